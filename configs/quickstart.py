@@ -1,0 +1,134 @@
+"""The whole method on the photographs that scikit-image ships: minutes on a CPU, no data needed.
+
+    python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m kt_jax.main --config=configs/quickstart.py:tiny --workdir=runs/tiny    (seconds)
+
+Every size is ours, chosen for two CPU cores; configs/jigsawpp.py is the paper's experiment.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Arg "tiny" shrinks everything: all stages run, nothing is learnt."""
+    if arg not in ("", "tiny"):
+        raise ValueError(f"configs/quickstart.py:{arg}: the only argument is tiny.")
+    tiny = arg == "tiny"
+    config = ConfigDict()
+    config.seed = 0
+    config.stages = (
+        "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
+    )  # fmt: skip
+    config.images = {
+        "train": {
+            "source": "photographs",
+            "subset": "train",
+            "views_per_photograph": 8 if tiny else 160,
+            "seed": 0,
+            "size": 48,
+        },
+        "test": {
+            "source": "photographs",
+            "subset": "test",
+            "views_per_photograph": 4 if tiny else 64,
+            "seed": 0,
+            "size": 48,
+        },
+    }
+    config.pretext = {
+        "images": "train",
+        "test_images": "test",
+        "test_repeats": 1 if tiny else 4,
+        "batch_size": 64,
+        "steps": 3 if tiny else 500,
+        "log_every": 25,
+        "checkpoint_every": 100,
+        # The paper's ratios of tile, jitter and channel shift to the cell, at 16 px cells.
+        "puzzles": {
+            "crop": 48,
+            "tile": 12,
+            "jitter": 3,
+            "channel_shift": 1,
+            "grey": 0.7,  # paper
+            "projected": 0.0,
+            "max_occluders": 2,  # paper
+            "mirror": True,
+        },
+        "permutations": {"count": 30, "file": ""},
+        "backbone": {
+            "name": "vgg",
+            "channels": (24, 48, 96),
+            "convs": (2, 2, 2),
+            "batch_norm": True,
+            "final_pool": False,
+        },
+        "head": {"fc6": 64, "fc7": 256, "dropout": 0.0, "batch_norm": True},
+        "optimizer": {
+            "learning_rate": 0.05,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "clip": 5.0,
+            "warmup": 50,
+        },
+    }
+    config.features = {
+        "images": "train",
+        "layer": "conv3_2",
+        "grid": 4,  # paper: max-pooled to 4 x 4
+        "size": 48,
+        "batch_size": 64,
+        "rows_per_shard": 65536,
+    }
+    config.clusters = {
+        "k": 4 if tiny else 32,
+        "l2": True,
+        "centre": True,
+        "max_iterations": 50,
+        "tolerance": 1e-4,
+        "warn_share": 0.25,
+    }
+    config.pseudo_labels = {"images": "train", "batch_size": 64}
+    config.student = {
+        "images": "train",
+        "size": 48,
+        "batch_size": 64,
+        "steps": 3 if tiny else 400,
+        "log_every": 25,
+        "checkpoint_every": 100,
+        "uniform_over_clusters": False,
+        "crop_area": (0.3, 1.0),
+        "backbone": {
+            "name": "alexnet",
+            "channels": (32, 64, 96, 96, 64),
+            "stem_kernel": 5,
+            "stem_stride": 2,
+            "batch_norm": True,
+        },
+        "head": {"hidden": (256,), "dropout": 0.5, "batch_norm": True},
+        "optimizer": {
+            "learning_rate": 0.05,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "clip": 5.0,
+            "warmup": 50,
+        },
+    }
+    config.probe = {
+        "train_images": "train",
+        "test_images": "test",
+        "size": 48,
+        "batch_size": 64,
+        "epochs": 1 if tiny else 8,
+        "max_dims": 9600,
+        "seeds": (0,),
+        "teacher_layers": ("conv1_2", "conv2_2", "conv3_2"),
+        "optimizer": {
+            "learning_rate": 0.01,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "clip": 1e9,
+            "warmup": 0,
+        },
+    }
+    config.report = {"images": "train", "clusters": 8, "images_per_cluster": 10, "puzzles": 6}
+    return config

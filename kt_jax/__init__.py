@@ -1,0 +1,14 @@
+"""Self-supervised pre-training by knowledge transfer (Noroozi et al., CVPR 2018).
+
+    images -> puzzles -> teacher -> features -> centroids -> pseudo-labels -> student -> probes
+
+(a) A teacher learns to solve Jigsaw++ puzzles. (b) k-means clusters its features. (c) Any
+images get the nearest centroid as pseudo-label. (d) A student of any architecture learns those
+labels from scratch. In Python:
+
+    config = kt_jax.load_config("configs/quickstart.py", clusters={"k": 8})
+    kt_jax.run(config, "runs/mine")
+"""
+
+from kt_jax.config import load_config as load_config
+from kt_jax.pipeline import run as run

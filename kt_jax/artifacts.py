@@ -1,0 +1,178 @@
+"""What stages leave on disk: one directory each, and a manifest that marks it finished.
+
+Everything is written beside its place and renamed into it, so that a name that exists is
+whole. Arrays at rest are .npy, .safetensors and .parquet; nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from safetensors.numpy import load_file, save_file
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+# What differs between two runs of the same work: times, logs, training state.
+_NOT_OUTPUTS = {MANIFEST, STARTED, "metrics.jsonl", "tensorboard", "checkpoints", "cache"}
+_PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All that a stage may use: its config section, its images, its place, its inputs."""
+
+    name: str
+    section: Any
+    seed: int
+    workdir: Path
+    images: Mapping[str, Any]
+    mesh: Any
+
+    @property
+    def directory(self) -> Path:
+        """Where the stage writes."""
+        return self.workdir / self.name
+
+    def open(self, stage: str) -> Path:
+        """The directory of a finished stage that this one reads."""
+        open_manifest(self.workdir, stage, reader=self.name)
+        return self.workdir / stage
+
+
+def open_manifest(workdir: Path, stage: str, *, reader: str) -> dict[str, Any]:
+    """The manifest of a finished stage.
+
+    Raises:
+      FileNotFoundError: when the stage is not finished, naming the command to run.
+    """
+    path = workdir / stage / MANIFEST
+    if not path.exists():
+        found = "unfinished" if path.parent.exists() else "absent"
+        raise FileNotFoundError(
+            f"stage {reader!r} reads stage {stage!r}, which is {found}: there is no {path}. Run "
+            f"the same command with --stages={stage} first, or without --stages."
+        )
+    return read_json(path)
+
+
+def start(directory: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Marks a stage as begun with this config and these inputs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / STARTED, {"fingerprint": fingerprint})
+
+
+def finish(
+    directory: Path, fingerprint: Mapping[str, Any], facts: Mapping[str, Any], seconds: float
+) -> None:
+    """Writes the manifest, last: its presence is the finished mark."""
+    manifest = {
+        "fingerprint": fingerprint,
+        "facts": facts,
+        "outputs": hash_outputs(directory),
+        "seconds": round(seconds, 1),
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+    }
+    write_json(directory / MANIFEST, manifest)
+
+
+def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """One line for each value that differs between two nested dicts."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            inner = f"{name}.{key}" if name else key
+            yield from differences(found.get(key), wanted.get(key), inner)
+    elif found != wanted:
+        yield f"{name}: {json.dumps(found)} -> {json.dumps(wanted)}"
+
+
+def hash_outputs(directory: Path) -> str:
+    """One sha256 over the names and contents of a stage's results."""
+    total = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        relative = path.relative_to(directory)
+        if path.is_file() and relative.parts[0] not in _NOT_OUTPUTS:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{relative.as_posix()}={digest}\n".encode())
+    return total.hexdigest()
+
+
+def remove(directory: Path) -> None:
+    """Deletes a stage, its finished mark first, so that no half of it looks whole."""
+    (directory / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=False)
+
+
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` write a file beside `path`, then renames it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A dot in front: left behind by a kill, it is no output, and the next try replaces it.
+    partial = path.with_name(f".{path.name}.partial{path.suffix}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON with sorted keys."""
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    write_file(path, lambda partial: partial.write_text(text))
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(path.read_text())
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file."""
+    write_file(path, lambda partial: np.save(partial, array, allow_pickle=False))
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Writes a .parquet file of equally long columns."""
+    table = pa.table(dict(columns))
+    write_file(path, lambda partial: pyarrow.parquet.write_table(table, partial))
+
+
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a .parquet file."""
+    table = pyarrow.parquet.read_table(path)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def write_tensors(path: Path, tree: Mapping[str, Any]) -> None:
+    """Writes nested dicts of arrays as .safetensors, names joined by "/"."""
+    flat = {name: np.ascontiguousarray(array) for name, array in _flatten(tree, "")}
+    write_file(path, lambda partial: save_file(flat, partial))
+
+
+def read_tensors(path: Path) -> dict[Any, Any]:
+    """The nested dicts of arrays in a .safetensors file; numbers in names become ints."""
+    tree: dict[Any, Any] = {}
+    for name, array in load_file(path).items():
+        *parents, leaf = (int(part) if part.isdigit() else part for part in name.split("/"))
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return tree
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", np.asarray(value)

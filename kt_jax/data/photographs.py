@@ -1,0 +1,125 @@
+"""Square views of six colour photographs that need no download, for a first run and for tests.
+
+The photographs lie inside the installed scikit-image wheel. Their licences, as documented by
+`skimage.data`:
+
+- astronaut: NASA, "no known copyright restrictions, released into the public domain";
+- chelsea: CC0 by the photographer, Stefan van der Walt;
+- coffee: CC0 by the photographer, Rachel Michetti;
+- hubble_deep_field: NASA, "may be freely used in the public domain";
+- retina: CC0 1.0, Mikael Häggström;
+- rocket: SpaceX, "released in the public domain".
+
+Left out: motorcycle_left and motorcycle_right (Middlebury, no licence given) and ihc (no known
+restrictions, but neither CC0 nor dedicated to the public domain).
+"""
+
+import functools
+import importlib.util
+import pathlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+FILES = {
+    "astronaut": "astronaut.png",
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "hubble_deep_field": "hubble_deep_field.jpg",
+    "retina": "retina.jpg",
+    "rocket": "rocket.jpg",
+}
+SUBSETS = ("train", "test")
+# Retina and Hubble have black margins; a view without contrast teaches nothing.
+MIN_CONTRAST = 12.0
+DRAWS = 50
+
+
+@dataclass(frozen=True)
+class Views:
+    """Random square views: those of "train" and of "test" share no pixel.
+
+    Calling it with i in [0, len(FILES) * views_per_photograph) draws view i: uint8
+    `[size, size, 3]`, a function of (seed, photograph, view, subset) alone. `share` bounds the
+    view's side, as a share of the smaller side of the subset's region.
+    """
+
+    subset: str
+    views_per_photograph: int
+    seed: int
+    size: int
+    share: tuple[float, float] = (0.35, 0.9)
+
+    def __post_init__(self) -> None:
+        if self.subset not in SUBSETS:
+            raise ValueError(
+                f"photographs: subset is {self.subset!r} but must be one of {', '.join(SUBSETS)}"
+            )
+        if not 0 < self.share[0] <= self.share[1] <= 1:
+            raise ValueError(
+                f"photographs: share is {self.share} but must be fractions, 0 < low <= high <= 1"
+            )
+        if self.views_per_photograph < 1:
+            raise ValueError(
+                f"photographs: views_per_photograph is {self.views_per_photograph} but must be >= 1"
+            )
+
+    def keys(self) -> tuple[str, ...]:
+        """Returns a name for every view, such as "astronaut/train-0007", sorted."""
+        digits = max(4, len(str(self.views_per_photograph - 1)))
+        return tuple(
+            f"{name}/{self.subset}-{view:0{digits}d}"
+            for name in FILES
+            for view in range(self.views_per_photograph)
+        )
+
+    def __call__(self, i: int) -> UInt8[np.ndarray, "s s 3"]:
+        """Draws view `i`."""
+        photograph, view = divmod(i, self.views_per_photograph)
+        region = _region(list(FILES)[photograph], self.subset)
+        rng = np.random.default_rng([self.seed, photograph, view, SUBSETS.index(self.subset)])
+        height, width, _ = region.shape
+        for _ in range(DRAWS):
+            side = round(min(height, width) * rng.uniform(*self.share))
+            top = rng.integers(height - side + 1)
+            left = rng.integers(width - side + 1)
+            crop = region[top : top + side, left : left + side]
+            if crop[::2, ::2].mean(axis=-1).std() >= MIN_CONTRAST:
+                break
+        square = Image.fromarray(np.ascontiguousarray(crop))
+        return np.array(square.resize((self.size, self.size), Image.Resampling.BICUBIC))
+
+
+def photograph_path(name: str) -> pathlib.Path:
+    """Returns where the installed scikit-image keeps the photograph `name`.
+
+    Raises:
+      FileNotFoundError: scikit-image is missing, or does not ship this photograph.
+    """
+    skimage = importlib.util.find_spec("skimage")
+    if skimage is None or not skimage.submodule_search_locations:
+        raise FileNotFoundError(
+            "the source 'photographs' reads images out of scikit-image, which is not installed: "
+            "pip install scikit-image"
+        )
+    path = pathlib.Path(skimage.submodule_search_locations[0]) / "data" / FILES[name]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the installed scikit-image does not ship {path.name} (looked for {path}): "
+            "pip install --upgrade scikit-image"
+        )
+    return path
+
+
+@functools.cache
+def _photograph(name: str) -> UInt8[np.ndarray, "h w 3"]:
+    with Image.open(photograph_path(name)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def _region(name: str, subset: str) -> UInt8[np.ndarray, "h w 3"]:
+    photograph = _photograph(name)
+    line = photograph.shape[1] // 2
+    return photograph[:, :line] if subset == "train" else photograph[:, line:]

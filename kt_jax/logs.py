@@ -1,0 +1,96 @@
+"""Where a stage's numbers go: metrics.jsonl, TensorBoard events and one console line."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+_log = logging.getLogger(__name__)
+
+
+class StageLog:
+    """The numbers of one stage's training.
+
+    Lines of metrics.jsonl are {"step", ...}; after a kill, those that the resumed run will
+    write again are removed first, so that every step stands there once.
+    """
+
+    def __init__(self, directory: Path, *, stage: str, steps: int, images_per_step: int) -> None:
+        self._directory = directory
+        self._stage, self._steps, self._images_per_step = stage, steps, images_per_step
+        self._started = self._last_time = time.monotonic()
+        self._first = self._last_step = 0
+        self._events: SummaryWriter | None = None
+
+    def resume(self, step: int) -> None:
+        """Forgets what an interrupted run wrote beyond `step`."""
+        self._first = self._last_step = step
+        self._started = self._last_time = time.monotonic()
+        path = self._directory / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(kept))
+            os.replace(partial, path)
+        if step:
+            _log.info("%s: carrying on from step %d of %d", self._stage, step, self._steps)
+        self._events = SummaryWriter(
+            str(self._directory / "tensorboard"), purge_step=step + 1, write_to_disk=True
+        )
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the means since the last call, and the speed."""
+        now = time.monotonic()
+        rate = (step - self._last_step) * self._images_per_step / max(now - self._last_time, 1e-9)
+        remaining = (self._steps - step) * (now - self._started) / max(step - self._first, 1)
+        self._last_step, self._last_time = step, now
+        line = {"step": step, **metrics, "images_per_second": rate}
+        with (self._directory / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._events is not None:
+            for name, value in line.items():
+                self._events.add_scalar(name, value, step)
+            self._events.flush()
+        numbers = " | ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        _log.info(
+            "%s %d/%d | ETA %s | %.0f images/s | %s",
+            self._stage,
+            step,
+            self._steps,
+            format_seconds(remaining),
+            rate,
+            numbers,
+        )
+
+    def close(self) -> None:
+        """Closes the event file."""
+        if self._events is not None:
+            self._events.close()
+
+
+def format_seconds(seconds: float) -> str:
+    """Hours, minutes and seconds as a person writes them.
+
+    >>> format_seconds(3725)
+    '1h02m'
+    >>> format_seconds(65)
+    '1m05s'
+    """
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s"
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl; empty if the stage wrote none."""
+    return [json.loads(line) for line in _complete_lines(path)] if path.exists() else []
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """The lines that end in a newline: a killed run may leave half a line."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

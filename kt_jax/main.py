@@ -1,0 +1,69 @@
+"""The command line: flags in, `pipeline.run` out.
+
+python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from kt_jax import pipeline
+from kt_jax.config import check_key, load_config
+
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.", required=True)
+_STAGES = flags.DEFINE_list("stages", [], "Only these stages.")
+_REDO = flags.DEFINE_list("redo", [], "Delete these stages and all that read them; do them again.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the pipeline; a user's error ends it with one message and status 2."""
+    if len(argv) > 1:
+        sys.exit(f"kt_jax: unexpected argument {argv[1]!r}: every option is --name=value.")
+    absl_logging.use_absl_handler()
+    absl_logging.get_absl_handler().setFormatter(
+        logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    )
+    # Ours in full; of the libraries' chatter (orbax, grain) only what is wrong.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("kt_jax").setLevel(logging.INFO)
+    pipeline.run(
+        _CONFIG.value,
+        _WORKDIR.value,
+        stages=_STAGES.value,
+        redo=_REDO.value,
+        dry_run=_DRY_RUN.value,
+    )
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Checks the config's name and keys first: ml_collections answers those with a stack trace."""
+    config = None
+    for argument in argv:
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            config = load_config(value)
+        elif name.startswith("config.") and config is not None:
+            check_key(config, name.removeprefix("config."))
+    if config is None and not any("help" in argument for argument in argv):
+        raise ValueError("no --config=FILE.py given: see configs/ for those that ship.")
+    return flags.FLAGS(list(argv))
+
+
+def run() -> None:
+    """The entry point: like app.run, with errors as one message."""
+    try:
+        app.run(main, flags_parser=_parse_flags)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        logging.debug("where it came from", exc_info=True)
+        print(f"kt_jax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

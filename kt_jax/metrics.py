@@ -1,0 +1,84 @@
+"""How groupings divide things and how well they agree, and what an accuracy is worth."""
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+
+
+def entropy(counts: Num[np.ndarray, " k"]) -> float:
+    """-sum p log p of the shares p = counts / sum(counts), in nats.
+
+    >>> round(entropy(np.array([1, 1, 0])), 6)
+    0.693147
+    """
+    shares: Float[np.ndarray, " used"] = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def normalised_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
+    """2 I(a; b) / (H(a) + H(b)) of two groupings of the same n things, from 0 to 1.
+
+    I(a; b) = H(a) + H(b) - H(a, b); two groupings into one group each agree (1). It does not
+    correct for chance: random groupings into many groups score above 0.
+
+    >>> round(normalised_mutual_information(np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2])), 6)
+    1.0
+    >>> round(normalised_mutual_information(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])), 6)
+    0.0
+
+    Raises:
+      ValueError: if the groupings differ in length or are empty.
+    """
+    if len(a) != len(b) or len(a) == 0:
+        raise ValueError(
+            f"groupings of {len(a)} and of {len(b)} things cannot be compared: give one group "
+            "of each kind for every thing, and at least one thing."
+        )
+    groups_a, a = np.unique(a, return_inverse=True)
+    groups_b, b = np.unique(b, return_inverse=True)
+    table = np.zeros((len(groups_a), len(groups_b)), np.int64)
+    np.add.at(table, (a, b), 1)
+    apart = entropy(table.sum(1)) + entropy(table.sum(0))
+    # Rounding may leave -1e-16 where nothing is shared.
+    return max(0.0, 2 * (apart - entropy(table.ravel())) / apart) if apart > 0 else 1.0
+
+
+def find_majority(
+    members: Int[np.ndarray, " m"], labels: Int[np.ndarray, " n"]
+) -> tuple[int, float, float]:
+    """The commonest label of a group's members, its share of them and its share of all.
+
+    Labels below 0 are unknown and left out; (-1, 0, 0) where none is known.
+
+    >>> find_majority(np.array([2, 2, 2, 1, -1]), np.array([2, 2, 2, 1, 1, 0, 0, 0]))
+    (2, 0.75, 0.375)
+    """
+    members, labels = members[members >= 0], labels[labels >= 0]
+    if len(members) == 0:
+        return -1, 0.0, 0.0
+    label = int(np.bincount(members).argmax())
+    return label, float((members == label).mean()), float((labels == label).mean())
+
+
+def noise_of_difference(n: int) -> float:
+    """Twice the standard error of the difference of two accuracies on n examples each.
+
+    2 sqrt(2 p (1 - p) / n) at its largest, p = 1/2.
+
+    >>> noise_of_difference(200)
+    0.1
+    """
+    return 2 * (2 * 0.25 / n) ** 0.5
+
+
+def choose_by_size(sizes: Int[np.ndarray, " k"], count: int, least: int) -> Int[np.ndarray, " c"]:
+    """At most `count` groups, evenly over the ranking by size of those with `least` members.
+
+    The largest comes first; of equal groups, that of the lower number.
+
+    >>> choose_by_size(np.array([5, 9, 1, 7]), 2, 3).tolist()
+    [1, 0]
+    """
+    ranking = np.argsort(-sizes, kind="stable")
+    ranking = ranking[sizes[ranking] >= max(least, 1)]
+    places = np.linspace(0, len(ranking) - 1, min(count, len(ranking)))
+    return ranking[places.round().astype(int)]

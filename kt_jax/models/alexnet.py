@@ -1,0 +1,108 @@
+"""AlexNet: the paper's, as Caffe's CaffeNet, and the batch-norm variant of later work."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from kt_jax.models.layers import (
+    GroupedConv,
+    batch_norm,
+    he_normal,
+    identity,
+    local_response_norm,
+    max_pool,
+    pooled_size,
+)
+
+
+class AlexNet(nnx.Module):
+    """The convolutional part of AlexNet.
+
+    Without batch_norm it is the paper's: pooling before LRN, two groups in conv2, conv4 and
+    conv5, Gaussian weights of deviation 0.01, biases 1 in those three layers. With batch_norm:
+    no groups, no LRN, He's weights. Pooling is in ceil mode in both.
+
+    stem_kernel, stem_stride: of conv1 (11 and 4; the authors' puzzles use stride 2).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int] = (96, 256, 384, 384, 256),
+        stem_kernel: int = 11,
+        stem_stride: int = 4,
+        batch_norm: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if len(channels) != 5:
+            raise ValueError(f"channels {tuple(channels)}: AlexNet has five convolutions.")
+        self.channels = tuple(channels)
+        self.stem = (stem_kernel, stem_stride)
+        self.lrn = not batch_norm
+        kernels = (stem_kernel, 5, 3, 3, 3)
+        inputs = (3, *self.channels[:-1])
+        self.layers = nnx.List(
+            [
+                _Layer(
+                    inputs[place],
+                    self.channels[place],
+                    kernel=kernels[place],
+                    stride=stem_stride if place == 0 else 1,
+                    grouped=place in (1, 3, 4) and not batch_norm,
+                    norm=batch_norm,
+                    rngs=rngs,
+                )
+                for place in range(5)
+            ]
+        )
+
+    def output_shape(self, size: int) -> tuple[int, int, int]:
+        """Height, width and channels of pool5 for images of `size` px."""
+        kernel, stride = self.stem
+        side = (size - kernel) // stride + 1
+        for _ in range(3):
+            side = pooled_size(side, 3, 2)
+        return side, side, self.channels[-1]
+
+    def __call__(self, x: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "..."]]:
+        """conv1..conv5 after ReLU, and the pooled maps; the last entry is the output, pool5."""
+        activations = {}
+        for number, layer in enumerate(self.layers, start=1):
+            x = activations[f"conv{number}"] = layer(x)
+            if number in (1, 2, 5):
+                x = activations[f"pool{number}"] = max_pool(x, 3, 2, ceil=True)
+            if number in (1, 2) and self.lrn:
+                x = activations[f"norm{number}"] = local_response_norm(x)
+        return activations
+
+
+class _Layer(nnx.Module):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: int,
+        stride: int,
+        grouped: bool,
+        norm: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        options = {
+            "kernel_size": (kernel, kernel),
+            "strides": stride,
+            "padding": "VALID" if stride > 1 else "SAME",
+            "kernel_init": he_normal if norm else nnx.initializers.normal(0.01),
+            "rngs": rngs,
+        }
+        if grouped:
+            self.conv = GroupedConv(
+                inputs, outputs, groups=2, bias_init=nnx.initializers.ones, **options
+            )
+        else:
+            self.conv = nnx.Conv(inputs, outputs, **options)
+        self.norm = batch_norm(outputs, rngs) if norm else identity
+
+    def __call__(self, x: Array) -> Array:
+        return nnx.relu(self.norm(self.conv(x)))

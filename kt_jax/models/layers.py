@@ -1,0 +1,113 @@
+"""Layers that flax lacks, or that XLA makes slow as it spells them."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+he_normal = nnx.initializers.he_normal()
+# A tenth of He's deviation: the first logits are near zero and the first loss near ln(classes).
+small_normal = nnx.initializers.variance_scaling(0.02, "fan_in", "truncated_normal")
+
+
+def pooled_size(size: int, window: int, stride: int) -> int:
+    """The side of a map of `size` after pooling in Caffe's ceil mode."""
+    return -(-(size - window) // stride) + 1
+
+
+def max_pool(
+    x: Float[Array, "n h w c"], window: int, stride: int, *, ceil: bool = False
+) -> Float[Array, "n p q c"]:
+    """Maxima over window x window squares.
+
+    `ceil` keeps the last, incomplete window, as Caffe does: the map is padded with -inf at the
+    right and at the bottom. Written as maxima of strided slices because the gradient of
+    `reduce_window` becomes scatters on XLA:CPU.
+    """
+    height, width = x.shape[1:3]
+    if ceil:
+        rows, columns = (pooled_size(side, window, stride) for side in (height, width))
+        extra = [(n - 1) * stride + window - side for n, side in ((rows, height), (columns, width))]
+        padding = ((0, 0), (0, extra[0]), (0, extra[1]), (0, 0))
+        x = jnp.pad(x, padding, constant_values=-jnp.inf)
+    else:
+        rows, columns = ((side - window) // stride + 1 for side in (height, width))
+
+    def maximum(x: Array, axis: int, count: int) -> Array:
+        slices = [
+            jax.lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
+            for start in range(window)
+        ]
+        return functools.reduce(jnp.maximum, slices)
+
+    return maximum(maximum(x, 1, rows), 2, columns)
+
+
+def adaptive_max_pool(x: Float[Array, "n h w c"], grid: int) -> Float[Array, "n g g c"]:
+    """Maxima over grid x grid nearly equal windows; a map no larger than the grid stays as it is.
+
+    Window i covers floor(i h / g) .. ceil((i + 1) h / g), as in PyTorch.
+
+    >>> adaptive_max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2).ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
+    """
+    for axis in (1, 2):
+        side = x.shape[axis]
+        if side > grid:
+            windows = [(i * side // grid, -(-(i + 1) * side // grid)) for i in range(grid)]
+            maxima = [
+                jax.lax.slice_in_dim(x, start, stop, axis=axis).max(axis) for start, stop in windows
+            ]
+            x = jnp.stack(maxima, axis)
+    return x
+
+
+def local_response_norm(
+    x: Float[Array, "n h w c"], *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
+) -> Float[Array, "n h w c"]:
+    """Caffe's LRN: x / (1 + alpha / size * sum of `size` neighbouring squares) ** beta."""
+    half = size // 2
+    squares = jnp.pad(jnp.square(x), ((0, 0), (0, 0), (0, 0), (half, half)))
+    total = sum(
+        jax.lax.slice_in_dim(squares, start, start + x.shape[-1], axis=3) for start in range(size)
+    )
+    return x / (1 + alpha / size * total) ** beta
+
+
+class GroupedConv(nnx.Module):
+    """A convolution in groups, as dense convolutions of the channel groups and a concatenation.
+
+    XLA's partitioner gathers the whole batch on every device for a grouped convolution, and
+    XLA:CPU and GPU differentiate one slowly (openxla/xla#47945, jax-ml/jax#13800).
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, groups: int, **options) -> None:
+        self.convs = nnx.List(
+            [
+                nnx.Conv(in_features // groups, out_features // groups, **options)
+                for _ in range(groups)
+            ]
+        )
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q d"]:
+        """Applies convolution g to channel group g."""
+        parts = jnp.split(x, len(self.convs), axis=-1)
+        return jnp.concatenate(
+            [conv(part) for conv, part in zip(self.convs, parts, strict=True)], axis=-1
+        )
+
+
+def batch_norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    """Batch normalisation over the global batch, running averages with momentum 0.9."""
+    return nnx.BatchNorm(features, momentum=0.9, rngs=rngs)
+
+
+def identity(x: Array) -> Array:
+    """Stands where a variant of a network has no normalisation."""
+    return x
+
+
+Layer = Callable[[Array], Array]

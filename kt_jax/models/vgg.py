@@ -1,0 +1,64 @@
+"""VGG: stacks of 3x3 convolutions (Simonyan & Zisserman 2014, configuration D is VGG-16)."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from kt_jax.models.layers import batch_norm, he_normal, identity, max_pool
+
+
+class Vgg(nnx.Module):
+    """The convolutional part; by default VGG-16's 13 layers, 14,714,688 parameters at width 1.
+
+    channels: of each block, times `width`; convs: layers in each block.
+    batch_norm: between each convolution and its ReLU.
+    final_pool: whether the last block ends in a pooling (VGG-16's does; small tiles want not).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int] = (64, 128, 256, 512, 512),
+        convs: Sequence[int] = (2, 2, 3, 3, 3),
+        width: float = 1.0,
+        batch_norm: bool = False,
+        final_pool: bool = True,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if len(channels) != len(convs):
+            raise ValueError(f"channels {tuple(channels)} and convs {tuple(convs)}: one each.")
+        self.channels = tuple(max(1, round(width * count)) for count in channels)
+        self.pools = len(channels) if final_pool else len(channels) - 1
+        blocks, inputs = [], 3
+        for outputs, depth in zip(self.channels, convs, strict=True):
+            block = []
+            for _ in range(depth):
+                block.append(_ConvNormRelu(inputs, outputs, norm=batch_norm, rngs=rngs))
+                inputs = outputs
+            blocks.append(nnx.List(block))
+        self.blocks = nnx.List(blocks)
+
+    def output_shape(self, size: int) -> tuple[int, int, int]:
+        """Height, width and channels of the last activation for images of `size` px."""
+        side = size // 2**self.pools
+        return side, side, self.channels[-1]
+
+    def __call__(self, x: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "..."]]:
+        """conv1_1, conv1_2, pool1, ...; the last entry is the backbone's output."""
+        activations = {}
+        for number, block in enumerate(self.blocks, start=1):
+            for place, layer in enumerate(block, start=1):
+                x = activations[f"conv{number}_{place}"] = layer(x)
+            if number <= self.pools:
+                x = activations[f"pool{number}"] = max_pool(x, 2, 2)
+        return activations
+
+
+class _ConvNormRelu(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, *, norm: bool, rngs: nnx.Rngs) -> None:
+        self.conv = nnx.Conv(inputs, outputs, (3, 3), kernel_init=he_normal, rngs=rngs)
+        self.norm = batch_norm(outputs, rngs) if norm else identity
+
+    def __call__(self, x: Array) -> Array:
+        return nnx.relu(self.norm(self.conv(x)))

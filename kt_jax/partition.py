@@ -1,0 +1,69 @@
+"""One mesh with one axis: batches are split over it, everything else is replicated."""
+
+import logging
+import os
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+_log = logging.getLogger(__name__)
+
+_YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
+
+
+def configure_xla() -> None:
+    """Turns off XLA:CPU's YNN fusion unless the user's own XLA_FLAGS say otherwise.
+
+    The fusion more than halves the training speed of small convolutional networks on jaxlib
+    0.10..0.12. XLA reads the flag once, when the backend starts, so this must come before
+    the first array; on other backends the flag has no effect.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _YNN_FUSION in flags:
+        _log.info("XLA_FLAGS (yours, kept): %s", flags)
+        return
+    os.environ["XLA_FLAGS"] = f"{flags} {_YNN_FUSION}".strip()
+    _log.info("XLA_FLAGS: %s", os.environ["XLA_FLAGS"])
+
+
+def make_mesh() -> Mesh:
+    """All devices on the axis "data".
+
+    `Auto` is said aloud because the default became `Explicit`, under which folding tiles into
+    the batch, (n, 9, h, w, c) -> (9n, h, w, c) and back, is refused.
+    """
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of parameters and of everything else that is not a batch."""
+    return NamedSharding(mesh, P())
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of every array become its part of the global batch, on the devices."""
+    sharding = NamedSharding(mesh, P("data"))
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }
+
+
+def check_batch_size(name: str, batch_size: int, *, multiple_of: int = 1) -> None:
+    """Refuses a batch that the devices cannot share evenly.
+
+    `multiple_of` is the number of consecutive examples that must stay on one device.
+
+    Raises:
+      ValueError: with the two nearest sizes that work.
+    """
+    unit = jax.device_count() * multiple_of
+    if batch_size > 0 and batch_size % unit == 0:
+        return
+    below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
+    nearest = f"{below} or {above}" if below > 0 else f"{above}"
+    raise ValueError(
+        f"{name} = {batch_size} cannot be split over {jax.device_count()} devices in groups of "
+        f"{multiple_of} examples: it must be a multiple of {unit}. Nearest: {nearest}."
+    )

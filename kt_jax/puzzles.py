@@ -1,0 +1,172 @@
+"""Jigsaw++ puzzles on the device: a batch of uint8 images in, nine tiles and a label each out.
+
+Numbers and order of operations: paper, section on Jigsaw++, and the authors' released code
+(cut with jitter and channel shift, colour, permute, merge occluders, normalise).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from kt_jax.permutations import TILES
+
+GRID = 3
+# Occluders come from within groups of this many consecutive examples of the global batch, so
+# that the puzzles do not depend on how the batch is spread over devices.
+GROUP = 8
+# Projects away the green-magenta axis along which chromatic aberration shows (Doersch et al.).
+_AXIS = np.array([-1.0, 2.0, -1.0], np.float32)
+_PROJECTION = np.eye(3, dtype=np.float32) - np.outer(_AXIS, _AXIS) / 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PuzzleRules:
+    """How puzzles are made; lengths in pixels. The defaults are the paper's, at short side 256.
+
+    crop: the central square that is cut into 3 x 3 cells.
+    tile: the side of the tile within its cell.
+    jitter: a tile's offset within its cell is uniform on 0..jitter, both ways.
+    channel_shift: each colour channel of each tile moves by a further 0..channel_shift.
+    grey: the probability that the whole puzzle, occluders included, is grey.
+    projected: the probability that its colours lose the green-magenta axis instead
+      (authors' code: grey .5, projected .25).
+    max_occluders: 0..max_occluders tiles, uniformly, come from one other image.
+    mirror: whether half of the images are mirrored first (the paper's are not).
+    """
+
+    crop: int = 255
+    tile: int = 64
+    jitter: int = 18
+    channel_shift: int = 2
+    grey: float = 0.7
+    projected: float = 0.0
+    max_occluders: int = 2
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses rules that no puzzle can follow."""
+        cell = self.crop // GRID
+        reach = self.tile + self.jitter + self.channel_shift
+        if min(self.tile, self.jitter + 1, self.channel_shift + 1) < 1 or reach > cell:
+            raise ValueError(
+                f"tile {self.tile} + jitter {self.jitter} + channel_shift {self.channel_shift} = "
+                f"{reach} px must fit into a cell of crop // 3 = {cell} px."
+            )
+        if min(self.grey, self.projected) < 0 or self.grey + self.projected > 1:
+            raise ValueError(
+                f"grey = {self.grey} and projected = {self.projected} are probabilities of "
+                "exclusive cases: neither below 0, together at most 1."
+            )
+        if not 0 <= self.max_occluders < TILES:
+            raise ValueError(f"max_occluders = {self.max_occluders}: choose from 0 to {TILES - 1}.")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Puzzles:
+    """Nine tiles in grey levels 0..255 (not yet standardised), the permutation's index, and which.
+
+    slots hold foreign tiles.
+    """
+
+    tiles: Float[Array, "b tiles t t c"]
+    label: Int[Array, " b"]
+    occluded: Bool[Array, "b tiles"]
+
+
+def make_puzzles(
+    key: Key[Array, ""],
+    images: UInt8[Array, "b s s c"],
+    permutations: UInt8[Array, "p tiles"],
+    rules: PuzzleRules,
+) -> Puzzles:
+    """One puzzle an image: slot i shows tile permutations[label][i] of the image.
+
+    Occluders are distinct random tiles of one other image of the same group of eight.
+
+    Raises:
+      ValueError: if the images are smaller than the crop or the batch is not made of groups.
+    """
+    count, side = images.shape[:2]
+    if side < rules.crop:
+        raise ValueError(f"puzzles of crop {rules.crop} px were asked of images of {side} px.")
+    if count % GROUP:
+        raise ValueError(f"a batch of {count} images is not a multiple of {GROUP}.")
+    start = (side - rules.crop) // 2
+    crops = images[:, start : start + rules.crop, start : start + rules.crop]
+
+    def draw(key: Array, image: Array, place: Array) -> tuple[Array, ...]:
+        keys = jax.random.split(key, 8)
+        if rules.mirror:
+            image = jnp.where(jax.random.bernoulli(keys[0]), image[:, ::-1], image)
+        tiles = _cut_tiles(keys[1], image, rules)
+        label = jax.random.randint(keys[2], (), 0, permutations.shape[0])
+        occluders = jax.random.randint(keys[3], (), 0, rules.max_occluders + 1)
+        rank = jax.random.permutation(keys[4], TILES)
+        foreign_tile = jax.random.permutation(keys[5], TILES)[rank]
+        occluded = rank < occluders
+        other = (place + jax.random.randint(keys[6], (), 1, GROUP)) % GROUP
+        own_tile = permutations[label].astype(jnp.int32)
+        # Where each slot's tile lies among the 8 x 9 tiles of the group.
+        source = jnp.where(occluded, other * TILES + foreign_tile, place * TILES + own_tile)
+        return tiles, label, occluded, source, jax.random.uniform(keys[7])
+
+    places = jnp.arange(count) % GROUP
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
+    tiles, label, occluded, source, colour = jax.vmap(draw)(keys, crops, places)
+
+    grouped = tiles.reshape(count // GROUP, GROUP * TILES, *tiles.shape[2:])
+    source = source.reshape(count // GROUP, GROUP * TILES)
+    mixed = jax.vmap(lambda tiles, source: tiles[source])(grouped, source)
+    mixed = mixed.reshape(tiles.shape)
+    return Puzzles(_mix_colours(mixed, colour, rules), label, occluded)
+
+
+def _cut_tiles(
+    key: Key[Array, ""], image: UInt8[Array, "s s c"], rules: PuzzleRules
+) -> Float[Array, "tiles t t c"]:
+    """The nine tiles in reading order, each at a random place in its cell, channel by channel."""
+    cell = rules.crop // GRID
+    channels = image.shape[-1]
+    corner_key, shift_key = jax.random.split(key)
+    corners = jnp.array([(row * cell, column * cell) for row in range(3) for column in range(3)])
+    corners += jax.random.randint(corner_key, (TILES, 2), 0, rules.jitter + 1)
+    shifts = jax.random.randint(shift_key, (TILES, channels, 2), 0, rules.channel_shift + 1)
+    starts = corners[:, None, :] + shifts
+    planes = image.transpose(2, 0, 1)
+
+    def cut(plane: Array, start: Array) -> Array:
+        return jax.lax.dynamic_slice(plane, (start[0], start[1]), (rules.tile, rules.tile))
+
+    cut_channels = jax.vmap(cut, in_axes=(0, 0), out_axes=-1)
+    tiles = jax.vmap(cut_channels, in_axes=(None, 0))(planes, starts)
+    return tiles.astype(jnp.float32)
+
+
+def _mix_colours(
+    tiles: Float[Array, "b tiles t t c"], colour: Float[Array, " b"], rules: PuzzleRules
+) -> Float[Array, "b tiles t t c"]:
+    """Grey, projected or raw colours, one draw a puzzle."""
+    draw = colour[:, None, None, None, None]
+    grey = jnp.broadcast_to(tiles.mean(-1, keepdims=True), tiles.shape)
+    mixed = jnp.where(draw < rules.grey, grey, tiles)
+    if rules.projected == 0:
+        return mixed
+    projected = tiles @ jnp.asarray(_PROJECTION)
+    chosen = (draw >= rules.grey) & (draw < rules.grey + rules.projected)
+    return jnp.where(chosen, projected, mixed)
+
+
+def draw_puzzle(
+    tiles: Float[np.ndarray, "tiles t t c"], *, gap: int = 2
+) -> UInt8[np.ndarray, "h w c"]:
+    """The puzzle as a picture: its slots in reading order, white gaps between them."""
+    side = tiles.shape[1]
+    canvas = np.full((GRID * side + (GRID - 1) * gap,) * 2 + (3,), 255, np.uint8)
+    for slot, tile in enumerate(tiles):
+        top, left = (side + gap) * (slot // GRID), (side + gap) * (slot % GRID)
+        canvas[top : top + side, left : left + side] = np.clip(tile, 0, 255).astype(np.uint8)
+    return canvas

@@ -1,0 +1,1 @@
+"""The method, one file a box: each reads finished artifacts and writes one directory."""

@@ -1,0 +1,193 @@
+"""Stage 1: a teacher learns to solve Jigsaw++ puzzles (paper, section on Jigsaw++)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from kt_jax import (
+    artifacts,
+    backbones,
+    checkpoints,
+    data,
+    logs,
+    models,
+    partition,
+    permutations,
+    train,
+    views,
+)
+from kt_jax import puzzles as jigsaw
+
+READS = ()
+
+
+def run(stage: artifacts.Stage) -> dict[str, Any]:
+    """Writes permutations.npy, network.safetensors, backbone.json, results.json, checkpoints/."""
+    section = stage.section
+    partition.check_batch_size(
+        "config.pretext.batch_size", section.batch_size, multiple_of=jigsaw.GROUP
+    )
+    images = stage.images[section.images]
+    held_out = stage.images[section.test_images]
+    rules = make_rules(section)
+    chosen = make_permutation_set(section, stage.seed)
+    artifacts.write_array(stage.directory / "permutations.npy", chosen)
+
+    make_model = make_network(section)
+    optimizer = train.make_optimizer(steps=section.steps, **backbones.plain(section.optimizer))
+    key = jax.random.key(stage.seed)
+
+    def make_examples(key: jax.Array, batch: train.Batch) -> tuple[jax.Array, jax.Array]:
+        made = jigsaw.make_puzzles(key, batch["image"], jnp.asarray(chosen), rules)
+        return views.standardise(made.tiles), made.label
+
+    def make_batches(first_step: int) -> Iterator[train.Batch]:
+        order = data.Shuffled(len(images), stage.seed)
+        for batch in data.train_batches(
+            images, order, section.batch_size, first_step=first_step, last_step=section.steps
+        ):
+            yield partition.put_batch({"image": batch["image"]}, stage.mesh)
+
+    store = checkpoints.Checkpoints(stage.directory / "checkpoints")
+    log = logs.StageLog(
+        stage.directory,
+        stage=stage.name,
+        steps=section.steps,
+        images_per_step=section.batch_size,
+    )
+    state = train.fit(
+        train.init_state(make_model, optimizer, seed=stage.seed, mesh=stage.mesh),
+        train.make_step(make_model, make_examples, optimizer, key=key),
+        make_batches,
+        steps=section.steps,
+        checkpoints=store,
+        log=log,
+        log_every=section.log_every,
+        checkpoint_every=section.checkpoint_every,
+    )
+    results = solve(stage, state, make_model, held_out, chosen, rules)
+    store.close()
+    log.close()
+    artifacts.write_json(stage.directory / "results.json", results)
+    options = backbones.plain(section.backbone)
+    backbones.save_network(stage.directory, options, state.params, state.batch_stats)
+    return {
+        "rows": len(images),
+        "excluded": len(images.excluded),
+        "permutations": len(chosen),
+        "min_hamming_distance": permutations.min_hamming_distance(chosen),
+        **results,
+    }
+
+
+def solve(
+    stage: artifacts.Stage,
+    state: train.TrainState,
+    make_model: train.MakeModel,
+    images: Any,
+    chosen: np.ndarray,
+    rules: jigsaw.PuzzleRules,
+) -> dict[str, Any]:
+    """The share of held-out puzzles that the teacher solves, overall and by occluders.
+
+    Every image is shown `test_repeats` times, as other puzzles; the draws depend on the seed
+    alone.
+    """
+    section = stage.section
+    graphdef = train.structure(make_model, training=False)
+
+    @jax.jit
+    def solved(
+        state: train.TrainState, key: jax.Array, pixels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        made = jigsaw.make_puzzles(key, pixels, jnp.asarray(chosen), rules)
+        model = train.bind(graphdef, state.params, state.batch_stats)
+        logits = model(views.standardise(made.tiles))["logits"]
+        return logits.argmax(-1) == made.label, made.occluded.sum(-1)
+
+    right = np.zeros(rules.max_occluders + 1, np.int64)
+    seen = np.zeros_like(right)
+    key = jax.random.fold_in(jax.random.key(stage.seed), section.steps)
+    for repeat in range(section.test_repeats):
+        for number, batch in enumerate(data.eval_batches(images, section.batch_size)):
+            draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
+            pixels = partition.put_batch({"image": batch["image"]}, stage.mesh)["image"]
+            correct, occluders = jax.device_get(solved(state, draw, pixels))
+            mask = _whole_groups(batch["mask"])
+            np.add.at(seen, occluders[mask], 1)
+            np.add.at(right, occluders[mask], correct[mask].astype(np.int64))
+    return {
+        "puzzle_accuracy": float(right.sum() / seen.sum()),
+        "by_occluders": [float(x) for x in right / np.maximum(seen, 1)],
+        "chance": 1 / len(chosen),
+        "puzzles": int(seen.sum()),
+    }
+
+
+def _whole_groups(mask: np.ndarray) -> np.ndarray:
+    """Leaves out puzzles of the last, padded group: their occluders might be padding."""
+    groups = mask.reshape(-1, jigsaw.GROUP)
+    if not groups.all(axis=1).any():
+        raise ValueError(
+            f"the held-out images are fewer than {jigsaw.GROUP}: give at least that many."
+        )
+    return np.repeat(groups.all(axis=1), jigsaw.GROUP)
+
+
+def make_rules(section: Any) -> jigsaw.PuzzleRules:
+    """The config's puzzle rules."""
+    return jigsaw.PuzzleRules(**backbones.plain(section.puzzles))
+
+
+def make_permutation_set(section: Any, seed: int) -> np.ndarray:
+    """The set that the config describes: built from the seed, or read from the authors' file.
+
+    Raises:
+      ValueError: if it does not keep labels readable under max_occluders foreign tiles.
+    """
+    needed = section.puzzles.max_occluders + 1
+    if not section.permutations.file:
+        return permutations.make_permutations(
+            section.permutations.count, min_distance=max(needed, 2), seed=seed
+        )
+    chosen = permutations.read_permutations(section.permutations.file)
+    permutations.check_permutations(chosen, min_distance=needed)
+    if len(chosen) != section.permutations.count:
+        raise ValueError(
+            f"config.pretext.permutations.count = {section.permutations.count}, but "
+            f"{section.permutations.file} holds {len(chosen)}: set the count to that."
+        )
+    return chosen
+
+
+def make_network(section: Any) -> train.MakeModel:
+    """The puzzle solver that the config describes."""
+    options = backbones.plain(section.backbone)
+
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        return models.JigsawNet(
+            models.make_backbone(rngs=rngs, **options),
+            size=section.puzzles.tile,
+            classes=section.permutations.count,
+            rngs=rngs,
+            **backbones.plain(section.head),
+        )
+
+    return make
+
+
+def plan(section: Any) -> list[str]:
+    """What the stage would do, for --dry_run."""
+    make_rules(section)
+    batch = section.batch_size
+    tile = section.puzzles.tile
+    return [
+        f"{backbones.parameter_count(make_network(section)):,} parameters",
+        f"{section.permutations.count} permutations, chance {1 / section.permutations.count:.2%}",
+        f"9 tiles x batch {batch} = {9 * batch} pictures of {tile} x {tile} x 3 a step, "
+        f"{section.steps} steps",
+    ]

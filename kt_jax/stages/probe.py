@@ -1,0 +1,260 @@
+"""Stage 6: linear probes say how good the student's features are, beside the baselines.
+
+Protocol (Zhang et al. 2016, as the paper's Table 4 follows it): every layer's activation,
+frozen, max-pooled to at most `max_dims` dimensions, a batch normalisation without parameters
+and one linear layer; all layers in one pass. Training sees the central view and its mirror
+image, testing the central view. The last step counts; no test image chose anything.
+"""
+
+import functools
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from kt_jax import artifacts, backbones, checkpoints, data, logs, models, partition, train, views
+
+READS = ("pretext", "student")
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is probed: a frozen backbone and its layers, or (None) the pixels themselves."""
+
+    name: str
+    backbone: backbones.FrozenBackbone | None
+    layers: tuple[str, ...]
+    seed: int
+
+
+def run(stage: artifacts.Stage) -> dict[str, Any]:
+    """Writes results.json: protocol, split, selection, rows, teacher_rows.
+
+    Without labels there is nothing to probe: rows is empty and left_out says why.
+    """
+    section = stage.section
+    partition.check_batch_size("config.probe.batch_size", section.batch_size)
+    train_images = stage.images[section.train_images]
+    test_images = stage.images[section.test_images]
+    results: dict[str, Any] = {
+        "protocol": f"linear, frozen, max-pooled to <= {section.max_dims} dims, non-affine batch "
+        f"norm, {section.epochs} epochs of centre view and mirror image, centre view in testing",
+        "split": f"train: {train_images.origin} ({len(train_images)} images); "
+        f"test: {test_images.origin} ({len(test_images)} images)",
+        "selection": "last step; no test image was used to choose anything",
+        "rows": [],
+        "teacher_rows": [],
+    }
+    if train_images.labels is None or test_images.labels is None:
+        results["left_out"] = f"{train_images.origin} has no labels, so there is nothing to probe"
+        artifacts.write_json(stage.directory / "results.json", results)
+        return {"left_out": results["left_out"]}
+
+    student = backbones.load_backbone(stage.open("student"))
+    teacher = backbones.load_backbone(stage.open("pretext"))
+    for seed in section.seeds:
+        random = backbones.random_backbone(student.options, seed=stage.seed + seed)
+        subjects = [
+            _Subject("student", student, CONVOLUTIONS, seed),
+            _Subject("random", random, CONVOLUTIONS, seed),
+            _Subject("pixels", None, ("pixels",), seed),
+            _Subject("teacher", teacher, tuple(section.teacher_layers), seed),
+        ]
+        for subject in subjects:
+            rows = results["teacher_rows" if subject.name == "teacher" else "rows"]
+            accuracies = probe(stage, subject, train_images, test_images)
+            rows += [
+                {"backbone": subject.name, "layer": layer, "accuracy": accuracy, "seed": seed}
+                for layer, accuracy in accuracies.items()
+            ]
+    artifacts.write_json(stage.directory / "results.json", results)
+    return {"rows": len(train_images), "test_rows": len(test_images)}
+
+
+def probe(
+    stage: artifacts.Stage, subject: _Subject, train_images: Any, test_images: Any
+) -> dict[str, float]:
+    """Test accuracy of one subject by layer.
+
+    A finished subject's result is kept, so that an interrupted stage does not repeat it.
+    """
+    section = stage.section
+    name = f"{subject.name}-{subject.seed}"
+    done = stage.directory / "cache" / f"{name}.json"
+    if done.exists():
+        return artifacts.read_json(done)
+    scratch = stage.directory / "cache" / name
+    grids = _grids(subject, section)
+    seen = _cache(stage, subject, grids, train_images, scratch / "train", mirrored=(False, True))
+    targets = np.tile(train_images.labels, 2)
+    steps = max(1, section.epochs * len(targets) // section.batch_size)
+    order = data.Shuffled(len(targets), stage.seed + subject.seed)
+    dims = {layer: rows.shape[1] for layer, rows in seen.items()}
+    classes = len(train_images.class_names)
+
+    def make_model(rngs: nnx.Rngs) -> nnx.Module:
+        return models.LinearProbes(dims, classes=classes, rngs=rngs)
+
+    def make_examples(_: jax.Array, batch: train.Batch) -> tuple[dict[str, jax.Array], jax.Array]:
+        return {layer: batch[layer].astype(jnp.float32) for layer in dims}, batch["label"]
+
+    def make_batches(first_step: int) -> Iterator[train.Batch]:
+        size = section.batch_size
+        for step in range(first_step, steps):
+            chosen = np.array([order(step * size + row) for row in range(size)])
+            batch = {layer: rows[chosen] for layer, rows in seen.items()}
+            yield partition.put_batch({**batch, "label": targets[chosen]}, stage.mesh)
+
+    optimizer = train.make_optimizer(steps=steps, **backbones.plain(section.optimizer))
+    store = checkpoints.Checkpoints(stage.directory / "checkpoints" / name)
+    log = logs.StageLog(
+        scratch, stage=f"probe of {name}", steps=steps, images_per_step=section.batch_size
+    )
+    state = train.fit(
+        train.init_state(make_model, optimizer, seed=stage.seed + subject.seed, mesh=stage.mesh),
+        train.make_step(
+            make_model, make_examples, optimizer, key=jax.random.key(0), loss_fn=_sum_of_losses
+        ),
+        make_batches,
+        steps=steps,
+        checkpoints=store,
+        log=log,
+        log_every=max(1, steps // 5),
+        checkpoint_every=steps,
+    )
+    held_out = _cache(stage, subject, grids, test_images, scratch / "test", mirrored=(False,))
+    accuracies = _test(stage, state, make_model, held_out, test_images.labels)
+    store.close()
+    log.close()
+    artifacts.write_json(done, accuracies)
+    shutil.rmtree(scratch)
+    return accuracies
+
+
+def _sum_of_losses(
+    logits: Mapping[str, jax.Array], labels: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The layers' probes do not touch one another: their losses are added."""
+    losses = {
+        layer: optax.softmax_cross_entropy_with_integer_labels(x, labels).mean()
+        for layer, x in logits.items()
+    }
+    total = functools.reduce(jnp.add, losses.values())
+    right = {f"{layer}_accuracy": (x.argmax(-1) == labels).mean() for layer, x in logits.items()}
+    return total, {"loss": total, **right}
+
+
+def _grids(subject: _Subject, section: Any) -> dict[str, int]:
+    """The largest pooling grid of each layer that keeps to max_dims."""
+    if subject.backbone is None:
+        return {"pixels": int((section.max_dims / 3) ** 0.5)}
+    shapes = backbones.layer_shapes(subject.backbone.options, section.size)
+    unknown = [layer for layer in subject.layers if layer not in shapes]
+    if unknown:
+        raise ValueError(
+            f"the {subject.name} has no layer {unknown[0]!r} to probe: it has {', '.join(shapes)}."
+        )
+    return {layer: int((section.max_dims / shapes[layer][2]) ** 0.5) for layer in subject.layers}
+
+
+def _cache(
+    stage: artifacts.Stage,
+    subject: _Subject,
+    grids: Mapping[str, int],
+    images: Any,
+    directory: Path,
+    *,
+    mirrored: tuple[bool, ...],
+) -> dict[str, np.ndarray]:
+    """Each layer's features [views * n, d] float16 as a file that the page cache holds."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files: dict[str, np.ndarray] = {}
+    for view, flip in enumerate(mirrored):
+        for index, rows in _extract(stage, subject, grids, images, mirrored=flip):
+            for layer, x in rows.items():
+                if layer not in files:
+                    files[layer] = np.lib.format.open_memmap(
+                        directory / f"{layer}.npy",
+                        mode="w+",
+                        dtype=np.float16,
+                        shape=(len(mirrored) * len(images), x.shape[1]),
+                    )
+                files[layer][view * len(images) + index] = x
+    return files
+
+
+def _extract(
+    stage: artifacts.Stage,
+    subject: _Subject,
+    grids: Mapping[str, int],
+    images: Any,
+    *,
+    mirrored: bool,
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    section = stage.section
+    if subject.backbone is not None:
+        yield from backbones.extract(
+            subject.backbone,
+            images,
+            grids,
+            size=section.size,
+            batch_size=section.batch_size,
+            mesh=stage.mesh,
+            mirrored=mirrored,
+        )
+        return
+    side = min(section.size, grids["pixels"])
+
+    @jax.jit
+    def pixels(batch: jax.Array) -> jax.Array:
+        view = views.centre_view(batch, section.size)
+        view = views.mirror(view) if mirrored else view
+        small = jax.image.resize(view, (view.shape[0], side, side, 3), "linear")
+        return small.reshape(small.shape[0], -1).astype(jnp.float16)
+
+    for batch in data.eval_batches(images, section.batch_size):
+        mask = batch["mask"]
+        shown = partition.put_batch({"image": batch["image"]}, stage.mesh)["image"]
+        yield batch["index"][mask], {"pixels": jax.device_get(pixels(shown))[mask]}
+
+
+def _test(
+    stage: artifacts.Stage,
+    state: train.TrainState,
+    make_model: train.MakeModel,
+    features: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+) -> dict[str, float]:
+    """Accuracy by layer on the cached features."""
+    graphdef = train.structure(make_model, training=False)
+
+    @jax.jit
+    def predict(state: train.TrainState, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        inputs = {name: x.astype(jnp.float32) for name, x in batch.items()}
+        logits = train.bind(graphdef, state.params, state.batch_stats)(inputs)
+        return {name: x.argmax(-1) for name, x in logits.items()}
+
+    right = dict.fromkeys(features, 0)
+    for begin in range(0, len(labels), stage.section.batch_size):
+        rows = slice(begin, begin + stage.section.batch_size)
+        predicted = predict(state, {name: np.asarray(x[rows]) for name, x in features.items()})
+        for name, guess in predicted.items():
+            right[name] += int((np.asarray(guess) == labels[rows]).sum())
+    return {name: count / len(labels) for name, count in right.items()}
+
+
+def plan(section: Any, *, rows: int) -> list[str]:
+    """What the stage would do, for --dry_run."""
+    scratch = 2 * rows * len(CONVOLUTIONS) * section.max_dims * 2
+    return [
+        f"student, random, pixels and teacher, {section.epochs} epochs, seeds "
+        f"{list(section.seeds)}; scratch files up to {scratch / 1e9:,.1f} GB"
+    ]

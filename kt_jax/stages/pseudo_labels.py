@@ -1,0 +1,55 @@
+"""Stage 4: any images get the nearest centroid as label (paper, step c)."""
+
+from typing import Any
+
+import numpy as np
+
+from kt_jax import artifacts, backbones, kmeans, partition
+
+READS = ("pretext", "clusters")
+
+
+def run(stage: artifacts.Stage) -> dict[str, Any]:
+    """Writes labels.parquet: index, key, cluster, distance, second_cluster, margin.
+
+    Images are seen as the clusters' own were: layer, pooling, size and normalisation come
+    from the clusters' artifact, not from this stage's config.
+    """
+    section = stage.section
+    partition.check_batch_size("config.pseudo_labels.batch_size", section.batch_size)
+    backbone = backbones.load_backbone(stage.open("pretext"))
+    clusters = stage.open("clusters")
+    how = artifacts.read_json(clusters / "clusters.json")
+    tensors = artifacts.read_tensors(clusters / "centroids.safetensors")
+    images = stage.images[section.images]
+
+    parts = []
+    for _, rows in backbones.extract(
+        backbone,
+        images,
+        {how["layer"]: how["grid"]},
+        size=how["size"],
+        batch_size=section.batch_size,
+        mesh=stage.mesh,
+    ):
+        features = kmeans.normalise(rows[how["layer"]], mean=tensors["mean"], l2=how["l2"])
+        parts.append(kmeans.assign(features, tensors["centroids"], mesh=stage.mesh))
+
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("cluster", "distance", "second_cluster", "margin")
+    }
+    artifacts.write_table(
+        stage.directory / "labels.parquet",
+        {"index": np.arange(len(images)), "key": list(images.keys), **columns},
+    )
+    return {
+        "rows": len(images),
+        "images": images.origin,
+        "clusters_used": len(np.unique(columns["cluster"])),
+    }
+
+
+def plan(section: Any, *, rows: int) -> list[str]:
+    """What the stage would do, for --dry_run."""
+    return [f"labels for {rows} images of {section.images!r}"]

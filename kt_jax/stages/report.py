@@ -1,0 +1,300 @@
+"""Stage 7: one self-contained page of what the run made: figures, curves, puzzles, clusters, probe.
+
+It shows what has finished and says what has not, so that it can be made at any time.
+"""
+
+import base64
+import io
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jinja2
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kt_jax import artifacts, logs, metrics
+from kt_jax import puzzles as jigsaw
+
+_log = logging.getLogger(__name__)
+
+READS = ("pretext", "features", "clusters", "pseudo_labels", "student", "probe")
+THUMBNAIL, PUZZLE = 96, 192  # px: hundreds of pictures have to fit into one page.
+LISTED = 50
+# Grey lines are readable on white and on black; the page's CSS colours the text.
+STYLE = {
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#808080"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    "svg.fonttype": "none",
+    "font.size": 9,
+}
+BLUE = "#4c8bd6"
+
+
+def run(stage: artifacts.Stage) -> dict[str, Any]:
+    """Writes index.html (no scripts, nothing loaded from elsewhere) and summary.json.
+
+    Raises:
+      ValueError: if a count of the config is below 1, or if config.report.images lacks images
+        that have pseudo-labels.
+    """
+    _check_counts(stage.section)
+    manifests = {
+        name: artifacts.open_manifest(stage.workdir, name, reader=stage.name)
+        for name in READS
+        if (stage.workdir / name / artifacts.MANIFEST).exists()
+    }
+    devices = stage.mesh.devices
+    page: dict[str, Any] = {
+        "name": stage.workdir.name,
+        "seed": artifacts.read_json(stage.workdir / "config.json")["seed"],
+        "devices": f"{devices.size} x {devices.flat[0].device_kind}",
+        "stages": {name: manifests.get(name) for name in READS},
+        "images": stage.images[stage.section.images],
+        "listed": LISTED,
+    }
+    for part, (needed, describe) in _PARTS.items():
+        missing = [name for name in needed if name not in manifests]
+        reason = f"not in this run: the stage {' and '.join(missing)} has not finished"
+        page[part] = {"left_out": reason} if missing else describe(stage, manifests)
+    summary = _summarise(page)
+    path = stage.directory / "index.html"
+    text = _render(page)
+    artifacts.write_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    artifacts.write_json(stage.directory / "summary.json", summary)
+    _log.info("report: %s (%.1f MB)", path, len(text) / 1e6)
+    _log_headlines(summary)
+    return summary
+
+
+def plan(section: Any) -> list[str]:
+    """What the stage would do, for --dry_run."""
+    _check_counts(section)
+    pictures = (section.clusters + 1) * section.images_per_cluster
+    return [f"{section.puzzles} puzzles, {pictures} pictures of images of {section.images!r}"]
+
+
+def _check_counts(section: Any) -> None:
+    for name in ("clusters", "images_per_cluster", "puzzles"):
+        if section[name] < 1:
+            raise ValueError(f"config.report.{name} = {section[name]}: it must be at least 1.")
+
+
+def _describe_pretext(stage: artifacts.Stage, _: Any) -> dict[str, Any]:
+    results = artifacts.read_json(stage.open("pretext") / "results.json")
+    return {**results, "curves": _draw_training(stage, "pretext")}
+
+
+def _draw_training(stage: artifacts.Stage, name: str) -> list[dict[str, Any]]:
+    """The curves of a stage that learned; a stage of less than log_every steps may have none."""
+    lines = logs.read_metrics(stage.open(name) / "metrics.jsonl")
+    steps = [line["step"] for line in lines]
+    return [
+        _draw_curve(f"{name}: {metric} in training", "step", steps, [x[metric] for x in lines])
+        for metric in ("loss", "accuracy")
+        if lines
+    ]
+
+
+def _draw_curve(title: str, xlabel: str, x: Sequence[int], y: Sequence[float]) -> dict[str, Any]:
+    marker = "o" if len(x) < 30 else ""
+    alt = f"{title}, from {y[0]:.4g} to {y[-1]:.4g}"
+    return _draw(title, xlabel, alt, lambda axes: axes.plot(x, y, marker, ls="-", color=BLUE, ms=3))
+
+
+def _draw(title: str, xlabel: str, alt: str, draw: Callable[[Axes], Any]) -> dict[str, Any]:
+    """An SVG for the inside of a page: the same bytes for the same figure, and no URLs."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=(3.7, 2.4), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        axes.set(title=title, xlabel=xlabel)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
+    # Every figure has the same ids for its groups, and a page may hold an id once. Marked as
+    # safe: no name that others chose is drawn.
+    return {"alt": alt, "svg": Markup(re.sub(r'<g id="[^"]*"', "<g", text))}
+
+
+def _to_uri(pixels: np.ndarray, *, side: int = THUMBNAIL) -> str:
+    """A picture of at most `side` px as a data: URI."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _describe_puzzles(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> dict[str, Any]:
+    """Puzzles of random images, by the rules and permutations that the teacher learned with."""
+    images = stage.images[stage.section.images]
+    section = manifests["pretext"]["fingerprint"]["config"]["pretext"]
+    rules = jigsaw.PuzzleRules(**section["puzzles"])
+    if images.size < rules.crop:
+        reason = f"config.report.images are of {images.size} px, puzzles of {rules.crop} px"
+        return {"left_out": reason}
+    permutations = np.load(stage.open("pretext") / "permutations.npy", allow_pickle=False)
+    count = -(-stage.section.puzzles // jigsaw.GROUP) * jigsaw.GROUP
+    chosen = np.resize(np.random.default_rng(stage.seed).permutation(len(images)), count)
+    pixels = np.stack([images[index] for index in chosen])
+    key = jax.random.key(stage.seed)
+    make_puzzles = jax.jit(jigsaw.make_puzzles, static_argnames="rules")
+    made = make_puzzles(key, jnp.asarray(pixels), jnp.asarray(permutations), rules=rules)
+    tiles, labels, occluded = jax.device_get((made.tiles, made.label, made.occluded))
+    start = (images.size - rules.crop) // 2
+    # Small tiles are enlarged here: a browser would blur the gaps between them.
+    times = max(1, PUZZLE // (jigsaw.GRID * rules.tile))
+    tiles = tiles.repeat(times, axis=2).repeat(times, axis=3)
+    gap = tiles.shape[2] // 12
+    items = [
+        {
+            "key": images.keys[chosen[place]],
+            "original": _to_uri(pixels[place][start:][: rules.crop, start : start + rules.crop]),
+            "picture": _to_uri(jigsaw.draw_puzzle(tiles[place], gap=gap), side=PUZZLE),
+            "label": labels[place],
+            "order": (permutations[labels[place]] + 1).tolist(),
+            "occluded": occluded[place].tolist(),
+            "slots": (np.flatnonzero(occluded[place]) + 1).tolist(),
+        }
+        for place in range(stage.section.puzzles)
+    ]
+    percent = 100 * gap / (3 * tiles.shape[2] + 2 * gap)
+    facts = {"rules": rules, "permutations": len(permutations), "gap_percent": percent}
+    return {**facts, "items": items}
+
+
+def _describe_clusters(stage: artifacts.Stage, _: Any) -> dict[str, Any]:
+    """How k-means divided the images that it saw."""
+    found = artifacts.read_json(stage.open("clusters") / "clusters.json")
+    sizes = np.array(found["sizes"])
+    bits = metrics.entropy(sizes) / np.log(2)
+    inertia = found["inertia_curve"]
+    curve = _draw_curve("k-means: inertia", "iteration", range(len(inertia)), inertia)
+    alt = f"images by cluster, from {sizes.max()} to {sizes.min()}"
+    ranked = np.sort(sizes)[::-1]
+    histogram = _draw(
+        "images by cluster", "rank", alt, lambda axes: axes.stairs(ranked, fill=True, color=BLUE)
+    )
+    return {**found, "bits": bits, "most_bits": np.log2(len(sizes)), "curves": [histogram, curve]}
+
+
+def _describe_labels(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> dict[str, Any]:
+    """Cluster rows (the paper's Figure 1), and the agreement with the labels if there are any."""
+    images = stage.images[stage.section.images]
+    table = artifacts.read_table(stage.open("pseudo_labels") / "labels.parquet")
+    place = {key: index for index, key in enumerate(images.keys)}
+    lacking = [key for key in table["key"] if key not in place]
+    if lacking:
+        named = manifests["pseudo_labels"]["fingerprint"]["config"]["pseudo_labels"]["images"]
+        raise ValueError(
+            f"config.report.images = {stage.section.images!r} lacks {len(lacking)} of the "
+            f"{len(table['key'])} images that have pseudo-labels, such as {lacking[0]!r}: set it "
+            f"to {named!r}, which config.pseudo_labels.images named."
+        )
+    index = np.array([place[key] for key in table["key"]])
+    labels = np.full(len(index), -1) if images.labels is None else images.labels[index]
+    known = labels >= 0
+    k = len(artifacts.read_json(stage.open("clusters") / "clusters.json")["sizes"])
+    sizes = np.bincount(table["cluster"], minlength=k)
+    shown = stage.section.images_per_cluster
+    least = (shown + 1) // 2
+    rows = []
+    for cluster in metrics.choose_by_size(sizes, stage.section.clusters, least):
+        members = np.flatnonzero(table["cluster"] == cluster)
+        members = members[np.argsort(table["distance"][members], kind="stable")]
+        label, share, overall = metrics.find_majority(labels[members], labels)
+        row = {"cluster": cluster, "size": len(members), "share": share, "overall": overall}
+        row["majority"] = images.class_names[label] if label >= 0 else ""
+        parts = {"nearest": members[:shown], "farthest": members[::-1][:shown]}
+        for part in parts if not rows else ("nearest",):
+            chosen = index[parts[part]]
+            pictures = [{"key": images.keys[i], "uri": _to_uri(images[i])} for i in chosen]
+            rows.append({**row, "part": part, "pictures": pictures})
+    result = {"rows": rows, "images": len(index), "least": least, "labelled": int(known.sum())}
+    if known.any():
+        pair = table["cluster"][known], labels[known]
+        shuffled = np.random.default_rng(stage.seed).permutation(pair[1])
+        result["nmi"] = metrics.normalised_mutual_information(*pair)
+        result["nmi_shuffled"] = metrics.normalised_mutual_information(pair[0], shuffled)
+    return result
+
+
+def _describe_probe(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracies by backbone and layer, means over the seeds, and the best layers."""
+    results = artifacts.read_json(stage.open("probe") / "results.json")
+    if "left_out" in results:
+        return results
+    by_seed: dict[str, dict[str, list[float]]] = {}
+    for row in results["rows"] + results["teacher_rows"]:
+        layers = by_seed.setdefault(row["backbone"], {})
+        layers.setdefault(row["layer"], []).append(row["accuracy"])
+    means = {n: {x: float(np.mean(y)) for x, y in found.items()} for n, found in by_seed.items()}
+    best = {n: max(found, key=found.__getitem__) for n, found in means.items()}
+    test_rows = manifests["probe"]["facts"]["test_rows"]
+    return {
+        **results,
+        "by_seed": by_seed,
+        "means": means,
+        "best": {n: {"layer": x, "accuracy": means[n][x]} for n, x in best.items()},
+        "seeds": sorted({row["seed"] for row in results["rows"]}),
+        "test_rows": test_rows,
+        "noise": metrics.noise_of_difference(test_rows),
+    }
+
+
+def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
+    """The run in a few numbers: those that exist."""
+    found = {**page["pretext"], **page["labels"]}
+    numbers = ("puzzle_accuracy", "chance", "nmi", "nmi_shuffled")
+    summary = {name: found[name] for name in numbers if name in found}
+    return summary | {f"{n}_best": best for n, best in page["probe"].get("best", {}).items()}
+
+
+def _log_headlines(summary: Mapping[str, Any]) -> None:
+    """The three figures that matter: what `make quickstart` ends with."""
+    if "chance" in summary:
+        shares = [f"{summary[name]:.1%}" for name in ("puzzle_accuracy", "chance")]
+        _log.info("report: puzzles that the teacher solves: %s (chance %s)", *shares)
+    if "student_best" in summary:
+        best = [summary["student_best"], summary["random_best"]]
+        parts = [value for x in best for value in (f"{x['accuracy']:.1%}", x["layer"])]
+        _log.info("report: best probe: student %s (%s), random network %s (%s)", *parts)
+
+
+_PARTS = {
+    "pretext": (("pretext",), _describe_pretext),
+    "student": (("student",), lambda stage, _: {"curves": _draw_training(stage, "student")}),
+    "puzzles": (("pretext",), _describe_puzzles),
+    "clusters": (("clusters",), _describe_clusters),
+    "labels": (("clusters", "pseudo_labels"), _describe_labels),
+    "probe": (("probe",), _describe_probe),
+}
+
+
+def _render(page: Mapping[str, Any]) -> str:
+    """The page; file and class names are whatever people called them, so all is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": lambda share: f"{100 * share:.1f} %",
+        "points": lambda difference: f"{100 * difference:+.1f} points",
+        "seconds": logs.format_seconds,
+    }
+    return environment.get_template("report.html.j2").render(page)

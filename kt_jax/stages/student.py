@@ -1,0 +1,114 @@
+"""Stage 5: a student of any architecture learns the pseudo-labels from scratch (paper, step d)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from kt_jax import artifacts, backbones, checkpoints, data, logs, models, partition, train, views
+
+READS = ("pseudo_labels", "clusters")
+
+
+def run(stage: artifacts.Stage) -> dict[str, Any]:
+    """Writes network.safetensors, backbone.json and checkpoints/."""
+    section = stage.section
+    partition.check_batch_size("config.student.batch_size", section.batch_size)
+    labels = artifacts.read_table(stage.open("pseudo_labels") / "labels.parquet")
+    classes = artifacts.read_json(stage.open("clusters") / "clusters.json")["k"]
+    images = stage.images[section.images]
+    targets = match_labels(images.keys, labels)
+    order = (
+        data.Balanced(targets, stage.seed)
+        if section.uniform_over_clusters
+        else data.Shuffled(len(images), stage.seed)
+    )
+
+    make_model = make_network(section, classes)
+    optimizer = train.make_optimizer(steps=section.steps, **backbones.plain(section.optimizer))
+
+    def make_examples(key: jax.Array, batch: train.Batch) -> tuple[jax.Array, jax.Array]:
+        crops = views.random_resized_crop(
+            key, batch["image"], size=section.size, area=tuple(section.crop_area)
+        )
+        return crops, batch["label"]
+
+    def make_batches(first_step: int) -> Iterator[train.Batch]:
+        for batch in data.train_batches(
+            images,
+            order,
+            section.batch_size,
+            first_step=first_step,
+            last_step=section.steps,
+            targets=targets,
+        ):
+            yield partition.put_batch(
+                {"image": batch["image"], "label": batch["label"]}, stage.mesh
+            )
+
+    store = checkpoints.Checkpoints(stage.directory / "checkpoints")
+    log = logs.StageLog(
+        stage.directory,
+        stage=stage.name,
+        steps=section.steps,
+        images_per_step=section.batch_size,
+    )
+    state = train.fit(
+        train.init_state(make_model, optimizer, seed=stage.seed, mesh=stage.mesh),
+        train.make_step(make_model, make_examples, optimizer, key=jax.random.key(stage.seed)),
+        make_batches,
+        steps=section.steps,
+        checkpoints=store,
+        log=log,
+        log_every=section.log_every,
+        checkpoint_every=section.checkpoint_every,
+    )
+    store.close()
+    log.close()
+    options = backbones.plain(section.backbone)
+    backbones.save_network(stage.directory, options, state.params, state.batch_stats)
+    return {"rows": len(images), "classes": classes, "size": section.size}
+
+
+def match_labels(keys: tuple[str, ...], labels: dict[str, np.ndarray]) -> np.ndarray:
+    """The pseudo-label of every image, found by its key.
+
+    Raises:
+      ValueError: if an image has none.
+    """
+    by_key = dict(zip(labels["key"], labels["cluster"], strict=True))
+    missing = [key for key in keys if key not in by_key]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(keys)} images of the student have no pseudo-label, such as "
+            f"{missing[0]!r}: config.student.images must name the same images as "
+            "config.pseudo_labels.images, or a part of them."
+        )
+    return np.array([by_key[key] for key in keys], np.int32)
+
+
+def make_network(section: Any, classes: int) -> train.MakeModel:
+    """The student that the config describes."""
+    options = backbones.plain(section.backbone)
+
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        return models.Classifier(
+            models.make_backbone(rngs=rngs, **options),
+            size=section.size,
+            classes=classes,
+            rngs=rngs,
+            **backbones.plain(section.head),
+        )
+
+    return make
+
+
+def plan(section: Any, *, classes: int) -> list[str]:
+    """What the stage would do, for --dry_run."""
+    return [
+        f"{backbones.parameter_count(make_network(section, classes)):,} parameters",
+        f"batch {section.batch_size} of {section.size} x {section.size} x 3, "
+        f"{section.steps} steps, {classes} pseudo-labels",
+    ]

@@ -1,0 +1,76 @@
+"""Views of whole images, on the device: uint8 squares in, standardised network inputs out."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt8
+
+
+def example_keys(key: Key[Array, ""], count: int) -> Key[Array, " b"]:
+    """One key an example, a function of its place in the global batch and nothing else."""
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
+
+
+def standardise(x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+    """Subtracts one mean and divides by one standard deviation per picture, over h, w and c.
+
+    A deviation under one grey level counts as one, lest a flat tile become amplified noise.
+    Grey levels of 0..255 are assumed.
+
+    >>> standardise(jnp.full((1, 2, 2, 3), 7.0)).max().item()
+    0.0
+    """
+    axes = (-3, -2, -1)
+    centred = x - x.mean(axes, keepdims=True)
+    deviation = jnp.sqrt(jnp.square(centred).mean(axes, keepdims=True))
+    return centred / jnp.maximum(deviation, 1.0)
+
+
+def centre_view(images: UInt8[Array, "b s s c"], size: int) -> Float[Array, "b t t c"]:
+    """The central size x size square, standardised: the view for features and probes.
+
+    Raises:
+      ValueError: if the images are smaller than `size`.
+    """
+    side = images.shape[1]
+    if size > side:
+        raise ValueError(f"a central view of {size} px was asked of images of {side} px.")
+    start = (side - size) // 2
+    crop = images[:, start : start + size, start : start + size]
+    return standardise(crop.astype(jnp.float32))
+
+
+def mirror(images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Left and right exchanged."""
+    return images[:, :, ::-1]
+
+
+def random_resized_crop(
+    key: Key[Array, ""],
+    images: UInt8[Array, "b s s c"],
+    *,
+    size: int,
+    area: tuple[float, float],
+) -> Float[Array, "b t t c"]:
+    """A random square of each image, resized to size x size, mirrored half the time, standardised.
+
+    `area` bounds the square's share of the image, drawn uniformly.
+    """
+    side = images.shape[1]
+
+    def one(key: Array, image: Array) -> Array:
+        area_key, corner_key, mirror_key = jax.random.split(key, 3)
+        share = jax.random.uniform(area_key, minval=area[0], maxval=area[1])
+        crop = side * jnp.sqrt(share)
+        corner = jax.random.uniform(corner_key, (2,)) * (side - crop)
+        scale = size / crop
+        view = jax.image.scale_and_translate(
+            image.astype(jnp.float32),
+            (size, size, image.shape[-1]),
+            (0, 1),
+            jnp.stack([scale, scale]),
+            -corner * scale,
+            "linear",
+        )
+        return jnp.where(jax.random.bernoulli(mirror_key), view[:, ::-1], view)
+
+    return standardise(jax.vmap(one)(example_keys(key, images.shape[0]), images))

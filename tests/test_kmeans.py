@@ -1,0 +1,284 @@
+"""Tests of kt_jax.kmeans: exact on crafted rows, by property, and on meshes of 1, 2, 4 devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans as SklearnKMeans
+from sklearn.cluster import kmeans_plusplus
+
+from kt_jax import kmeans
+from kt_jax.kmeans import device
+
+quick = settings(max_examples=10, deadline=None, derandomize=True)
+
+
+def make_blobs(n=401, d=5, k=6, seed=0, spread=20.0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(k, d)) * spread
+    label = rng.permutation(np.arange(n) % k)
+    return (centres[label] + rng.normal(size=(n, d))).astype(np.float32), label
+
+
+def make_mesh(devices):
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((devices,), ("data",), axis_types=auto, devices=jax.devices()[:devices])
+
+
+def brute_force(features, centroids):
+    difference = features.astype(np.float64)[:, None] - centroids.astype(np.float64)[None]
+    return np.sqrt((difference**2).sum(-1))
+
+
+def from_seeds(monkeypatch, seeds):
+    """Lets `fit` start from these centroids."""
+    seeds = np.asarray(seeds, np.float32)
+    monkeypatch.setattr(device, "seed", lambda *_, **__: (jnp.asarray(seeds), len(seeds)))
+
+
+def test_fit_recovers_blobs():
+    features, label = make_blobs()
+    found = kmeans.fit(features, 6, seed=1)  # k-means++ misses a blob with 5 seeds in 100
+    pairs = set(zip(label.tolist(), found.assignment.tolist(), strict=True))
+    assert len(pairs) == 6
+    assert found.sizes.tolist() == np.bincount(found.assignment).tolist()
+    assert found.sizes.sum() == 401
+    assert found.stopped == "no row moved"
+
+
+@quick
+@given(st.integers(0, 2**31), st.sampled_from([2, 7]), st.sampled_from([0.0, 1000.0]))
+def test_inertia_never_rises_and_belongs_to_its_assignment(seed, k, offset):
+    features = np.random.default_rng(seed).normal(size=(203, 3)).astype(np.float32) + offset
+    features = features.astype(np.float32)
+    found = kmeans.fit(features, k, seed=seed, tolerance=0.0, chunk_rows=64)
+    assert (np.diff(found.inertia_curve) <= 0).all()
+    assert len(found.inertia_curve) == found.iterations + 1 == len(found.repaired) + 1
+    own = features.astype(np.float64) - found.centroids[found.assignment].astype(np.float64)
+    np.testing.assert_allclose(found.inertia, (own**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(found.inertia, found.inertia_curve[-1], rtol=1e-5)
+    # Converged: every centroid is the mean of its rows.
+    means = [features[found.assignment == c].astype(np.float64).mean(0) for c in range(k)]
+    np.testing.assert_allclose(found.centroids, means, rtol=1e-6, atol=1e-5)
+
+
+@quick
+@given(st.integers(0, 2**31), st.sampled_from([1, 2, 9]), st.sampled_from([0.0, 3000.0]))
+def test_assign_is_brute_force(seed, k, offset):
+    rng = np.random.default_rng(seed)
+    features = (rng.normal(size=(77, 4)) + offset).astype(np.float32)
+    centroids = (rng.normal(size=(k, 4)) + offset).astype(np.float32)
+    found = kmeans.assign(features, centroids, chunk_rows=16)
+    distances = brute_force(features, centroids)
+    expected = np.sort(distances, axis=1)
+    np.testing.assert_allclose(found.distance, expected[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(distances[np.arange(77), found.cluster], found.distance, rtol=1e-5)
+    if k == 1:
+        assert (found.second_cluster == -1).all()
+        assert np.isposinf(found.margin).all()
+    else:
+        margin = expected[:, 1] - expected[:, 0]
+        np.testing.assert_allclose(found.margin, margin, rtol=1e-4, atol=1e-5)
+        second = distances[np.arange(77), found.second_cluster]
+        np.testing.assert_allclose(second, expected[:, 1], rtol=1e-5)
+
+
+def test_assign_repeats_the_assignment_of_fit():
+    features, _ = make_blobs(spread=0.5)
+    found = kmeans.fit(features, 6, max_iterations=3)
+    again = kmeans.assign(features, found.centroids)
+    np.testing.assert_array_equal(again.cluster, found.assignment)
+    assert found.inertia == np.square(again.distance, dtype=np.float64).sum()
+
+
+def test_any_mesh_and_chunk_gives_the_same_clusters():
+    features, _ = make_blobs(spread=1.0)  # overlapping, so that it takes many iterations
+    expected = kmeans.fit(features, 6, mesh=make_mesh(4))
+    assert expected.iterations >= 3
+    cases = [(make_mesh(1), 4096), (make_mesh(2), 50)]
+    for mesh, chunk_rows in cases:
+        found = kmeans.fit(features, 6, mesh=mesh, chunk_rows=chunk_rows)
+        np.testing.assert_array_equal(found.assignment, expected.assignment)
+        np.testing.assert_allclose(found.inertia, expected.inertia, rtol=1e-5)
+        np.testing.assert_allclose(found.centroids, expected.centroids, atol=1e-4)
+
+
+def test_the_padding_does_not_change_the_draws():
+    features, _ = make_blobs(n=41)
+    seeds = [
+        kmeans.fit(features, 20, max_iterations=0, mesh=make_mesh(m), chunk_rows=c).centroids
+        for m, c in [(1, 41), (4, 7)]
+    ]
+    np.testing.assert_array_equal(seeds[0], seeds[1])
+    # Padding is rows of zeros: a seed that is no row of ours would be one of them.
+    assert all((features == seed).all(1).any() for seed in seeds[0])
+    assert len(np.unique(seeds[0], axis=0)) == 20
+
+
+def test_seeds_are_drawn_by_squared_distance():
+    # D^2 of the three places is 0, 1 and 9 from the first, so the second seed is far 9 times in 10.
+    features = np.array([[0.0], [1.0], [3.0]])
+    far = of_zero = 0
+    for seed in range(300):
+        first, second = kmeans.fit(features, 2, seed=seed, max_iterations=0).centroids[:, 0]
+        of_zero += first == 0
+        far += first == 0 and second == 3
+    assert 70 <= of_zero <= 130  # 100 +- 3.7 sigma
+    assert 0.78 <= far / of_zero <= 0.99  # 0.9 +- 4 sigma
+
+
+def test_the_seed_decides():
+    features, _ = make_blobs(spread=0.5)
+    one, same, other = (kmeans.fit(features, 6, seed=s, max_iterations=2) for s in (3, 3, 4))
+    np.testing.assert_array_equal(one.centroids, same.centroids)
+    assert not np.array_equal(one.centroids, other.centroids)
+
+
+def test_empty_clusters_move_to_the_farthest_distinct_rows(monkeypatch):
+    # Clusters 1 and 3 are empty. The farthest rows are the two at 9, equal: the second repair must
+    # skip the other 9 and take -6, the farthest that is left.
+    from_seeds(monkeypatch, [[0, 0], [500, 500], [0, 100], [-400, 0]])
+    features = [[0, 0], [0, 3], [9, 0], [9, 0], [0, 100], [0, -3], [-6, 0], [-3, 0]]
+    seen = []
+    found = kmeans.fit(
+        np.array(features), 4, max_iterations=1, on_iteration=lambda *row: seen.append(row)
+    )
+    assert found.repaired == (2,)
+    assert found.centroids[[1, 3]].tolist() == [[9, 0], [-6, 0]]
+    assert [(i, moved > 0, repairs) for i, _, moved, repairs in seen] == [
+        (0, True, 0),
+        (1, True, 2),
+    ]
+    assert [inertia for _, inertia, _, _ in seen] == list(found.inertia_curve)
+    assert found.inertia_curve[1] < found.inertia_curve[0]
+    assert found.stopped == "max_iterations"
+    done = kmeans.fit(np.array(features), 4)
+    assert done.sizes.min() >= 1
+    assert done.repaired[0] == 2
+    assert sum(done.repaired) == 2
+
+
+def test_repair_takes_the_lowest_of_equally_far_rows(monkeypatch):
+    from_seeds(monkeypatch, [[0.0], [1000.0]])
+    rows = np.array([[0], [0], [-4], [4], [4], [-4]])  # on different devices: chunk_rows=1
+    found = kmeans.fit(rows, 2, max_iterations=1, chunk_rows=1)
+    assert found.centroids[1].tolist() == [-4]
+
+
+def test_stop_waits_for_empty_clusters(monkeypatch):
+    # Seeds are the mean already, so the inertia does not fall, but an empty cluster is to repair.
+    from_seeds(monkeypatch, [[0.0], [1000.0]])
+    found = kmeans.fit(np.array([[-1.0], [1.0]]), 2, tolerance=0.5)
+    assert found.inertia == 0
+    assert found.sizes.tolist() == [1, 1]
+
+
+def test_stops_by_tolerance():
+    features, _ = make_blobs(spread=1.0)
+    early = kmeans.fit(features, 6, tolerance=0.05)
+    assert early.stopped == "inertia fell by less than tolerance"
+    assert early.iterations < kmeans.fit(features, 6, tolerance=0.0).iterations
+    falls = -np.diff(early.inertia_curve) / early.inertia_curve[:-1]
+    assert falls[-1] <= 0.05
+    assert (falls[:-1] > 0.05).all()
+
+
+def test_ties_go_to_the_lowest_centroid():
+    found = kmeans.assign(np.array([[1, 7]]), np.array([[2, 7], [0, 7], [2, 7], [9, 9]]))
+    assert found.cluster.tolist() == [0]
+    assert found.second_cluster.tolist() == [1]
+    assert found.margin.tolist() == [0]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, np.uint8, jnp.bfloat16])
+def test_any_number_type_and_container(dtype, tmp_path):
+    features = np.array([[0, 0], [2, 0], [100, 100], [102, 100]]).astype(dtype)
+    np.asarray(features, np.float32).tofile(tmp_path / "rows")
+    on_disk = np.memmap(tmp_path / "rows", np.float32, mode="r", shape=(4, 2))
+    for rows in (features, jnp.asarray(features, jnp.float32), on_disk):
+        found = kmeans.fit(rows, 2)
+        assert sorted(found.centroids.tolist()) == [[1, 0], [101, 100]]
+        assert found.inertia == 4
+
+
+def test_constant_features_and_n_clusters_have_no_inertia():
+    assert kmeans.fit(np.full((1001, 3), 0.1, np.float32), 1).inertia == 0
+    features, _ = make_blobs(n=23)
+    found = kmeans.fit(features, 23)
+    assert found.inertia == 0
+    assert found.sizes.tolist() == [1] * 23
+
+
+def test_as_good_as_scikit_learn():
+    features, _ = make_blobs(n=600, d=8, k=12, spread=2.0)
+    for seed in range(3):  # the same seeds lead to the same optimum
+        seeds = kmeans.fit(features, 12, seed=seed, max_iterations=0).centroids
+        theirs = SklearnKMeans(12, init=seeds, n_init=1, tol=0).fit(features).inertia_
+        ours = kmeans.fit(features, 12, seed=seed, tolerance=0.0)
+        np.testing.assert_allclose(ours.inertia, theirs, rtol=1e-4)
+
+    # Our seeds are as good as theirs without their greedy trials (5 %: 4 sigma of the two means).
+    def seeds_inertia(seeds):
+        return (brute_force(features, seeds).min(1) ** 2).sum()
+
+    ours = [kmeans.fit(features, 12, seed=s, max_iterations=0).centroids for s in range(100)]
+    theirs = [
+        kmeans_plusplus(features, 12, random_state=s, n_local_trials=1)[0] for s in range(400)
+    ]
+    ours, theirs = np.mean([*map(seeds_inertia, ours)]), np.mean([*map(seeds_inertia, theirs)])
+    assert abs(ours / theirs - 1) < 0.05
+
+
+def test_normalise():
+    features = np.array([[3.0, 5.0], [1.0, 1.0], [1e-30, 0.0]], np.float16)
+    assert kmeans.normalise(features).dtype == np.float32
+    centred = kmeans.normalise(features, mean=np.ones(2))
+    assert centred[:2].tolist() == [[2, 4], [0, 0]]
+    unit = kmeans.normalise(features, mean=np.ones(2), l2=True)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), [1, 0, 1], rtol=1e-6)
+    small = kmeans.normalise(np.array([[3e-30, 4e-30]], np.float32), l2=True)
+    np.testing.assert_allclose(small, [[0.6, 0.8]], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"mean has shape \(3,\).*must be \[d\] = \(2,\)"):
+        kmeans.normalise(features, mean=np.ones(3))
+    assert features[0, 0] == 3  # the input is left alone
+
+
+def with_value(value):
+    features = np.ones((20000, 2))
+    features[17001, 1] = value
+    return features
+
+
+@pytest.mark.parametrize(
+    ("features", "k", "options", "message"),
+    [
+        (np.ones(3), 1, {}, r"features must be \[rows, d\].*got shape \(3,\)"),
+        (np.ones((0, 3)), 1, {}, r"rows, d >= 1; got shape \(0, 3\)"),
+        (np.ones((3, 0)), 1, {}, r"rows, d >= 1; got shape \(3, 0\)"),
+        (np.ones((3, 2), complex), 1, {}, "floats or integers; got complex128"),
+        (with_value(np.nan), 1, {}, "features row 17001 holds nan at column 1"),
+        (with_value(-np.inf), 1, {}, "features row 17001 holds -inf at column 1"),
+        (with_value(1e300), 1, {}, r"row 17001 holds 1e\+300.*finite and within"),
+        (np.ones((3, 2)), 0, {}, "k = 0 clusters for n = 3 rows"),
+        (np.ones((3, 2)), 4, {}, "k = 4 clusters for n = 3 rows"),
+        (np.eye(3).repeat(5, 0), 4, {}, "k = 4 is larger than .* only 3 differ.*choose k <= 3"),
+        (np.ones((3, 2)), 1, {"tolerance": -0.1}, "tolerance = -0.1 is negative"),
+        (np.ones((3, 2)), 1, {"tolerance": float("nan")}, "tolerance = nan"),
+        (np.ones((3, 2)), 1, {"max_iterations": -1}, "max_iterations = -1 is negative"),
+        (np.ones((3, 2)), 1, {"chunk_rows": 0}, "chunk_rows = 0"),
+    ],
+)
+def test_fit_refuses(features, k, options, message):
+    with pytest.raises(ValueError, match=message):
+        kmeans.fit(features, k, **options)
+
+
+def test_assign_refuses():
+    with pytest.raises(ValueError, match="centroids have d = 3, features have d = 2"):
+        kmeans.assign(np.ones((4, 2)), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="centroids row 1 holds nan"):
+        kmeans.assign(np.ones((4, 2)), np.array([[0, 0], [0, np.nan]]))
+    with pytest.raises(ValueError, match=r"axes \('model',\).*\"data\""):
+        kmeans.assign(np.ones((4, 2)), np.ones((2, 2)), mesh=jax.make_mesh((1,), ("model",)))

@@ -1,0 +1,126 @@
+"""The loader: order, global batches over processes, resuming, padding."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from kt_jax.data import Balanced, InOrder, Shuffled, eval_batches, train_batches
+
+
+class Squares:
+    """Ten 2 x 2 images; image i is filled with i."""
+
+    labels = np.arange(10) * 3
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, i):
+        return np.full((2, 2, 3), i, np.uint8)
+
+
+@pytest.mark.parametrize("n", [37, 4096, 4097])
+def test_an_epoch_visits_every_index_once_and_epochs_differ(n):
+    order = Shuffled(n, seed=5)
+    epochs = [[order(n * e + i) for i in range(n)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert epochs[0] != list(range(n))
+    assert epochs[0] != [Shuffled(n, seed=6)(i) for i in range(n)]
+
+
+def test_small_and_plain_orders():
+    assert [Shuffled(1, seed=0)(i) for i in range(3)] == [0, 0, 0]
+    assert [InOrder(3)(i) for i in range(5)] == [0, 1, 2, 0, 1]
+
+
+def test_balanced_is_uniform_over_clusters_and_members():
+    assignment = np.array([0] * 90 + [2] * 9 + [5] + [-1] * 20)
+    order = Balanced(assignment, seed=1)
+    drawn = np.array([order(p) for p in range(9000)])
+    assert np.bincount(assignment[drawn], minlength=6).tolist() == [3000, 0, 3000, 0, 0, 3000]
+    # 3000 draws over 9 members: 333 +- 17 each; five sigma.
+    members = np.bincount(drawn, minlength=120)
+    assert np.all(np.abs(members[90:99] - 333) < 86)
+    assert members[:90].min() > 0
+    assert members[100:].sum() == 0
+    turns = assignment[drawn].reshape(-1, 3)
+    assert all(sorted(turn) == [0, 2, 5] for turn in turns)
+    assert len({tuple(turn) for turn in turns}) == 6
+    assert [pickle.loads(pickle.dumps(order))(p) for p in range(50)] == drawn[:50].tolist()
+
+
+def test_two_processes_make_the_batches_of_one():
+    order = Shuffled(10, seed=3)
+    whole = list(train_batches(Squares(), order, 4, last_step=6))
+    halves = [
+        list(train_batches(Squares(), order, 4, last_step=6, process_index=p, process_count=2))
+        for p in range(2)
+    ]
+    assert len(whole) == 6
+    for step, batch in enumerate(whole):
+        assert batch["image"].shape == (4, 2, 2, 3)
+        assert batch["image"].dtype == np.uint8
+        assert batch["index"].dtype == batch["label"].dtype == np.int32
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
+        np.testing.assert_array_equal(batch["label"], 3 * batch["index"])
+        for name, rows in batch.items():
+            joined = np.concatenate([half[step][name] for half in halves])
+            np.testing.assert_array_equal(rows, joined)
+
+
+@pytest.mark.parametrize("num_threads", [0, 3])
+def test_resuming_is_the_tail_of_a_run_from_the_start(num_threads):
+    order = Balanced(np.arange(10) % 3, seed=2)
+    full = list(train_batches(Squares(), order, 4, last_step=9, num_threads=2))
+    tail = list(
+        train_batches(Squares(), order, 4, first_step=5, last_step=9, num_threads=num_threads)
+    )
+    assert [b["index"].tolist() for b in tail] == [b["index"].tolist() for b in full[5:]]
+    assert list(train_batches(Squares(), order, 4, first_step=9, last_step=9)) == []
+
+
+def test_targets_replace_labels_and_may_be_missing():
+    batch = next(train_batches(Squares(), InOrder(10), 5, last_step=1, targets=np.arange(10) + 50))
+    assert batch["label"].tolist() == [50, 51, 52, 53, 54]
+    batch = next(train_batches([np.zeros((1, 1, 3), np.uint8)] * 4, InOrder(4), 2, last_step=1))
+    assert sorted(batch) == ["image", "index"]
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+def test_eval_visits_each_image_once_and_masks_the_padding(process_count):
+    shares = [
+        list(eval_batches(Squares(), 8, process_index=p, process_count=process_count))
+        for p in range(process_count)
+    ]
+    steps = [
+        {name: np.concatenate([share[s][name] for share in shares]) for name in shares[0][s]}
+        for s in range(2)
+    ]
+    assert steps[0]["mask"].all()
+    assert steps[1]["mask"].tolist() == [True] * 2 + [False] * 6
+    assert steps[0]["index"].tolist() == list(range(8))
+    assert steps[1]["index"].tolist() == [8, 9] + [0] * 6
+    assert steps[1]["label"].tolist() == [24, 27] + [0] * 6
+    assert steps[1]["image"].shape == (8, 2, 2, 3)
+    assert steps[1]["image"][2:].max() == 0
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"batch_size=5 .* process_count=2"):
+        train_batches(Squares(), InOrder(10), 5, last_step=1, process_count=2)
+    with pytest.raises(ValueError, match="process_index=2 is not in"):
+        eval_batches(Squares(), 4, process_index=2, process_count=2)
+    with pytest.raises(ValueError, match="first_step=3 and last_step=2"):
+        train_batches(Squares(), InOrder(10), 4, first_step=3, last_step=2)
+    with pytest.raises(ValueError, match="InOrder is over 9 images, but there are 10"):
+        train_batches(Squares(), InOrder(9), 4, last_step=2)
+    with pytest.raises(ValueError, match="7 targets for 10 images"):
+        train_batches(Squares(), InOrder(10), 4, last_step=2, targets=np.arange(7))
+    with pytest.raises(ValueError, match="n=0"):
+        InOrder(0)
+    with pytest.raises(ValueError, match="seed=-1 is negative"):
+        Shuffled(3, seed=-1)
+    with pytest.raises(ValueError, match="all 4 entries of assignment are negative"):
+        Balanced(np.full(4, -1), seed=0)

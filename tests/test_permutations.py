@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from kt_jax import permutations
+
+
+@pytest.mark.parametrize(("count", "min_distance"), [(701, 3), (100, 4), (9, 9)])
+def test_every_pair_keeps_the_distance(count, min_distance):
+    chosen = permutations.make_permutations(count, min_distance=min_distance, seed=0)
+    assert chosen.shape == (count, 9)
+    assert (np.sort(chosen, axis=1) == np.arange(9)[None]).all()
+    differing = (chosen[:, None] != chosen[None]).sum(-1)
+    np.fill_diagonal(differing, 9)
+    assert differing.min() >= min_distance
+
+
+def test_positions_are_nearly_balanced():
+    chosen = permutations.make_permutations(701, min_distance=3, seed=1)
+    counts = np.stack([np.bincount(column, minlength=9) for column in chosen.T])
+    # 701 / 9 = 77.9; the authors' set has 60..98.
+    assert counts.min() >= 75
+    assert counts.max() <= 81
+
+
+def test_the_seed_decides():
+    first, again, other = (
+        permutations.make_permutations(50, min_distance=3, seed=seed) for seed in (0, 0, 1)
+    )
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_the_authors_file_format_is_read(tmp_path):
+    rows = permutations.make_permutations(20, min_distance=3, seed=0)
+    path = tmp_path / "permutations.bin"
+    np.concatenate([[20, 9], (rows + 1).ravel()]).astype("<i4").tofile(path)
+    assert (permutations.read_permutations(path) == rows).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([2, 8, 1], "not a permutation file"),
+        ([2, 9, *range(1, 10)], "not a permutation file"),
+        ([1, 9, *range(9)], "row 0 = .* is not a permutation"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path, words, message):
+    path = tmp_path / "permutations.bin"
+    np.array(words, "<i4").tofile(path)
+    with pytest.raises(ValueError, match=message):
+        permutations.read_permutations(path)
+
+
+def test_a_set_that_is_too_close_is_refused():
+    close = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8], [1, 0, 2, 3, 4, 5, 6, 7, 8]], np.uint8)
+    with pytest.raises(ValueError, match="minimal Hamming distance 2, 3 is needed"):
+        permutations.check_permutations(close, min_distance=3)
+
+
+@pytest.mark.parametrize(
+    ("count", "min_distance", "message"),
+    [
+        (1, 3, "count of permutations = 1"),
+        (10, 10, "min_distance = 10"),
+        (10, 9, "only 9 permutations at Hamming distance >= 9"),
+    ],
+)
+def test_impossible_sets_are_refused(count, min_distance, message):
+    with pytest.raises(ValueError, match=message):
+        permutations.make_permutations(count, min_distance=min_distance, seed=0)

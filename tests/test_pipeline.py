@@ -1,0 +1,146 @@
+"""Skipping, carrying on, refusing and doing again, with stages that only write a line."""
+
+import json
+import types
+
+import pytest
+from ml_collections import ConfigDict
+
+from kt_jax import artifacts, pipeline
+
+
+class Fake:
+    """A stage that writes its section, and counts its runs."""
+
+    def __init__(self, reads=()):
+        self.READS = reads
+        self.runs = 0
+        self.fail = False
+
+    def run(self, stage):
+        self.runs += 1
+        inputs = [(stage.open(name) / "out.json").read_text() for name in self.READS]
+        if self.fail:
+            raise KeyboardInterrupt
+        artifacts.write_json(stage.directory / "out.json", [stage.section.value, inputs])
+        return {"rows": 1}
+
+    def plan(self, section):
+        return [f"value {section.value}"]
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    fakes = {"one": Fake(), "two": Fake(("one",)), "three": Fake(("two",)), "four": Fake(("one",))}
+    monkeypatch.setattr(pipeline, "STAGES", fakes)
+    return types.SimpleNamespace(**fakes)
+
+
+def make_config(**values):
+    sections = {name: {"value": values.get(name, 0)} for name in ("one", "two", "three", "four")}
+    return ConfigDict({"seed": 0, "stages": tuple(sections), "images": {}, **sections})
+
+
+def runs(stages):
+    return [stages.one.runs, stages.two.runs, stages.three.runs, stages.four.runs]
+
+
+def test_a_second_run_does_nothing(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    pipeline.run(make_config(), tmp_path)
+    assert runs(stages) == [1, 1, 1, 1]
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+def test_an_interrupted_stage_is_run_again_and_no_other(stages, tmp_path):
+    stages.two.fail = True
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(make_config(), tmp_path)
+    assert not (tmp_path / "two" / "manifest.json").exists()
+    stages.two.fail = False
+    pipeline.run(make_config(), tmp_path)
+    assert runs(stages) == [1, 2, 1, 1]
+
+
+def test_a_changed_section_is_refused_with_its_difference(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    with pytest.raises(ValueError, match=r"stage 'two'(?s:.*)two.value: 0 -> 5(?s:.*)--redo=two"):
+        pipeline.run(make_config(two=5), tmp_path)
+    assert runs(stages) == [1, 1, 1, 1]
+    assert json.loads((tmp_path / "config.json").read_text())["two"]["value"] == 0
+
+
+def test_a_changed_section_of_a_begun_stage_is_refused(stages, tmp_path):
+    stages.two.fail = True
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(make_config(), tmp_path)
+    with pytest.raises(ValueError, match=r"two.value: 0 -> 5"):
+        pipeline.run(make_config(two=5), tmp_path)
+
+
+def test_redo_does_the_stage_and_its_readers_again(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+    assert runs(stages) == [1, 2, 2, 1]
+    assert "5" in (tmp_path / "three" / "out.json").read_text()
+
+
+def test_changed_inputs_are_refused(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    pipeline.run(make_config(two=5), tmp_path, stages=["two"], redo=["two"])
+    # "three" went with "two"; "four" does not read it.
+    assert not (tmp_path / "three").exists()
+    (tmp_path / "one" / "manifest.json").write_text(
+        (tmp_path / "one" / "manifest.json").read_text().replace('"outputs": "', '"outputs": "0')
+    )
+    with pytest.raises(ValueError, match=r"inputs.one: "):
+        pipeline.run(make_config(two=5), tmp_path)
+
+
+def test_a_missing_input_names_the_command(stages, tmp_path):
+    with pytest.raises(FileNotFoundError, match="stage 'two' reads stage 'one', which is absent.*"
+                       "--stages=one"):  # fmt: skip
+        pipeline.run(make_config(), tmp_path, stages=["two"])
+
+
+@pytest.mark.parametrize("option", ["stages", "redo"])
+def test_unknown_stages_are_refused(stages, tmp_path, option):
+    with pytest.raises(ValueError, match=f"--{option} names 'five': the stages are one, two"):
+        pipeline.run(make_config(), tmp_path, **{option: ["five"]})
+
+
+def test_a_dry_run_touches_nothing(stages, tmp_path, capsys):
+    pipeline.run(make_config(), tmp_path, stages=["one"])
+    before = sorted(tmp_path.rglob("*"))
+    config = make_config()
+    config.update({"pretext": {"backbone": {}}, "clusters": {"k": 2}})
+    pipeline.run(config, tmp_path, dry_run=True)
+    printed = capsys.readouterr().out
+    assert "one: finished\n    value 0" in printed
+    assert "two: to do" in printed
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_outputs_are_hashed_without_times_and_logs(tmp_path):
+    directory = tmp_path / "stage"
+    artifacts.write_json(directory / "a.json", 1)
+    before = artifacts.hash_outputs(directory)
+    artifacts.finish(directory, {}, {}, seconds=1.0)
+    (directory / "metrics.jsonl").write_text("{}")
+    assert artifacts.hash_outputs(directory) == before
+    artifacts.write_json(directory / "b.json", 1)
+    assert artifacts.hash_outputs(directory) != before
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    artifacts.write_json(path, 1)
+
+    def fail(partial):
+        partial.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        artifacts.write_file(path, fail)
+    assert artifacts.read_json(path) == 1
+    assert list(tmp_path.iterdir()) == [path]

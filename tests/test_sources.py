@@ -1,0 +1,392 @@
+"""Sources: which files are images, what they are called, which subset and class, which pixels."""
+
+import io
+import logging
+import pickle
+import sys
+import threading
+import types
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kt_jax.data import decode_image, open_images, photographs
+
+
+def save(path, pixels=None, seed=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if pixels is None:
+        pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def encode(image, format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "photos"
+    for i, name in enumerate(["cat/a.png", "cat/b.JPG", "dog/x/c.png", "dog/d.bmp", "emu/e.webp"]):
+        save(root / name, seed=i)
+    save(root / ".hidden/f.png")
+    save(root / "__MACOSX/cat/g.png")
+    save(root / "cat/.h.png")
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+def make_zip(root, path, top=""):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(root.rglob("*")):
+            archive.write(file, top + file.relative_to(root).as_posix())
+    return path
+
+
+def test_nested_folders_are_classes(tree):
+    images = open_images("folder", size=8, path=tree)
+    assert images.keys == ("cat/a.png", "cat/b.JPG", "dog/d.bmp", "dog/x/c.png", "emu/e.webp")
+    assert images.class_names == ("cat", "dog", "emu")
+    assert images.labels.tolist() == [0, 0, 1, 1, 2]
+    assert images.labels.dtype == np.int32
+    assert images[0].shape == (8, 8, 3)
+    assert images[0].dtype == np.uint8
+    assert images.excluded == ()
+    with pytest.raises(IndexError, match="image 5 of 5"):
+        images[5]
+
+
+def test_no_labels_when_an_image_lies_at_the_root_or_there_is_one_folder(tree, tmp_path):
+    save(tree / "z.png")
+    images = open_images("folder", size=8, path=tree)
+    assert images.labels is None
+    assert images.class_names == ()
+    assert len(images) == 6
+    assert open_images("folder", size=8, path=tree / "cat").labels is None
+    save(tmp_path / "one/only/a.png")
+    assert open_images("folder", size=8, path=tmp_path / "one").labels is None
+
+
+def test_split_folders_share_class_ids(tmp_path):
+    for name in ["train/b/1.png", "train/c/2.png", "val/a/3.png", "val/c/4.png"]:
+        save(tmp_path / name)
+    train, test, every = (
+        open_images("folder", size=4, path=tmp_path, subset=s) for s in ("train", "test", "all")
+    )
+    assert train.class_names == test.class_names == every.class_names == ("a", "b", "c")
+    assert (train.keys, train.labels.tolist()) == (("train/b/1.png", "train/c/2.png"), [1, 2])
+    assert (test.keys, test.labels.tolist()) == (("val/a/3.png", "val/c/4.png"), [0, 2])
+    assert every.labels.tolist() == [1, 2, 0, 2]
+
+
+def test_adding_files_moves_no_other_between_train_and_test(tmp_path):
+    def keys(subset):
+        return set(open_images("folder", size=4, path=tmp_path, subset=subset, holdout=0.4).keys)
+
+    for i in range(40):
+        save(tmp_path / f"{i}.png")
+    train, test = keys("train"), keys("test")
+    assert not train & test
+    assert train | test == keys("all")
+    assert 8 <= len(test) <= 24
+    for i in range(40, 60):
+        save(tmp_path / f"{i}.png")
+    assert train < keys("train")
+    assert test < keys("test")
+
+
+@pytest.mark.parametrize("top", ["", "imagenette/"])
+def test_a_zip_is_the_folder(tree, tmp_path, top):
+    folder = open_images("folder", size=8, path=tree)
+    zipped = open_images("zip", size=8, path=make_zip(tree, tmp_path / "z.zip", top))
+    assert zipped.keys == folder.keys
+    assert zipped.labels.tolist() == folder.labels.tolist()
+    assert zipped.origin == "z.zip, all"
+    copy = pickle.loads(pickle.dumps(zipped))
+    for i in range(len(folder)):
+        np.testing.assert_array_equal(zipped[i], folder[i])
+        np.testing.assert_array_equal(copy[i], folder[i])
+
+
+def test_a_zip_is_read_by_many_threads(tmp_path):
+    for i in range(20):
+        save(tmp_path / f"in/{i:02d}.png", seed=i)
+    images = open_images("zip", size=8, path=make_zip(tmp_path / "in", tmp_path / "z.zip"))
+    expected, wrong = [images[i] for i in range(20)], []
+
+    def read():
+        wrong.extend(i for i in list(range(20)) * 5 if not np.array_equal(images[i], expected[i]))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_unsafe_and_encrypted_entries_are_refused(tmp_path):
+    data = encode(Image.new("RGB", (4, 4)), "PNG")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for name in ["a/ok.png", "a/../../up.png", "/etc/abs.png", "C:/drive.png", "a/secret.png"]:
+            archive.writestr(name, data)
+    raw = bytearray((tmp_path / "z.zip").read_bytes())
+    # Flag bit 0 of the entry in the central directory, which lies 38 bytes before its name.
+    raw[raw.rindex(b"a/secret.png") - 38] |= 1
+    (tmp_path / "z.zip").write_bytes(raw)
+    images = open_images("zip", size=4, path=tmp_path / "z.zip")
+    assert images.keys == ("ok.png",)
+    reasons = {e.key: e.reason for e in images.excluded}
+    assert reasons.pop("secret.png") == "encrypted"
+    assert sorted(reasons) == ["/etc/abs.png", "C:/drive.png", "a/../../up.png"]
+    assert all("unsafe name" in reason for reason in reasons.values())
+
+
+def test_unreadable_files_are_excluded_with_their_reason(tree, caplog):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = encode(Image.fromarray(pixels), "JPEG")
+    (tree / "cat/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tree / "cat/text.jpg").write_text("hello")
+    (tree / "dog/empty.png").write_bytes(b"")
+    (tree / "dog/gone.png").symlink_to(tree / "nowhere.png")
+    with caplog.at_level(logging.WARNING):
+        images = open_images("folder", size=8, path=tree)
+    assert len(images) == 5
+    reasons = {e.key: e.reason for e in images.excluded}
+    assert "truncated" in reasons["cat/cut.jpg"]
+    assert "not an image" in reasons["cat/text.jpg"]
+    assert "0 bytes" in reasons["dog/empty.png"]
+    assert "does not exist" in reasons["dog/gone.png"]
+    assert "4 of 9 files excluded" in caplog.text
+    (tree / "cat/a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cat/a.png .* cannot be read: the file is empty"):
+        images[0]
+
+
+def test_files_that_cannot_be_read_at_all(tree, tmp_path):
+    data = encode(Image.new("RGB", (4, 4)), "PNG")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("good.png", data)
+        archive.writestr("bad.png", data)
+    raw = bytearray((tmp_path / "z.zip").read_bytes())
+    raw[raw.index(b"bad.png") + 30] ^= 255
+    (tmp_path / "z.zip").write_bytes(raw)
+    images = open_images("zip", size=4, path=tmp_path / "z.zip")
+    assert images.keys == ("good.png",)
+    assert "BadZipFile: Bad CRC-32" in images.excluded[0].reason
+    images = open_images("folder", size=4, path=tree)
+    (tree / "cat/a.png").unlink()
+    with pytest.raises(ValueError, match=r"cat/a.png .* No such file .* open it again"):
+        images[0]
+
+
+def test_the_scan_is_kept_until_the_listing_changes(tree, tmp_path, monkeypatch):
+    (tree / "cat/text.jpg").write_text("hello")
+    first = open_images("folder", size=8, path=tree, cache_dir=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+    def scan(archive, files):
+        raise AssertionError("scanned again")
+
+    monkeypatch.setattr("kt_jax.data.sources.scan", scan)
+    second = open_images("folder", size=4, path=tree, cache_dir=tmp_path / "cache")
+    assert second.excluded == first.excluded
+    assert second.keys == first.keys
+    (tree / "cat/text.jpg").write_text("changed")
+    with pytest.raises(AssertionError, match="scanned again"):
+        open_images("folder", size=8, path=tree, cache_dir=tmp_path / "cache")
+
+
+def test_fingerprint_follows_the_images_and_not_the_place(tree, tmp_path):
+    first = open_images("folder", size=8, path=tree).fingerprint
+    assert open_images("folder", size=9, path=tree).fingerprint != first
+    moved = tree.rename(tmp_path / "elsewhere")
+    assert open_images("folder", size=8, path=moved).fingerprint == first
+    save(moved / "cat/a.png", np.zeros((5, 5, 3), np.uint8))
+    assert open_images("folder", size=8, path=moved).fingerprint != first
+
+
+def test_a_link_back_up_is_not_followed(tree):
+    (tree / "cat/up").symlink_to(tree, target_is_directory=True)
+    assert len(open_images("folder", size=8, path=tree)) == 5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation):
+    # Top left red, top right green, bottom left blue, bottom right white, as one should see it.
+    upright = np.zeros((16, 16, 3), np.uint8)
+    upright[:8, :8, 0] = upright[:8, 8:, 1] = upright[8:, :8, 2] = upright[8:, 8:] = 255
+    undo = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation]
+    stored = Image.fromarray(np.ascontiguousarray(undo(upright)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(decode_image(encode(stored, "PNG", exif=exif), 16), upright)
+
+
+def test_modes_become_rgb():
+    cmyk = encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
+    assert np.abs(decode_image(cmyk, 4).astype(int) - [255, 0, 0]).max() < 8
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.paste(1, (0, 4, 8, 8))
+    transparent = decode_image(encode(palette, "PNG", transparency=0), 8)
+    assert (transparent[:4] == 255).all()
+    assert (transparent[4:] == [200, 100, 50]).all()
+    half = decode_image(encode(Image.new("RGBA", (8, 8), (0, 0, 0, 128)), "PNG"), 4)
+    assert (half == 127).all()
+    deep = np.full((8, 8), 0x4020, np.uint16)
+    assert (decode_image(encode(Image.fromarray(deep), "PNG"), 4) == 0x40).all()
+    assert (decode_image(encode(Image.new("L", (8, 8), 9), "PNG"), 4) == 9).all()
+    with pytest.raises(ValueError, match=r"mode 'F' .* no known range"):
+        decode_image(encode(Image.new("F", (8, 8)), "TIFF"), 4)
+
+
+@pytest.mark.parametrize("shape", [(40, 88), (88, 40), (10, 14)])
+def test_the_centre_of_the_resized_image(shape, tmp_path):
+    grey = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % 200
+    image = Image.fromarray(np.repeat(grey[..., None], 3, -1).astype(np.uint8))
+    image.save(tmp_path / "a.png")
+    scale = 20 / min(shape)
+    whole = image.resize(
+        (round(shape[1] * scale), round(shape[0] * scale)), Image.Resampling.BICUBIC
+    )
+    left, top = (whole.width - 20) // 2, (whole.height - 20) // 2
+    expected = np.array(whole.crop((left, top, left + 20, top + 20))).astype(int)
+    got = decode_image(tmp_path / "a.png", 20)
+    # One grey level of rounding: the whole is resized in one direction after the other.
+    assert np.abs(got - expected).max() <= 1
+
+
+def test_odd_and_tiny_images_have_the_size_too(tmp_path):
+    for shape in [(41, 40), (3, 2), (1, 1), (1, 300)]:
+        pixels = np.full((*shape, 3), 77, np.uint8)
+        save(tmp_path / "a.png", pixels)
+        assert (decode_image(tmp_path / "a.png", 20) == np.full((20, 20, 3), 77)).all()
+
+
+def test_too_many_pixels():
+    data = encode(Image.new("1", (20001, 10000)), "PNG")
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(ValueError, match="20001 x 10000 pixels are more than 200,000,000"),
+    ):
+        decode_image(data, 8)
+
+
+def test_photograph_views_are_repeatable_and_named():
+    images = open_images("photographs", size=16, views_per_photograph=3, seed=1)
+    assert len(images) == 18
+    assert images.keys[1:4] == (
+        "astronaut/train-0001",
+        "astronaut/train-0002",
+        "chelsea/train-0000",
+    )
+    assert list(images.keys) == sorted(images.keys)
+    assert images.labels.tolist() == sorted(list(range(6)) * 3)
+    again = pickle.loads(pickle.dumps(images))
+    other = open_images("photographs", size=16, views_per_photograph=3, seed=2)
+    for i in range(18):
+        assert images[i].shape == (16, 16, 3)
+        np.testing.assert_array_equal(images[i], again[i])
+        assert not np.array_equal(images[i], other[i])
+    assert images.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_train_and_test_views_share_no_pixel(monkeypatch):
+    # Red noise where train may look, blue noise where test may look.
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120), np.uint8)
+    painted = np.zeros((90, 120, 3), np.uint8)
+    painted[:, :80, 0], painted[:, 80:, 2] = noise[:, :80], noise[:, 80:]
+    monkeypatch.setattr(photographs, "_photograph", lambda name: painted)
+    monkeypatch.setattr(photographs, "MIN_CONTRAST", 0)
+    for subset, absent in (("train", 2), ("test", 0)):
+        images = open_images("photographs", size=8, subset=subset, views_per_photograph=30)
+        assert all(images[i][..., absent].max() == 0 for i in range(len(images)))
+        assert all(images[i].max() > 0 for i in range(len(images)))
+
+
+def test_black_margins_are_drawn_again(monkeypatch):
+    photograph = np.zeros((100, 150, 3), np.uint8)
+    photograph[40:60, 40:60] = np.random.default_rng(0).integers(0, 256, (20, 20, 3))
+    monkeypatch.setattr(photographs, "_photograph", lambda name: photograph)
+    images = open_images("photographs", size=16, views_per_photograph=20)
+    assert min(images[i].max() for i in range(len(images))) > 0
+
+
+def test_tfds(monkeypatch, tmp_path):
+    data = encode(Image.new("RGB", (9, 7), (1, 2, 3)), "PNG")
+
+    class Records(list):
+        dataset_info = types.SimpleNamespace(
+            full_name="cats/1.0.0",
+            features={"image": None, "label": types.SimpleNamespace(names=["tom", "felix"])},
+        )
+
+    def data_source(name, *, split, data_dir, download, decoders):
+        assert (name, split, download, decoders) == ("cats", "train", False, {"image": "skip"})
+        if data_dir == "raw":
+            raise NotImplementedError("tfrecord has no random access")
+        return Records({"image": data, "label": i % 2} for i in range(3))
+
+    fake = types.ModuleType("tensorflow_datasets")
+    fake.data_source = data_source
+    fake.decode = types.SimpleNamespace(SkipDecoding=lambda: "skip")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", fake)
+    images = open_images("tfds", size=4, name="cats", split="train", cache_dir=tmp_path)
+    assert images.keys == tuple(f"cats/train/000000{i}" for i in range(3))
+    assert images.labels.tolist() == [0, 1, 0]
+    assert images.class_names == ("tom", "felix")
+    assert (images[2] == [1, 2, 3]).all()
+    command = "tfds build cats --file_format=array_record --data_dir=raw"
+    with pytest.raises(ValueError, match=command):
+        open_images("tfds", size=4, name="cats", split="train", data_dir="raw")
+    Records.dataset_info.features.pop("image")
+    with pytest.raises(ValueError, match="has no feature 'image'"):
+        open_images("tfds", size=4, name="cats", split="train")
+
+
+def test_errors_say_what_to_do(tree, tmp_path, monkeypatch):
+    zipped = make_zip(tree, tmp_path / "z.zip")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.png").write_text("no")
+    cases = [
+        ("foldr", {}, ValueError, "did you mean 'folder'"),
+        ("folder", {"pth": tree}, ValueError, "unknown option 'pth': did you mean 'path'"),
+        ("folder", {}, ValueError, "needs the option 'path'"),
+        ("folder", {"path": tree / "no"}, FileNotFoundError, "no does not exist"),
+        ("folder", {"path": zipped}, ValueError, "use source='zip'"),
+        ("zip", {"path": tree}, ValueError, "use source='folder'"),
+        ("zip", {"path": tree / "cat/a.png"}, ValueError, "is not a zip"),
+        ("folder", {"path": tree, "subset": "dev"}, ValueError, "subset is 'dev'"),
+        ("folder", {"path": tree, "holdout": 1.5}, ValueError, "holdout is 1.5"),
+        ("folder", {"path": tree, "subset": "test", "holdout": 0.0}, ValueError, "is empty"),
+        ("folder", {"path": tmp_path / "empty"}, ValueError, "no images in"),
+        ("folder", {"path": tmp_path / "bad"}, ValueError, "none of the 1 images .* a.png"),
+        ("photographs", {"subset": "all"}, ValueError, "subset is 'all'"),
+        ("photographs", {"views_per_photograph": 0}, ValueError, "views_per_photograph is 0"),
+    ]
+    for source, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            open_images(source, size=8, **options)
+    with pytest.raises(ValueError, match="size=0"):
+        open_images("folder", size=0, path=tree)
+    monkeypatch.setitem(photographs.FILES, "rocket", "rocket-2.jpg")
+    with pytest.raises(FileNotFoundError, match=r"does not ship rocket-2.jpg"):
+        open_images("photographs", size=8)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install scikit-image"):
+        open_images("photographs", size=8)
