@@ -113,7 +113,9 @@ def get_config(arg: str = "") -> ConfigDict:
         "crop_area": (0.4, 1.0),
         "backbone": {
             "name": "alexnet",
-            "channels": by_size((32, 64, 96, 96, 64), (32, 64, 96, 96, 64), (96, 256, 384, 384, 256)),
+            "channels": by_size(
+                (32, 64, 96, 96, 64), (32, 64, 96, 96, 64), (96, 256, 384, 384, 256)
+            ),
             "stem_kernel": by_size(5, 7, 11),
             "stem_stride": by_size(2, 2, 4),
             "batch_norm": batch_norm,

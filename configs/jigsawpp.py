@@ -27,7 +27,13 @@ def get_config(arg: str = "") -> ConfigDict:
     )  # fmt: skip
     size = 256  # authors' code: short side 256
     if tiny:
-        photographs = {"source": "photographs", "views_per_photograph": 8, "seed": 0, "size": size}
+        photographs = {
+            "source": "photographs",
+            "views_per_photograph": 8,
+            "seed": 0,
+            "share": (0.4, 1.0),
+            "size": size,
+        }
         config.images = {
             "train": {**photographs, "subset": "train"},
             "test": {**photographs, "subset": "test"},

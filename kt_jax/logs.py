@@ -72,7 +72,7 @@ class StageLog:
             self._events.close()
 
 
-def format_seconds(seconds: float) -> str:
+def format_seconds(seconds: int | float) -> str:
     """Hours, minutes and seconds as a person writes them.
 
     >>> format_seconds(3725)
@@ -86,7 +86,7 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 60}m{whole % 60:02d}s"
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, int | float]]:
     """The lines of a metrics.jsonl; empty if the stage wrote none."""
     return [json.loads(line) for line in _complete_lines(path)] if path.exists() else []
 

@@ -93,9 +93,10 @@ def run(
         seconds = time.monotonic() - stage_begun
         artifacts.finish(stage.directory, wanted_now, facts, seconds)
         _log.info("%s: finished in %s", name, logs.format_seconds(seconds))
-    _log.info(
-        "everything finished in %s: %s", logs.format_seconds(time.monotonic() - begun), workdir
-    )
+    _log.info("finished in %s: %s", logs.format_seconds(time.monotonic() - begun), workdir)
+    if "report" in wanted:
+        for line in report.headlines(workdir / "report"):
+            _log.info("%s", line)
 
 
 class _Sources(Mapping[str, data.Images]):

@@ -34,9 +34,7 @@ def test_every_stage_can_be_planned(path):
         report.plan(config.report),
     ]
     assert all(line for lines in plans for line in lines)
-    shapes = backbones.layer_shapes(
-        backbones.plain(config.pretext.backbone), config.features.size
-    )
+    shapes = backbones.layer_shapes(backbones.plain(config.pretext.backbone), config.features.size)
     assert {config.features.layer, *config.probe.teacher_layers} <= set(shapes)
     seen = {config.images[name].size for name in config.images}
     assert min(seen) >= max(

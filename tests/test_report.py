@@ -35,7 +35,7 @@ def write_run(workdir, images):
     rules = {"crop": 24, "tile": 6, "jitter": 1, "channel_shift": 1, "grey": 0.5}
     sections = {
         "pretext": {"puzzles": rules},
-        "clusters": {"k": 4},
+        "clusters": {"k": 5},
         "pseudo_labels": {"images": "train"},
         "student": {},
         "probe": {},
@@ -59,8 +59,8 @@ def write_run(workdir, images):
     solved = {"puzzle_accuracy": 0.6543, "by_occluders": [0.7, 0.6], "chance": 0.2, "puzzles": 99}
     artifacts.write_json(workdir / "pretext/results.json", solved)
     clusters = {
-        "k": 4, "layer": "conv3", "iterations": 2, "stopped": "no row moved", "repaired": [0, 1],
-        "sizes": [16, 12, 4, 0], "inertia_curve": [9.0, 5.0, 4.0],
+        "k": 5, "layer": "conv3", "iterations": 2, "stopped": "no row moved", "repaired": [0, 1],
+        "sizes": [16, 12, 4, 0, 0], "inertia_curve": [9.0, 5.0, 4.0],
     }  # fmt: skip
     artifacts.write_json(workdir / "clusters/clusters.json", clusters)
     columns = {
@@ -136,14 +136,14 @@ def test_page_has_one_id_once(page):
         "chance 20.0 %",
         "<b>52.0 %</b>",  # student's best
         "<b>43.0 %</b>",  # random network's best
-        "+9.0 points",  # their difference
+        "student - random:\n+9.0 points",
         "-2.0 points",  # at conv1
         "does NOT beat the pixels",
         "the student does NOT beat the random network at conv1.",
         "83.0 %",  # teacher
         "jax 0.10.2",
         "0, 1, iteration by iteration",
-        "1 clusters are empty; the largest holds\n50.0 % of the images",
+        "2 clusters are empty; the largest holds\n50.0 % of the images",
     ],
 )
 def test_page_says(page, text):
@@ -194,7 +194,7 @@ def test_missing_stages_are_said(tmp_path):
 
 def test_nothing_finished_is_a_page_too(tmp_path):
     page = write_and_report(tmp_path, "clusters", "pseudo_labels", "student", "probe")
-    assert "Cluster rows: not in this run: the stage clusters and pseudo_labels" in page
+    assert "Cluster rows: not in this run: the stage pseudo_labels has" in page
 
 
 def test_without_labels(tmp_path):

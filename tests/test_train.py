@@ -32,9 +32,7 @@ class Memory:
 
 
 def make_classifier(rngs):
-    backbone = models.make_backbone(
-        "vgg", channels=(4,), convs=(1,), batch_norm=True, rngs=rngs
-    )
+    backbone = models.make_backbone("vgg", channels=(4,), convs=(1,), batch_norm=True, rngs=rngs)
     return models.Classifier(
         backbone, size=8, classes=3, hidden=(8,), dropout=0.5, batch_norm=True, rngs=rngs
     )

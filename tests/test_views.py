@@ -32,9 +32,7 @@ def test_the_centre_view_is_the_centre(images):
 
 def test_a_crop_of_everything_is_the_image_or_its_mirror(images):
     view = np.asarray(
-        views.random_resized_crop(
-            jax.random.key(0), jnp.asarray(images), size=40, area=(1.0, 1.0)
-        )
+        views.random_resized_crop(jax.random.key(0), jnp.asarray(images), size=40, area=(1.0, 1.0))
     )
     whole = np.asarray(views.centre_view(jnp.asarray(images), 40))
     mirrored = whole[:, :, ::-1]

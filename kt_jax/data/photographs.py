@@ -39,18 +39,19 @@ DRAWS = 50
 
 @dataclass(frozen=True)
 class Views:
-    """Random square views: those of "train" and of "test" share no pixel.
+    """Random views, resized to squares: those of "train" and of "test" share no pixel.
 
     Calling it with i in [0, len(FILES) * views_per_photograph) draws view i: uint8
-    `[size, size, 3]`, a function of (seed, photograph, view, subset) alone. `share` bounds the
-    view's side, as a share of the smaller side of the subset's region.
+    `[size, size, 3]`, a function of (seed, photograph, view, subset) alone. A view is a rectangle
+    of a strip of the photograph; its height and its width are uniform between the two fractions
+    `share` of the strip's, so that what is up and what is down can be learnt.
     """
 
     subset: str
     views_per_photograph: int
     seed: int
     size: int
-    share: tuple[float, float] = (0.35, 0.9)
+    share: tuple[float, float] = (0.4, 1.0)
 
     def __post_init__(self) -> None:
         if self.subset not in SUBSETS:
@@ -78,18 +79,18 @@ class Views:
     def __call__(self, i: int) -> UInt8[np.ndarray, "s s 3"]:
         """Draws view `i`."""
         photograph, view = divmod(i, self.views_per_photograph)
-        region = _region(list(FILES)[photograph], self.subset)
         rng = np.random.default_rng([self.seed, photograph, view, SUBSETS.index(self.subset)])
-        height, width, _ = region.shape
+        strips = _strips(list(FILES)[photograph], self.subset)
         for _ in range(DRAWS):
-            side = round(min(height, width) * rng.uniform(*self.share))
-            top = rng.integers(height - side + 1)
-            left = rng.integers(width - side + 1)
-            crop = region[top : top + side, left : left + side]
-            if crop[::2, ::2].mean(axis=-1).std() >= MIN_CONTRAST:
+            strip = strips[rng.integers(len(strips))]
+            height, width = (round(side * rng.uniform(*self.share)) for side in strip.shape[:2])
+            top = rng.integers(strip.shape[0] - height + 1)
+            left = rng.integers(strip.shape[1] - width + 1)
+            view_pixels = strip[top : top + height, left : left + width]
+            if view_pixels[::2, ::2].mean(axis=-1).std() >= MIN_CONTRAST:
                 break
-        square = Image.fromarray(np.ascontiguousarray(crop))
-        return np.array(square.resize((self.size, self.size), Image.Resampling.BICUBIC))
+        picture = Image.fromarray(np.ascontiguousarray(view_pixels))
+        return np.array(picture.resize((self.size, self.size), Image.Resampling.BICUBIC))
 
 
 def photograph_path(name: str) -> pathlib.Path:
@@ -119,7 +120,11 @@ def _photograph(name: str) -> UInt8[np.ndarray, "h w 3"]:
         return np.array(image.convert("RGB"))
 
 
-def _region(name: str, subset: str) -> UInt8[np.ndarray, "h w 3"]:
+def _strips(name: str, subset: str) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """The middle quarter of the width is for testing, what lies left and right for training."""
     photograph = _photograph(name)
-    line = photograph.shape[1] // 2
-    return photograph[:, :line] if subset == "train" else photograph[:, line:]
+    eighth = photograph.shape[1] / 8
+    left, right = round(3 * eighth), round(5 * eighth)
+    if subset == "train":
+        return [photograph[:, :left], photograph[:, right:]]
+    return [photograph[:, left:right]]

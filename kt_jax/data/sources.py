@@ -65,7 +65,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, i: int) -> np.ndarray:
+    def __getitem__(self, i: int | np.integer) -> np.ndarray:
         i = operator.index(i)
         if not 0 <= i < len(self):
             raise IndexError(f"image {i} of {len(self)} ({self.origin}): i must be in [0, n)")
@@ -84,7 +84,7 @@ def open_images(source: str, *, size: int, cache_dir=None, **options) -> Images:
     Args:
       source: "folder" or "zip" (options path, subset="all" | "train" | "test", holdout=0.2),
         "photographs" (subset="train" | "test", views_per_photograph=256, seed=0,
-        share=(0.35, 0.9)), or "tfds" (name, split, data_dir="").
+        share=(0.4, 1.0)), or "tfds" (name, split, data_dir="").
       size: side of the decoded images, in pixels.
       cache_dir: where the result of verifying a folder or a zip (and the labels of a TFDS data
         set) is kept, so that opening it again is fast; None verifies every time.
@@ -221,7 +221,7 @@ def _open_archive(kind, archive, size, cache_dir, subset, holdout) -> Images:
 
 
 def _open_photographs(
-    size, cache_dir, *, subset="train", views_per_photograph=256, seed=0, share=(0.35, 0.9)
+    size, cache_dir, *, subset="train", views_per_photograph=256, seed=0, share=(0.4, 1.0)
 ) -> Images:
     del cache_dir  # Nothing to verify.
     low, high = share

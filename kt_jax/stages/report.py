@@ -5,7 +5,6 @@ It shows what has finished and says what has not, so that it can be made at any 
 
 import base64
 import io
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,11 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from kt_jax import artifacts, logs, metrics
 from kt_jax import puzzles as jigsaw
-
-_log = logging.getLogger(__name__)
 
 READS = ("pretext", "features", "clusters", "pseudo_labels", "student", "probe")
 THUMBNAIL, PUZZLE = 96, 192  # px: hundreds of pictures have to fit into one page.
@@ -70,8 +68,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     text = _render(page)
     artifacts.write_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     artifacts.write_json(stage.directory / "summary.json", summary)
-    _log.info("report: %s (%.1f MB)", path, len(text) / 1e6)
-    _log_headlines(summary)
     return summary
 
 
@@ -82,6 +78,24 @@ def plan(section: Any) -> list[str]:
     return [f"{section.puzzles} puzzles, {pictures} pictures of images of {section.images!r}"]
 
 
+def headlines(directory: Path) -> list[str]:
+    """Where a finished report is, and the three figures that matter, as lines for the console."""
+    summary = artifacts.read_json(directory / "summary.json")
+    lines = [f"report: {directory / 'index.html'}"]
+    if "chance" in summary:
+        lines.append(
+            f"puzzles solved by the teacher: {summary['puzzle_accuracy']:.1%} "
+            f"(chance {summary['chance']:.1%})"
+        )
+    for name in ("student", "random"):
+        if f"{name}_best" in summary:
+            best = summary[f"{name}_best"]
+            lines.append(
+                f"best linear probe of the {name}: {best['accuracy']:.1%}, {best['layer']}"
+            )
+    return lines
+
+
 def _check_counts(section: Any) -> None:
     for name in ("clusters", "images_per_cluster", "puzzles"):
         if section[name] < 1:
@@ -89,14 +103,14 @@ def _check_counts(section: Any) -> None:
 
 
 def _describe_pretext(stage: artifacts.Stage, _: Any) -> dict[str, Any]:
-    results = artifacts.read_json(stage.open("pretext") / "results.json")
-    return {**results, "curves": _draw_training(stage, "pretext")}
+    curves = _draw_training(stage, "pretext")
+    return {**artifacts.read_json(stage.open("pretext") / "results.json"), "curves": curves}
 
 
 def _draw_training(stage: artifacts.Stage, name: str) -> list[dict[str, Any]]:
     """The curves of a stage that learned; a stage of less than log_every steps may have none."""
     lines = logs.read_metrics(stage.open(name) / "metrics.jsonl")
-    steps = [line["step"] for line in lines]
+    steps = [int(line["step"]) for line in lines]
     return [
         _draw_curve(f"{name}: {metric} in training", "step", steps, [x[metric] for x in lines])
         for metric in ("loss", "accuracy")
@@ -119,7 +133,7 @@ def _draw(title: str, xlabel: str, alt: str, draw: Callable[[Axes], Any]) -> dic
         axes = figure.subplots()
         draw(axes)
         axes.set(title=title, xlabel=xlabel)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
@@ -147,11 +161,12 @@ def _describe_puzzles(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> d
         return {"left_out": reason}
     permutations = np.load(stage.open("pretext") / "permutations.npy", allow_pickle=False)
     count = -(-stage.section.puzzles // jigsaw.GROUP) * jigsaw.GROUP
-    chosen = np.resize(np.random.default_rng(stage.seed).permutation(len(images)), count)
+    shuffled = np.random.default_rng(stage.seed).permutation(len(images))
+    chosen = np.resize(shuffled, count).tolist()
     pixels = np.stack([images[index] for index in chosen])
-    key = jax.random.key(stage.seed)
     make_puzzles = jax.jit(jigsaw.make_puzzles, static_argnames="rules")
-    made = make_puzzles(key, jnp.asarray(pixels), jnp.asarray(permutations), rules=rules)
+    arrays = jax.random.key(stage.seed), jnp.asarray(pixels), jnp.asarray(permutations)
+    made = make_puzzles(*arrays, rules=rules)
     tiles, labels, occluded = jax.device_get((made.tiles, made.label, made.occluded))
     start = (images.size - rules.crop) // 2
     # Small tiles are enlarged here: a browser would blur the gaps between them.
@@ -171,21 +186,20 @@ def _describe_puzzles(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> d
         for place in range(stage.section.puzzles)
     ]
     percent = 100 * gap / (3 * tiles.shape[2] + 2 * gap)
-    facts = {"rules": rules, "permutations": len(permutations), "gap_percent": percent}
-    return {**facts, "items": items}
+    facts = {"rules": rules, "permutations": len(permutations)}
+    return {**facts, "gap_percent": percent, "items": items}
 
 
 def _describe_clusters(stage: artifacts.Stage, _: Any) -> dict[str, Any]:
     """How k-means divided the images that it saw."""
     found = artifacts.read_json(stage.open("clusters") / "clusters.json")
-    sizes = np.array(found["sizes"])
+    sizes = np.sort(found["sizes"])[::-1]
     bits = metrics.entropy(sizes) / np.log(2)
     inertia = found["inertia_curve"]
     curve = _draw_curve("k-means: inertia", "iteration", range(len(inertia)), inertia)
-    alt = f"images by cluster, from {sizes.max()} to {sizes.min()}"
-    ranked = np.sort(sizes)[::-1]
+    alt = f"images by cluster, from {sizes[0]} to {sizes[-1]}"
     histogram = _draw(
-        "images by cluster", "rank", alt, lambda axes: axes.stairs(ranked, fill=True, color=BLUE)
+        "images by cluster", "rank", alt, lambda axes: axes.stairs(sizes, fill=True, color=BLUE)
     )
     return {**found, "bits": bits, "most_bits": np.log2(len(sizes)), "curves": [histogram, curve]}
 
@@ -206,8 +220,7 @@ def _describe_labels(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> di
     index = np.array([place[key] for key in table["key"]])
     labels = np.full(len(index), -1) if images.labels is None else images.labels[index]
     known = labels >= 0
-    k = len(artifacts.read_json(stage.open("clusters") / "clusters.json")["sizes"])
-    sizes = np.bincount(table["cluster"], minlength=k)
+    sizes = np.bincount(table["cluster"])
     shown = stage.section.images_per_cluster
     least = (shown + 1) // 2
     rows = []
@@ -219,7 +232,7 @@ def _describe_labels(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> di
         row["majority"] = images.class_names[label] if label >= 0 else ""
         parts = {"nearest": members[:shown], "farthest": members[::-1][:shown]}
         for part in parts if not rows else ("nearest",):
-            chosen = index[parts[part]]
+            chosen = index[parts[part]].tolist()
             pictures = [{"key": images.keys[i], "uri": _to_uri(images[i])} for i in chosen]
             rows.append({**row, "part": part, "pictures": pictures})
     result = {"rows": rows, "images": len(index), "least": least, "labelled": int(known.sum())}
@@ -262,23 +275,12 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
     return summary | {f"{n}_best": best for n, best in page["probe"].get("best", {}).items()}
 
 
-def _log_headlines(summary: Mapping[str, Any]) -> None:
-    """The three figures that matter: what `make quickstart` ends with."""
-    if "chance" in summary:
-        shares = [f"{summary[name]:.1%}" for name in ("puzzle_accuracy", "chance")]
-        _log.info("report: puzzles that the teacher solves: %s (chance %s)", *shares)
-    if "student_best" in summary:
-        best = [summary["student_best"], summary["random_best"]]
-        parts = [value for x in best for value in (f"{x['accuracy']:.1%}", x["layer"])]
-        _log.info("report: best probe: student %s (%s), random network %s (%s)", *parts)
-
-
 _PARTS = {
     "pretext": (("pretext",), _describe_pretext),
     "student": (("student",), lambda stage, _: {"curves": _draw_training(stage, "student")}),
     "puzzles": (("pretext",), _describe_puzzles),
     "clusters": (("clusters",), _describe_clusters),
-    "labels": (("clusters", "pseudo_labels"), _describe_labels),
+    "labels": (("pseudo_labels",), _describe_labels),
     "probe": (("probe",), _describe_probe),
 }
 
@@ -293,8 +295,12 @@ def _render(page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": lambda share: f"{100 * share:.1f} %",
-        "points": lambda difference: f"{100 * difference:+.1f} points",
+        "percent": "{:.1%}".format,
+        "points": _format_points,
         "seconds": logs.format_seconds,
     }
     return environment.get_template("report.html.j2").render(page)
+
+
+def _format_points(difference: float) -> str:
+    return f"{100 * difference:+.1f} points"
