@@ -31,7 +31,7 @@ clean:
 
 $(STAMP): pyproject.toml
 	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) makes no virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@

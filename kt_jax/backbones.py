@@ -5,7 +5,7 @@ to the bit on how an image is viewed, which layer is taken and how it is pooled.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,17 +74,13 @@ def extract(
     is computed again equals what was stored.
 
     Raises:
-      ValueError: for a layer that the backbone has not, or activations beyond float16.
+      ValueError: for activations beyond float16.
     """
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return models.make_backbone(rngs=rngs, **backbone.options)
 
     graphdef = train.structure(make_model, training=False)
-    unknown = set(grids) - set(layer_shapes(backbone.options, size))
-    if unknown:
-        known = ", ".join(layer_shapes(backbone.options, size))
-        raise ValueError(f"the backbone has no layer {sorted(unknown)[0]!r}: it has {known}.")
 
     @jax.jit
     def features(variables: Any, pixels: jax.Array) -> dict[str, jax.Array]:
@@ -117,6 +113,21 @@ def layer_shapes(options: Mapping[str, Any], size: int) -> dict[str, tuple[int, 
 
     shapes = jax.eval_shape(activations, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     return {name: shape.shape[1:] for name, shape in shapes.items()}
+
+
+def check_layers(origin: str, layers: Iterable[str], options: Mapping[str, Any], size: int) -> None:
+    """Refuses layers that a backbone has not.
+
+    Raises:
+      ValueError: naming those that it has.
+    """
+    known = layer_shapes(options, size)
+    for layer in layers:
+        if layer not in known:
+            raise ValueError(
+                f"{origin} names {layer!r}, which the {options['name']} has not: choose from "
+                f"{', '.join(known)}."
+            )
 
 
 def parameter_count(make_model: train.MakeModel) -> int:

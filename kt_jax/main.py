@@ -59,7 +59,7 @@ def run() -> None:
     """The entry point: like app.run, with errors as one message."""
     try:
         app.run(main, flags_parser=_parse_flags)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("where it came from", exc_info=True)
         print(f"kt_jax: {error}", file=sys.stderr)
         sys.exit(2)

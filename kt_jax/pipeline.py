@@ -38,8 +38,9 @@ def run(
     interruption carries on.
 
     Raises:
-      ValueError: for unknown stages, or when a finished or begun stage was made by another
-        config or from other inputs; nothing is touched then.
+      ValueError: for unknown stages, for a config that cannot work with these images and
+        devices, or when a finished or begun stage was made by another config or from other
+        inputs; nothing is touched then.
       FileNotFoundError: when a stage that must be read is not finished.
     """
     _check_names("config.stages", config.stages)
@@ -48,12 +49,14 @@ def run(
     wanted = [name for name in STAGES if name in (stages or config.stages)]
     workdir = Path(workdir).expanduser().absolute()
     again = _with_readers(redo)
-    sources = _Sources(config, workdir)
+    partition.configure_xla()
+    sources = _Sources(config, None if dry_run else workdir / "images")
+    # Before anything is computed: most of what cannot work is found here.
+    plans = {name: STAGES[name].plan(config, sources) for name in wanted}
     if dry_run:
-        _print_plan(config, workdir, wanted, again, sources)
+        _print_plans(workdir, plans, again)
         return
 
-    partition.configure_xla()
     relevant = _with_inputs(wanted)
     for name in relevant:
         if name not in again and (name in wanted or _is_finished(workdir, name)):
@@ -102,16 +105,15 @@ def run(
 class _Sources(Mapping[str, data.Images]):
     """The config's image sources, opened when first asked for."""
 
-    def __init__(self, config: Any, workdir: Path) -> None:
-        self._config, self._workdir = config, workdir
+    def __init__(self, config: Any, cache_dir: Path | None) -> None:
+        self._config, self._cache_dir = config, cache_dir
         self._opened: dict[str, data.Images] = {}
 
     def __getitem__(self, name: str) -> data.Images:
         if name not in self._opened:
             options = backbones.plain(self._config.images[name])
             source = options.pop("source")
-            cache = self._workdir / "images"
-            self._opened[name] = data.open_images(source, cache_dir=cache, **options)
+            self._opened[name] = data.open_images(source, cache_dir=self._cache_dir, **options)
         return self._opened[name]
 
     def __iter__(self) -> Any:
@@ -205,28 +207,11 @@ def _report_exclusions(name: str, images: data.Images) -> None:
             _log.warning("  %s: %s", excluded.key, excluded.reason)
 
 
-def _print_plan(
-    config: Any,
-    workdir: Path,
-    wanted: Collection[str],
-    again: Collection[str],
-    sources: Mapping[str, data.Images],
+def _print_plans(
+    workdir: Path, plans: Mapping[str, Collection[str]], again: Collection[str]
 ) -> None:
-    """What a run would do, without doing it."""
-
-    def rows(section: Any, key: str) -> int:
-        return len(sources[section[key]])
-
-    facts: dict[str, dict[str, Any]] = {
-        "features": {"backbone": config.pretext.backbone},
-        "student": {"classes": config.clusters.k},
-    }
-    for name, key in (("features", "images"), ("pseudo_labels", "images")):
-        if name in wanted:
-            facts.setdefault(name, {})["rows"] = rows(config[name], key)
-    if "probe" in wanted:
-        facts["probe"] = {"rows": rows(config.probe, "train_images")}
-    for name in wanted:
+    """What a run would do."""
+    for name, lines in plans.items():
         directory = workdir / name
         status = "to do"
         if name in again and directory.exists():
@@ -236,5 +221,5 @@ def _print_plan(
         elif directory.exists():
             status = "begun, would carry on"
         print(f"{name}: {status}")
-        for line in STAGES[name].plan(config[name], **facts.get(name, {})):
+        for line in lines:
             print(f"    {line}")

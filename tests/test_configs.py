@@ -1,13 +1,15 @@
 """Every config that ships loads, and its networks have shapes."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import kt_jax
-from kt_jax import backbones
-from kt_jax.stages import clusters, features, pretext, probe, pseudo_labels, report, student
+from kt_jax import backbones, data, pipeline
+from kt_jax.stages import features, pretext, probe, student
 
 CONFIGS = [
     "configs/quickstart.py",
@@ -21,25 +23,63 @@ CONFIGS = [
 ]
 
 
+def make_images(config, count=2500):
+    """Sources of the config's names and sizes, of which nobody looks at the pixels."""
+    return {
+        name: data.Images(
+            keys=tuple(str(number) for number in range(count)),
+            labels=np.zeros(count, np.int32),
+            class_names=("one", "two"),
+            size=config.images[name].size,
+            excluded=(),
+            origin=name,
+            fingerprint="",
+            load=lambda index: np.zeros((1, 1, 3), np.uint8),
+        )
+        for name in config.images
+    }
+
+
 @pytest.mark.parametrize("path", CONFIGS)
 def test_every_stage_can_be_planned(path):
     config = kt_jax.load_config(path)
-    plans = [
-        pretext.plan(config.pretext),
-        features.plan(config.features, backbone=config.pretext.backbone, rows=100),
-        clusters.plan(config.clusters),
-        pseudo_labels.plan(config.pseudo_labels, rows=100),
-        student.plan(config.student, classes=config.clusters.k),
-        probe.plan(config.probe, rows=100),
-        report.plan(config.report),
-    ]
-    assert all(line for lines in plans for line in lines)
-    shapes = backbones.layer_shapes(backbones.plain(config.pretext.backbone), config.features.size)
-    assert {config.features.layer, *config.probe.teacher_layers} <= set(shapes)
-    seen = {config.images[name].size for name in config.images}
-    assert min(seen) >= max(
-        config.pretext.puzzles.crop, config.features.size, config.student.size, config.probe.size
-    )
+    images = make_images(config)
+    lines = [line for stage in pipeline.STAGES.values() for line in stage.plan(config, images)]
+    assert len(lines) >= 7
+    assert all(lines)
+    assert set(config.stages) == set(pipeline.STAGES)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"clusters": {"k": 2501}}, "has 2500 images: choose k from 1 to 2500"),
+        ({"features": {"layer": "conv9"}}, "config.features.layer names 'conv9', which the vgg"),
+        ({"features": {"size": 64}}, "decoded to 48 px, but 64 px of them are used"),
+        ({"probe": {"teacher_layers": ("fc",)}}, "config.probe.teacher_layers names 'fc'"),
+        ({"student": {"batch_size": 6}}, r"config.student.batch_size = 6 .* Nearest: 4 or 8"),
+        ({"pretext": {"batch_size": 8}}, "groups of 8 examples: .* Nearest: 32"),
+        ({"report": {"clusters": 0}}, "config.report.clusters = 0: it must be at least 1"),
+        ({"pretext": {"puzzles": {"tile": 15}}}, "must fit into a cell"),
+    ],
+)
+def test_what_cannot_work_is_found_in_the_plan(overrides, message):
+    config = kt_jax.load_config("configs/quickstart.py", **overrides)
+    images = make_images(config)
+    with pytest.raises(ValueError, match=message):
+        [stage.plan(config, images) for stage in pipeline.STAGES.values()]
+
+
+def test_sets_that_do_not_fit_are_found_in_the_plan():
+    config = kt_jax.load_config("configs/quickstart.py")
+    images = make_images(config)
+    with pytest.raises(ValueError, match="has 7 images; puzzles are made in groups of 8"):
+        pretext.plan(config, images | {"test": make_images(config, 7)["test"]})
+    others = dataclasses.replace(images["test"], class_names=("one",))
+    with pytest.raises(ValueError, match="they must agree"):
+        probe.plan(config, images | {"test": others})
+    unlabelled = dataclasses.replace(images["test"], labels=None)
+    assert "left out" in probe.plan(config, images | {"test": unlabelled})[0]
 
 
 def test_the_papers_config_is_the_papers():

@@ -25,8 +25,10 @@ class Fake:
         artifacts.write_json(stage.directory / "out.json", [stage.section.value, inputs])
         return {"rows": 1}
 
-    def plan(self, section):
-        return [f"value {section.value}"]
+    def plan(self, config, images):
+        if config.one.value < 0:
+            raise ValueError("one.value is below 0")
+        return [f"seed {config.seed}"]
 
 
 @pytest.fixture
@@ -112,13 +114,18 @@ def test_unknown_stages_are_refused(stages, tmp_path, option):
 def test_a_dry_run_touches_nothing(stages, tmp_path, capsys):
     pipeline.run(make_config(), tmp_path, stages=["one"])
     before = sorted(tmp_path.rglob("*"))
-    config = make_config()
-    config.update({"pretext": {"backbone": {}}, "clusters": {"k": 2}})
-    pipeline.run(config, tmp_path, dry_run=True)
+    pipeline.run(make_config(), tmp_path, dry_run=True)
     printed = capsys.readouterr().out
-    assert "one: finished\n    value 0" in printed
+    assert "one: finished\n    seed 0" in printed
     assert "two: to do" in printed
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_cannot_work_is_refused_before_anything_runs(stages, tmp_path):
+    with pytest.raises(ValueError, match=r"one\.value is below 0"):
+        pipeline.run(make_config(one=-1), tmp_path, stages=["one", "two"])
+    assert runs(stages) == [0, 0, 0, 0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_outputs_are_hashed_without_times_and_logs(tmp_path):

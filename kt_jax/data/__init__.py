@@ -2,7 +2,7 @@
 
 from kt_jax.data.decode import decode_image
 from kt_jax.data.loader import Balanced, InOrder, Shuffled, eval_batches, train_batches
-from kt_jax.data.sources import Excluded, Images, open_images
+from kt_jax.data.sources import Excluded, Images, check_size, open_images
 
 __all__ = [
     "Balanced",
@@ -10,6 +10,7 @@ __all__ = [
     "Images",
     "InOrder",
     "Shuffled",
+    "check_size",
     "decode_image",
     "eval_batches",
     "open_images",

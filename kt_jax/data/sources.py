@@ -118,6 +118,19 @@ def open_images(source: str, *, size: int, cache_dir=None, **options) -> Images:
     return images
 
 
+def check_size(images: Images, origin: str, size: int) -> None:
+    """Refuses images that are smaller than the `size` px of them that a stage shows.
+
+    Raises:
+      ValueError: with both sizes; `origin` is where the config names the images.
+    """
+    if images.size < size:
+        raise ValueError(
+            f"{origin} names {images.origin}, decoded to {images.size} px, but {size} px of them "
+            f"are used: set the size of that source in config.images to {size} or more."
+        )
+
+
 def _nearest(name: str, known) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return (f": did you mean {near[0]!r}?" if near else ":") + f" Known: {', '.join(known)}"

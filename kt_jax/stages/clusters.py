@@ -1,11 +1,12 @@
 """Stage 3: k-means of the teacher's features (paper, section on knowledge transfer)."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from kt_jax import artifacts, kmeans
+from kt_jax import artifacts, data, kmeans
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +78,17 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     return {"rows": len(features), "dims": features.shape[1], "largest_share": largest}
 
 
-def plan(section: Any) -> list[str]:
-    """What the stage would do, for --dry_run."""
-    return [f"k = {section.k}, at most {section.max_iterations} iterations"]
+def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+    """What the stage would do.
+
+    Raises:
+      ValueError: for more clusters than images.
+    """
+    section, rows = config.clusters, len(images[config.features.images])
+    if not 1 <= section.k <= rows:
+        raise ValueError(
+            f"config.clusters.k = {section.k}, but config.features.images = "
+            f"{config.features.images!r} has {rows} images: choose k from 1 to {rows}, better "
+            "a tenth of that or less."
+        )
+    return [f"k = {section.k} of {rows} rows, at most {section.max_iterations} iterations"]

@@ -1,10 +1,11 @@
 """Stage 2: the teacher's features of whole images, [n, d] float16 in shards."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from kt_jax import artifacts, backbones, partition
+from kt_jax import artifacts, backbones, data, partition
 
 READS = ("pretext",)
 
@@ -15,7 +16,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     Shards that an interrupted run finished are kept.
     """
     section = stage.section
-    partition.check_batch_size("config.features.batch_size", section.batch_size)
     backbone = backbones.load_backbone(stage.open("pretext"))
     images = stage.images[section.images]
     starts = range(0, len(images), section.rows_per_shard)
@@ -62,9 +62,18 @@ def feature_dims(section: Any, backbone_options: Any) -> int:
     return min(height, section.grid) * min(width, section.grid) * channels
 
 
-def plan(section: Any, *, backbone: Any, rows: int) -> list[str]:
-    """What the stage would do, for --dry_run."""
-    dims = feature_dims(section, backbones.plain(backbone))
+def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+    """What the stage would do.
+
+    Raises:
+      ValueError: for a layer that the teacher has not, or images that are too small.
+    """
+    section = config.features
+    partition.check_batch_size("config.features.batch_size", section.batch_size)
+    data.check_size(images[section.images], "config.features.images", section.size)
+    backbone = backbones.plain(config.pretext.backbone)
+    backbones.check_layers("config.features.layer", [section.layer], backbone, section.size)
+    rows, dims = len(images[section.images]), feature_dims(section, backbone)
     return [
         f"layer {section.layer} pooled to {section.grid} x {section.grid}: "
         f"{rows} x {dims} float16 = {rows * dims * 2 / 1e6:,.1f} MB on disk",

@@ -1,6 +1,6 @@
 """Stage 1: a teacher learns to solve Jigsaw++ puzzles (paper, section on Jigsaw++)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,9 +28,6 @@ READS = ()
 def run(stage: artifacts.Stage) -> dict[str, Any]:
     """Writes permutations.npy, network.safetensors, backbone.json, results.json, checkpoints/."""
     section = stage.section
-    partition.check_batch_size(
-        "config.pretext.batch_size", section.batch_size, multiple_of=jigsaw.GROUP
-    )
     images = stage.images[section.images]
     held_out = stage.images[section.test_images]
     rules = make_rules(section)
@@ -129,13 +126,8 @@ def solve(
 
 
 def _whole_groups(mask: np.ndarray) -> np.ndarray:
-    """Leaves out puzzles of the last, padded group: their occluders might be padding."""
-    groups = mask.reshape(-1, jigsaw.GROUP)
-    if not groups.all(axis=1).any():
-        raise ValueError(
-            f"the held-out images are fewer than {jigsaw.GROUP}: give at least that many."
-        )
-    return np.repeat(groups.all(axis=1), jigsaw.GROUP)
+    """Leaves out the puzzles of a partly padded group: their occluders might be padding."""
+    return np.repeat(mask.reshape(-1, jigsaw.GROUP).all(axis=1), jigsaw.GROUP)
 
 
 def make_rules(section: Any) -> jigsaw.PuzzleRules:
@@ -180,14 +172,29 @@ def make_network(section: Any) -> train.MakeModel:
     return make
 
 
-def plan(section: Any) -> list[str]:
-    """What the stage would do, for --dry_run."""
-    make_rules(section)
+def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+    """What the stage would do.
+
+    Raises:
+      ValueError: for puzzles that the images or the devices do not allow.
+    """
+    section = config.pretext
+    rules = make_rules(section)
     batch = section.batch_size
-    tile = section.puzzles.tile
+    partition.check_batch_size("config.pretext.batch_size", batch, multiple_of=jigsaw.GROUP)
+    for key in ("images", "test_images"):
+        data.check_size(images[section[key]], f"config.pretext.{key}", rules.crop)
+    held_out = len(images[section.test_images])
+    if held_out < jigsaw.GROUP:
+        raise ValueError(
+            f"config.pretext.test_images = {section.test_images!r} has {held_out} images; puzzles "
+            f"are made in groups of {jigsaw.GROUP}: hold out at least that many."
+        )
+    count = section.permutations.count
     return [
         f"{backbones.parameter_count(make_network(section)):,} parameters",
-        f"{section.permutations.count} permutations, chance {1 / section.permutations.count:.2%}",
-        f"9 tiles x batch {batch} = {9 * batch} pictures of {tile} x {tile} x 3 a step, "
-        f"{section.steps} steps",
+        f"{len(images[section.images])} images, {held_out} held out; {count} permutations, "
+        f"chance {1 / count:.2%}",
+        f"9 tiles x batch {batch} = {9 * batch} pictures of {rules.tile} x {rules.tile} x 3 a "
+        f"step, {section.steps} steps",
     ]

@@ -41,7 +41,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     Without labels there is nothing to probe: rows is empty and left_out says why.
     """
     section = stage.section
-    partition.check_batch_size("config.probe.batch_size", section.batch_size)
     train_images = stage.images[section.train_images]
     test_images = stage.images[section.test_images]
     results: dict[str, Any] = {
@@ -157,11 +156,6 @@ def _grids(subject: _Subject, section: Any) -> dict[str, int]:
     if subject.backbone is None:
         return {"pixels": int((section.max_dims / 3) ** 0.5)}
     shapes = backbones.layer_shapes(subject.backbone.options, section.size)
-    unknown = [layer for layer in subject.layers if layer not in shapes]
-    if unknown:
-        raise ValueError(
-            f"the {subject.name} has no layer {unknown[0]!r} to probe: it has {', '.join(shapes)}."
-        )
     return {layer: int((section.max_dims / shapes[layer][2]) ** 0.5) for layer in subject.layers}
 
 
@@ -251,10 +245,32 @@ def _test(
     return {name: count / len(labels) for name, count in right.items()}
 
 
-def plan(section: Any, *, rows: int) -> list[str]:
-    """What the stage would do, for --dry_run."""
-    scratch = 2 * rows * len(CONVOLUTIONS) * section.max_dims * 2
+def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+    """What the stage would do.
+
+    Raises:
+      ValueError: for layers that the teacher has not, images that are too small, or a test set
+        of other classes.
+    """
+    section = config.probe
+    partition.check_batch_size("config.probe.batch_size", section.batch_size)
+    seen, held_out = images[section.train_images], images[section.test_images]
+    if seen.labels is None or held_out.labels is None:
+        return [f"left out: {seen.origin} has no labels"]
+    if seen.class_names != held_out.class_names:
+        raise ValueError(
+            f"config.probe.train_images ({seen.origin}) has the classes {seen.class_names[:5]}..., "
+            f"test_images ({held_out.origin}) has {held_out.class_names[:5]}...: they must agree."
+        )
+    for key in ("train_images", "test_images"):
+        data.check_size(images[section[key]], f"config.probe.{key}", section.size)
+    backbone = backbones.plain(config.pretext.backbone)
+    backbones.check_layers(
+        "config.probe.teacher_layers", section.teacher_layers, backbone, section.size
+    )
+    scratch = 2 * len(seen) * len(CONVOLUTIONS) * section.max_dims * 2
     return [
-        f"student, random, pixels and teacher, {section.epochs} epochs, seeds "
-        f"{list(section.seeds)}; scratch files up to {scratch / 1e9:,.1f} GB"
+        f"student, random, pixels and teacher on {len(seen)} + {len(held_out)} images, "
+        f"{section.epochs} epochs, seeds {list(section.seeds)}",
+        f"scratch files up to {scratch / 1e9:,.1f} GB",
     ]

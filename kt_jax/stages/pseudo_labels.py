@@ -1,10 +1,11 @@
 """Stage 4: any images get the nearest centroid as label (paper, step c)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from kt_jax import artifacts, backbones, kmeans, partition
+from kt_jax import artifacts, backbones, data, kmeans, partition
 
 READS = ("pretext", "clusters")
 
@@ -16,7 +17,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     from the clusters' artifact, not from this stage's config.
     """
     section = stage.section
-    partition.check_batch_size("config.pseudo_labels.batch_size", section.batch_size)
     backbone = backbones.load_backbone(stage.open("pretext"))
     clusters = stage.open("clusters")
     how = artifacts.read_json(clusters / "clusters.json")
@@ -50,6 +50,13 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     }
 
 
-def plan(section: Any, *, rows: int) -> list[str]:
-    """What the stage would do, for --dry_run."""
-    return [f"labels for {rows} images of {section.images!r}"]
+def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+    """What the stage would do.
+
+    Raises:
+      ValueError: for images that are too small for the teacher's view.
+    """
+    section = config.pseudo_labels
+    partition.check_batch_size("config.pseudo_labels.batch_size", section.batch_size)
+    data.check_size(images[section.images], "config.pseudo_labels.images", config.features.size)
+    return [f"labels for {len(images[section.images])} images of {section.images!r}"]

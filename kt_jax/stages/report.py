@@ -3,38 +3,21 @@
 It shows what has finished and says what has not, so that it can be made at any time.
 """
 
-import base64
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jinja2
-import matplotlib
 import numpy as np
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
-from kt_jax import artifacts, logs, metrics
+from kt_jax import artifacts, data, figures, logs, metrics
 from kt_jax import puzzles as jigsaw
 
 READS = ("pretext", "features", "clusters", "pseudo_labels", "student", "probe")
-THUMBNAIL, PUZZLE = 96, 192  # px: hundreds of pictures have to fit into one page.
+PUZZLE = 192  # px
 LISTED = 50
-# Grey lines are readable on white and on black; the page's CSS colours the text.
-STYLE = {
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#808080"),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    "svg.fonttype": "none",
-    "font.size": 9,
-}
-BLUE = "#4c8bd6"
 
 
 def run(stage: artifacts.Stage) -> dict[str, Any]:
@@ -71,11 +54,17 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     return summary
 
 
-def plan(section: Any) -> list[str]:
-    """What the stage would do, for --dry_run."""
+def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+    """What the stage would do.
+
+    Raises:
+      ValueError: for a count below 1.
+    """
+    section = config.report
     _check_counts(section)
     pictures = (section.clusters + 1) * section.images_per_cluster
-    return [f"{section.puzzles} puzzles, {pictures} pictures of images of {section.images!r}"]
+    origin = images[section.images].origin
+    return [f"{section.puzzles} puzzles, {pictures} pictures of {origin}"]
 
 
 def headlines(directory: Path) -> list[str]:
@@ -112,43 +101,12 @@ def _draw_training(stage: artifacts.Stage, name: str) -> list[dict[str, Any]]:
     lines = logs.read_metrics(stage.open(name) / "metrics.jsonl")
     steps = [int(line["step"]) for line in lines]
     return [
-        _draw_curve(f"{name}: {metric} in training", "step", steps, [x[metric] for x in lines])
+        figures.draw_curve(
+            f"{name}: {metric} in training", "step", steps, [x[metric] for x in lines]
+        )
         for metric in ("loss", "accuracy")
         if lines
     ]
-
-
-def _draw_curve(title: str, xlabel: str, x: Sequence[int], y: Sequence[float]) -> dict[str, Any]:
-    marker = "o" if len(x) < 30 else ""
-    alt = f"{title}, from {y[0]:.4g} to {y[-1]:.4g}"
-    return _draw(title, xlabel, alt, lambda axes: axes.plot(x, y, marker, ls="-", color=BLUE, ms=3))
-
-
-def _draw(title: str, xlabel: str, alt: str, draw: Callable[[Axes], Any]) -> dict[str, Any]:
-    """An SVG for the inside of a page: the same bytes for the same figure, and no URLs."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(3.7, 2.4), layout="constrained")
-        axes = figure.subplots()
-        draw(axes)
-        axes.set(title=title, xlabel=xlabel)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
-    # Every figure has the same ids for its groups, and a page may hold an id once. Marked as
-    # safe: no name that others chose is drawn.
-    return {"alt": alt, "svg": Markup(re.sub(r'<g id="[^"]*"', "<g", text))}
-
-
-def _to_uri(pixels: np.ndarray, *, side: int = THUMBNAIL) -> str:
-    """A picture of at most `side` px as a data: URI."""
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((side, side))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _describe_puzzles(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,8 +134,10 @@ def _describe_puzzles(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> d
     items = [
         {
             "key": images.keys[chosen[place]],
-            "original": _to_uri(pixels[place][start:][: rules.crop, start : start + rules.crop]),
-            "picture": _to_uri(jigsaw.draw_puzzle(tiles[place], gap=gap), side=PUZZLE),
+            "original": figures.to_uri(
+                pixels[place][start:][: rules.crop, start : start + rules.crop]
+            ),
+            "picture": figures.to_uri(jigsaw.draw_puzzle(tiles[place], gap=gap), side=PUZZLE),
             "label": labels[place],
             "order": (permutations[labels[place]] + 1).tolist(),
             "occluded": occluded[place].tolist(),
@@ -196,10 +156,13 @@ def _describe_clusters(stage: artifacts.Stage, _: Any) -> dict[str, Any]:
     sizes = np.sort(found["sizes"])[::-1]
     bits = metrics.entropy(sizes) / np.log(2)
     inertia = found["inertia_curve"]
-    curve = _draw_curve("k-means: inertia", "iteration", range(len(inertia)), inertia)
+    curve = figures.draw_curve("k-means: inertia", "iteration", range(len(inertia)), inertia)
     alt = f"images by cluster, from {sizes[0]} to {sizes[-1]}"
-    histogram = _draw(
-        "images by cluster", "rank", alt, lambda axes: axes.stairs(sizes, fill=True, color=BLUE)
+    histogram = figures.draw(
+        "images by cluster",
+        "rank",
+        alt,
+        lambda axes: axes.stairs(sizes, fill=True, color=figures.BLUE),
     )
     return {**found, "bits": bits, "most_bits": np.log2(len(sizes)), "curves": [histogram, curve]}
 
@@ -233,7 +196,7 @@ def _describe_labels(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> di
         parts = {"nearest": members[:shown], "farthest": members[::-1][:shown]}
         for part in parts if not rows else ("nearest",):
             chosen = index[parts[part]].tolist()
-            pictures = [{"key": images.keys[i], "uri": _to_uri(images[i])} for i in chosen]
+            pictures = [{"key": images.keys[i], "uri": figures.to_uri(images[i])} for i in chosen]
             rows.append({**row, "part": part, "pictures": pictures})
     result = {"rows": rows, "images": len(index), "least": least, "labelled": int(known.sum())}
     if known.any():

@@ -1,6 +1,6 @@
 """Stage 5: a student of any architecture learns the pseudo-labels from scratch (paper, step d)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ READS = ("pseudo_labels", "clusters")
 def run(stage: artifacts.Stage) -> dict[str, Any]:
     """Writes network.safetensors, backbone.json and checkpoints/."""
     section = stage.section
-    partition.check_batch_size("config.student.batch_size", section.batch_size)
     labels = artifacts.read_table(stage.open("pseudo_labels") / "labels.parquet")
     classes = artifacts.read_json(stage.open("clusters") / "clusters.json")["k"]
     images = stage.images[section.images]
@@ -105,10 +104,17 @@ def make_network(section: Any, classes: int) -> train.MakeModel:
     return make
 
 
-def plan(section: Any, *, classes: int) -> list[str]:
-    """What the stage would do, for --dry_run."""
+def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+    """What the stage would do.
+
+    Raises:
+      ValueError: for a batch that the devices cannot share.
+    """
+    section = config.student
+    partition.check_batch_size("config.student.batch_size", section.batch_size)
+    network = make_network(section, config.clusters.k)
     return [
-        f"{backbones.parameter_count(make_network(section, classes)):,} parameters",
-        f"batch {section.batch_size} of {section.size} x {section.size} x 3, "
-        f"{section.steps} steps, {classes} pseudo-labels",
+        f"{backbones.parameter_count(network):,} parameters",
+        f"{len(images[section.images])} images, {config.clusters.k} pseudo-labels; batch "
+        f"{section.batch_size} of {section.size} x {section.size} x 3, {section.steps} steps",
     ]
