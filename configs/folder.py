@@ -132,7 +132,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "test_images": "test",
         "size": by_size(48, 96, 227),
         "batch_size": by_size(64, 128, 256),
-        "epochs": by_size(8, 20, 28),
+        "epochs": by_size(16, 40, 28),
         "max_dims": 9600,
         "seeds": (0,),
         "teacher_layers": by_size(

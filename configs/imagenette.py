@@ -106,7 +106,7 @@ def get_config(arg: str = "imagenette2_128.zip") -> ConfigDict:
         "test_images": "test",
         "size": 96,
         "batch_size": 128,
-        "epochs": 20,
+        "epochs": 40,
         "max_dims": 9600,  # the probe protocol's 9,000 to 9,600 dimensions
         "seeds": (0,),
         "teacher_layers": ("conv1_2", "conv2_2", "conv3_2", "conv4_2"),

@@ -6,7 +6,8 @@
 
 Expected on ImageNet, linear probes conv1..conv5 (paper, Table 4, CC+vgg-Jigsaw++): 19.2, 32.0,
 37.3, 37.1, 34.6; a random AlexNet: 11.6, 17.1, 16.9, 16.3, 14.1. Not run by us yet: it wants
-accelerators for days (the authors' AlexNet puzzles took 59.5 hours on one GPU).
+accelerators for days (the authors' AlexNet puzzles took 59.5 hours on one GPU), and the probe
+wants 250 GB of scratch space for a network at a time.
 
 Comments say which numbers are the paper's, which are its authors' released code, and which are
 ours because neither is known.
@@ -48,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "images": "train",
         "test_images": "test",
         "test_repeats": 1,
-        "batch_size": 16 if tiny else 256,  # authors' code
+        "batch_size": 32 if tiny else 256,  # authors' code
         "steps": 2 if tiny else 350_000,  # the 2016 paper
         "log_every": 2 if tiny else 100,
         "checkpoint_every": 2 if tiny else 5_000,
@@ -138,7 +139,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "test_images": "test",
         "size": 227,
         "batch_size": 16 if tiny else 256,
-        "epochs": 1 if tiny else 28,  # Zhang et al. 2016: 140,000 steps of 256
+        "epochs": 1 if tiny else 28,  # 140,000 steps of 256 (FAIR's benchmark)
         "max_dims": 9600,  # Zhang et al. 2016
         "seeds": (0,),
         "teacher_layers": ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"),

@@ -129,7 +129,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "test_images": "test",
         "size": 48,
         "batch_size": 64,
-        "epochs": 1 if tiny else 8,
+        "epochs": 1 if tiny else 16,
         "max_dims": 9600,
         "seeds": (0,),
         "teacher_layers": ("conv1_2", "conv2_2", "conv3_2"),

@@ -52,7 +52,8 @@ def open_manifest(workdir: Path, stage: str, *, reader: str) -> dict[str, Any]:
     """The manifest of a finished stage.
 
     Raises:
-      FileNotFoundError: when the stage is not finished, naming the command to run.
+      FileNotFoundError: when the stage is not finished, naming the command to run, or when
+        files of it have gone.
     """
     path = workdir / stage / MANIFEST
     if not path.exists():
@@ -61,7 +62,14 @@ def open_manifest(workdir: Path, stage: str, *, reader: str) -> dict[str, Any]:
             f"stage {reader!r} reads stage {stage!r}, which is {found}: there is no {path}. Run "
             f"the same command with --stages={stage} first, or without --stages."
         )
-    return read_json(path)
+    manifest = read_json(path)
+    gone = [name for name in manifest["files"] if not (path.parent / name).exists()]
+    if gone:
+        raise FileNotFoundError(
+            f"stage {stage!r} is marked as finished, but {path.parent / gone[0]} has gone "
+            f"({len(gone)} files in all): bring it back, or do the stage again with --redo={stage}."
+        )
+    return manifest
 
 
 def start(directory: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -77,6 +85,7 @@ def finish(
     manifest = {
         "fingerprint": fingerprint,
         "facts": facts,
+        "files": sorted(path.as_posix() for path in _output_files(directory)),
         "outputs": hash_outputs(directory),
         "seconds": round(seconds, 1),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
@@ -97,19 +106,26 @@ def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
 def hash_outputs(directory: Path) -> str:
     """One sha256 over the names and contents of a stage's results."""
     total = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        relative = path.relative_to(directory)
-        if path.is_file() and relative.parts[0] not in _NOT_OUTPUTS:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{relative.as_posix()}={digest}\n".encode())
+    for relative in sorted(_output_files(directory)):
+        with (directory / relative).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{relative.as_posix()}={digest}\n".encode())
     return total.hexdigest()
 
 
+def _output_files(directory: Path) -> Iterator[Path]:
+    for path in directory.rglob("*"):
+        relative = path.relative_to(directory)
+        if path.is_file() and relative.parts[0] not in _NOT_OUTPUTS:
+            yield relative
+
+
 def remove(directory: Path) -> None:
-    """Deletes a stage, its finished mark first, so that no half of it looks whole."""
-    (directory / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=False)
+    """Deletes a stage; renamed first, so that a kill leaves no half of it under its name."""
+    doomed = directory.with_name(f".{directory.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(directory, doomed)
+    shutil.rmtree(doomed)
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:

@@ -106,7 +106,7 @@ def extract(
 
 
 def layer_shapes(options: Mapping[str, Any], size: int) -> dict[str, tuple[int, int, int]]:
-    """Height, width and channels of every activation on pictures of `size` px, in order."""
+    """Height, width and channels of every activation on pictures of `size` px, by name."""
 
     def activations(pixels: jax.Array) -> dict[str, jax.Array]:
         return models.make_backbone(rngs=nnx.Rngs(0), **options)(pixels)

@@ -18,6 +18,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.", required=True)
 _STAGES = flags.DEFINE_list("stages", [], "Only these stages.")
 _REDO = flags.DEFINE_list("redo", [], "Delete these stages and all that read them; do them again.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
 
 
@@ -44,11 +45,11 @@ def main(argv: Sequence[str]) -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Checks the config's name and keys first: ml_collections answers those with a stack trace."""
     config = None
-    for argument in argv:
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            config = load_config(value)
-        elif name.startswith("config.") and config is not None:
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            config = load_config(value if equals else following)
+        elif argument.startswith("-") and name.startswith("config.") and config is not None:
             check_key(config, name.removeprefix("config."))
     if config is None and not any("help" in argument for argument in argv):
         raise ValueError("no --config=FILE.py given: see configs/ for those that ship.")
@@ -60,7 +61,8 @@ def run() -> None:
     try:
         app.run(main, flags_parser=_parse_flags)
     except (ValueError, OSError, FloatingPointError) as error:
-        logging.debug("where it came from", exc_info=True)
+        if flags.FLAGS.is_parsed() and _TRACEBACK.value:
+            raise
         print(f"kt_jax: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -10,7 +10,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 
 TILES = 9
 
@@ -61,7 +61,7 @@ def make_permutations(
     return chosen
 
 
-def min_hamming_distance(permutations: Int[np.ndarray, "permutations tiles"]) -> int:
+def min_hamming_distance(permutations: Integer[np.ndarray, "permutations tiles"]) -> int:
     """The least number of places in which two rows differ."""
     least = permutations.shape[1]
     for row in range(len(permutations) - 1):
@@ -71,7 +71,7 @@ def min_hamming_distance(permutations: Int[np.ndarray, "permutations tiles"]) ->
 
 
 def check_permutations(
-    permutations: Int[np.ndarray, "permutations tiles"], *, min_distance: int
+    permutations: Integer[np.ndarray, "permutations tiles"], *, min_distance: int
 ) -> None:
     """Proves the set by comparing every pair.
 

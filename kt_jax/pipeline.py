@@ -13,6 +13,9 @@ from kt_jax.stages import clusters, features, pretext, probe, pseudo_labels, rep
 
 _log = logging.getLogger(__name__)
 
+# Names the stages of a --redo from its deletions until its end.
+_PENDING_REDO = ".redo.json"
+
 STAGES: dict[str, ModuleType] = {
     "pretext": pretext,
     "features": features,
@@ -43,12 +46,16 @@ def run(
         inputs; nothing is touched then.
       FileNotFoundError: when a stage that must be read is not finished.
     """
+    if not logging.getLogger().handlers:  # A notebook: its reader wants to see the progress.
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        logging.getLogger("kt_jax").setLevel(logging.INFO)
     _check_names("config.stages", config.stages)
     _check_names("--stages", stages)
     _check_names("--redo", redo)
     wanted = [name for name in STAGES if name in (stages or config.stages)]
     workdir = Path(workdir).expanduser().absolute()
-    again = _with_readers(redo)
+    # A redo that was interrupted has deleted already: the same command carries on.
+    again = [] if _is_pending(workdir, redo) else _with_readers(redo)
     partition.configure_xla()
     sources = _Sources(config, None if dry_run else workdir / "images")
     # Before anything is computed: most of what cannot work is found here.
@@ -57,49 +64,57 @@ def run(
         _print_plans(workdir, plans, again)
         return
 
-    relevant = _with_inputs(wanted)
-    for name in relevant:
+    _check_inputs(config, workdir, wanted, again)
+    for name in _with_inputs(wanted):
         if name not in again and (name in wanted or _is_finished(workdir, name)):
             _refuse_changes(config, workdir, name, sources)
     for name in again:
         if (workdir / name).exists():
             _log.info("%s: deleted, to be done again", name)
             artifacts.remove(workdir / name)
-    artifacts.write_json(workdir / "config.json", backbones.plain(config))
+    pending = workdir / _PENDING_REDO
+    if again:
+        artifacts.write_json(pending, sorted(redo))
+    _write_config(config, workdir)
 
     mesh = partition.make_mesh()
     _log.info("devices: %s", ", ".join(str(device) for device in mesh.devices.flat))
     begun = time.monotonic()
     for name in wanted:
+        # Again, since a stage before may only now be finished.
+        _refuse_changes(config, workdir, name, sources)
         if _is_finished(workdir, name):
             _log.info("%s: finished before, skipped", name)
-            continue
-        for image_name in _image_names(config, name):
-            _report_exclusions(image_name, sources[image_name])
-        module = STAGES[name]
-        stage = artifacts.Stage(
-            name=name,
-            section=config[name],
-            seed=_stage_seed(config.seed, name),
-            workdir=workdir,
-            images={key: sources[key] for key in _image_names(config, name)},
-            mesh=mesh,
-        )
-        for needed in module.READS:
-            if needed in config.stages:
-                stage.open(needed)
-        _log.info("%s: begins", name)
-        stage_begun = time.monotonic()
-        wanted_now = _fingerprint(config, workdir, name, sources)
-        artifacts.start(stage.directory, wanted_now)
-        facts = module.run(stage)
-        seconds = time.monotonic() - stage_begun
-        artifacts.finish(stage.directory, wanted_now, facts, seconds)
-        _log.info("%s: finished in %s", name, logs.format_seconds(seconds))
+        else:
+            _run_stage(config, workdir, name, sources, mesh)
+    pending.unlink(missing_ok=True)
     _log.info("finished in %s: %s", logs.format_seconds(time.monotonic() - begun), workdir)
     if "report" in wanted:
         for line in report.headlines(workdir / "report"):
             _log.info("%s", line)
+
+
+def _run_stage(
+    config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images], mesh: Any
+) -> None:
+    for image_name in _image_names(config, name):
+        _report_exclusions(workdir, image_name, sources[image_name])
+    stage = artifacts.Stage(
+        name=name,
+        section=config[name],
+        seed=_stage_seed(config.seed, name),
+        workdir=workdir,
+        images={key: sources[key] for key in _image_names(config, name)},
+        mesh=mesh,
+    )
+    _log.info("%s: begins", name)
+    begun = time.monotonic()
+    fingerprint = _fingerprint(config, workdir, name, sources)
+    artifacts.start(stage.directory, fingerprint)
+    facts = STAGES[name].run(stage)
+    seconds = time.monotonic() - begun
+    artifacts.finish(stage.directory, fingerprint, facts, seconds)
+    _log.info("%s: finished in %s", name, logs.format_seconds(seconds))
 
 
 class _Sources(Mapping[str, data.Images]):
@@ -127,6 +142,38 @@ def _check_names(origin: str, names: Collection[str]) -> None:
     unknown = [name for name in names if name not in STAGES]
     if unknown:
         raise ValueError(f"{origin} names {unknown[0]!r}: the stages are {', '.join(STAGES)}.")
+
+
+def _is_pending(workdir: Path, redo: Collection[str]) -> bool:
+    """Whether the last run was asked to redo the same stages, and has not ended."""
+    pending = workdir / _PENDING_REDO
+    return bool(redo) and pending.exists() and artifacts.read_json(pending) == sorted(redo)
+
+
+def _check_inputs(
+    config: Any, workdir: Path, wanted: Collection[str], again: Collection[str]
+) -> None:
+    """Refuses to begin, or to delete, what would lack an input in the end."""
+    for name in wanted:
+        for needed in STAGES[name].READS:
+            if needed not in config.stages or needed in wanted:
+                continue
+            if needed in again:
+                raise ValueError(
+                    f"--redo would delete stage {needed!r}, which stage {name!r} reads, and "
+                    f"--stages does not do it again: add {needed} to --stages."
+                )
+            artifacts.open_manifest(workdir, needed, reader=name)
+
+
+def _write_config(config: Any, workdir: Path) -> None:
+    """The config that made what is here: sections of finished stages stay as they were."""
+    resolved = backbones.plain(config)
+    for name in STAGES:
+        if _is_finished(workdir, name):
+            manifest = artifacts.read_json(workdir / name / artifacts.MANIFEST)
+            resolved[name] = manifest["fingerprint"]["config"][name]
+    artifacts.write_json(workdir / "config.json", resolved)
 
 
 def _stage_seed(seed: int, name: str) -> int:
@@ -199,12 +246,16 @@ def _refuse_changes(
         )
 
 
-def _report_exclusions(name: str, images: data.Images) -> None:
+def _report_exclusions(workdir: Path, name: str, images: data.Images) -> None:
+    """Names the first excluded files on the console, and all of them in a file."""
     _log.info("images.%s: %s, %d images", name, images.origin, len(images))
-    if images.excluded:
-        _log.warning("images.%s: %d files excluded:", name, len(images.excluded))
-        for excluded in images.excluded[:10]:
-            _log.warning("  %s: %s", excluded.key, excluded.reason)
+    if not images.excluded:
+        return
+    path = workdir / "images" / f"{name}.excluded.json"
+    artifacts.write_json(path, [[excluded.key, excluded.reason] for excluded in images.excluded])
+    _log.warning("images.%s: %d files excluded, listed in %s", name, len(images.excluded), path)
+    for excluded in images.excluded[:10]:
+        _log.warning("  %s: %s", excluded.key, excluded.reason)
 
 
 def _print_plans(

@@ -5,11 +5,12 @@ Numbers and order of operations: paper, section on Jigsaw++, and the authors' re
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from kt_jax.permutations import TILES
 
@@ -69,12 +70,12 @@ class PuzzleRules:
 class Puzzles:
     """Nine tiles in grey levels 0..255 (not yet standardised), the permutation's index, and which.
 
-    slots hold foreign tiles.
+    slots hold foreign tiles. Typed loosely: JAX also fills it with shapes and shardings.
     """
 
-    tiles: Float[Array, "b tiles t t c"]
-    label: Int[Array, " b"]
-    occluded: Bool[Array, "b tiles"]
+    tiles: Any  # float32 [b, 9, t, t, c]
+    label: Any  # int32 [b]
+    occluded: Any  # bool [b, 9]
 
 
 def make_puzzles(

@@ -27,9 +27,12 @@ MakeExamples = Callable[[Array, Batch], tuple[Any, Array]]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that changes in training, and all that a checkpoint holds."""
+    """All that changes in training, and all that a checkpoint holds.
 
-    step: Int[Array, ""]
+    Typed loosely: JAX also fills it with shapes, shardings and argument descriptions.
+    """
+
+    step: Any  # int32 []
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -121,7 +124,8 @@ def make_optimizer(
         optax.add_decayed_weights(
             weight_decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
         ),
-        optax.sgd(schedule, momentum),
+        # As a float: optax divides the step, which strict dtype promotion refuses of integers.
+        optax.sgd(lambda step: schedule(jnp.asarray(step, jnp.float32)), momentum),
     )
 
 
@@ -180,7 +184,8 @@ def fit(
     Metrics stay on the devices between logs, so that no step waits for the host.
 
     Raises:
-      FloatingPointError: when the loss is no longer finite.
+      FloatingPointError: when the loss is no longer finite, or the parameters before they
+        would be kept.
     """
     first = checkpoints.latest_step() or 0
     if first:
@@ -198,12 +203,18 @@ def fit(
             }
             pending.clear()
             if not np.isfinite(means["loss"]):
-                raise FloatingPointError(
-                    f"the loss became {means['loss']} between steps {number - log_every} and "
-                    f"{number}; the last checkpoint is from before. Try a lower learning rate, "
-                    "a longer warm-up or stronger clipping."
-                )
+                raise _diverged("the loss", number, log_every)
             log.write(number, means)
         if number % checkpoint_every == 0 or number == steps:
+            if not np.isfinite(float(optax.tree.norm(state.params))):
+                raise _diverged("the parameters", number, log_every)
             checkpoints.save(number, state)
     return state
+
+
+def _diverged(what: str, step: int, log_every: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"{what} became NaN or infinite between steps {step - log_every} and {step}; the last "
+        "checkpoint is finite. Try a lower learning rate, a longer warm-up or stronger clipping, "
+        "and another --workdir."
+    )

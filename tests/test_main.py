@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 STAGES = ("pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report")
 TINY = (
@@ -20,6 +22,7 @@ TINY = (
     "--config.student.steps=12",
     "--config.student.checkpoint_every=4",
     "--config.student.log_every=2",
+    "--config.features.rows_per_shard=16",
 )
 
 
@@ -28,7 +31,7 @@ def command(workdir, *options):
 
 
 def call(workdir, *options):
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     return subprocess.run(
         command(workdir, *options), capture_output=True, text=True, env=environment, check=False
     )
@@ -53,14 +56,14 @@ def test_every_stage_leaves_its_artifacts(finished):
         assert read(workdir / name / "manifest.json")["outputs"]
     for name in (
         "config.json", "pretext/permutations.npy", "pretext/network.safetensors",
-        "pretext/metrics.jsonl", "features/features-00000-of-00001.npy", "features/index.parquet",
+        "pretext/metrics.jsonl", "features/features-00002-of-00003.npy", "features/index.parquet",
         "clusters/centroids.safetensors", "clusters/clusters.json", "student/network.safetensors",
         "report/index.html",
     ):  # fmt: skip
         assert (workdir / name).stat().st_size > 0
     assert list((workdir / "pretext" / "checkpoints").iterdir())
     assert list((workdir / "student" / "tensorboard").glob("events.*"))
-    assert not list(workdir.rglob("*.partial*"))
+    assert not list(workdir.rglob(".*"))
 
 
 def test_results_have_their_fixed_shapes(finished):
@@ -79,6 +82,9 @@ def test_results_have_their_fixed_shapes(finished):
     }
     assert all(0 <= row["accuracy"] <= 1 for row in probe["rows"])
     labels = pq.read_table(workdir / "pseudo_labels" / "labels.parquet")
+    # The images are those that were clustered, so the labels are the clusters'.
+    assignment = np.load(workdir / "clusters" / "assignment.npy")
+    assert (labels["cluster"].to_numpy() == assignment).all()
     assert labels.column_names == [
         "index", "key", "cluster", "distance", "second_cluster", "margin",
     ]  # fmt: skip
@@ -117,6 +123,40 @@ def test_a_changed_config_is_refused_with_one_message(finished):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_the_papers_geometry_runs_on_four_devices(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "kt_jax.main", "--config", "configs/jigsawpp.py:tiny",
+         "--workdir", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "4"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "report/index.html" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_without_labels_leaves_the_probe_out(tmp_path):
+    folder = tmp_path / "my images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        pixels = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(pixels).resize((64, 56)).save(folder / f"{number}.png")
+    (folder / "broken.jpg").write_text("no image")
+    done = subprocess.run(
+        [sys.executable, "-m", "kt_jax.main", f"--config=configs/folder.py:{folder},tiny",
+         "--config.pretext.steps=2", "--config.student.steps=2",
+         f"--workdir={tmp_path / 'run'}"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "broken.jpg: not an image in any format that Pillow reads" in done.stderr
+    assert "has no labels" in read(tmp_path / "run" / "probe" / "results.json")["left_out"]
+    assert "has no labels" in (tmp_path / "run" / "report" / "index.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -139,8 +179,8 @@ def test_mistakes_are_answered_before_anything_runs(tmp_path, options, message):
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
     """SIGKILL in the middle of each stage; the same command carries on to the same results."""
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
-    for name in STAGES[:-1]:
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    for name in STAGES:
         started = tmp_path / name / "started.json"
         process = subprocess.Popen(
             command(tmp_path), env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -167,6 +207,8 @@ def _in_the_middle(workdir, name):
     directory = workdir / name
     if name in ("pretext", "student"):
         return any((directory / "checkpoints").glob("[0-9]*"))
+    if name == "features":
+        return any(directory.glob("features-00001-*.npy"))
     if name == "probe":
         return (directory / "cache" / "student-0.json").exists()
     return (directory / "started.json").exists()

@@ -99,6 +99,41 @@ def test_changed_inputs_are_refused(stages, tmp_path):
         pipeline.run(make_config(two=5), tmp_path)
 
 
+def test_an_interrupted_redo_carries_on(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    stages.three.fail = True
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+    stages.three.fail = False
+    pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+    assert runs(stages) == [1, 2, 3, 1]
+    # The redo has ended: asking again means again.
+    pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+    assert runs(stages) == [1, 3, 4, 1]
+
+
+def test_a_redo_that_would_lack_an_input_deletes_nothing(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    with pytest.raises(ValueError, match="delete stage 'two', which stage 'three' reads"):
+        pipeline.run(make_config(), tmp_path, stages=["three"], redo=["one"])
+    pipeline.run(make_config(), tmp_path)
+    assert runs(stages) == [1, 1, 1, 1]
+
+
+def test_vanished_files_of_a_finished_stage_are_named(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path, stages=["one"])
+    (tmp_path / "one" / "out.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"one/out.json has gone (?s:.*)--redo=one"):
+        pipeline.run(make_config(), tmp_path)
+
+
+def test_config_json_keeps_the_sections_that_made_finished_stages(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    pipeline.run(make_config(two=5, four=6), tmp_path, stages=["four"], redo=["four"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["two"]["value"], config["four"]["value"]) == (0, 6)
+
+
 def test_a_missing_input_names_the_command(stages, tmp_path):
     message = "stage 'two' reads stage 'one', which is absent(?s:.*)--stages=one"
     with pytest.raises(FileNotFoundError, match=message):

@@ -45,6 +45,7 @@ def write_run(workdir, images):
             "facts": {"rows": len(images), "test_rows": 400},
             "fingerprint": {"config": {"seed": 7, name: section}},
             "outputs": "",
+            "files": [],
             "seconds": 61.0,
             "versions": VERSIONS,
         }

@@ -22,7 +22,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Small enough that a JPEG is decoded at 1/8 of its size, while every byte of it is still read.
 SCAN_SIZE = 16
 
-TEST_FOLDERS = ("test", "val", "validation")
+TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -177,23 +177,28 @@ def _is_utf8(name: str) -> bool:
 
 
 def scan(archive: Folder | Zip, files: list[File]) -> pa.Table:
-    """Decodes every file once; `reason` is empty for the readable ones."""
+    """Decodes every file once: its CRC-32, and `reason`, empty for the readable ones."""
 
-    def check(file) -> str:
+    def check(file) -> tuple[int, str]:
+        crc = 0
         try:
-            decode_image(archive.read(file.name), SCAN_SIZE)
+            data = archive.read(file.name)
+            crc = zlib.crc32(data)
+            decode_image(data, SCAN_SIZE)
         except ValueError as error:
-            return str(error)
-        return ""
+            return crc, str(error)
+        return crc, ""
 
-    reasons = []
+    checked = []
     with multiprocessing.pool.ThreadPool(os.cpu_count()) as pool:
-        for reason in pool.imap(check, files, chunksize=16):
-            reasons.append(reason)
-            if len(reasons) % 10_000 == 0:
-                _log.info("verified %d of %d of %s", len(reasons), len(files), archive.path)
+        for result in pool.imap(check, files, chunksize=16):
+            checked.append(result)
+            if len(checked) % 10_000 == 0:
+                _log.info("verified %d of %d of %s", len(checked), len(files), archive.path)
     keys, sizes = [file.name for file in files], [file.bytes for file in files]
-    return pa.table({"key": keys, "bytes": sizes, "reason": pa.array(reasons, pa.string())})
+    crcs = pa.array([crc for crc, _ in checked], pa.int64())
+    reasons = pa.array([reason for _, reason in checked], pa.string())
+    return pa.table({"key": keys, "bytes": sizes, "crc": crcs, "reason": reasons})
 
 
 def cached(
@@ -234,7 +239,13 @@ def layout(names: list[str], subset: str, holdout: float) -> tuple[set[str], dic
         chosen = {name for name in names if subset in ("all", _subset_of(name, holdout))}
         labelled, paths = names, [name.split("/") for name in names]
     classes = {n: path[0] for n, path in zip(labelled, paths, strict=True) if len(path) > 1}
-    if len(classes) < len(labelled) or len(set(classes.values())) < 2:
+    flat = [name for name in labelled if name not in classes]
+    if classes and flat:
+        _log.warning(
+            "%d of %d images lie in no class folder, such as %s: the set has no labels",
+            *(len(flat), len(labelled), flat[0]),
+        )
+    if flat or len(set(classes.values())) < 2:
         classes = {}
     return chosen, classes
 

@@ -203,6 +203,7 @@ def _open_archive(kind, archive, size, cache_dir, subset, holdout) -> Images:
     table = cached(cache_dir, listing, lambda: scan(archive, files))
     reasons = table["reason"].to_pylist()
     readable = [file for file, reason in zip(files, reasons, strict=True) if not reason]
+    crcs = dict(zip(table["key"].to_pylist(), table["crc"].to_pylist(), strict=True))
     excluded = [Excluded(*entry) for entry in refused] + [
         Excluded(file.name, reason) for file, reason in zip(files, reasons, strict=True) if reason
     ]
@@ -228,7 +229,9 @@ def _open_archive(kind, archive, size, cache_dir, subset, holdout) -> Images:
         size=size,
         excluded=tuple(sorted(excluded, key=lambda e: e.key)),
         origin=f"{archive.path.name}, {subset}",
-        fingerprint=_fingerprint(kind, size, keys, labels, [(f.bytes, f.crc) for f in readable]),
+        fingerprint=_fingerprint(
+            kind, size, keys, labels, [(f.bytes, crcs[f.name]) for f in readable]
+        ),
         load=_ArchiveImages(archive, keys, size),
     )
 

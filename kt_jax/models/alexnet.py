@@ -20,8 +20,9 @@ class AlexNet(nnx.Module):
     """The convolutional part of AlexNet.
 
     Without batch_norm it is the paper's: pooling before LRN, two groups in conv2, conv4 and
-    conv5, Gaussian weights of deviation 0.01, biases 1 in those three layers. With batch_norm:
-    no groups, no LRN, He's weights. Pooling is in ceil mode in both.
+    conv5, Gaussian weights of deviation 0.01, biases 1 in those three layers; its standardised
+    inputs are multiplied by 50, to the scale that this initialisation was made for (authors'
+    code). With batch_norm: no groups, no LRN, He's weights. Pooling is in ceil mode in both.
 
     stem_kernel, stem_stride: of conv1 (11 and 4; the authors' puzzles use stride 2).
     """
@@ -40,6 +41,7 @@ class AlexNet(nnx.Module):
         self.channels = tuple(channels)
         self.stem = (stem_kernel, stem_stride)
         self.lrn = not batch_norm
+        self.scale = 1.0 if batch_norm else 50.0
         kernels = (stem_kernel, 5, 3, 3, 3)
         inputs = (3, *self.channels[:-1])
         self.layers = nnx.List(
@@ -49,6 +51,7 @@ class AlexNet(nnx.Module):
                     self.channels[place],
                     kernel=kernels[place],
                     stride=stem_stride if place == 0 else 1,
+                    padding="VALID" if place == 0 else "SAME",
                     grouped=place in (1, 3, 4) and not batch_norm,
                     norm=batch_norm,
                     rngs=rngs,
@@ -68,6 +71,7 @@ class AlexNet(nnx.Module):
     def __call__(self, x: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "..."]]:
         """conv1..conv5 after ReLU, and the pooled maps; the last entry is the output, pool5."""
         activations = {}
+        x = x * self.scale
         for number, layer in enumerate(self.layers, start=1):
             x = activations[f"conv{number}"] = layer(x)
             if number in (1, 2, 5):
@@ -85,6 +89,7 @@ class _Layer(nnx.Module):
         *,
         kernel: int,
         stride: int,
+        padding: str,
         grouped: bool,
         norm: bool,
         rngs: nnx.Rngs,
@@ -92,7 +97,7 @@ class _Layer(nnx.Module):
         options = {
             "kernel_size": (kernel, kernel),
             "strides": stride,
-            "padding": "VALID" if stride > 1 else "SAME",
+            "padding": padding,
             "kernel_init": he_normal if norm else nnx.initializers.normal(0.01),
             "rngs": rngs,
         }

@@ -1,6 +1,7 @@
 """Stage 1: a teacher learns to solve Jigsaw++ puzzles (paper, section on Jigsaw++)."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     held_out = stage.images[section.test_images]
     rules = make_rules(section)
     chosen = make_permutation_set(section, stage.seed)
-    artifacts.write_array(stage.directory / "permutations.npy", chosen)
+    _keep_permutations(stage.directory / "permutations.npy", chosen)
 
     make_model = make_network(section)
     optimizer = train.make_optimizer(steps=section.steps, **backbones.plain(section.optimizer))
@@ -154,6 +155,20 @@ def make_permutation_set(section: Any, seed: int) -> np.ndarray:
             f"{section.permutations.file} holds {len(chosen)}: set the count to that."
         )
     return chosen
+
+
+def _keep_permutations(path: Path, chosen: np.ndarray) -> None:
+    """Writes the set; a resumed run must have the one that it began with.
+
+    Raises:
+      ValueError: if it has another.
+    """
+    if path.exists() and not np.array_equal(np.load(path, allow_pickle=False), chosen):
+        raise ValueError(
+            f"{path} is not the permutation set that config.pretext.permutations gives now: the "
+            "file it names has changed, or NumPy's generator has. Begin again with --redo=pretext."
+        )
+    artifacts.write_array(path, chosen)
 
 
 def make_network(section: Any) -> train.MakeModel:

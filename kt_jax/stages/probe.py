@@ -1,9 +1,9 @@
 """Stage 6: linear probes say how good the student's features are, beside the baselines.
 
-Protocol (Zhang et al. 2016, as the paper's Table 4 follows it): every layer's activation,
-frozen, max-pooled to at most `max_dims` dimensions, a batch normalisation without parameters
-and one linear layer; all layers in one pass. Training sees the central view and its mirror
-image, testing the central view. The last step counts; no test image chose anything.
+Protocol (after Zhang et al. 2016, as the paper's Table 4 is): every layer's activation, frozen,
+max-pooled (they resize) to at most `max_dims` dimensions, a batch normalisation without
+parameters and one linear layer; all layers in one pass. Training sees the central view or its
+mirror image, testing the central view. The last step counts; no test image chose anything.
 """
 
 import functools
@@ -26,7 +26,7 @@ CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """What is probed: a frozen backbone and its layers, or (None) the pixels themselves."""
 
     name: str
@@ -45,7 +45,8 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     test_images = stage.images[section.test_images]
     results: dict[str, Any] = {
         "protocol": f"linear, frozen, max-pooled to <= {section.max_dims} dims, non-affine batch "
-        f"norm, {section.epochs} epochs of centre view and mirror image, centre view in testing",
+        f"norm, {section.epochs} epochs of the centre view or its mirror image, centre view in "
+        "testing",
         "split": f"train: {train_images.origin} ({len(train_images)} images); "
         f"test: {test_images.origin} ({len(test_images)} images)",
         "selection": "last step; no test image was used to choose anything",
@@ -62,10 +63,10 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     for seed in section.seeds:
         random = backbones.random_backbone(student.options, seed=stage.seed + seed)
         subjects = [
-            _Subject("student", student, CONVOLUTIONS, seed),
-            _Subject("random", random, CONVOLUTIONS, seed),
-            _Subject("pixels", None, ("pixels",), seed),
-            _Subject("teacher", teacher, tuple(section.teacher_layers), seed),
+            Subject("student", student, CONVOLUTIONS, seed),
+            Subject("random", random, CONVOLUTIONS, seed),
+            Subject("pixels", None, ("pixels",), seed),
+            Subject("teacher", teacher, tuple(section.teacher_layers), seed),
         ]
         for subject in subjects:
             rows = results["teacher_rows" if subject.name == "teacher" else "rows"]
@@ -79,7 +80,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
 
 
 def probe(
-    stage: artifacts.Stage, subject: _Subject, train_images: Any, test_images: Any
+    stage: artifacts.Stage, subject: Subject, train_images: Any, test_images: Any
 ) -> dict[str, float]:
     """Test accuracy of one subject by layer.
 
@@ -88,13 +89,14 @@ def probe(
     section = stage.section
     name = f"{subject.name}-{subject.seed}"
     done = stage.directory / "cache" / f"{name}.json"
-    if done.exists():
-        return artifacts.read_json(done)
     scratch = stage.directory / "cache" / name
+    if done.exists():
+        shutil.rmtree(scratch, ignore_errors=True)
+        return artifacts.read_json(done)
     grids = _grids(subject, section)
     seen = _cache(stage, subject, grids, train_images, scratch / "train", mirrored=(False, True))
     targets = np.tile(train_images.labels, 2)
-    steps = max(1, section.epochs * len(targets) // section.batch_size)
+    steps = max(1, section.epochs * len(train_images) // section.batch_size)
     order = data.Shuffled(len(targets), stage.seed + subject.seed)
     dims = {layer: rows.shape[1] for layer, rows in seen.items()}
     classes = len(train_images.class_names)
@@ -151,7 +153,7 @@ def _sum_of_losses(
     return total, {"loss": total, **right}
 
 
-def _grids(subject: _Subject, section: Any) -> dict[str, int]:
+def _grids(subject: Subject, section: Any) -> dict[str, int]:
     """The largest pooling grid of each layer that keeps to max_dims."""
     if subject.backbone is None:
         return {"pixels": int((section.max_dims / 3) ** 0.5)}
@@ -161,7 +163,7 @@ def _grids(subject: _Subject, section: Any) -> dict[str, int]:
 
 def _cache(
     stage: artifacts.Stage,
-    subject: _Subject,
+    subject: Subject,
     grids: Mapping[str, int],
     images: Any,
     directory: Path,
@@ -187,7 +189,7 @@ def _cache(
 
 def _extract(
     stage: artifacts.Stage,
-    subject: _Subject,
+    subject: Subject,
     grids: Mapping[str, int],
     images: Any,
     *,

@@ -1,6 +1,6 @@
 """Stage 7: one self-contained page of what the run made: figures, curves, puzzles, clusters, probe.
 
-It shows what has finished and says what has not, so that it can be made at any time.
+It says of stages that the config leaves out that they are missing.
 """
 
 from collections.abc import Mapping
@@ -258,11 +258,15 @@ def _render(page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": "{:.1%}".format,
+        "percent": _format_percent,
         "points": _format_points,
         "seconds": logs.format_seconds,
     }
     return environment.get_template("report.html.j2").render(page)
+
+
+def _format_percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _format_points(difference: float) -> str:

@@ -18,7 +18,8 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     labels = artifacts.read_table(stage.open("pseudo_labels") / "labels.parquet")
     classes = artifacts.read_json(stage.open("clusters") / "clusters.json")["k"]
     images = stage.images[section.images]
-    targets = match_labels(images.keys, labels)
+    # In the order of these very images: plan has compared the sources.
+    targets = labels["cluster"].astype(np.int32)
     order = (
         data.Balanced(targets, stage.seed)
         if section.uniform_over_clusters
@@ -71,23 +72,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     return {"rows": len(images), "classes": classes, "size": section.size}
 
 
-def match_labels(keys: tuple[str, ...], labels: dict[str, np.ndarray]) -> np.ndarray:
-    """The pseudo-label of every image, found by its key.
-
-    Raises:
-      ValueError: if an image has none.
-    """
-    by_key = dict(zip(labels["key"], labels["cluster"], strict=True))
-    missing = [key for key in keys if key not in by_key]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(keys)} images of the student have no pseudo-label, such as "
-            f"{missing[0]!r}: config.student.images must name the same images as "
-            "config.pseudo_labels.images, or a part of them."
-        )
-    return np.array([by_key[key] for key in keys], np.int32)
-
-
 def make_network(section: Any, classes: int) -> train.MakeModel:
     """The student that the config describes."""
     options = backbones.plain(section.backbone)
@@ -108,10 +92,16 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
     """What the stage would do.
 
     Raises:
-      ValueError: for a batch that the devices cannot share.
+      ValueError: for a batch that the devices cannot share, or images that have no labels.
     """
     section = config.student
     partition.check_batch_size("config.student.batch_size", section.batch_size)
+    labelled = config.pseudo_labels.images
+    if images[section.images].fingerprint != images[labelled].fingerprint:
+        raise ValueError(
+            f"config.student.images = {section.images!r}, but pseudo-labels are given to "
+            f"config.pseudo_labels.images = {labelled!r}: name the same source in both."
+        )
     network = make_network(section, config.clusters.k)
     return [
         f"{backbones.parameter_count(network):,} parameters",
