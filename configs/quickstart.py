@@ -19,35 +19,20 @@ def get_config(arg: str = "") -> ConfigDict:
     config.stages = (
         "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
     )  # fmt: skip
+    views = {"source": "photographs", "seed": 0, "share": (0.4, 1.0), "size": 48}
     config.images = {
-        # Six photographs are soon known by heart: the puzzles see many more views of them.
-        "puzzles": {
-            "source": "photographs",
-            "subset": "train",
-            "views_per_photograph": 8 if tiny else 800,
-            "seed": 1,
-            "share": (0.4, 1.0),
-            "size": 48,
-        },
-        "train": {
-            "source": "photographs",
+        # Six photographs are soon known by heart: many views of them are made to learn from.
+        "train": {**views, "subset": "train", "views_per_photograph": 8 if tiny else 800},
+        "probe": {
+            **views,
             "subset": "train",
             "views_per_photograph": 8 if tiny else 160,
-            "seed": 0,
-            "share": (0.4, 1.0),
-            "size": 48,
+            "seed": 1,
         },
-        "test": {
-            "source": "photographs",
-            "subset": "test",
-            "views_per_photograph": 4 if tiny else 64,
-            "seed": 0,
-            "share": (0.4, 1.0),
-            "size": 48,
-        },
+        "test": {**views, "subset": "test", "views_per_photograph": 4 if tiny else 64},
     }
     config.pretext = {
-        "images": "puzzles",
+        "images": "train",
         "test_images": "test",
         "test_repeats": 1 if tiny else 4,
         "batch_size": 64,
@@ -107,7 +92,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "log_every": 25,
         "checkpoint_every": 100,
         "uniform_over_clusters": False,
-        "crop_area": (0.3, 1.0),
+        "crop_area": (0.2, 1.0),
         "backbone": {
             "name": "alexnet",
             "channels": (32, 64, 96, 96, 64),
@@ -125,7 +110,7 @@ def get_config(arg: str = "") -> ConfigDict:
         },
     }
     config.probe = {
-        "train_images": "train",
+        "train_images": "probe",
         "test_images": "test",
         "size": 48,
         "batch_size": 64,

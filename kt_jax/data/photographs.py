@@ -43,8 +43,8 @@ class Views:
 
     Calling it with i in [0, len(FILES) * views_per_photograph) draws view i: uint8
     `[size, size, 3]`, a function of (seed, photograph, view, subset) alone. A view is a rectangle
-    of a strip of the photograph; its height and its width are uniform between the two fractions
-    `share` of the strip's, so that what is up and what is down can be learnt.
+    of the subset's region; its height and its width are uniform between the two fractions
+    `share` of the region's, so that what is up and what is down can be learnt.
     """
 
     subset: str
@@ -80,13 +80,12 @@ class Views:
         """Draws view `i`."""
         photograph, view = divmod(i, self.views_per_photograph)
         rng = np.random.default_rng([self.seed, photograph, view, SUBSETS.index(self.subset)])
-        strips = _strips(list(FILES)[photograph], self.subset)
+        region = _region(list(FILES)[photograph], self.subset)
         for _ in range(DRAWS):
-            strip = strips[rng.integers(len(strips))]
-            height, width = (round(side * rng.uniform(*self.share)) for side in strip.shape[:2])
-            top = rng.integers(strip.shape[0] - height + 1)
-            left = rng.integers(strip.shape[1] - width + 1)
-            view_pixels = strip[top : top + height, left : left + width]
+            height, width = (round(side * rng.uniform(*self.share)) for side in region.shape[:2])
+            top = rng.integers(region.shape[0] - height + 1)
+            left = rng.integers(region.shape[1] - width + 1)
+            view_pixels = region[top : top + height, left : left + width]
             if view_pixels[::2, ::2].mean(axis=-1).std() >= MIN_CONTRAST:
                 break
         picture = Image.fromarray(np.ascontiguousarray(view_pixels))
@@ -120,11 +119,8 @@ def _photograph(name: str) -> UInt8[np.ndarray, "h w 3"]:
         return np.array(image.convert("RGB"))
 
 
-def _strips(name: str, subset: str) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """The middle quarter of the width is for testing, what lies left and right for training."""
+def _region(name: str, subset: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Left of the line at 5/8 of the width is for training, right of it for testing."""
     photograph = _photograph(name)
-    eighth = photograph.shape[1] / 8
-    left, right = round(3 * eighth), round(5 * eighth)
-    if subset == "train":
-        return [photograph[:, :left], photograph[:, right:]]
-    return [photograph[:, left:right]]
+    line = round(5 / 8 * photograph.shape[1])
+    return photograph[:, :line] if subset == "train" else photograph[:, line:]
