@@ -2,7 +2,7 @@
 
     tfds build imagenet2012 --file_format=array_record
     python -m kt_jax.main --config=configs/jigsawpp.py --workdir=runs/jigsawpp
-    python -m kt_jax.main --config=configs/jigsawpp.py:tiny --workdir=runs/tiny   (seconds, CPU)
+    python -m kt_jax.main --config=configs/jigsawpp.py:tiny --workdir=runs/tiny
 
 Expected on ImageNet, linear probes conv1..conv5 (paper, Table 4, CC+vgg-Jigsaw++): 19.2, 32.0,
 37.3, 37.1, 34.6; a random AlexNet: 11.6, 17.1, 16.9, 16.3, 14.1. Not run by us yet: it wants

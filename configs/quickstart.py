@@ -1,7 +1,7 @@
 """The whole method on the photographs that scikit-image ships: minutes on a CPU, no data needed.
 
     python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-    python -m kt_jax.main --config=configs/quickstart.py:tiny --workdir=runs/tiny    (seconds)
+    python -m kt_jax.main --config=configs/quickstart.py:tiny --workdir=runs/tiny
 
 Every size is ours, chosen for two CPU cores; configs/jigsawpp.py is the paper's experiment.
 """

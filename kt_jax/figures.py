@@ -27,9 +27,11 @@ BLUE = "#4c8bd6"
 
 def draw_curve(title: str, xlabel: str, x: Sequence[int], y: Sequence[float]) -> dict[str, Any]:
     """One line over steps or iterations, as `draw` gives it."""
-    marker = "o" if len(x) < 30 else ""
+    marker = "o" if len(x) < 30 else None
     alt = f"{title}, from {y[0]:.4g} to {y[-1]:.4g}"
-    return draw(title, xlabel, alt, lambda axes: axes.plot(x, y, marker, ls="-", color=BLUE, ms=3))
+    return draw(
+        title, xlabel, alt, lambda axes: axes.plot(x, y, marker=marker, markersize=3, color=BLUE)
+    )
 
 
 def draw(title: str, xlabel: str, alt: str, draw: Callable[[Axes], Any]) -> dict[str, Any]:
