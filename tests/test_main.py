@@ -164,7 +164,7 @@ def test_a_folder_without_labels_leaves_the_probe_out(tmp_path):
         (["--config=configs/nothing.py"], "no config file 'configs/nothing.py'"),
         (["--stages=cluster"], "the stages are pretext, features"),
         (["--stages=features"], "reads stage 'pretext', which is absent"),
-        (["--config.pretext.batch_size=60"], "Nearest: 56 or 64"),
+        (["--config.pretext.batch_size=60"], "Nearest: 48 or 64"),
         (["more"], "unexpected argument 'more'"),
     ],
 )
