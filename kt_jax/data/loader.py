@@ -30,17 +30,26 @@ class InOrder:
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Every epoch (n consecutive positions) visits every index once, in an order of its own."""
+    """Every epoch (n consecutive positions) visits every index once, in an order of its own.
+
+    With `group`, an epoch is n - n % group positions long and leaves out n % group indices, others
+    each time: then no group of that many consecutive positions holds an index twice.
+    """
 
     n: int
     seed: int
+    group: int = 1
 
     def __post_init__(self) -> None:
         _check_order(self.n, self.seed)
+        if not 1 <= self.group <= self.n:
+            raise ValueError(
+                f"Shuffled: group is {self.group}, but {self.n} images make groups of 1 to {self.n}"
+            )
 
     def __call__(self, position: int) -> int:
         """Returns the index at `position`."""
-        epoch, offset = divmod(position, self.n)
+        epoch, offset = divmod(position, self.n - self.n % self.group)
         return _shuffle(offset, self.n, self.seed, epoch)
 
 

@@ -39,7 +39,7 @@ class KMeans:
     iterations: int  # updates of the centroids
     repaired: tuple[int, ...]  # empty clusters that each update moved
     sizes: Int32[np.ndarray, " k"]
-    stopped: str  # "no row moved", "inertia fell by less than tolerance" or "max_iterations"
+    stopped: str  # why: no row moved, too small a gain, no gain in float32, or max_iterations
 
 
 def fit(
@@ -110,7 +110,7 @@ def fit(
         )
         inertia = float(_fetch(chunk_inertia, mesh).sum(dtype=np.float64))
         if curve and inertia > curve[-1]:  # rounding: keep the centroids before this update
-            stopped = "inertia fell by less than tolerance"
+            stopped = "inertia fell no further in float32"
             break
         centroids = candidate
         curve.append(inertia)

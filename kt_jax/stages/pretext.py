@@ -44,7 +44,8 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         return views.standardise(made.tiles), made.label
 
     def make_batches(first_step: int) -> Iterator[train.Batch]:
-        order = data.Shuffled(len(images), stage.seed)
+        # Occluders come from the group: no image may stand in it twice.
+        order = data.Shuffled(len(images), stage.seed, group=jigsaw.GROUP)
         for batch in data.train_batches(
             images, order, section.batch_size, first_step=first_step, last_step=section.steps
         ):
@@ -199,17 +200,16 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
     partition.check_batch_size("config.pretext.batch_size", batch, multiple_of=jigsaw.GROUP)
     for key in ("images", "test_images"):
         data.check_size(images[section[key]], f"config.pretext.{key}", rules.crop)
-    held_out = len(images[section.test_images])
-    if held_out < jigsaw.GROUP:
-        raise ValueError(
-            f"config.pretext.test_images = {section.test_images!r} has {held_out} images; puzzles "
-            f"are made in groups of {jigsaw.GROUP}: hold out at least that many."
-        )
+        if len(images[section[key]]) < jigsaw.GROUP:
+            raise ValueError(
+                f"config.pretext.{key} = {section[key]!r} has {len(images[section[key]])} images; "
+                f"puzzles are made in groups of {jigsaw.GROUP}: give at least that many."
+            )
     count = section.permutations.count
     return [
         f"{backbones.parameter_count(make_network(section)):,} parameters",
-        f"{len(images[section.images])} images, {held_out} held out; {count} permutations, "
-        f"chance {1 / count:.2%}",
+        f"{len(images[section.images])} images, {len(images[section.test_images])} held out; "
+        f"{count} permutations, chance {1 / count:.2%}",
         f"9 tiles x batch {batch} = {9 * batch} pictures of {rules.tile} x {rules.tile} x 3 a "
         f"step, {section.steps} steps",
     ]
