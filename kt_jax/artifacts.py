@@ -151,6 +151,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def plain(section: Any) -> dict[str, Any]:
+    """A config section as plain dicts and lists, ready for keyword arguments and for JSON."""
+    return json.loads(section.to_json())
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes a .npy file."""
     write_file(path, lambda partial: np.save(partial, array, allow_pickle=False))

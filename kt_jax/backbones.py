@@ -4,7 +4,6 @@ Three stages read features of whole images (features, pseudo_labels, probe); the
 to the bit on how an image is viewed, which layer is taken and how it is pooled.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +133,3 @@ def parameter_count(make_model: train.MakeModel) -> int:
     """How many parameters a network has; nothing is computed."""
     params, _ = jax.eval_shape(lambda: train.init_variables(make_model, 0))
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
-
-
-def plain(section: Any) -> dict[str, Any]:
-    """A config section as plain dicts and lists, ready for keyword arguments and for JSON."""
-    return json.loads(section.to_json())

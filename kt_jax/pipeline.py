@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kt_jax import artifacts, backbones, data, logs, partition
+from kt_jax import artifacts, data, logs, partition
 from kt_jax.stages import clusters, features, pretext, probe, pseudo_labels, report, student
 
 _log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class _Sources(Mapping[str, data.Images]):
 
     def __getitem__(self, name: str) -> data.Images:
         if name not in self._opened:
-            options = backbones.plain(self._config.images[name])
+            options = artifacts.plain(self._config.images[name])
             source = options.pop("source")
             self._opened[name] = data.open_images(source, cache_dir=self._cache_dir, **options)
         return self._opened[name]
@@ -168,7 +168,7 @@ def _check_inputs(
 
 def _write_config(config: Any, workdir: Path) -> None:
     """The config that made what is here: sections of finished stages stay as they were."""
-    resolved = backbones.plain(config)
+    resolved = artifacts.plain(config)
     for name in STAGES:
         if _is_finished(workdir, name):
             manifest = artifacts.read_json(workdir / name / artifacts.MANIFEST)
@@ -221,7 +221,7 @@ def _fingerprint(
     }
     images = {key: sources[key].fingerprint for key in _image_names(config, name)}
     return {
-        "config": {"seed": config.seed, name: backbones.plain(config[name])},
+        "config": {"seed": config.seed, name: artifacts.plain(config[name])},
         "images": images,
         "inputs": inputs,
     }

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import kt_jax
-from kt_jax import backbones, data, pipeline
+from kt_jax import artifacts, backbones, data, pipeline
 from kt_jax.stages import features, pretext, probe, student
 
 CONFIGS = [
@@ -90,7 +90,7 @@ def test_the_papers_config_is_the_papers():
     }  # fmt: skip
     assert config.pretext.permutations.count == 701
     assert config.clusters.k == 2000
-    backbone = backbones.plain(config.pretext.backbone)
+    backbone = artifacts.plain(config.pretext.backbone)
     dims = features.feature_dims(config.features, backbone)
     assert dims == 4 * 4 * 512
     classes = student.make_network(config.student, 1000)

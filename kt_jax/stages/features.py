@@ -71,7 +71,7 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
     section = config.features
     partition.check_batch_size("config.features.batch_size", section.batch_size)
     data.check_size(images[section.images], "config.features.images", section.size)
-    backbone = backbones.plain(config.pretext.backbone)
+    backbone = artifacts.plain(config.pretext.backbone)
     backbones.check_layers("config.features.layer", [section.layer], backbone, section.size)
     rows, dims = len(images[section.images]), feature_dims(section, backbone)
     return [

@@ -36,7 +36,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     _keep_permutations(stage.directory / "permutations.npy", chosen)
 
     make_model = make_network(section)
-    optimizer = train.make_optimizer(steps=section.steps, **backbones.plain(section.optimizer))
+    optimizer = train.make_optimizer(steps=section.steps, **artifacts.plain(section.optimizer))
     key = jax.random.key(stage.seed)
 
     def make_examples(key: jax.Array, batch: train.Batch) -> tuple[jax.Array, jax.Array]:
@@ -72,7 +72,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     store.close()
     log.close()
     artifacts.write_json(stage.directory / "results.json", results)
-    options = backbones.plain(section.backbone)
+    options = artifacts.plain(section.backbone)
     backbones.save_network(stage.directory, options, state.params, state.batch_stats)
     return {
         "rows": len(images),
@@ -134,7 +134,7 @@ def _whole_groups(mask: np.ndarray) -> np.ndarray:
 
 def make_rules(section: Any) -> jigsaw.PuzzleRules:
     """The config's puzzle rules."""
-    return jigsaw.PuzzleRules(**backbones.plain(section.puzzles))
+    return jigsaw.PuzzleRules(**artifacts.plain(section.puzzles))
 
 
 def make_permutation_set(section: Any, seed: int) -> np.ndarray:
@@ -174,7 +174,7 @@ def _keep_permutations(path: Path, chosen: np.ndarray) -> None:
 
 def make_network(section: Any) -> train.MakeModel:
     """The puzzle solver that the config describes."""
-    options = backbones.plain(section.backbone)
+    options = artifacts.plain(section.backbone)
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return models.JigsawNet(
@@ -182,7 +182,7 @@ def make_network(section: Any) -> train.MakeModel:
             size=section.puzzles.tile,
             classes=section.permutations.count,
             rngs=rngs,
-            **backbones.plain(section.head),
+            **artifacts.plain(section.head),
         )
 
     return make

@@ -114,7 +114,7 @@ def probe(
             batch = {layer: rows[chosen] for layer, rows in seen.items()}
             yield partition.put_batch({**batch, "label": targets[chosen]}, stage.mesh)
 
-    optimizer = train.make_optimizer(steps=steps, **backbones.plain(section.optimizer))
+    optimizer = train.make_optimizer(steps=steps, **artifacts.plain(section.optimizer))
     store = checkpoints.Checkpoints(stage.directory / "checkpoints" / name)
     log = logs.StageLog(
         scratch, stage=f"probe of {name}", steps=steps, images_per_step=section.batch_size
@@ -266,7 +266,7 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
         )
     for key in ("train_images", "test_images"):
         data.check_size(images[section[key]], f"config.probe.{key}", section.size)
-    backbone = backbones.plain(config.pretext.backbone)
+    backbone = artifacts.plain(config.pretext.backbone)
     backbones.check_layers(
         "config.probe.teacher_layers", section.teacher_layers, backbone, section.size
     )

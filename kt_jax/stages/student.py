@@ -27,7 +27,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     )
 
     make_model = make_network(section, classes)
-    optimizer = train.make_optimizer(steps=section.steps, **backbones.plain(section.optimizer))
+    optimizer = train.make_optimizer(steps=section.steps, **artifacts.plain(section.optimizer))
 
     def make_examples(key: jax.Array, batch: train.Batch) -> tuple[jax.Array, jax.Array]:
         crops = views.random_resized_crop(
@@ -67,14 +67,14 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     )
     store.close()
     log.close()
-    options = backbones.plain(section.backbone)
+    options = artifacts.plain(section.backbone)
     backbones.save_network(stage.directory, options, state.params, state.batch_stats)
     return {"rows": len(images), "classes": classes, "size": section.size}
 
 
 def make_network(section: Any, classes: int) -> train.MakeModel:
     """The student that the config describes."""
-    options = backbones.plain(section.backbone)
+    options = artifacts.plain(section.backbone)
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return models.Classifier(
@@ -82,7 +82,7 @@ def make_network(section: Any, classes: int) -> train.MakeModel:
             size=section.size,
             classes=classes,
             rngs=rngs,
-            **backbones.plain(section.head),
+            **artifacts.plain(section.head),
         )
 
     return make
