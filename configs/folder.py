@@ -9,6 +9,8 @@ A folder with train/ and test/ (or val/) is split so; of any other, a fifth is h
 Without class sub-folders the probe is left out, and the report says so.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 SIZES = ("tiny", "small", "full")
@@ -18,6 +20,11 @@ def get_config(arg: str = "") -> ConfigDict:
     """Arg: PATH or PATH,SIZE."""
     path, comma, size = arg.rpartition(",")
     if not comma or size not in SIZES:
+        if comma and "/" not in size and not Path(arg).exists():
+            raise ValueError(
+                f"configs/folder.py:{arg}: {size!r} is no size ({', '.join(SIZES)}), and there is "
+                "no such path with a comma in it."
+            )
         path, size = arg, "small"
     if not path:
         raise ValueError(

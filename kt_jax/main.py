@@ -60,7 +60,10 @@ def run() -> None:
     """The entry point: like app.run, with errors as one message."""
     try:
         app.run(main, flags_parser=_parse_flags)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except KeyboardInterrupt:
+        print("kt_jax: interrupted; the same command carries on", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError, flags.Error) as error:
         if flags.FLAGS.is_parsed() and _TRACEBACK.value:
             raise
         print(f"kt_jax: {error}", file=sys.stderr)

@@ -61,7 +61,8 @@ def run(
     # Before anything is computed: most of what cannot work is found here.
     plans = {name: STAGES[name].plan(config, sources) for name in wanted}
     if dry_run:
-        _print_plans(workdir, plans, again)
+        changes = {name: _find_changes(config, workdir, name, sources) for name in wanted}
+        _print_plans(workdir, plans, again, changes)
         return
 
     _check_inputs(config, workdir, wanted, again)
@@ -227,16 +228,23 @@ def _fingerprint(
     }
 
 
-def _refuse_changes(
+def _find_changes(
     config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images]
-) -> None:
+) -> list[str]:
+    """Where that which a stage was made with differs from what is asked for now."""
     directory = workdir / name
     marks = [directory / artifacts.MANIFEST, directory / artifacts.STARTED]
     mark = next((path for path in marks if path.exists()), None)
     if mark is None:
-        return
+        return []
     found = artifacts.read_json(mark)["fingerprint"]
-    changes = list(artifacts.differences(found, _fingerprint(config, workdir, name, sources)))
+    return list(artifacts.differences(found, _fingerprint(config, workdir, name, sources)))
+
+
+def _refuse_changes(
+    config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images]
+) -> None:
+    changes = _find_changes(config, workdir, name, sources)
     if changes:
         lines = "\n  ".join(changes)
         raise ValueError(
@@ -259,7 +267,10 @@ def _report_exclusions(workdir: Path, name: str, images: data.Images) -> None:
 
 
 def _print_plans(
-    workdir: Path, plans: Mapping[str, Collection[str]], again: Collection[str]
+    workdir: Path,
+    plans: Mapping[str, Collection[str]],
+    again: Collection[str],
+    changes: Mapping[str, Collection[str]],
 ) -> None:
     """What a run would do."""
     for name, lines in plans.items():
@@ -267,6 +278,8 @@ def _print_plans(
         status = "to do"
         if name in again and directory.exists():
             status = "to be deleted and done again"
+        elif changes[name]:
+            status = "made otherwise, would be refused: " + "; ".join(changes[name])
         elif _is_finished(workdir, name):
             status = "finished"
         elif directory.exists():

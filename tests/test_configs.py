@@ -114,6 +114,7 @@ def test_overrides_reach_the_config():
         ("configs/quickstart.py:huge", {}, ValueError, "the only argument is tiny"),
         ("configs/jigsawpp.py:huge", {}, ValueError, "the only argument is tiny"),
         ("configs/folder.py", {}, ValueError, "needs a path"),
+        ("configs/folder.py:/no/images,tinny", {}, ValueError, "'tinny' is no size"),
         ("configs/quickstart.py", {"seed": "x"}, TypeError, "seed"),
     ],
 )

@@ -254,6 +254,7 @@ def with_value(value):
 @pytest.mark.parametrize(
     ("features", "k", "options", "message"),
     [
+        ([[1.0]], 1, {}, "features must be a NumPy or JAX array; got a list"),
         (np.ones(3), 1, {}, r"features must be \[rows, d\].*got shape \(3,\)"),
         (np.ones((0, 3)), 1, {}, r"rows, d >= 1; got shape \(0, 3\)"),
         (np.ones((3, 0)), 1, {}, r"rows, d >= 1; got shape \(3, 0\)"),

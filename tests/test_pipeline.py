@@ -153,6 +153,9 @@ def test_a_dry_run_touches_nothing(stages, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "one: finished\n    seed 0" in printed
     assert "two: to do" in printed
+    pipeline.run(make_config(one=5), tmp_path, dry_run=True)
+    refused = "one: made otherwise, would be refused: config.one.value: 0 -> 5"
+    assert refused in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ from jaxtyping import Array, Float32, Int32, Shaped
 
 from kt_jax.kmeans import device
 
-# The public border takes any array, so that a wrong one meets our ValueError and not a type error.
-AnyArray = Shaped[np.ndarray, "..."] | Shaped[Array, "..."]
+# NumPy or JAX; loosely typed, so that anything else meets our ValueError and not a type error.
+AnyArray = Any
 _HOST_ROWS = 16384  # rows checked at a time: bounds the float32 copy of a memory map
 
 
@@ -205,6 +206,8 @@ def normalise(
 
 
 def _checked(array: AnyArray, name: str) -> Shaped[np.ndarray, "rows d"]:
+    if not isinstance(array, np.ndarray | jax.Array):
+        raise ValueError(f"{name} must be a NumPy or JAX array; got a {type(array).__name__}")
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must be [rows, d] with rows, d >= 1; got shape {array.shape}")
     if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):

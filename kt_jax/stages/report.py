@@ -80,7 +80,7 @@ def headlines(directory: Path) -> list[str]:
         if f"{name}_best" in summary:
             best = summary[f"{name}_best"]
             lines.append(
-                f"best linear probe of the {name}: {best['accuracy']:.1%}, {best['layer']}"
+                f"best linear probe, {name} network: {best['accuracy']:.1%} ({best['layer']})"
             )
     return lines
 
