@@ -13,7 +13,7 @@ from kt_jax.stages import clusters, features, pretext, probe, pseudo_labels, rep
 
 _log = logging.getLogger(__name__)
 
-# Names the stages of a --redo from its deletions until its end.
+# Holds what a --redo asked for, from its deletions until its end.
 _PENDING_REDO = ".redo.json"
 
 STAGES: dict[str, ModuleType] = {
@@ -55,7 +55,8 @@ def run(
     wanted = [name for name in STAGES if name in (stages or config.stages)]
     workdir = Path(workdir).expanduser().absolute()
     # A redo that was interrupted has deleted already: the same command carries on.
-    again = [] if _is_pending(workdir, redo) else _with_readers(redo)
+    request = {"redo": sorted(redo), "config": artifacts.plain(config)}
+    again = [] if _is_pending(workdir, request) else _with_readers(redo)
     partition.configure_xla()
     sources = _Sources(config, None if dry_run else workdir / "images")
     # Before anything is computed: most of what cannot work is found here.
@@ -75,7 +76,7 @@ def run(
             artifacts.remove(workdir / name)
     pending = workdir / _PENDING_REDO
     if again:
-        artifacts.write_json(pending, sorted(redo))
+        artifacts.write_json(pending, request)
     _write_config(config, workdir)
 
     mesh = partition.make_mesh()
@@ -145,10 +146,10 @@ def _check_names(origin: str, names: Collection[str]) -> None:
         raise ValueError(f"{origin} names {unknown[0]!r}: the stages are {', '.join(STAGES)}.")
 
 
-def _is_pending(workdir: Path, redo: Collection[str]) -> bool:
-    """Whether the last run was asked to redo the same stages, and has not ended."""
+def _is_pending(workdir: Path, request: Mapping[str, Any]) -> bool:
+    """Whether a run that has not ended was asked to redo the same stages with the same config."""
     pending = workdir / _PENDING_REDO
-    return bool(redo) and pending.exists() and artifacts.read_json(pending) == sorted(redo)
+    return pending.exists() and artifacts.read_json(pending) == request
 
 
 def _check_inputs(

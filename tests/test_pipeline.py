@@ -112,6 +112,16 @@ def test_an_interrupted_redo_carries_on(stages, tmp_path):
     assert runs(stages) == [1, 3, 4, 1]
 
 
+def test_an_interrupted_redo_gives_way_to_one_with_another_config(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    stages.three.fail = True
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+    stages.three.fail = False
+    pipeline.run(make_config(two=6), tmp_path, redo=["two"])
+    assert "6" in (tmp_path / "three" / "out.json").read_text()
+
+
 def test_a_redo_that_would_lack_an_input_deletes_nothing(stages, tmp_path):
     pipeline.run(make_config(), tmp_path)
     with pytest.raises(ValueError, match="delete stage 'two', which stage 'three' reads"):

@@ -17,8 +17,8 @@ class Classifier(nnx.Module):
     """A backbone and fully connected layers: hidden ones with ReLU and dropout, then logits.
 
     hidden: their widths, AlexNet's (4096, 4096) by default.
-    normal: Caffe's Gaussian weights (0.005, biases 1) and (0.01) when the backbone is the
-      paper's AlexNet; He's with batch normalisation otherwise.
+    batch_norm: in the hidden layers, with He's weights; without it Caffe's Gaussian weights
+      (0.005 and biases 1, the last layer 0.01), as in the paper's AlexNet.
     """
 
     def __init__(

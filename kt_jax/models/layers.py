@@ -1,7 +1,6 @@
 """Layers that flax lacks, or that XLA makes slow as it spells them."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +107,3 @@ def batch_norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
 def identity(x: Array) -> Array:
     """Stands where a variant of a network has no normalisation."""
     return x
-
-
-Layer = Callable[[Array], Array]
