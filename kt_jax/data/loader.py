@@ -15,20 +15,6 @@ from grain.experimental import index_shuffle
 
 
 @dataclass(frozen=True)
-class InOrder:
-    """0, 1, ..., n - 1, 0, 1, ..."""
-
-    n: int
-
-    def __post_init__(self) -> None:
-        _check_order(self.n)
-
-    def __call__(self, position: int) -> int:
-        """Returns the index at `position`."""
-        return position % self.n
-
-
-@dataclass(frozen=True)
 class Shuffled:
     """Every epoch (n consecutive positions) visits every index once, in an order of its own.
 
@@ -100,7 +86,7 @@ class Balanced:
 
 def train_batches(
     images,
-    order: InOrder | Shuffled | Balanced,
+    order: Shuffled | Balanced,
     batch_size: int,
     *,
     first_step: int = 0,
@@ -221,7 +207,7 @@ def _local_batch(batch_size: int, process_index: int, process_count: int) -> int
     return batch_size // process_count
 
 
-def _check_order(n: int, seed: int = 0) -> None:
+def _check_order(n: int, seed: int) -> None:
     if n < 1:
         raise ValueError(f"an order over n={n} images has nothing to draw: n must be >= 1")
     if seed < 0:
