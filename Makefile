@@ -4,8 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Made anew when the dependencies or the Python change.
 STAMP := $(VENV)/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# Beside it: what only benchmarks need.
+BENCH_STAMP := $(STAMP)-bench
+# A run's features directory, or one .npy: make bench-kmeans FEATURES=runs/quickstart/features
+FEATURES ?=
+BENCH_FLAGS ?=
 
-.PHONY: quickstart test test-all check fix clean
+.PHONY: quickstart test test-all check fix bench-kmeans clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -26,6 +31,9 @@ fix: $(STAMP)  ## What ruff can mend by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench-kmeans: $(BENCH_STAMP)  ## k-means beside its peers, an hour or two; the page is benchmarks/kmeans.md
+	$(BIN)/python benchmarks/kmeans.py $(if $(FEATURES),--features=$(FEATURES)) $(BENCH_FLAGS)
+
 clean:
 	rm -rf $(VENV)
 
@@ -34,4 +42,8 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) makes no virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[test,bench]'
 	touch $@

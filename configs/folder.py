@@ -104,6 +104,10 @@ def get_config(arg: str = "") -> ConfigDict:
         "k": by_size(16, 100, 2_000),
         "l2": True,
         "centre": True,
+        "spherical": False,
+        "init": "k-means||",
+        "precision": "auto",  # float32's labels, by the faster way here
+        "restarts": 1,
         "max_iterations": 100,
         "tolerance": 1e-4,
         "warn_share": 0.25,

@@ -98,6 +98,10 @@ def get_config(arg: str = "") -> ConfigDict:
         "k": 4 if tiny else 2_000,  # paper
         "l2": False,  # paper: not mentioned
         "centre": True,
+        "spherical": False,
+        "init": "k-means||",  # ours: the paper names no seeding
+        "precision": "auto",  # float32's labels, by the faster way here
+        "restarts": 1,
         "max_iterations": 50,
         "tolerance": 1e-4,
         "warn_share": 0.25,

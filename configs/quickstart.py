@@ -79,6 +79,10 @@ def get_config(arg: str = "") -> ConfigDict:
         "k": 4 if tiny else 32,
         "l2": True,
         "centre": True,
+        "spherical": False,
+        "init": "k-means||",
+        "precision": "auto",  # float32's labels, by the faster way here
+        "restarts": 1,
         "max_iterations": 50,
         "tolerance": 1e-4,
         "warn_share": 0.25,

@@ -17,12 +17,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
 # What differs between two runs of the same work: times, logs, training state.
-_NOT_OUTPUTS = {MANIFEST, STARTED, "metrics.jsonl", "tensorboard", "checkpoints", "cache"}
+_NOT_OUTPUTS = {
+    MANIFEST,
+    STARTED,
+    "metrics.jsonl",
+    "tensorboard",
+    "checkpoints",
+    "checkpoint.safetensors",
+    "cache",
+}
 _PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -70,6 +79,14 @@ def open_manifest(workdir: Path, stage: str, *, reader: str) -> dict[str, Any]:
             f"({len(gone)} files in all): bring it back, or do the stage again with --redo={stage}."
         )
     return manifest
+
+
+def read_fingerprint(directory: Path) -> dict[str, Any] | None:
+    """What the results in a directory were made or begun with; None if nothing was begun."""
+    for name in (MANIFEST, STARTED):
+        if (directory / name).exists():
+            return read_json(directory / name)["fingerprint"]
+    return None
 
 
 def start(directory: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -129,13 +146,19 @@ def remove(directory: Path) -> None:
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` write a file beside `path`, then renames it there."""
+    """Lets `write` write a file beside `path`, then renames it there.
+
+    Raises:
+      OSError: if it cannot be written, as on a full disk; what stood there before still does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A dot in front: left behind by a kill, it is no output, and the next try replaces it.
     partial = path.with_name(f".{path.name}.partial{path.suffix}")
     try:
         write(partial)
         os.replace(partial, path)
+    except (OSError, SafetensorError) as error:  # neither of them names the file
+        raise OSError(f"{path} could not be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -175,8 +198,15 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
 
 def write_tensors(path: Path, tree: Mapping[str, Any]) -> None:
     """Writes nested dicts of arrays as .safetensors, names joined by "/"."""
-    flat = {name: np.ascontiguousarray(array) for name, array in _flatten(tree, "")}
-    write_file(path, lambda partial: save_file(flat, partial))
+    flat = {name: np.asarray(array, order="C") for name, array in _flatten(tree, "")}
+
+    def save(partial: Path) -> None:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(flat, partial)  # makes a file that its owner alone may read
+        partial.chmod(mode)
+
+    write_file(path, save)
 
 
 def read_tensors(path: Path) -> dict[Any, Any]:

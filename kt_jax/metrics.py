@@ -28,6 +28,40 @@ def normalised_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, "
     Raises:
       ValueError: if the groupings differ in length or are empty.
     """
+    table = _cross(a, b)
+    apart = entropy(table.sum(1)) + entropy(table.sum(0))
+    # Rounding may leave -1e-16 where nothing is shared.
+    return max(0.0, 2 * (apart - entropy(table.ravel())) / apart) if apart > 0 else 1.0
+
+
+def adjusted_rand_index(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
+    """How many pairs two groupings of the same n things treat alike, less what chance gives.
+
+    (S - E) / ((A + B) / 2 - E): of the n (n - 1) / 2 pairs, A are together in a, B in b and S in
+    both; E = A B / (n (n - 1) / 2) is expected of S when the things are shuffled (Hubert & Arabie,
+    "Comparing partitions", 1985). 1 for equal groupings, about 0 for unrelated ones, below 0
+    for less agreement than by chance; names of groups do not count.
+
+    >>> adjusted_rand_index(np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2]))
+    1.0
+    >>> adjusted_rand_index(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+    -0.5
+
+    Raises:
+      ValueError: if the groupings differ in length or are empty.
+    """
+    table = _cross(a, b)
+    both, in_a, in_b, pairs = (
+        int((counts * (counts - 1) // 2).sum())
+        for counts in (table, table.sum(1), table.sum(0), table.sum())
+    )
+    most = (in_a + in_b) * pairs - 2 * in_a * in_b
+    # All together in both, or all apart in both: equal groupings.
+    return 2 * (both * pairs - in_a * in_b) / most if most else 1.0
+
+
+def _cross(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> Int[np.ndarray, "a b"]:
+    """How many things are in the i-th group of a and the j-th of b."""
     if len(a) != len(b) or len(a) == 0:
         raise ValueError(
             f"groupings of {len(a)} and of {len(b)} things cannot be compared: give one group "
@@ -35,11 +69,8 @@ def normalised_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, "
         )
     groups_a, a = np.unique(a, return_inverse=True)
     groups_b, b = np.unique(b, return_inverse=True)
-    table = np.zeros((len(groups_a), len(groups_b)), np.int64)
-    np.add.at(table, (a, b), 1)
-    apart = entropy(table.sum(1)) + entropy(table.sum(0))
-    # Rounding may leave -1e-16 where nothing is shared.
-    return max(0.0, 2 * (apart - entropy(table.ravel())) / apart) if apart > 0 else 1.0
+    shape = len(groups_a), len(groups_b)
+    return np.bincount(a * shape[1] + b, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def find_majority(

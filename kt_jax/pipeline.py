@@ -233,12 +233,9 @@ def _find_changes(
     config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images]
 ) -> list[str]:
     """Where that which a stage was made with differs from what is asked for now."""
-    directory = workdir / name
-    marks = [directory / artifacts.MANIFEST, directory / artifacts.STARTED]
-    mark = next((path for path in marks if path.exists()), None)
-    if mark is None:
+    found = artifacts.read_fingerprint(workdir / name)
+    if found is None:
         return []
-    found = artifacts.read_json(mark)["fingerprint"]
     return list(artifacts.differences(found, _fingerprint(config, workdir, name, sources)))
 
 

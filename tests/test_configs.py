@@ -54,6 +54,18 @@ def test_every_stage_can_be_planned(path):
     ("overrides", "message"),
     [
         ({"clusters": {"k": 2501}}, "has 2500 images: choose k from 1 to 2500"),
+        (
+            {"clusters": {"init": "k-means"}},
+            r"config\.clusters\.init = 'k-means': choose one of k-means\|\|, k-means\+\+, random",
+        ),
+        (
+            {"clusters": {"precision": "float16"}},
+            r"config\.clusters\.precision = 'float16': choose one of float32, exact, ",
+        ),
+        ({"clusters": {"precision": "tensorfloat32"}}, "is for GPUs, and this is a cpu"),
+        ({"clusters": {"restarts": 0}}, r"config\.clusters\.restarts = 0: .* at least 1"),
+        ({"clusters": {"max_iterations": -1}}, r"max_iterations = -1: it must be at least 0"),
+        ({"clusters": {"tolerance": -0.1}}, r"tolerance = -0\.1: it must be at least 0"),
         ({"features": {"layer": "conv9"}}, "config.features.layer names 'conv9', which the vgg"),
         ({"features": {"size": 64}}, "decoded to 48 px, but 64 px of them are used"),
         ({"probe": {"teacher_layers": ("fc",)}}, "config.probe.teacher_layers names 'fc'"),

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from kt_jax import artifacts, data, metrics, partition
 from kt_jax.stages import report
@@ -237,6 +237,19 @@ def test_normalised_mutual_information_is_scikit_learns():
         assert ours == pytest.approx(normalized_mutual_info_score(left, right), abs=1e-9)
 
 
+def test_adjusted_rand_index_is_scikit_learns():
+    random = np.random.default_rng(0)
+    a, b, each = random.integers(0, 7, 500), random.integers(3, 9, 500), np.arange(500)
+    pairs = [(a, b), (a, a), (a, -a), (a, a // 2), (a * 0, b), (a * 0, b * 0), (each, each)]
+    pairs += [(each, b * 0), (a[:1], b[:1]), (a[:2], b[:2])]
+    for left, right in pairs:
+        ours = metrics.adjusted_rand_index(left, right)
+        assert ours == pytest.approx(adjusted_rand_score(left, right), abs=1e-12)
+        assert ours == metrics.adjusted_rand_index(right, left)
+
+
 def test_groupings_of_other_lengths_are_refused():
     with pytest.raises(ValueError, match="groupings of 2 and of 3 things cannot be compared"):
         metrics.normalised_mutual_information(np.zeros(2, int), np.zeros(3, int))
+    with pytest.raises(ValueError, match="groupings of 0 and of 0 things cannot be compared"):
+        metrics.adjusted_rand_index(np.zeros(0, int), np.zeros(0, int))

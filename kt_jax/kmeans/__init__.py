@@ -10,8 +10,13 @@ distances never exist whole. Chunks start at multiples of the chunk size whateve
 devices, hence seeds and labels are those of the same arithmetic on any mesh.
 """
 
+from kt_jax.kmeans.descent import Progress as Progress
+from kt_jax.kmeans.fit import PRECISIONS as PRECISIONS
 from kt_jax.kmeans.fit import Assignment as Assignment
 from kt_jax.kmeans.fit import KMeans as KMeans
 from kt_jax.kmeans.fit import assign as assign
 from kt_jax.kmeans.fit import fit as fit
-from kt_jax.kmeans.fit import normalise as normalise
+from kt_jax.kmeans.seeding import METHODS
+from kt_jax.kmeans.sweep import sweep as sweep
+
+INITS = METHODS  # by which `fit` chooses the seeds

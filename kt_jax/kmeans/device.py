@@ -1,178 +1,296 @@
-"""What k-means runs on the devices.
+"""What k-means runs on the devices, one block of rows at a time.
 
-A device holds `rows` [its rows, d] of the matrix, which ends in zero rows as padding: `numbers`
-are the global row numbers, and those from n on are never counted.
+A row x is seen as `prepared(x) = l2(x - mean) - origin`: `origin` lies amid the rows, because far
+from it the |c|^2 - 2 x.c that rank the centroids would be differences of huge numbers. Within a
+device a scan goes over chunks of rows, so that the n x k distances never exist. `valid` is the
+number of rows of the block that are rows of the matrix; the padding after them never counts.
 """
 
+import dataclasses
 import functools
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Bool, Float32, Int32, Shaped
+
+# Scores are searched in groups: the least of each group first, then within the best group. XLA
+# makes vector code of a minimum, but not of an argmin.
+_GROUP = 8
+
+# k-means is matrix products, which YNN runs faster than Eigen; for the convolutions of training
+# kt_jax.partition turns it off for the whole process.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 
-def _sharded(in_specs, out_specs):
-    def decorate(local):
-        def run(*arrays, chunk, mesh):
-            on_device = functools.partial(local, chunk=chunk)
-            return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(
-                *arrays
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all programs of a call share; hashable, hence part of what is compiled."""
+
+    mesh: Mesh
+    chunk: int
+    l2: bool = False
+    precision: str = "float32"
+    spherical: bool = False
+
+    @property
+    def platform(self) -> str:
+        """cpu, gpu or tpu."""
+        return self.mesh.devices.flat[0].platform
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("mean", "origin"), meta_fields=())
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Where rows are seen from."""
+
+    mean: Any  # float32 [d]: subtracted from every row
+    origin: Any  # float32 [d]: of what is prepared
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("values", "square", "rounding", "length"),
+    meta_fields=(),
+)
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A block of rows x as they are compared, less the origin, and for x' = bfloat16(x)."""
+
+    values: Any  # float32 [rows, d]
+    square: Any  # float32 [rows]: |x|^2
+    rounding: Any  # float32 [rows]: |x - x'|
+    length: Any  # float32 [rows]: |x'|
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("values", "square", "rounding", "length", "numbers"),
+    meta_fields=(),
+)
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """Centroids c less the origin, ready to be compared with rows; padded to whole groups."""
+
+    values: Any  # float32 [p, d]
+    square: Any  # float32 [p]: |c|^2; inf marks padding
+    rounding: Any  # float32 [p]: |c - c'| for c' = bfloat16(c), and what summing up adds
+    length: Any  # float32 [p]: |c|
+    numbers: Any  # int32 [p]: ascending
+
+
+def has_fast_bfloat16(platform: str) -> bool:
+    """Whether products of bfloat16 are faster than those of float32."""
+    if platform != "cpu":
+        return True
+    described = Path("/proc/cpuinfo")  # elsewhere nobody says
+    flags = described.read_text() if described.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def program(in_specs: Any, out_specs: Any, *, donate: tuple[int, ...] = ()) -> Any:
+    """Makes a function of one device's arrays one of global arrays, compiled.
+
+    Called as f(setting, *arrays, **static), with the function's own arguments in that order.
+    """
+
+    def decorate(local: Any) -> Any:
+        def compiled(setting: Setting, static: tuple[tuple[str, Any], ...]) -> Any:
+            on_device = functools.partial(local, setting, **dict(static))
+            run = jax.shard_map(
+                on_device, mesh=setting.mesh, in_specs=in_specs, out_specs=out_specs
             )
+            options = _CPU_OPTIONS if setting.platform == "cpu" else None
+            return jax.jit(run, donate_argnums=donate, compiler_options=options)
 
-        run.__name__, run.__doc__ = local.__name__, local.__doc__
-        return jax.jit(run, static_argnames=("chunk", "mesh"))
+        cached = functools.lru_cache(maxsize=64)(compiled)
+
+        @functools.wraps(local)
+        def call(setting: Setting, *arrays: Any, **static: Any) -> Any:
+            return cached(setting, tuple(sorted(static.items())))(*arrays)
+
+        return call
 
     return decorate
 
 
-def _numbers(rows: Float32[Array, "rows d"]) -> Int32[Array, " rows"]:
-    return jax.lax.axis_index("data") * len(rows) + jnp.arange(len(rows), dtype=jnp.int32)
+def prepared(rows: Shaped[Array, "rows d"], frame: Frame, *, l2: bool) -> Float32[Array, "rows d"]:
+    """Returns the rows as they are compared: float32, less mean, divided by length, less origin."""
+    rows = rows.astype(jnp.float32) - frame.mean[None]
+    if l2:  # of the largest element first, so that small rows do not underflow
+        for length in (lambda x: jnp.max(jnp.abs(x), axis=1), _length):
+            divisor = length(rows)
+            rows = rows / jnp.where(divisor > 0, divisor, 1)[:, None]
+    return rows - frame.origin[None]
 
 
-def _squared_to(rows, point: Float32[Array, " d"], chunk: int) -> Float32[Array, " rows"]:
-    def squared(block):
-        return jnp.sum(jnp.square(block - point[None]), axis=1)
-
-    return jax.lax.map(squared, rows.reshape(-1, chunk, rows.shape[1])).reshape(-1)
+def _length(x: Float32[Array, "rows d"]) -> Float32[Array, " rows"]:
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=1))
 
 
-def _best_row(score: Float32[Array, " rows"], rows: Float32[Array, "rows d"]):
-    """Returns the highest score on all devices and its row, of equals the first."""
-    at = jnp.argmax(score)
-    best = jax.lax.pmax(score[at], "data")
-    number = _numbers(rows)[at]
-    winner = jax.lax.pmin(jnp.where(score[at] == best, number, jnp.iinfo(jnp.int32).max), "data")
-    return best, jax.lax.psum(jnp.where(number == winner, rows[at], 0), "data")
+def _rounded(x: Float32[Array, "rows d"]) -> Float32[Array, "rows d"]:
+    # reduce_precision, not two casts: XLA is free to leave those out.
+    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
-@_sharded((P("data"), P(), P(), P()), P())
-def seed(rows, centroids, key, n, *, chunk):
-    """Returns k-means++ seeds [k, d] and how many of them could be drawn.
+@functools.partial(jax.jit, static_argnames="size")
+def points(
+    values: Float32[Array, "p d"],
+    numbers: Int32[Array, " p"],
+    keep: Bool[Array, " p"] | None = None,
+    *,
+    size: int,
+) -> Points:
+    """Returns the values to keep (all: None) as Points, `size` rounded up to whole groups."""
+    length = _length(values)
+    # d 2^-24 |x'| |c'| bounds what summing up d products in float32 adds.
+    rounding = _length(values - _rounded(values)) + values.shape[1] * 2.0**-24 * length
+    all_of_them = Points(values, jnp.sum(jnp.square(values), axis=1), rounding, length, numbers)
+    size = -(-size // _GROUP) * _GROUP
+    places = (
+        jnp.arange(len(values))
+        if keep is None
+        else jnp.flatnonzero(keep, size=size, fill_value=len(values))
+    )
+    places = jnp.pad(places, (0, size - len(places)), constant_values=len(values))
+    chosen = jax.tree.map(lambda x: x.at[places].get(mode="fill", fill_value=0), all_of_them)
+    padding = places == len(values)
+    return dataclasses.replace(
+        chosen,
+        square=jnp.where(padding, jnp.inf, chosen.square),
+        numbers=jnp.where(padding, numbers[-1], chosen.numbers),
+    )
 
-    Row i wins with probability proportional to D_i^2 when its log(D_i^2) - log(E_i) is the highest,
-    E_i exponential noise (a race): drawn from the global row number, so the same on any mesh.
+
+def products(
+    values: Float32[Array, "p d"], rows: Float32[Array, "rows d"], precision: str
+) -> Float32[Array, "p rows"]:
+    """Returns values @ rows.T in the precision of that name, summed up in float32."""
+    how: Any = {
+        "float32": lax.Precision.HIGHEST,
+        "tensorfloat32": lax.DotAlgorithmPreset.TF32_TF32_F32,
+    }.get(precision, lax.Precision.DEFAULT)
+    if how is lax.Precision.DEFAULT:
+        values, rows = values.astype(jnp.bfloat16), rows.astype(jnp.bfloat16)
+    return lax.dot_general(
+        values, rows, (((1,), (1,)), ((), ())), precision=how, preferred_element_type=jnp.float32
+    )
+
+
+def scores(rows: Float32[Array, "rows d"], to: Points, precision: str) -> Float32[Array, "p rows"]:
+    """Returns |c|^2 - 2 c.x: the squared distances less |x|^2, which ranks no centroid."""
+    return to.square[:, None] + products(-2 * to.values, rows, precision)
+
+
+def lowest(score: Float32[Array, "p rows"]) -> tuple[Array, Array, Array]:
+    """Returns where the lowest score of each row is, of equals the first; it; the next one."""
+    score = score.reshape(-1, _GROUP, score.shape[1])
+    of_group = jnp.min(score, axis=1)
+    best_group = jnp.argmin(of_group, axis=0).astype(jnp.int32)
+    within = jnp.take_along_axis(score, best_group[None, None], axis=0)[0]
+    place = jnp.argmin(within, axis=0).astype(jnp.int32)
+    low = jnp.min(within, axis=0)
+
+    def without(values, at):
+        others = jnp.arange(len(values), dtype=jnp.int32)[:, None] != at[None]
+        return jnp.min(jnp.where(others, values, jnp.inf), axis=0)
+
+    following = jnp.minimum(without(within, place), without(of_group, best_group))
+    return best_group * _GROUP + place, low, following
+
+
+def over_chunks(setting: Setting, run: Any, carry: Any, *arrays: Any) -> tuple[Any, Any]:
+    """Returns the last carry, and what run(carry, *chunks of the arrays) returns, joined."""
+    chunks = tuple(x.reshape(-1, setting.chunk, *x.shape[1:]) for x in arrays)
+    carry, out = lax.scan(lambda carry, xs: run(carry, *xs), carry, chunks)
+    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+
+def varying(tree: Any) -> Any:
+    """Says that a constant will differ between the devices."""
+    return lax.pcast(tree, "data", to="varying")
+
+
+def numbers(rows: Shaped[Array, "rows ..."]) -> Int32[Array, " rows"]:
+    """Returns where this device's rows stand in the block."""
+    return lax.axis_index("data") * len(rows) + jnp.arange(len(rows), dtype=jnp.int32)
+
+
+@program(P("data"), P("data"))
+def chunk_sums(setting, block):
+    """Returns the sum of the rows of each chunk [chunks, d]."""
+
+    def add(carry, rows):
+        return carry, jnp.sum(rows.astype(jnp.float32), axis=0)[None]
+
+    return over_chunks(setting, add, None, block)[1]
+
+
+def value_limit(d: int) -> float:
+    """The largest size of a feature: sums of many squares must stay finite in float32."""
+    return 1e15 / float(np.sqrt(d))
+
+
+def prepare_few(
+    setting: Setting, rows: Shaped[np.ndarray, "m d"], frame: Frame
+) -> Float32[np.ndarray, "m d"]:
+    """Returns rows of the host as they are compared, but not less the origin."""
+    still = dataclasses.replace(frame, origin=np.zeros_like(frame.origin))
+    return np.asarray(jax.jit(prepared, static_argnames="l2")(rows, still, l2=setting.l2))
+
+
+@program((P("data"), P()), P("data"))
+def prepare(setting, block, frame):
+    """Returns the block as it is compared."""
+
+    def run(carry, rows):
+        rows = prepared(rows, frame, l2=setting.l2)
+        near = _rounded(rows)
+        return carry, Prepared(
+            rows, jnp.sum(jnp.square(rows), axis=1), _length(rows - near), _length(near)
+        )
+
+    return over_chunks(setting, run, None, block)[1]
+
+
+def nearest_two(
+    rows: Float32[Array, "rows d"], to: Points, precision: str
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Returns (cluster, distance^2) of the nearest and of the second nearest centroid.
+
+    One matrix product ranks the centroids. The best two are then measured by the norm of the
+    difference, which decides between them: no cancellation, and ties between two are exact.
     """
-    numbers = _numbers(rows)
-    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-
-    def draw(step, state):
-        centroids, squared, distinct = state
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, step)
-        bits = jax.vmap(lambda key: jax.random.bits(key, dtype=jnp.uint32))(step_keys)
-        # All 32 bits: the winner's noise is near 0, where 23 would often tie. Never 0 nor 1.
-        uniform = jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
-        weight = jnp.where(numbers < n, jnp.where(step == 0, 1.0, squared), 0.0)
-        score = jnp.log(weight) - jnp.log(-jnp.log1p(-uniform))
-        best, row = _best_row(score, rows)
-        squared = jnp.minimum(squared, _squared_to(rows, row, chunk))
-        return centroids.at[step].set(row), squared, distinct + (best > -jnp.inf).astype(jnp.int32)
-
-    infinite = jax.lax.pcast(jnp.full(len(rows), jnp.inf, jnp.float32), "data", to="varying")
-    state = centroids, infinite, jnp.int32(0)
-    centroids, _, distinct = jax.lax.fori_loop(0, len(centroids), draw, state)
-    return centroids, distinct
-
-
-def _nearest_two(rows: Float32[Array, "c d"], centroids: Float32[Array, "k d"]):
-    """Returns (cluster, distance^2, row - centroid) of the nearest and of the second nearest.
-
-    One matrix product ranks the centroids by |c|^2 - 2 x.c, about the mean of the centroids: far
-    from the origin these would be differences of huge numbers. The best two are then measured by
-    the norm of the difference, which decides between them: no cancellation, and ties are exact.
-    """
-    k = len(centroids)
-    centre = jnp.mean(centroids, axis=0, keepdims=True)
-    centred = centroids - centre
-    product = jnp.dot(rows - centre, centred.T, precision=jax.lax.Precision.HIGHEST)
-    score = jnp.sum(jnp.square(centred), axis=1)[None] - 2 * product
+    score = scores(rows, to, precision)
 
     def measured(score):
-        cluster = jnp.argmin(score, axis=1).astype(jnp.int32)
-        difference = rows - centroids[cluster]
-        return cluster, jnp.sum(jnp.square(difference), axis=1), difference
+        place, low, _ = lowest(score)
+        squared = jnp.sum(jnp.square(rows - to.values[place]), axis=1)
+        return to.numbers[place], jnp.where(jnp.isposinf(low), jnp.inf, squared), place
 
-    first = measured(score)
-    if k == 1:
-        return first, (jnp.full_like(first[0], -1), jnp.full_like(first[1], jnp.inf), first[2])
-    second = measured(jnp.where(jnp.arange(k)[None] == first[0][:, None], jnp.inf, score))
+    *first, place = measured(score)
+    taken = jnp.arange(len(score), dtype=jnp.int32)[:, None] == place[None]
+    *second, _ = measured(jnp.where(taken, jnp.inf, score))
     swap = (second[1] < first[1]) | ((second[1] == first[1]) & (second[0] < first[0]))
 
     def chosen(yes, no):
-        return *(jnp.where(swap, y, x) for y, x in zip(yes[:2], no[:2], strict=True)), jnp.where(
-            swap[:, None], yes[2], no[2]
-        )
+        return jnp.where(swap, yes[0], no[0]), jnp.where(swap, yes[1], no[1])
 
     return chosen(second, first), chosen(first, second)
 
 
-@_sharded((P("data"), P()), P("data"))
-def label(rows, centroids, *, chunk):
+@program((P("data"), P()), P("data"))
+def label(setting, block, to):
     """Returns cluster, distance, second cluster and margin of every row."""
 
-    def labelled(block):
-        (cluster, squared, _), (second, second_squared, _) = _nearest_two(block, centroids)
+    def labelled(carry, rows):
+        (cluster, squared), (second, second_squared) = nearest_two(rows, to, setting.precision)
         distance = jnp.sqrt(squared)
-        return cluster, distance, second, jnp.sqrt(second_squared) - distance
+        return carry, (cluster, distance, second, jnp.sqrt(second_squared) - distance)
 
-    blocks = jax.lax.map(labelled, rows.reshape(-1, chunk, rows.shape[1]))
-    return tuple(x.reshape(-1) for x in blocks)
-
-
-@_sharded((P("data"), P("data"), P(), P()), (P("data"), P("data"), P(), P(), P()))
-def step(rows, assignment, centroids, n, *, chunk):
-    """Returns assignment, inertia of each chunk, updated centroids, sizes and rows that moved.
-
-    A mean is summed as the centroid plus the mean difference from it, which are small numbers.
-    """
-    k, d = centroids.shape
-
-    def add(totals, block):
-        sums, counts, moved = totals
-        block_rows, numbers, old = block
-        (cluster, squared, difference), _ = _nearest_two(block_rows, centroids)
-        real = numbers < n
-        member = (cluster[:, None] == jnp.arange(k)[None]) & real[:, None]
-        sums += jnp.dot(
-            member.T.astype(jnp.float32), difference, precision=jax.lax.Precision.HIGHEST
-        )
-        counts += jnp.sum(member, axis=0, dtype=jnp.int32)
-        moved += jnp.sum(real & (cluster != old), dtype=jnp.int32)
-        return (sums, counts, moved), (cluster, jnp.sum(jnp.where(real, squared, 0)))
-
-    zeros = jnp.zeros((k, d), jnp.float32), jnp.zeros(k, jnp.int32), jnp.int32(0)
-    blocks = (
-        rows.reshape(-1, chunk, d),
-        _numbers(rows).reshape(-1, chunk),
-        assignment.reshape(-1, chunk),
-    )
-    totals, (cluster, inertia) = jax.lax.scan(
-        add, jax.lax.pcast(zeros, "data", to="varying"), blocks
-    )
-    sums, counts, moved = jax.lax.psum(totals, "data")
-    updated = centroids + sums / jnp.maximum(counts, 1)[:, None].astype(jnp.float32)
-    return cluster.reshape(-1), inertia, updated, counts, moved
-
-
-@_sharded((P("data"), P("data"), P(), P(), P(), P()), (P(), P()))
-def repair(rows, assignment, centroids, order, empties, n, *, chunk):
-    """Moves the clusters order[:empties] to the rows farthest from all that they could join."""
-
-    def squared_to_own(block):
-        block_rows, cluster = block
-        return jnp.sum(jnp.square(block_rows - centroids[cluster]), axis=1)
-
-    blocks = rows.reshape(-1, chunk, rows.shape[1]), assignment.reshape(-1, chunk)
-    squared = jax.lax.map(squared_to_own, blocks).reshape(-1)
-    squared = jnp.where(_numbers(rows) < n, squared, -1.0)
-
-    def move(e, state):
-        centroids, squared, moved = state
-        best, row = _best_row(squared, rows)
-        row = jnp.where(best > 0, row, centroids[order[e]])  # every row has its centroid: stay
-        squared = jnp.minimum(squared, _squared_to(rows, row, chunk))
-        return centroids.at[order[e]].set(row), squared, moved + (best > 0).astype(jnp.int32)
-
-    state = centroids, squared, jnp.int32(0)
-    centroids, _, moved = jax.lax.fori_loop(0, empties, move, state)
-    return centroids, moved
+    return over_chunks(setting, labelled, None, block.values)[1]

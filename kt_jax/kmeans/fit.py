@@ -1,22 +1,24 @@
-"""What k-means does on the host: checks, places the rows, decides when to stop."""
+"""What k-means does on the host: checks, seeds, decides when to stop, labels."""
 
 import dataclasses
-import math
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float32, Int32, Shaped
+from jax.sharding import Mesh
+from jaxtyping import Float32, Int32
 
-from kt_jax.kmeans import device
+from kt_jax.kmeans import device, rows, seeding, sources
+from kt_jax.kmeans.descent import Descent, Found, Progress, Task, descend, finish
+from kt_jax.kmeans.device import Frame
 
-# NumPy or JAX; loosely typed, so that anything else meets our ValueError and not a type error.
-AnyArray = Any
-_HOST_ROWS = 16384  # rows checked at a time: bounds the float32 copy of a memory map
+_log = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "float32", "exact", "bfloat16", "tensorfloat32")
+
+_ORIGIN_ROWS = 1024  # whose mean the origin is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,7 @@ class KMeans:
     """What `fit` found; `assignment`, `sizes` and `inertia` belong to exactly these centroids."""
 
     centroids: Float32[np.ndarray, "k d"]
+    mean: Float32[np.ndarray, " d"]  # subtracted from every row; zeros without `centre`
     assignment: Int32[np.ndarray, " n"]
     inertia: float
     inertia_curve: tuple[float, ...]  # [0] belongs to the seeds, [i] to the i-th update
@@ -44,229 +47,277 @@ class KMeans:
 
 
 def fit(
-    features: AnyArray,
+    features: Any,
     k: int,
     *,
     seed: int = 0,
+    init: Any = "k-means||",
     max_iterations: int = 100,
-    tolerance: float = 1e-4,
+    tolerance: int | float = 1e-4,
+    centre: bool = False,
+    l2: bool = False,
+    spherical: bool = False,
     mesh: Mesh | None = None,
-    chunk_rows: int = 4096,
-    on_iteration: Callable[[int, float, int, int], None] | None = None,
+    chunk_rows: int | None = None,
+    precision: str = "auto",
+    restarts: int = 1,
+    on_iteration: Callable[[Progress], None] | None = None,
+    resume: Mapping[str, np.ndarray] | None = None,
 ) -> KMeans:
-    """Clusters the rows of `features` [n, d] around k centroids, in float32.
+    """Clusters the rows of `features` [n, d] around k centroids.
 
     The inertia never rises: for a fixed assignment the means minimise it, an empty cluster has no
     rows and can be moved for free (repair), and then each row may only choose a nearer centroid.
-    What float32 rounding adds to that is refused: an update that raises the inertia is undone.
+    What rounding adds to that is refused: an update that raises the inertia is undone.
 
     An empty cluster moves to the row that is farthest from its own centroid (the lowest such row).
     Several move one after another, each counting those before it, so no two land on equal rows.
 
     Args:
-      features: floats or integers, NumPy (a memory map too) or a jax.Array; among several
-        processes each passes the same matrix and places only its own rows.
+      features: floats or integers: a NumPy array, a memory map, a jax.Array (sharded or not), or
+        the paths of .npy shards; among several processes each passes the same matrix and reads
+        only its own rows. Memory maps and shards are streamed on a CPU, and on an accelerator
+        if they do not fit its memory; the log says so.
       k: number of clusters, at most the number of distinct rows.
-      seed: of the k-means++ draws; the same seed gives the same seeds on any number of devices.
+      seed: of the draws; the same seed gives the same seeds on any number of devices.
+      init: "k-means||", "k-means++", "random" (rows), or the centroids [k, d] to start from.
       max_iterations: limit on the updates of the centroids; 0 keeps the seeds.
       tolerance: stops when an update lowers the inertia by no more than this fraction of it,
         moved no empty cluster and left none.
+      centre: subtracts the mean row.
+      l2: divides every row by its length (after the mean was subtracted); zeros stay zeros.
+      spherical: as `l2`, and the centroids are kept at length 1: k-means by cosine.
       mesh: has the single axis "data"; all devices when None.
-      chunk_rows: rows whose distances to all centroids exist at one time on a device.
-      on_iteration: called with (iteration, inertia, rows moved, clusters repaired); iteration 0
-        is the seeding, whose every row counts as moved.
+      chunk_rows: rows whose distances to all centroids exist at one time on a device; chosen for
+        the device when None.
+      precision: of the products that rank the centroids. "float32"; "exact": products of bfloat16,
+        and rows that their rounding (to within 2 |x - x'| |c| + 2 |x'| |c - c'| for rounded x', c';
+        about 2^-7 |x| |c|) leaves open are compared again in float32, hence the labels of float32;
+        "auto": "exact" where bfloat16 products are faster (accelerators, CPUs with instructions for
+        them), else "float32"; "bfloat16" and "tensorfloat32" (GPUs; to within 2^-9 |x| |c|) without
+        that second look. Sums, sizes and the inertia of the result are float32's in all of them.
+      restarts: runs from that many seeds, of which the one of the lowest inertia is kept.
+      on_iteration: called after each iteration.
+      resume: what `Progress.state()` returned in a call with the same arguments.
 
     Raises:
       ValueError: features not [n, d], empty, not numbers or not finite; k not in 1..n or above
-        the number of distinct rows; a negative limit; a mesh with other axes.
+        the number of distinct rows; an unknown or negative option; a mesh with other axes.
+      FileNotFoundError: a shard is absent.
 
     >>> fit(np.array([[0, 0], [0, 2], [9, 9], [9, 7]]), k=2).inertia
     4.0
     """
-    features, mesh = _checked(features, "features"), _checked_mesh(mesh, chunk_rows)
-    n = features.shape[0]
-    if not 1 <= k <= n:
-        raise ValueError(f"k = {k} clusters for n = {n} rows: choose k between 1 and n")
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance = {tolerance} is negative: give 0 or a fraction such as 1e-4")
-    if max_iterations < 0:
-        raise ValueError(f"max_iterations = {max_iterations} is negative: give 0 or more")
-    _check_finite(features, "features")
+    _check_options(precision, init, max_iterations, tolerance, restarts, mesh, chunk_rows)
+    matrix = rows.Rows(
+        features,
+        k,
+        mesh=_make_mesh() if mesh is None else mesh,
+        chunk_rows=chunk_rows,
+        l2=l2 or spherical,
+        precision=_chosen(precision, mesh),
+        spherical=spherical,
+    )
+    if not 1 <= k <= matrix.n:
+        raise ValueError(f"k = {k} clusters for n = {matrix.n} rows: choose k between 1 and n")
+    _log.info("k-means: k = %d, %s", k, matrix.describe())
+    mean = _mean(matrix) if centre else np.zeros(matrix.d, np.float32)
+    matrix.look_from(Frame(mean, _middle(matrix, mean)))
+    squares = _check_rows(matrix).sum(dtype=np.float64)
+    task = Task(matrix, float(squares), max_iterations, tolerance)
 
-    rows, chunk = _place(features, mesh, chunk_rows)
-    key = jax.random.key(seed, impl="threefry2x32")  # its draws do not depend on the sharding
-    unset = np.zeros((k, features.shape[1]), np.float32)
-    centroids, distinct = device.seed(rows, unset, key, n, chunk=chunk, mesh=mesh)
-    if int(distinct) < k:
-        raise ValueError(
-            f"k = {k} is larger than the number of distinct rows: of the n = {n} rows of features "
-            f"only {int(distinct)} differ (in float32); choose k <= {int(distinct)}"
-        )
-
-    curve, repaired, repairs, candidate = [], [], 0, centroids
-    assignment = jnp.full(len(rows), -1, jnp.int32, device=NamedSharding(mesh, P("data")))
-    for iteration in range(max_iterations + 1):
-        assignment, chunk_inertia, updated, counts, moved = device.step(
-            rows, assignment, candidate, n, chunk=chunk, mesh=mesh
-        )
-        inertia = float(_fetch(chunk_inertia, mesh).sum(dtype=np.float64))
-        if curve and inertia > curve[-1]:  # rounding: keep the centroids before this update
-            stopped = "inertia fell no further in float32"
-            break
-        centroids = candidate
-        curve.append(inertia)
-        repaired += [repairs] if iteration else []
-        if on_iteration is not None:
-            on_iteration(iteration, inertia, int(moved), repairs)
-
-        empty = np.flatnonzero(np.asarray(counts) == 0)
-        if int(moved) == 0:
-            stopped = "no row moved"
-            break
-        settled = not empty.size and not repairs  # a moved cluster has yet to gather its rows
-        if iteration and settled and curve[-2] - inertia <= tolerance * curve[-2]:
-            stopped = "inertia fell by less than tolerance"
-            break
-        candidate, repairs = updated, 0
-        if empty.size and iteration < max_iterations:
-            order = np.resize(empty, k).astype(np.int32)  # of fixed shape: compiled once
-            candidate, repairs = device.repair(
-                rows, assignment, updated, order, len(empty), n, chunk=chunk, mesh=mesh
-            )
-            repairs = int(repairs)
-    else:
-        stopped = "max_iterations"
-
-    centroids = np.asarray(centroids)
-    final = _labelled(rows, centroids, n, chunk, mesh)
+    going = None if resume is None else Descent.unpack(matrix, resume)
+    best = None if resume is None or "best_curve" not in resume else Found.unpack(resume, "best_")
+    for restart in range(going.restart if going else 0, restarts):
+        if going is None:
+            going = Descent.begin(matrix, restart, _seeds(task, k, init, seed, restart))
+        found = descend(task, going, best, on_iteration)
+        best = found if best is None or found.curve[-1] < best.curve[-1] else best
+        going = None
+    if best is None:
+        raise ValueError(f"resume goes on from a later restart than restarts = {restarts} has")
+    assignment, inertia = finish(task, best)
     return KMeans(
-        centroids=centroids,
-        assignment=final.cluster,
-        inertia=float(np.square(final.distance, dtype=np.float64).sum()),
-        inertia_curve=tuple(curve),
-        iterations=len(repaired),
-        repaired=tuple(repaired),
-        sizes=np.bincount(final.cluster, minlength=k).astype(np.int32),
-        stopped=stopped,
+        centroids=best.centroids,
+        mean=matrix.frame.mean,
+        assignment=assignment,
+        inertia=inertia,
+        inertia_curve=tuple(best.curve),
+        iterations=len(best.repaired),
+        repaired=tuple(best.repaired),
+        sizes=np.bincount(assignment, minlength=k).astype(np.int32),
+        stopped=best.stopped,
     )
 
 
 def assign(
-    features: AnyArray, centroids: AnyArray, *, mesh: Mesh | None = None, chunk_rows: int = 4096
+    features: Any,
+    centroids: Any,
+    *,
+    mean: Any = None,
+    l2: bool = False,
+    mesh: Mesh | None = None,
+    chunk_rows: int | None = None,
+    precision: str = "auto",
 ) -> Assignment:
     """Gives every row of `features` [n, d] its nearest centroid [k, d]; ties go to the lowest.
 
+    `mean` [d] is subtracted from the rows and `l2` divides them by their lengths: pass what the
+    centroids were fitted with (`KMeans.mean`). The distances are float32 in any precision.
+
     Raises:
-      ValueError: as in `fit`; features and centroids of different d.
+      ValueError: as in `fit`; features, centroids and mean of different d.
 
     >>> assign(np.array([[1.0], [8.0]]), np.array([[0.0], [10.0]])).margin.tolist()
     [8.0, 6.0]
     """
-    features, mesh = _checked(features, "features"), _checked_mesh(mesh, chunk_rows)
-    centroids = _checked(centroids, "centroids")
-    if centroids.shape[1] != features.shape[1]:
+    _check_options(precision, "random", 0, 0, 1, mesh, chunk_rows)
+    sources.check_matrix(centroids, "centroids")
+    matrix = rows.Rows(
+        features,
+        len(centroids),
+        mesh=_make_mesh() if mesh is None else mesh,
+        chunk_rows=chunk_rows,
+        l2=l2,
+        precision=_chosen(precision, mesh),
+    )
+    centroids = _checked_centroids(centroids, matrix.d, "centroids")
+    mean = np.zeros(matrix.d, np.float32) if mean is None else np.asarray(mean, np.float32)
+    if mean.shape != (matrix.d,):
         raise ValueError(
-            f"centroids have d = {centroids.shape[1]}, features have d = {features.shape[1]}: "
+            f"mean has shape {mean.shape}, features have d = {matrix.d}: mean must be "
+            f"[d] = ({matrix.d},)"
+        )
+    matrix.look_from(Frame(mean, centroids.mean(0, dtype=np.float64).astype(np.float32)))
+    _check_rows(matrix)
+    return _label(matrix, centroids)
+
+
+def _seeds(task: Task, k: int, init: Any, seed: int, restart: int) -> Float32[np.ndarray, "k d"]:
+    matrix = task.matrix
+    if not isinstance(init, str):
+        seeds = _checked_centroids(init, matrix.d, "init")
+        if len(seeds) != k:
+            raise ValueError(f"init has {len(seeds)} centroids, k = {k}: give as many as k")
+        return seeds
+    seeds = seeding.draw(matrix, k, init, seed, restart)
+    if len(np.unique(seeds, axis=0)) < k:
+        distinct = seeding.count_distinct(matrix, k)
+        if distinct < k:
+            raise ValueError(
+                f"k = {k} is larger than the number of distinct rows: of the n = {matrix.n} rows "
+                f"of features only {distinct} differ (in float32); choose k <= {distinct}"
+            )
+    return seeds
+
+
+def _label(matrix: rows.Rows, centroids: Float32[np.ndarray, "k d"]) -> Assignment:
+    k, setting = len(centroids), matrix.setting
+    if setting.precision == "exact":  # the same labels, and a second nearest to measure
+        setting = dataclasses.replace(setting, precision="float32")
+    values = centroids - matrix.frame.origin[None]
+    to = device.points(values, np.arange(k, dtype=np.int32), size=k)
+    parts = matrix.for_each(lambda _, block: device.label(setting, block, to))
+    cluster, distance, second, margin = (matrix.join(part) for part in zip(*parts, strict=True))
+    if k == 1:
+        second, margin = np.full_like(second, -1), np.full_like(margin, np.inf)
+    return Assignment(cluster, distance, second, margin)
+
+
+def _chosen(precision: str, mesh: Mesh | None) -> str:
+    if precision != "auto":
+        return precision
+    return "exact" if device.has_fast_bfloat16(_platform(mesh)) else "float32"
+
+
+def _platform(mesh: Mesh | None) -> str:
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
+# Checks, on the host.
+
+
+def _check_options(
+    precision: str,
+    init: Any,
+    max_iterations: int,
+    tolerance: int | float,
+    restarts: int,
+    mesh: Mesh | None,
+    chunk_rows: int | None,
+) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision == "tensorfloat32" and _platform(mesh) != "gpu":
+        raise ValueError(f"precision = 'tensorfloat32' is for GPUs; this is a {_platform(mesh)}")
+    if isinstance(init, str) and init not in seeding.METHODS:
+        raise ValueError(
+            f"init = {init!r}: choose one of {', '.join(seeding.METHODS)}, or give centroids"
+        )
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance = {tolerance} is negative: give 0 or a fraction such as 1e-4")
+    if max_iterations < 0:
+        raise ValueError(f"max_iterations = {max_iterations} is negative: give 0 or more")
+    if restarts < 1:
+        raise ValueError(f"restarts = {restarts}: give 1 or more")
+    if restarts > 1 and not isinstance(init, str):
+        raise ValueError(f"restarts = {restarts} from given centroids: all would be the same run")
+    if chunk_rows is not None and chunk_rows < 1:
+        raise ValueError(f"chunk_rows = {chunk_rows}: give 1 or more, such as 4096")
+    if mesh is not None and mesh.axis_names != ("data",):
+        raise ValueError(f'mesh has the axes {mesh.axis_names}: k-means needs the one axis "data"')
+
+
+def _checked_centroids(centroids: Any, d: int, name: str) -> Float32[np.ndarray, "k d"]:
+    sources.check_matrix(centroids, name)
+    if centroids.shape[1] != d:
+        raise ValueError(
+            f"{name} have d = {centroids.shape[1]}, features have d = {d}: "
             "use the centroids of the same layer and preprocessing"
         )
-    _check_finite(features, "features")
-    _check_finite(centroids, "centroids")
-    rows, chunk = _place(features, mesh, chunk_rows)
-    return _labelled(rows, centroids.astype(np.float32), features.shape[0], chunk, mesh)
+    centroids = np.asarray(centroids).astype(np.float32)
+    bad = ~(np.abs(centroids) <= device.value_limit(d))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(_not_finite(f"{name} row {row}", centroids[row, column], int(column), d))
+    return centroids
 
 
-def normalise(
-    features: AnyArray, *, mean: AnyArray | None = None, l2: bool = False
-) -> Float32[np.ndarray, "n d"]:
-    """Returns float32 `features` [n, d] less `mean` [d], each row then divided by its L2 norm.
-
-    A row of zeros stays zero. Use the same call on what `fit` and what `assign` see.
-
-    Raises:
-      ValueError: features not [n, d]; mean not [d].
-
-    >>> normalise(np.array([[4, 5], [1, 1]]), mean=np.array([1, 1]), l2=True)[0].round(3).tolist()
-    [0.6000000238418579, 0.800000011920929]
-    """
-    result = _checked(features, "features").astype(np.float32)
-    if mean is not None:
-        if mean.shape != result.shape[1:]:
-            raise ValueError(
-                f"mean has shape {mean.shape}, features have shape {result.shape}: "
-                f"mean must be [d] = ({result.shape[1]},)"
-            )
-        result -= np.asarray(mean).astype(np.float32)[None]
-    if l2:  # float64, so that small rows do not underflow to a zero norm
-        norm = np.sqrt(np.einsum("nd,nd->n", result, result, dtype=np.float64))
-        result /= np.where(norm > 0, norm, 1).astype(np.float32)[:, None]
-    return result
-
-
-# Checks and placement, on the host.
-
-
-def _checked(array: AnyArray, name: str) -> Shaped[np.ndarray, "rows d"]:
-    if not isinstance(array, np.ndarray | jax.Array):
-        raise ValueError(f"{name} must be a NumPy or JAX array; got a {type(array).__name__}")
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"{name} must be [rows, d] with rows, d >= 1; got shape {array.shape}")
-    if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
-        raise ValueError(f"{name} must hold floats or integers; got {array.dtype}")
-    return np.asarray(array)
-
-
-def _check_finite(array: Shaped[np.ndarray, "rows d"], name: str) -> None:
-    # A square sum of a chunk must stay finite in float32. NaN fails the comparison too.
-    limit = 1e15 / math.sqrt(array.shape[1])
-    for start in range(0, len(array), _HOST_ROWS):
-        with np.errstate(over="ignore"):
-            block = array[start : start + _HOST_ROWS].astype(np.float32)
-        bad = ~(np.abs(block) <= limit)
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
-            raise ValueError(
-                f"{name} row {start + row} holds {array[start + row, column]} at column {column}: "
-                f"values must be finite and within {limit:.1e}; drop the row or repair its source"
-            )
-
-
-def _checked_mesh(mesh: Mesh | None, chunk_rows: int) -> Mesh:
-    if chunk_rows < 1:
-        raise ValueError(f"chunk_rows = {chunk_rows}: give 1 or more, such as 4096")
-    if mesh is None:
-        auto = (jax.sharding.AxisType.Auto,)
-        mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
-    if mesh.axis_names != ("data",):
-        raise ValueError(f'mesh has the axes {mesh.axis_names}: k-means needs the one axis "data"')
-    return mesh
-
-
-def _place(
-    features: Shaped[np.ndarray, "n d"], mesh: Mesh, chunk_rows: int
-) -> tuple[Float32[Array, "rows d"], int]:
-    """Returns the float32 rows over the mesh, padded to whole chunks a device, and the chunk."""
-    n, d = features.shape
-    chunk = min(chunk_rows, n)  # not of the device count: the same chunks on any mesh
-    rows = -(-n // (chunk * mesh.size)) * chunk * mesh.size
-
-    def shard(index):
-        start, stop, _ = index[0].indices(rows)
-        block = np.zeros((stop - start, d), np.float32)
-        real = features[start : min(stop, n)]
-        block[: len(real)] = real
-        return block
-
-    sharding = NamedSharding(mesh, P("data"))
-    return jax.make_array_from_callback((rows, d), sharding, shard), chunk
-
-
-def _fetch(array: Shaped[Array, "..."], mesh: Mesh) -> Shaped[np.ndarray, "..."]:
-    if not array.is_fully_addressable:  # other processes hold a part of it
-        array = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(array)
-    return np.asarray(array)
-
-
-def _labelled(rows, centroids, n: int, chunk: int, mesh: Mesh) -> Assignment:
-    return Assignment(
-        *(_fetch(x, mesh)[:n] for x in device.label(rows, centroids, chunk=chunk, mesh=mesh))
+def _not_finite(where: str, value: Any, column: int, d: int) -> str:
+    return (
+        f"{where} holds {value} at column {column}: values must be finite and within "
+        f"{device.value_limit(d):.1e}; drop the row or repair its source"
     )
+
+
+def _make_mesh() -> Mesh:
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
+
+
+def _mean(matrix: rows.Rows) -> Float32[np.ndarray, " d"]:
+    """Returns the mean row; zeros where it is not finite, for `_check_rows` to find out why."""
+    parts = matrix.for_each_raw(lambda _, block: device.chunk_sums(matrix.setting, block))
+    mean = sum(matrix.fetch(part).sum(0, dtype=np.float64) for part in parts) / matrix.n
+    return np.where(np.isfinite(mean).all(), mean, 0).astype(np.float32)
+
+
+def _middle(matrix: rows.Rows, mean: Float32[np.ndarray, " d"]) -> Float32[np.ndarray, " d"]:
+    """Returns the mean of evenly spaced rows, less those that `_check_rows` will refuse."""
+    some = np.linspace(0, matrix.n - 1, min(matrix.n, _ORIGIN_ROWS)).astype(np.int64)
+    sample = matrix.take(np.unique(some), Frame(mean, np.zeros_like(mean)))
+    sample = sample[np.abs(sample).max(1) <= device.value_limit(matrix.d)]
+    return sample.mean(0, dtype=np.float64).astype(np.float32) if len(sample) else mean
+
+
+def _check_rows(matrix: rows.Rows) -> Float32[np.ndarray, " n"]:
+    """Returns the rows' squared distances from the origin; refuses rows that are not finite."""
+    squares = matrix.join(matrix.for_each(lambda _, block: block.square))
+    good = squares <= device.value_limit(1) ** 2  # NaN fails the comparison too
+    if good.all():
+        return squares
+    row = int(np.argmin(good))
+    values = np.abs(matrix.take(np.array([row]), Frame(*np.zeros((2, matrix.d), np.float32)))[0])
+    column = int(np.argmax(np.where(np.isnan(values), np.inf, values)))
+    where, value = matrix.locate(row, column)
+    raise ValueError(_not_finite(where, value, column, matrix.d))

@@ -1,14 +1,12 @@
 """Stage 3: k-means of the teacher's features (paper, section on knowledge transfer)."""
 
-import logging
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import jax
 
-from kt_jax import artifacts, data, kmeans
-
-_log = logging.getLogger(__name__)
+from kt_jax import artifacts, clustering, data, kmeans
 
 READS = ("features",)
 
@@ -17,72 +15,51 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     """Writes centroids.safetensors (centroids, mean), clusters.json and assignment.npy.
 
     clusters.json holds all that labelling another image needs: the layer, its pooling, the
-    view's size and the normalisation.
+    view's size and the preprocessing. An interrupted run carries on from its last iteration.
     """
     section = stage.section
     source = stage.open("features")
     facts = artifacts.read_json(source / artifacts.MANIFEST)["facts"]
-    shards = sorted(source.glob("features-*-of-*.npy"))
-    features = np.concatenate([np.load(path, allow_pickle=False) for path in shards])
-    features = features.astype(np.float32)
-    mean = features.mean(0, dtype=np.float64).astype(np.float32)
-    if not section.centre:
-        mean = np.zeros_like(mean)
-
-    def report(iteration: int, inertia: float, moved: int, repaired: int) -> None:
-        _log.info(
-            "clusters %d/%d | inertia %.6g | moved %d | repaired %d",
-            iteration,
-            section.max_iterations,
-            inertia,
-            moved,
-            repaired,
-        )
-
-    result = kmeans.fit(
-        kmeans.normalise(features, mean=mean, l2=section.l2),
+    state = stage.directory / "checkpoints" / "state.safetensors"
+    result = clustering.fit(
+        stage.name,
+        sorted(source.glob("features-*-of-*.npy")),
         section.k,
+        state=state,
         seed=stage.seed,
+        init=section.init,
         max_iterations=section.max_iterations,
         tolerance=section.tolerance,
+        centre=section.centre,
+        l2=section.l2,
+        spherical=section.spherical,
         mesh=stage.mesh,
-        on_iteration=report,
+        precision=section.precision,
+        restarts=section.restarts,
     )
-    largest = float(result.sizes.max() / result.sizes.sum())
-    if largest > section.warn_share:
-        _log.warning(
-            "clusters: the largest holds %.0f %% of the images (warning above %.0f %%); consider "
-            "l2 = True, another layer or another k.",
-            100 * largest,
-            100 * section.warn_share,
-        )
-    artifacts.write_tensors(
-        stage.directory / "centroids.safetensors", {"centroids": result.centroids, "mean": mean}
-    )
-    artifacts.write_array(stage.directory / "assignment.npy", result.assignment)
+    share = clustering.largest_share(stage.name, result.sizes, section.warn_share)
     description = {
-        "k": section.k,
         "layer": facts["layer"],
         "grid": facts["grid"],
         "size": facts["size"],
         "l2": section.l2,
+        "spherical": section.spherical,
+        "init": section.init,
+        "precision": section.precision,
+        "restarts": section.restarts,
         "seed": stage.seed,
-        "inertia": result.inertia,
-        "inertia_curve": list(result.inertia_curve),
-        "iterations": result.iterations,
-        "repaired": list(result.repaired),
-        "stopped": result.stopped,
-        "sizes": result.sizes.tolist(),
     }
-    artifacts.write_json(stage.directory / "clusters.json", description)
-    return {"rows": len(features), "dims": features.shape[1], "largest_share": largest}
+    clustering.write(stage.directory, result, result.assignment, description)
+    shutil.rmtree(state.parent, ignore_errors=True)
+    rows, dims = len(result.assignment), result.centroids.shape[1]
+    return {"rows": rows, "dims": dims, "largest_share": share}
 
 
 def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
     """What the stage would do.
 
     Raises:
-      ValueError: for more clusters than images.
+      ValueError: for more clusters than images, or an option that k-means does not have.
     """
     section, rows = config.clusters, len(images[config.features.images])
     if not 1 <= section.k <= rows:
@@ -91,4 +68,28 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
             f"{config.features.images!r} has {rows} images: choose k from 1 to {rows}, better "
             "a tenth of that or less."
         )
-    return [f"k = {section.k} of {rows} rows, at most {section.max_iterations} iterations"]
+    _check_options(section)
+    precision = "" if section.precision == "auto" else f", precision {section.precision}"
+    restarts = "" if section.restarts == 1 else f", the best of {section.restarts} restarts"
+    return [
+        f"k = {section.k} of {rows} rows, {section.init} and at most {section.max_iterations} "
+        f"iterations{precision}{restarts}"
+    ]
+
+
+def _check_options(section: Any) -> None:
+    for name, choices in (("init", kmeans.INITS), ("precision", kmeans.PRECISIONS)):
+        if section[name] not in choices:
+            raise ValueError(
+                f"config.clusters.{name} = {section[name]!r}: choose one of {', '.join(choices)}."
+            )
+    if section.precision == "tensorfloat32" and jax.default_backend() != "gpu":
+        raise ValueError(
+            "config.clusters.precision = 'tensorfloat32' is for GPUs, and this is a "
+            f"{jax.default_backend()}."
+        )
+    for name, least in (("restarts", 1), ("max_iterations", 0), ("tolerance", 0)):
+        if not section[name] >= least:
+            raise ValueError(
+                f"config.clusters.{name} = {section[name]}: it must be at least {least}."
+            )

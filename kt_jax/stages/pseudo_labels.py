@@ -32,8 +32,16 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         batch_size=section.batch_size,
         mesh=stage.mesh,
     ):
-        features = kmeans.normalise(rows[how["layer"]], mean=tensors["mean"], l2=how["l2"])
-        parts.append(kmeans.assign(features, tensors["centroids"], mesh=stage.mesh))
+        parts.append(
+            kmeans.assign(
+                rows[how["layer"]],
+                tensors["centroids"],
+                mean=tensors["mean"],
+                l2=how["l2"] or how["spherical"],
+                mesh=stage.mesh,
+                precision=how["precision"],
+            )
+        )
 
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])

@@ -1,0 +1,120 @@
+"""k-means with a directory: lines of progress, a state to carry on from, results on disk.
+
+What the stage `clusters` and `python -m kt_jax.kmeans` share; k-means itself knows no files.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from kt_jax import artifacts, kmeans, logs
+
+_log = logging.getLogger(__name__)
+
+
+def fit(
+    name: str,
+    features: Any,
+    k: int,
+    *,
+    state: Path,
+    max_iterations: int,
+    restarts: int,
+    **options: Any,
+) -> kmeans.KMeans:
+    """`kmeans.fit`, one line in the log for each iteration and its state in a file.
+
+    If the file exists, it was written by the same call, which carries on from there to the
+    same result. The caller deletes it when the results are on disk.
+
+    Raises:
+      ValueError, FileNotFoundError: as `kmeans.fit`.
+      OSError: if the state cannot be written.
+    """
+    resume, begun = None, time.monotonic()
+    if state.exists():
+        resume = artifacts.read_tensors(state)
+        done = f"{len(resume['curve']) - 1} of {max_iterations}"
+        if restarts > 1:
+            done += f" of restart {int(resume['restart']) + 1} of {restarts}"
+        _log.info("%s: carrying on after iteration %s", name, done)
+    times: list[float] = []  # of this process's iterations, without seeding
+
+    def report(progress: kmeans.Progress) -> None:
+        nonlocal begun
+        artifacts.write_tensors(state, progress.state())
+        now = time.monotonic()
+        seconds, begun = now - begun, now
+        restart = f"restart {progress.restart + 1}/{restarts}, " if restarts > 1 else ""
+        line = f"{name} {restart}{progress.iteration}/{max_iterations} | "
+        line += f"inertia {progress.inertia:.6g} | "
+        if progress.iteration == 0:
+            _log.info("%sseeded in %s", line, logs.format_seconds(seconds))
+            return
+        times.append(seconds)
+        left = max_iterations * (restarts - progress.restart) - progress.iteration
+        line += f"{progress.moved:,} rows moved | "
+        line += f"{progress.repaired} repaired | " if progress.repaired else ""
+        eta = logs.format_seconds(left * sum(times) / len(times))
+        _log.info("%s%.3g s/iteration | ETA at most %s", line, seconds, eta)
+
+    found = kmeans.fit(
+        features,
+        k,
+        max_iterations=max_iterations,
+        restarts=restarts,
+        on_iteration=report,
+        resume=resume,
+        **options,
+    )
+    _log.info("%s: %d iterations, stopped because: %s", name, found.iterations, found.stopped)
+    return found
+
+
+def write(
+    directory: Path,
+    found: kmeans.KMeans,
+    assignment: Int32[np.ndarray, " n"],
+    description: dict[str, Any],
+) -> None:
+    """Writes centroids.safetensors (centroids, mean), assignment.npy and clusters.json.
+
+    clusters.json holds the description and how the fit went.
+    """
+    tensors: dict[str, Float32[np.ndarray, ...]] = {
+        "centroids": found.centroids,
+        "mean": found.mean,
+    }
+    fitted = {
+        "k": len(found.centroids),
+        "inertia": found.inertia,
+        "inertia_curve": list(found.inertia_curve),
+        "iterations": found.iterations,
+        "repaired": list(found.repaired),
+        "stopped": found.stopped,
+        "sizes": found.sizes.tolist(),
+    }
+    artifacts.write_tensors(directory / "centroids.safetensors", tensors)
+    artifacts.write_array(directory / "assignment.npy", assignment)
+    artifacts.write_json(directory / "clusters.json", fitted | description)
+
+
+def largest_share(name: str, sizes: Int32[np.ndarray, " k"], warn_share: float) -> float:
+    """The share of the rows in the largest cluster.
+
+    Logs a warning if it is above `warn_share`, and twice what it would be of equal clusters.
+    """
+    share = float(sizes.max() / sizes.sum())
+    if share > max(warn_share, 2 / len(sizes)):
+        _log.warning(
+            "%s: the largest cluster holds %.0f %% of the rows (warning above %.0f %%); consider "
+            "l2 = True, another layer or another k.",
+            name,
+            100 * share,
+            100 * warn_share,
+        )
+    return share

@@ -1,0 +1,116 @@
+"""k-means of the rows of .npy files.
+
+    python -m kt_jax.kmeans --features F.npy --k 1000 --out DIR
+    python -m kt_jax.kmeans --features RUN/features --k 1000 --centre --l2 --out DIR
+
+Writes DIR: centroids.safetensors (centroids [k, d], mean [d]: subtract it from new rows before
+they are compared), assignment.npy [n] int32, clusters.json (how it went), and manifest.json last.
+
+The same command run again goes on from the last iteration of one that was killed, and does
+nothing if it has finished. With other arguments, or other features, it refuses. Features are
+told apart by path, size and time of modification, not by what they hold: a copied file counts
+as another, and one rewritten with the same size and time as the same.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kt_jax import artifacts, clustering, kmeans, logs
+from kt_jax.kmeans import command
+from kt_jax.kmeans.sources import open_source
+
+_log = logging.getLogger("kt_jax.kmeans.__main__")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    return command.call("kt_jax.kmeans", _run, argv)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = command.make_parser("kt_jax.kmeans", __doc__)
+    add = parser.add_argument
+    add("--features", nargs="+", action="extend", required=True, metavar="PATH",
+        help=".npy files [rows, d], or directories of them: one matrix")  # fmt: skip
+    add("--k", type=int, required=True, help="number of clusters")
+    add("--out", required=True, metavar="DIR", help="where the results go")
+    add("--seed", type=int, default=0)
+    add("--subsample", type=int, metavar="N",
+        help="cluster N rows drawn evenly, then assign all rows to their centroids")  # fmt: skip
+    add("--warn_share", type=float, default=0.25,
+        help="warn of a cluster with more than this share of the rows (0.25)")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    arguments, begun = _parse(argv), time.monotonic()
+    paths = command.find_shards("--features", arguments.features)
+    options = {name: getattr(arguments, name) for name in ("seed", *command.OPTIONS)}
+    own = {"k": arguments.k, "subsample": arguments.subsample}
+    fingerprint = {"features": command.describe_files(paths), "options": own | options}
+    out = Path(arguments.out).expanduser().absolute()
+    state = out / "checkpoint.safetensors"
+    if not command.begin(out, fingerprint):
+        state.unlink(missing_ok=True)  # a kill between the manifest and this leaves it
+        _log.info("%s: finished, nothing to do", out)
+        return
+
+    rows = paths
+    if arguments.subsample is not None:
+        rows = _draw(paths, arguments.subsample, arguments.seed)
+    found = clustering.fit("k-means", rows, arguments.k, state=state, **options)
+    assignment, sizes = found.assignment, found.sizes
+    description = {
+        "d": found.centroids.shape[1],
+        "features": [str(path) for path in paths],
+        "options": own | options,
+        "seed": arguments.seed,
+        "subsample": arguments.subsample,
+    }
+    if arguments.subsample is not None:
+        _log.info("k-means: assigning all rows to the centroids of the subsample")
+        every = kmeans.assign(
+            paths,
+            found.centroids,
+            mean=found.mean,
+            l2=arguments.l2 or arguments.spherical,
+            chunk_rows=arguments.chunk_rows,
+            precision=arguments.precision,
+        )
+        assignment = every.cluster
+        sizes = np.bincount(assignment, minlength=arguments.k).astype(np.int32)
+        description |= {
+            "inertia": float(np.square(every.distance, dtype=np.float64).sum()),
+            "subsample_inertia": found.inertia,
+            "sizes": sizes.tolist(),
+        }
+    description["rows"] = len(assignment)
+    share = clustering.largest_share("k-means", sizes, arguments.warn_share)
+    clustering.write(out, found, assignment, description)
+    seconds = time.monotonic() - begun
+    facts = {"rows": len(assignment), "dims": description["d"], "largest_share": share}
+    artifacts.finish(out, fingerprint, facts, seconds)
+    state.unlink(missing_ok=True)
+    _log.info("finished in %s: %s", logs.format_seconds(seconds), out)
+
+
+def _draw(paths: list[Path], count: int, seed: int) -> np.ndarray:
+    """Rows of the whole matrix, each as likely as any other, in their order."""
+    source = open_source(paths)
+    total = source.shape[0]
+    if not 1 <= count <= total:
+        raise ValueError(f"--subsample = {count} of {total} rows: choose 1 to {total}")
+    _log.info("k-means: a subsample, %s of %s rows, is clustered", f"{count:,}", f"{total:,}")
+    random = np.random.default_rng(seed)
+    return source.take(np.sort(random.choice(total, count, replace=False, shuffle=False)))
+
+
+if __name__ == "__main__":
+    command.log_to_console()
+    sys.exit(main())

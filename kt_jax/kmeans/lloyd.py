@@ -1,0 +1,224 @@
+"""Lloyd's iteration on one block: nearest centroids, and the sums that the next ones are made of.
+
+Exactness without all the work. A row keeps its cluster, an upper bound on that one's score and a
+lower bound on the scores of all others. Where few centroids changed, only those are compared: the
+score of an unchanged centroid is what it was. The precision "exact" compares by bfloat16 products,
+whose rounding has a bound. A row that this leaves open is compared with all centroids in float32,
+after the open rows were gathered: shapes stay static, the number of chunks does not.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float32, Int32
+
+from kt_jax.kmeans import device
+from kt_jax.kmeans.device import Points, Prepared, over_chunks, program
+
+# Float32 scatter-add is a compare-and-swap loop on GPUs there: up to thousands of times slower.
+_SLOW_SCATTER = {"0.10.2", "0.11.0"}
+
+_RESCUED = 256  # open rows compared at a time; the last of these chunks is seldom full
+
+State = tuple[Array, Array, Array]  # int32 cluster, float32 upper, float32 lower: [rows] each
+
+
+def update_method(platform: str) -> str:
+    """How sums are made: "scatter" or "one-hot" (a matrix product, as slow as the scores').
+
+    On a CPU a scatter takes a few per cent of the time of the one-hot product
+    (benchmarks/kmeans.md). A TPU runs a scatter as a loop, and some jaxlibs do so on a GPU.
+    """
+    trapped = platform == "gpu" and jax.lib.__version__ in _SLOW_SCATTER
+    return "one-hot" if platform == "tpu" or trapped else "scatter"
+
+
+@program((P("data"),) * 3 + (P(),) * 5, (P("data"), P("data")), donate=(1, 2))
+def step(setting, block, state, totals, subset, every, changed, full, valid):
+    """Returns (cluster, upper, lower) of every row, and the totals so far.
+
+    Args:
+      setting: the call's.
+      block: Prepared rows.
+      state: what the last iteration returned for them.
+      totals: what the clusters win by the rows that moved, up to here, on each device: sums
+        [k, d], counts [k], and the number of these rows [1].
+      subset: the centroids that changed.
+      every: all centroids.
+      changed: bool [k].
+      full: whether subset is all of them; then `state` is only asked for the old clusters.
+      valid: rows of the block that are rows of the matrix.
+    """
+
+    def settle(carry, *chunk):
+        return carry, _compare(
+            setting, Prepared(*chunk[:4]), chunk[4:], subset, every, changed, full
+        )
+
+    rows = block.values, block.square, block.rounding, block.length
+    _, (*found, is_open) = over_chunks(setting, settle, None, *rows, *state)
+    real = device.numbers(block.square) < valid
+    found = _rescue(setting, block.values, tuple(found), is_open & real, every)
+    return found, _add(setting, totals, block.values, found[0], state[0], real)
+
+
+def _compare(
+    setting: device.Setting,
+    rows: Prepared,
+    state: State,
+    subset: Points,
+    every: Points,
+    changed: Bool[Array, " k"],
+    full: Bool[Array, ""],
+) -> tuple[Array, Array, Array, Bool[Array, " rows"]]:
+    """Returns the state of a chunk, and which rows it leaves open."""
+    cluster, upper, lower = state
+    exact = setting.precision == "exact"
+    score = device.scores(rows.values, subset, "bfloat16" if exact else setting.precision)
+    if exact:
+        columns = jax.tree.map(lambda x: x[:, None], (subset.rounding, subset.length))
+        score = score - _rounding(rows.rounding[None], rows.length[None], *columns)
+    at, low, following = device.lowest(score)
+    new = subset.numbers[at]
+    old = jnp.maximum(cluster, 0)  # -1 before the first iteration
+    width, width_old = jnp.zeros_like(low), jnp.zeros_like(low)
+    if exact:
+        of_row = rows.rounding, rows.length
+        width = 2 * _rounding(*of_row, subset.rounding[at], subset.length[at])
+        width_old = 2 * _rounding(*of_row, every.rounding[old], every.length[old])
+    unchanged = ~(full | changed[old])
+    low_old = jnp.where(unchanged, upper - width_old, jnp.inf)
+    others = jnp.where(full, jnp.inf, lower)
+
+    stay = (low_old < low) | ((low_old == low) & (cluster < new))
+    rest = jnp.minimum(others, jnp.where(stay, low, jnp.minimum(following, low_old)))
+    upper = jnp.where(stay, upper, low + width)
+    # Without rounding, the lowest number wins among equals; but not known is who equals `others`.
+    is_open = ~(upper < (rest if exact else others))
+    return jnp.where(stay, cluster, new), upper, rest, is_open
+
+
+def _rounding(
+    rounding: Float32[Array, "*#rows"],
+    length: Float32[Array, "*#rows"],
+    point_rounding: Float32[Array, "*#points"],
+    point_length: Float32[Array, "*#points"],
+) -> Float32[Array, "..."]:
+    """Returns how far a bfloat16 score may be from the true one, for rows x and centroids c.
+
+    |2 x.c - 2 x'.c'| <= 2 |x - x'| |c| + 2 |x'| |c - c'| for x', c' rounded.
+    """
+    return 2 * (rounding * point_length + length * point_rounding)
+
+
+def _rescue(
+    setting: device.Setting,
+    values: Float32[Array, "rows d"],
+    state: State,
+    is_open: Bool[Array, " rows"],
+    every: Points,
+) -> State:
+    """Compares the open rows with all centroids in float32, gathered into chunks."""
+    count, beyond = jnp.sum(is_open, dtype=jnp.int32), len(is_open)
+    chunk = min(_RESCUED, beyond)
+    order = jnp.flatnonzero(is_open, size=-(-beyond // chunk) * chunk, fill_value=beyond)
+    precision = "float32" if setting.precision == "exact" else setting.precision
+
+    def go_on(carry):
+        return carry[0] * chunk < count
+
+    def compare(carry):
+        number, state = carry
+        at = lax.dynamic_slice(order, (number * chunk,), (chunk,))
+        rows = jnp.take(values, at, axis=0, mode="clip")
+        place, low, following = device.lowest(device.scores(rows, every, precision))
+        found = every.numbers[place], low, following
+        return number + 1, tuple(
+            x.at[at].set(y, mode="drop") for x, y in zip(state, found, strict=True)
+        )
+
+    start = device.varying(jnp.int32(0))
+    return lax.while_loop(go_on, compare, (start, state))[1]
+
+
+def _add(
+    setting: device.Setting,
+    totals: tuple[Array, Array, Array],
+    values: Float32[Array, "rows d"],
+    cluster: Int32[Array, " rows"],
+    before: Int32[Array, " rows"],
+    real: Bool[Array, " rows"],
+) -> tuple[Array, Array, Array]:
+    """Adds the rows that moved to what their new clusters win and their old ones lose."""
+    sums, counts, moved = totals
+    k = len(counts)
+    moves = real & (cluster != before)
+    came = jnp.where(moves, cluster, k)  # k is beyond the last: dropped
+    left = jnp.where(moves & (before >= 0), before, k)
+    counts = counts.at[came].add(1, mode="drop").at[left].add(-1, mode="drop")
+    moved += jnp.sum(moves, dtype=jnp.int32)
+    if update_method(setting.platform) == "scatter":
+        sums = sums.at[came].add(values, mode="drop").at[left].subtract(values, mode="drop")
+        return sums, counts, moved
+
+    def add(sums, rows, came, left):
+        def member(cluster):
+            return (cluster[:, None] == jnp.arange(k, dtype=jnp.int32)[None]).astype(jnp.float32)
+
+        change = member(came) - member(left)
+        return sums + jnp.dot(change.T, rows, precision=lax.Precision.HIGHEST), ()
+
+    return over_chunks(setting, add, sums, values, came, left)[0], counts, moved
+
+
+@program((P(),), P("data"))
+def zero_totals(setting, centroids):
+    """Returns totals of nothing: sums [k, d], counts [k], rows moved [1] of each device."""
+    k = len(centroids)
+    zeros = jnp.zeros_like(centroids), jnp.zeros(k, jnp.int32), jnp.zeros(1, jnp.int32)
+    return device.varying(zeros)
+
+
+@program((P("data"), P(), P(), P(), P()), P())
+def update(setting, totals, sums, counts, centroids, origin):
+    """Returns new sums, sizes and centroids, rows moved, and each cluster's share of the inertia.
+
+    The sums of the clusters' rows are kept from one iteration to the next, each as a float32 and
+    what rounding took from it, so that adding and subtracting for long makes them no worse.
+    A share is of the old centroids and less the rows' squared distances from the origin:
+    n_j |c_j|^2 - 2 c_j.S_j with S_j the sum of the cluster's rows.
+    """
+    change, gained, moved = lax.psum(totals, "data")
+    high, low = sums
+    total = high + change
+    added = total - high
+    low += (high - (total - added)) + (change - added)  # Knuth's two-sum: exact
+    counts += gained
+    number = counts.astype(jnp.float32)
+    old = centroids - origin[None]
+    share = number * jnp.sum(jnp.square(old), axis=1) - 2 * jnp.sum(old * (total + low), axis=1)
+    new = origin[None] + (total + low) / jnp.maximum(number, 1)[:, None]
+    if setting.spherical:
+        length = jnp.sqrt(jnp.sum(jnp.square(new), axis=1, keepdims=True))
+        new = jnp.where(length > 0, new / jnp.where(length > 0, length, 1), centroids)
+    new = jnp.where(counts[:, None] > 0, new, centroids)
+    return jnp.stack([total, low]), counts, new, moved[0], share
+
+
+@program((P("data"), P("data"), P(), P()), P("data"))
+def own_squared(setting, block, cluster, every, valid):
+    """Returns the squared distance of every row from its own centroid, -1 for padding."""
+
+    def measure(carry, rows, cluster):
+        return carry, jnp.sum(jnp.square(rows - every.values[cluster]), axis=1)
+
+    _, squared = over_chunks(setting, measure, None, block.values, cluster)
+    return jnp.where(device.numbers(squared) < valid, squared, -1)
+
+
+@program(P("data"), P("data"))
+def highest(setting, score, *, count: int):
+    """Returns each device's highest scores, and where in the block they are."""
+    top, at = lax.top_k(score, min(count, len(score)))
+    return top, device.numbers(score)[at]

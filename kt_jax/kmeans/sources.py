@@ -1,0 +1,214 @@
+"""Where a feature matrix is: NumPy arrays, memory maps, .npy shards or a jax.Array."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Shaped
+
+_KEPT_TYPES = {"float16", "bfloat16", "float32", "int8", "uint8", "int16", "uint16"}
+_RESIDENT_SHARE = 0.4  # of an accelerator's free memory: what is kept is float32
+
+
+def fetch(array: Shaped[Array, "..."], mesh: Mesh) -> Shaped[np.ndarray, "..."]:
+    """The whole of an array, on every host."""
+    if not array.is_fully_addressable:  # other processes hold a part of it
+        array = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(array)
+    return np.asarray(array)
+
+
+def check_matrix(array: Any, name: str) -> None:
+    """Refuses what is no matrix of numbers.
+
+    Raises:
+      ValueError: naming the array and what it is.
+    """
+    if not isinstance(array, np.ndarray | jax.Array):
+        raise ValueError(f"{name} must be a NumPy or JAX array; got a {type(array).__name__}")
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} must be [rows, d] with rows, d >= 1; got shape {array.shape}")
+    if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
+        raise ValueError(f"{name} must hold floats or integers; got {array.dtype}")
+
+
+def open_source(features: Any) -> "OnDevice | OnHost":
+    """Opens what `fit` takes as features.
+
+    Raises:
+      ValueError: for what is no matrix of numbers; FileNotFoundError for absent shards.
+    """
+    if isinstance(features, jax.Array):
+        check_matrix(features, "features")
+        return OnDevice(features)
+    if isinstance(features, str | Path):
+        features = [features]
+    if not isinstance(features, list | tuple):
+        check_matrix(features, "features")
+        return OnHost((features,), ("features",))
+    if not features or not all(isinstance(path, str | Path) for path in features):
+        raise ValueError(
+            "features must be a NumPy or JAX array, or a list of the paths of .npy shards; got "
+            f"{f'a list of {type(features[0]).__name__}' if features else 'an empty list'}"
+        )
+    parts = tuple(_open_shard(Path(path)) for path in features)
+    for path, part in zip(features, parts, strict=True):
+        if part.shape[1] != parts[0].shape[1]:
+            raise ValueError(
+                f"{path} has d = {part.shape[1]}, {features[0]} has d = {parts[0].shape[1]}: "
+                "all shards must be of one layer"
+            )
+    return OnHost(parts, tuple(str(path) for path in features))
+
+
+def _open_shard(path: Path) -> np.ndarray:
+    if not path.exists():
+        raise FileNotFoundError(f"features: there is no {path}")
+    try:
+        part = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is no .npy file of numbers that can be mapped: {error}") from None
+    check_matrix(part, str(path))
+    return part
+
+
+@dataclasses.dataclass(frozen=True)
+class OnHost:
+    """NumPy arrays and memory maps, one after another."""
+
+    parts: tuple[np.ndarray, ...]
+    names: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return sum(len(part) for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what `place` and `take` give."""
+        kinds = {part.dtype for part in self.parts}
+        # float64 and wide integers become float32 as they are read: k-means works in float32.
+        kept = len(kinds) == 1 and self.parts[0].dtype.name in _KEPT_TYPES
+        return kinds.pop() if kept else np.dtype(np.float32)
+
+    def in_memory(self, mesh: Mesh) -> bool:
+        """Whether the rows may be kept on the devices."""
+        if mesh.devices.flat[0].platform == "cpu":
+            return not any(_is_mapped(part) for part in self.parts)
+        stats = mesh.local_devices[0].memory_stats() or {}
+        free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
+        return 4 * self.shape[0] * self.shape[1] / mesh.size <= _RESIDENT_SHARE * free
+
+    def place(self, start: int, shape: tuple[int, int], sharding: NamedSharding) -> jax.Array:
+        """The rows from `start` on, zeros beyond the end."""
+
+        def local(index):
+            first, last, _ = index[0].indices(shape[0])
+            return self._read(start + first, start + last)
+
+        return jax.make_array_from_callback(shape, sharding, local)
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        """Rows start..stop, zeros beyond the end."""
+        block = _aligned((stop - start, self.shape[1]), self.dtype)
+        at = 0
+        for part, first in self._firsts():
+            begin, end = max(start, first), min(stop, first + len(part))
+            if begin < end:
+                with np.errstate(over="ignore"):  # the check of the values names what overflows
+                    block[begin - start : end - start] = part[begin - first : end - first]
+                at = end - start
+        block[at:] = 0
+        return block
+
+    def take(self, numbers: np.ndarray) -> np.ndarray:
+        """The rows of these numbers."""
+        rows = np.zeros((len(numbers), self.shape[1]), self.dtype)
+        for part, first in self._firsts():
+            here = (numbers >= first) & (numbers < first + len(part))
+            with np.errstate(over="ignore"):
+                rows[here] = part[numbers[here] - first]
+        return rows
+
+    def _firsts(self) -> Iterator[tuple[np.ndarray, int]]:
+        first = 0
+        for part in self.parts:
+            yield part, first
+            first += len(part)
+
+    def locate(self, row: int, column: int) -> tuple[str, Any]:
+        """Where a row stands, for messages, and its value at a column."""
+        for (part, first), name in zip(self._firsts(), self.names, strict=True):
+            if row < first + len(part):
+                return f"{name} row {row - first}", part[row - first, column]
+        raise IndexError(row)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnDevice:
+    """A jax.Array, sharded or not."""
+
+    array: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what `place` and `take` give."""
+        return self.array.dtype
+
+    def in_memory(self, mesh: Mesh) -> bool:
+        """Whether the rows may be kept on the devices."""
+        return True
+
+    def place(self, start: int, shape: tuple[int, int], sharding: NamedSharding) -> jax.Array:
+        """The rows from `start` on, zeros beyond the end."""
+        if self.array.is_fully_addressable:  # it may be on other devices than the mesh
+            return jax.device_put(_cut(self.array, start, rows=shape[0]), sharding)
+        cut = jax.jit(_cut, static_argnames="rows", out_shardings=sharding)
+        return cut(self.array, start, rows=shape[0])
+
+    def take(self, numbers: np.ndarray) -> np.ndarray:
+        """The rows of these numbers."""
+        rows = self.array[jnp.asarray(numbers)]
+        sharding = self.array.sharding
+        return (
+            fetch(rows, sharding.mesh) if isinstance(sharding, NamedSharding) else np.asarray(rows)
+        )
+
+    def locate(self, row: int, column: int) -> tuple[str, Any]:
+        """Where a row stands, for messages, and its value at a column."""
+        return f"features row {row}", self.take(np.array([row]))[0, column]
+
+
+@functools.partial(jax.jit, static_argnames="rows")
+def _cut(array: Shaped[Array, "n d"], start: Any, *, rows: int) -> Shaped[Array, "rows d"]:
+    """Returns `rows` rows from `start` on, zeros beyond the end."""
+    at = start + jnp.arange(rows)
+    return array.at[at].get(mode="fill", fill_value=0)
+
+
+def _is_mapped(array: Any) -> bool:
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return True
+        array = array.base
+    return False
+
+
+def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """An array that JAX on a CPU takes over without copying it: it starts at 64 bytes."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)

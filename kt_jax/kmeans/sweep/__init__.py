@@ -1,0 +1,151 @@
+"""Which layer, and how many clusters: k-means for each, from several seeds, side by side."""
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from kt_jax import metrics
+from kt_jax.kmeans.fit import KMeans, fit
+
+_log = logging.getLogger(__name__)
+
+
+def sweep(
+    features: Mapping[str, Any],
+    ks: Sequence[int],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    labels: Int[np.ndarray, " n"] | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """One row for every layer and k, in their order, over all seeds.
+
+    A row holds `layer`, `k`, `seeds`; `inertia` (mean), `inertia_spread` (standard deviation of
+    a sample; None of one seed), `inertia_share` (of the inertia of one cluster, which is what
+    makes layers comparable); `iterations` (mean); `size_min`, `size_median`, `size_max` and
+    `empty` of all seeds' clusters, `largest_share` (the largest cluster's of the rows);
+    `stability`, the mean adjusted Rand index of every two seeds' assignments (None of one seed);
+    with labels, `nmi`, the mean normalised mutual information with those that are not negative.
+
+    Args:
+      features: of each layer, as in `fit`.
+      ks: numbers of clusters.
+      seeds: of `fit`.
+      labels: of the rows, the same for all layers; below 0 where unknown.
+      **options: of `fit`.
+
+    Raises:
+      ValueError: as in `fit`; no layers, ks or seeds, a k beyond the rows, or labels that are
+        not one for each row.
+
+    >>> rows = np.array([[0.0], [1.0], [8.0], [9.0]])
+    >>> sweep({"conv1": rows}, [2])[0]["stability"]
+    1.0
+    """
+    for name, values in (("features", features), ("ks", ks), ("seeds", seeds)):
+        if not len(values):
+            raise ValueError(f"a sweep needs {name}: got none")
+    rows = []
+    for layer, matrix in features.items():
+        # The mean is one cluster's centroid, wherever it starts.
+        one = fit(matrix, 1, **options | {"init": "random", "max_iterations": 1, "restarts": 1})
+        n = len(one.assignment)
+        if max(ks) > n:
+            raise ValueError(f"k = {max(ks)} clusters for n = {n} rows of {layer}")
+        if labels is not None and len(labels) != n:
+            raise ValueError(f"{len(labels)} labels for n = {n} rows of {layer}: give one for each")
+        for k in ks:
+            found = [_fit(layer, matrix, k, seed, options) for seed in seeds]
+            row = {"layer": layer, "k": k, "seeds": list(seeds), **_compare(found, one.inertia)}
+            if labels is not None:
+                row["nmi"] = _agree(found, labels)
+            rows.append(row)
+    return rows
+
+
+def _fit(layer: str, matrix: Any, k: int, seed: int, options: Mapping[str, Any]) -> KMeans:
+    found = fit(matrix, k, seed=seed, **options)
+    _log.info(
+        "sweep: %s, k = %d, seed %d | inertia %.6g | %d iterations, %s",
+        layer,
+        k,
+        seed,
+        found.inertia,
+        found.iterations,
+        found.stopped,
+    )
+    return found
+
+
+def _compare(found: Sequence[KMeans], total: float) -> dict[str, Any]:
+    inertia = np.array([one.inertia for one in found])
+    sizes = np.concatenate([one.sizes for one in found])
+    pairs = [
+        metrics.adjusted_rand_index(a.assignment, b.assignment)
+        for a, b in itertools.combinations(found, 2)
+    ]
+    return {
+        "inertia": float(inertia.mean()),
+        "inertia_spread": float(inertia.std(ddof=1)) if pairs else None,
+        "inertia_share": float(inertia.mean() / total) if total else 0.0,
+        "iterations": float(np.mean([one.iterations for one in found])),
+        "size_min": int(sizes.min()),
+        "size_median": float(np.median(sizes)),
+        "size_max": int(sizes.max()),
+        "empty": int((sizes == 0).sum()),
+        "largest_share": float(sizes.max() / len(found[0].assignment)),
+        "stability": float(np.mean(pairs)) if pairs else None,
+    }
+
+
+def _agree(found: Sequence[KMeans], labels: Int[np.ndarray, " n"]) -> float | None:
+    known = labels >= 0
+    if not known.any():
+        return None
+    scores = [
+        metrics.normalised_mutual_information(one.assignment[known], labels[known]) for one in found
+    ]
+    return float(np.mean(scores))
+
+
+def make_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a sweep as an aligned Markdown table.
+
+    >>> print(make_table([{"layer": "conv1", "k": 2, "inertia": 1.0}]), end="")
+    | layer |  k | inertia |
+    | ----- | -: | ------: |
+    | conv1 |  2 |       1 |
+    """
+    columns: dict[str, tuple[str, str]] = {
+        "layer": ("layer", "s"),
+        "k": ("k", "d"),
+        "inertia": ("inertia", ".6g"),
+        "inertia_spread": ("+-", ".2g"),
+        "inertia_share": ("% of k = 1", ".1%"),
+        "iterations": ("iterations", ".3g"),
+        "size_min": ("smallest", "d"),
+        "size_median": ("median", ".6g"),
+        "size_max": ("largest", "d"),
+        "empty": ("empty", "d"),
+        "largest_share": ("largest, %", ".1%"),
+        "stability": ("stability", ".3f"),
+        "nmi": ("NMI", ".3f"),
+    }
+    shown = {name: column for name, column in columns.items() if name in rows[0]}
+    cells = [[title for title, _ in shown.values()]]
+    for row in rows:
+        values = [(row[name], how) for name, (_, how) in shown.items()]
+        cells.append(["-" if x is None else format(x, how).removesuffix("%") for x, how in values])
+    # Two at least, for the rule.
+    widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        [cell.ljust(width) if at == 0 else cell.rjust(width)
+         for at, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        for line in cells
+    ]  # fmt: skip
+    rule = ["-" * width if at == 0 else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]) + "\n"

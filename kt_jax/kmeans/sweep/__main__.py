@@ -1,0 +1,100 @@
+"""Which layer, and how many clusters: k-means of each layer for each k from several seeds.
+
+    python -m kt_jax.kmeans.sweep --features conv2_2=DIR2 conv3_2=DIR3 --k 50 100 200 --out DIR
+
+A layer's PATH is a .npy file [rows, d] or a directory of them. Prints one table, and writes it as
+DIR/sweep.md and sweep.json, and manifest.json last. A finished DIR is left as it is; a sweep
+that was interrupted begins again.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kt_jax import artifacts, logs
+from kt_jax.kmeans import command
+from kt_jax.kmeans.sweep import make_table, sweep
+
+_log = logging.getLogger("kt_jax.kmeans.sweep.__main__")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    return command.call("kt_jax.kmeans.sweep", _run, argv)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = command.make_parser("kt_jax.kmeans.sweep", __doc__)
+    add = parser.add_argument
+    add("--features", nargs="+", action="extend", required=True, metavar="NAME=PATH",
+        help="of every layer, a .npy file or a directory of them")  # fmt: skip
+    add("--k", type=int, nargs="+", required=True, help="numbers of clusters")
+    add("--out", required=True, metavar="DIR", help="where the results go")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each k (0 1 2)")
+    add("--labels", metavar="PATH",
+        help="of the rows, for the NMI: a .npy, or a .parquet with a column label")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    arguments, begun = _parse(argv), time.monotonic()
+    features = {}
+    for text in arguments.features:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path) or name in features:
+            raise ValueError(f"--features: {text!r}: give NAME=PATH, with each name once")
+        features[name] = command.find_shards("--features", [path])
+    labelled = [] if arguments.labels is None else [Path(arguments.labels).expanduser().absolute()]
+    labels = _read_labels(labelled[0]) if labelled else None
+    options = {name: getattr(arguments, name) for name in command.OPTIONS}
+    asked = {"k": arguments.k, "seeds": arguments.seeds, **options}
+    fingerprint = {
+        "features": {name: command.describe_files(paths) for name, paths in features.items()},
+        "labels": command.describe_files(labelled),
+        "options": asked,
+    }
+    out = Path(arguments.out).expanduser().absolute()
+    if command.begin(out, fingerprint):
+        rows = sweep(features, arguments.k, seeds=arguments.seeds, labels=labels, **options)
+        described = {
+            "rows": rows,
+            "options": asked,
+            "features": {name: [str(path) for path in paths] for name, paths in features.items()},
+            "labels": arguments.labels,
+        }
+        table = make_table(rows)
+        artifacts.write_file(out / "sweep.md", lambda partial: partial.write_text(table))
+        artifacts.write_json(out / "sweep.json", described)
+        seconds = time.monotonic() - begun
+        artifacts.finish(out, fingerprint, {"rows": len(rows)}, seconds)
+        _log.info("finished in %s: %s", logs.format_seconds(seconds), out)
+    else:
+        _log.info("%s: finished, nothing to do", out)
+    print((out / "sweep.md").read_text(), end="")
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    if not path.exists():
+        raise FileNotFoundError(f"--labels: there is no {path}")
+    if path.suffix == ".parquet":
+        columns = artifacts.read_table(path)
+        if "label" not in columns:
+            raise ValueError(f"--labels: {path} has no column label, but {', '.join(columns)}")
+        labels = columns["label"]
+    else:
+        labels = np.load(path, allow_pickle=False)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"--labels: {path} holds {labels.dtype} {labels.shape}, not one integer for each row"
+        )
+    return labels
+
+
+if __name__ == "__main__":
+    command.log_to_console()
+    sys.exit(main())

@@ -1,0 +1,365 @@
+"""`python -m kt_jax.kmeans`: what it leaves, carrying on, refusing, and mistakes."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kt_jax import artifacts, clustering, kmeans
+from kt_jax.kmeans.__main__ import main
+
+K = 12
+OUTPUTS = ("centroids.safetensors", "assignment.npy", "clusters.json")
+# Rows without clusters in them: many iterations, the same ones every time.
+OPTIONS = ("--k=12", "--max_iterations=30", "--tolerance=0", "--centre", "--l2", "--seed=3")
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    path = tmp_path_factory.mktemp("features") / "f.npy"
+    np.save(path, np.random.default_rng(0).random((3000, 6)).astype(np.float16))
+    return path
+
+
+def command(features, out, *options):
+    paths = [f"--features={features}", f"--out={out}"]
+    return [sys.executable, "-m", "kt_jax.kmeans", *paths, *(options or OPTIONS)]
+
+
+ENVIRONMENT = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+
+
+def call(features, out, *options):
+    return subprocess.run(
+        command(features, out, *options),
+        capture_output=True, text=True, env=ENVIRONMENT, check=False,
+    )  # fmt: skip
+
+
+def call_here(features, out, *options):
+    return main([f"--features={features}", f"--out={out}", *(options or OPTIONS)])
+
+
+@pytest.fixture(scope="module")
+def finished(features, tmp_path_factory):
+    """An uninterrupted run, and what it printed."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    done = call(features, out)
+    assert done.returncode == 0, done.stderr
+    return out, done.stderr
+
+
+def times(directory):
+    return {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+
+
+def same_results(a, b):
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in OUTPUTS)
+
+
+def test_it_leaves_what_others_can_read(features, finished):
+    out, printed = finished
+    names = {path.name for path in out.iterdir()}
+    assert names == {*OUTPUTS, "manifest.json", "started.json"}  # and no checkpoint
+    found = artifacts.read_json(out / "clusters.json")
+    tensors = artifacts.read_tensors(out / "centroids.safetensors")
+    assignment = np.load(out / "assignment.npy", allow_pickle=False)
+    assert assignment.dtype == np.int32
+    assert (found["k"], found["d"], found["rows"], found["seed"]) == (K, 6, 3000, 3)
+    assert found["features"] == [str(features)]
+    assert found["options"]["centre"] is found["options"]["l2"] is True
+    assert found["sizes"] == np.bincount(assignment, minlength=K).tolist()
+    assert len(found["inertia_curve"]) == found["iterations"] + 1 == len(found["repaired"]) + 1
+    assert found["stopped"] in ("max_iterations", "no row moved")
+    again = kmeans.assign(features, tensors["centroids"], mean=tensors["mean"], l2=True)
+    np.testing.assert_array_equal(again.cluster, assignment)
+    modes = {path.stat().st_mode for path in out.iterdir()}
+    assert len(modes) == 1, "all may be read by the same people"
+    manifest = artifacts.read_json(out / "manifest.json")
+    assert manifest["files"] == sorted(OUTPUTS)
+    assert manifest["outputs"] == artifacts.hash_outputs(out)
+    assert " k-means 0/30 | inertia " in printed
+    line = next(line for line in printed.splitlines() if " k-means 2/30 | inertia " in line)
+    assert " rows moved | " in line
+    assert " s/iteration | ETA at most 0m" in line
+
+
+def test_finished_means_nothing_to_do(features, finished):
+    out, _ = finished
+    before = times(out)
+    done = call(features, out)
+    assert done.returncode == 0
+    assert "finished, nothing to do" in done.stderr
+    assert times(out) == before
+
+
+def test_other_arguments_are_refused_with_the_difference(features, finished, capsys):
+    out, _ = finished
+    before = times(out)
+    assert call_here(features, out, *OPTIONS, "--seed=4", "--spherical") == 2
+    printed = capsys.readouterr().err
+    assert "options.seed: 3 -> 4\n" in printed
+    assert "options.spherical: false -> true\n" in printed
+    assert "Nothing was changed" in printed
+    assert times(out) == before
+
+
+def test_other_features_are_refused(features, tmp_path, capsys):
+    path = tmp_path / "f.npy"
+    np.save(path, np.load(features))
+    assert call_here(path, tmp_path / "out") == 0
+    os.utime(path, ns=(1, 1))
+    before = times(tmp_path / "out")
+    assert call_here(path, tmp_path / "out") == 2
+    assert "features.00000.modified: " in capsys.readouterr().err
+    assert times(tmp_path / "out") == before
+
+
+def test_lost_results_are_named(features, tmp_path, capsys):
+    assert call_here(features, tmp_path / "out") == 0
+    (tmp_path / "out" / "assignment.npy").unlink()
+    assert call_here(features, tmp_path / "out") == 2
+    assert "but assignment.npy has gone (1 files in all)" in capsys.readouterr().err
+
+
+def test_killed_it_ends_the_same(features, finished, tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(features, out), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        lines = iter(process.stderr.readline, "")
+        assert any(" k-means 3/30 | " in line for line in lines), "it ended before"
+        process.kill()
+    assert (out / "checkpoint.safetensors").exists()
+    assert not (out / "manifest.json").exists(), "it finished before it was killed"
+    done = call(features, out)
+    assert done.returncode == 0, done.stderr
+    assert "carrying on after iteration " in done.stderr
+    assert " k-means 3/30 | " not in done.stderr
+    assert not (out / "checkpoint.safetensors").exists()
+    assert same_results(out, finished[0])
+
+
+def interrupt_at(monkeypatch, number):
+    """Lets the n-th state be written, and Ctrl-C be pressed then."""
+    write, count = artifacts.write_tensors, iter(range(1, 1000))
+
+    def write_and_stop(path, tree):
+        write(path, tree)
+        if next(count) == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts, "write_tensors", write_and_stop)
+
+
+# Four states of each restart are kept, and then the results are written.
+@pytest.mark.parametrize("number", [1, 4, 5, 12, 13])
+def test_interrupted_in_any_restart_it_ends_the_same(
+    features, tmp_path, monkeypatch, capsys, caplog, number
+):
+    caplog.set_level(logging.INFO, "kt_jax")
+    options = (*OPTIONS, "--max_iterations=4", "--restarts=3")
+    assert call_here(features, tmp_path / "whole", *options) == 0
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, number)
+        assert call_here(features, tmp_path / "out", *options) == 130
+    assert "interrupted; run the same command again" in capsys.readouterr().err
+    caplog.clear()
+    assert call_here(features, tmp_path / "out", *options) == 0
+    restart, iteration = divmod(min(number, 12) - 1, 4)
+    expected = f"carrying on after iteration {iteration} of 4 of restart {restart + 1} of 3"
+    assert expected in caplog.text
+    assert same_results(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_state_of_the_last_iteration_is_not_iterated_again(features, tmp_path, monkeypatch):
+    options = ("--k=4", "--tolerance=0.01")
+    assert call_here(features, tmp_path / "whole", *options) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(clustering, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert call_here(features, tmp_path / "out", *options) == 130
+    assert (tmp_path / "out" / "checkpoint.safetensors").exists()
+    assert call_here(features, tmp_path / "out", *options) == 0
+    assert same_results(tmp_path / "out", tmp_path / "whole")
+
+
+def test_an_interrupted_run_refuses_other_arguments(features, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 2)
+        assert call_here(features, tmp_path / "out") == 130
+    before = times(tmp_path / "out")
+    assert call_here(features, tmp_path / "out", *OPTIONS, "--k=13") == 2
+    assert "options.k: 12 -> 13" in capsys.readouterr().err
+    assert times(tmp_path / "out") == before
+
+
+def test_a_full_disk_leaves_nothing_half_written(features, finished, tmp_path):
+    out = tmp_path / "out"
+    limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", *command(features, out)]  # 4 KiB
+    done = subprocess.run(limited, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("kt_jax.kmeans: ")
+    assert "checkpoint.safetensors could not be written: " in last
+    assert "File too large" in last
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in out.iterdir()] == ["started.json"]
+    assert call_here(features, out) == 0  # there is room again
+    tensors = [
+        artifacts.read_tensors(path / "centroids.safetensors") for path in (out, finished[0])
+    ]
+    np.testing.assert_allclose(tensors[0]["centroids"], tensors[1]["centroids"], atol=1e-4)
+
+
+def test_a_full_disk_at_the_end_leaves_no_mark(features, tmp_path, monkeypatch, capsys):
+    def save(path, array, **_):
+        path.write_bytes(b"half")
+        raise OSError("100 requested and 4 written")  # what NumPy says
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", save)
+        assert call_here(features, tmp_path / "out") == 2
+    assert "assignment.npy could not be written: 100 requested and 4" in capsys.readouterr().err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"started.json", "checkpoint.safetensors", "centroids.safetensors"}
+
+
+def test_a_subsample_is_clustered_and_all_rows_assigned(features, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "kt_jax")
+    assert call_here(features, tmp_path / "out", "--k=5", "--subsample=500", "--l2") == 0
+    assert "a subsample, 500 of 3,000 rows, is clustered" in caplog.text
+    assert "k = 5, 500 x 6 float16" in caplog.text
+    assert "assigning all rows" in caplog.text
+    found = artifacts.read_json(tmp_path / "out" / "clusters.json")
+    tensors = artifacts.read_tensors(tmp_path / "out" / "centroids.safetensors")
+    every = kmeans.assign(features, tensors["centroids"], l2=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "assignment.npy"), every.cluster)
+    assert (found["rows"], found["subsample"], sum(found["sizes"])) == (3000, 500, 3000)
+    assert found["inertia"] == pytest.approx(np.square(every.distance, dtype=np.float64).sum())
+    assert found["subsample_inertia"] == pytest.approx(found["inertia_curve"][-1], rel=1e-4)
+    assert found["inertia"] > 4 * found["subsample_inertia"]
+
+
+def test_shards_and_directories_are_one_matrix(features, tmp_path):
+    rows = np.load(features)
+    shards, plain = tmp_path / "shards", tmp_path / "plain"
+    for number, part in enumerate(np.split(rows, [700, 2000])):
+        artifacts.write_array(shards / f"features-{number:05d}-of-00003.npy", part)
+        artifacts.write_array(plain / f"{number}.npy", part)
+    (plain / ".half.npy").write_bytes(b"")
+    np.save(shards / "other.npy", rows)
+    paths = [str(path) for path in sorted(plain.glob("[0-9].npy"))]
+    ways = {"whole": [features], "shards": [shards], "plain": [plain], "list": paths}
+    for name, given in ways.items():
+        assert (
+            main(["--features", *map(str, given), f"--out={tmp_path / 'out' / name}", *OPTIONS])
+            == 0
+        )
+    for name in ("shards", "plain", "list"):
+        for file in OUTPUTS[:2]:
+            expected = (tmp_path / "out" / "whole" / file).read_bytes()
+            assert (tmp_path / "out" / name / file).read_bytes() == expected, (name, file)
+    assert main([f"--features={shards}", f"--out={tmp_path / 'out' / 'sub'}", "--k=2",
+                 "--subsample=2500", "--max_iterations=1"]) == 0  # fmt: skip
+    assert artifacts.read_json(tmp_path / "out" / "sub" / "clusters.json")["rows"] == 3000
+
+
+def test_a_row_that_is_not_finite_is_named_and_can_be_mended(tmp_path, capsys):
+    rows = np.random.default_rng(0).random((50, 3)).astype(np.float32)
+    rows[41, 2] = np.nan
+    path, out = tmp_path / "f.npy", tmp_path / "out"
+    np.save(path, rows)
+    assert call_here(path, out, "--k=2") == 2
+    printed = capsys.readouterr().err
+    assert f"kt_jax.kmeans: {path} row 41 holds nan at column 2" in printed
+    assert printed.count("\n") == 1
+    rows[41, 2] = 0
+    np.save(path, rows)
+    assert call_here(path, out, "--k=2") == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ("absent.npy", [], "--features: there is no "),
+        ("empty", [], "empty holds no .npy file"),
+        (
+            "unfinished",
+            [],
+            "holds 2 features-*-of-*.npy, of which the first is of 00003",
+        ),
+        ("text.npy", [], "text.npy is no .npy file of numbers"),
+        ("text.npy", ["--subsample=2"], "text.npy is no .npy file of numbers"),
+        ("row.npy", [], "must be [rows, d] with rows, d >= 1; got shape (3,)"),
+        ("row.npy", ["--subsample=2"], "must be [rows, d] with rows, d >= 1; got shape (3,)"),
+        ("mixed", [], "has d = 3"),
+        ("mixed", ["--subsample=2"], "has d = 3"),
+        ("good.npy", ["--k=9"], "k = 9 clusters for n = 8 rows"),
+        ("good.npy", ["--subsample=9"], "--subsample = 9 of 8 rows: choose 1 to 8"),
+        ("good.npy", ["--restarts=0"], "restarts = 0: give 1 or more"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, given, options, message):
+    rows = np.arange(16, dtype=np.float32).reshape(8, 2)
+    (tmp_path / "empty").mkdir()
+    for number in range(2):
+        artifacts.write_array(tmp_path / "unfinished" / f"features-{number:05d}-of-00003.npy", rows)
+        artifacts.write_array(tmp_path / "mixed" / f"{number}.npy", np.zeros((4, 2 + number)))
+    (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "row.npy", rows[0, 0].repeat(3))
+    np.save(tmp_path / "good.npy", rows)
+    assert call_here(tmp_path / given, tmp_path / "out", "--k=2", *options) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("kt_jax.kmeans: ")
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not {path.name for path in (tmp_path / "out").glob("*")} - {"started.json"}
+
+
+def test_a_directory_of_other_things_is_left_alone(features, capsys):
+    before = times(features.parent)
+    assert call_here(features, features.parent) == 2
+    assert "holds other files, such as f.npy: choose another" in capsys.readouterr().err
+    assert times(features.parent) == before
+
+
+@pytest.mark.parametrize("options", [[], ["--k=x"], ["--init=x"], ["--sed=1"]])
+def test_unknown_options_end_with_status_2(features, tmp_path, capsys, options):
+    with pytest.raises(SystemExit, match="2"):
+        main([f"--features={features}", f"--out={tmp_path / 'out'}", *options])
+    assert "usage: python -m kt_jax.kmeans" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "warned"),
+    [
+        ([40, 10, 10, 10, 10, 10, 10], True),
+        ([25, 25, 25, 25], False),  # not above
+        ([49, 17, 17, 17], False),  # above 0.25, but not twice an equal share
+        ([51, 17, 16, 16], True),
+        ([99, 1], False),
+    ],
+)
+def test_a_cluster_that_holds_much_is_warned_of(caplog, sizes, warned):
+    sizes = np.array(sizes, np.int32)
+    share = clustering.largest_share("k-means", sizes, 0.25)
+    assert share == sizes.max() / 100
+    assert ("the largest cluster holds" in caplog.text) == warned
+
+
+def test_scalars_stay_scalars_on_disk(tmp_path):
+    tree = {"number": np.int64(5), "none": np.zeros(0, np.uint8), "turned": np.eye(2, 3).T}
+    artifacts.write_tensors(tmp_path / "a.safetensors", tree)
+    found = artifacts.read_tensors(tmp_path / "a.safetensors")
+    assert found["number"].shape == ()
+    assert found["none"].shape == (0,)
+    np.testing.assert_array_equal(found["turned"], np.eye(3, 2))
+    (tmp_path / "a.json").write_text(json.dumps(0))
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1

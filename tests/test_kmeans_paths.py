@@ -1,0 +1,320 @@
+"""Tests that k-means' shortcuts change nothing: streams, shards, meshes, pruning, precision."""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from sklearn.cluster import KMeans as SklearnKMeans
+
+from kt_jax import kmeans
+from kt_jax.kmeans import descent, device, lloyd, rows
+
+
+def make_mesh(devices):
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((devices,), ("data",), axis_types=auto, devices=jax.devices()[:devices])
+
+
+def make_features(n=3001, d=12, k=40, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(k, d))
+    return (centres[rng.integers(0, k, n)] + 0.5 * rng.normal(size=(n, d))).astype(dtype)
+
+
+def same(found, expected):
+    for name in ("centroids", "assignment", "inertia_curve", "repaired", "inertia", "stopped"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Many blocks of few rows, so that small matrices are streamed."""
+    monkeypatch.setattr(rows, "_BLOCK_BYTES", 64 * 12 * 4)
+
+
+@pytest.fixture
+def pruned(monkeypatch):
+    """Lets small iterations be pruned too."""
+    monkeypatch.setattr(descent, "_PRUNED_WORK", 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_streams_give_the_same_bits(dtype, devices, small_blocks, tmp_path):
+    features = make_features(dtype=dtype)
+    options = {"mesh": make_mesh(devices), "chunk_rows": 32, "centre": True, "l2": True}
+    expected = kmeans.fit(features, 20, **options)
+    np.save(tmp_path / "all.npy", features)
+    cuts = [0, 1, 700, 2999, 3001]
+    shards = [tmp_path / f"{number}.npy" for number in range(4)]
+    for path, begin, end in zip(shards, cuts, cuts[1:], strict=False):
+        np.save(path, features[begin:end])
+    mapped = np.load(tmp_path / "all.npy", mmap_mode="r")
+    in_memory, on_disk = (
+        rows.Rows(x, 20, mesh=make_mesh(devices), chunk_rows=32) for x in (features, mapped)
+    )
+    assert in_memory.resident
+    assert not on_disk.resident
+    assert "streamed" in on_disk.describe()
+    for source in (mapped, str(tmp_path / "all.npy"), shards, jnp.asarray(features)):
+        same(kmeans.fit(source, 20, **options), expected)
+    found = kmeans.assign(shards, expected.centroids, mean=expected.mean, l2=True, chunk_rows=32)
+    np.testing.assert_array_equal(found.cluster, expected.assignment)
+
+
+def test_any_sharding_of_a_jax_array():
+    features = make_features()[:3000]
+    expected = kmeans.fit(features, 7)
+    for spec in (P("data"), P(None, "data"), P()):
+        placed = jax.device_put(features, NamedSharding(make_mesh(4), spec))
+        same(kmeans.fit(placed, 7), expected)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_any_mesh_gives_the_same_clusters(devices):
+    features = make_features()
+    expected = kmeans.fit(features, 20, mesh=make_mesh(4))
+    assert expected.iterations >= 5
+    found = kmeans.fit(features, 20, mesh=make_mesh(devices), chunk_rows=100)
+    np.testing.assert_array_equal(found.assignment, expected.assignment)
+    np.testing.assert_allclose(found.inertia, expected.inertia, rtol=1e-6)
+    np.testing.assert_allclose(found.centroids, expected.centroids, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "exact"])
+def test_pruning_changes_no_label(precision, monkeypatch, small_blocks):
+    features = make_features()
+    options = {"init": features[:300], "tolerance": 0, "precision": precision, "chunk_rows": 32}
+    expected = kmeans.fit(features, 300, **options)
+    monkeypatch.setattr(descent, "_PRUNED_WORK", 0)
+    sizes, choose = [], descent._subset_size
+    monkeypatch.setattr(
+        descent, "_subset_size", lambda *args: sizes.append(choose(*args)) or sizes[-1]
+    )
+    same(kmeans.fit(features, 300, **options), expected)
+    assert set(sizes) == {37, 300}
+
+
+def test_exact_gives_the_labels_of_float32(pruned):
+    features = make_features(n=5003, d=64, k=3)  # blobs cut into parts: many rows near a border
+    start = features[:50]
+    for iterations in (0, 3, 100):
+        options = {"init": start, "max_iterations": iterations, "tolerance": 0}
+        expected = kmeans.fit(features, 50, **options)
+        found = kmeans.fit(features, 50, precision="exact", **options)
+        same(found, expected)
+    rough = kmeans.fit(features, 50, precision="bfloat16", **options)
+    assert not np.array_equal(rough.assignment, expected.assignment)
+    np.testing.assert_allclose(rough.inertia, expected.inertia, rtol=5e-3)
+
+
+def test_the_bound_of_exact_holds():
+    # What decides which rows are looked at again is no estimate: no score may be further off.
+    rng = np.random.default_rng(0)
+    for scale in (1e-3, 1, 1e3):
+        x = jnp.asarray(rng.normal(size=(500, 96)) * scale, jnp.float32)
+        to = device.points(x[:64], np.arange(64, dtype=np.int32), size=64)
+        near = x.astype(jnp.bfloat16).astype(jnp.float32)
+        wide = np.asarray(x, np.float64)
+        exact = (wide[:64] ** 2).sum(1)[:, None] - 2 * wide[:64] @ wide.T
+        off = np.abs(np.asarray(device.scores(x, to, "bfloat16"), np.float64) - exact)
+        of_row = jnp.linalg.norm(x - near, axis=1)[None], jnp.linalg.norm(near, axis=1)[None]
+        bound = np.asarray(lloyd._rounding(*of_row, to.rounding[:, None], to.length[:, None]))
+        assert (off <= bound).all()
+        assert bound.mean() < 20 * off.mean()
+
+
+def test_a_killed_run_goes_on_with_the_same_bits(small_blocks, pruned):
+    features = make_features()
+    options = {"restarts": 2, "tolerance": 0, "chunk_rows": 32}
+    states = []
+    expected = kmeans.fit(
+        features, 60, on_iteration=lambda at: states.append(at.state()), **options
+    )
+    assert {int(state["restart"]) for state in states} == {0, 1}
+    for state in states[:: len(states) // 6]:
+        same(kmeans.fit(features, 60, resume=state, **options), expected)
+
+
+def test_restarts_keep_the_best():
+    features, ends = make_features(), {}
+    found = kmeans.fit(
+        features,
+        30,
+        init="random",
+        restarts=4,
+        on_iteration=lambda at: ends.update({at.restart: at.inertia}),
+    )
+    assert len(set(ends.values())) == 4
+    assert found.inertia_curve[-1] == min(ends.values()) < ends[3]
+    np.testing.assert_allclose(found.inertia, min(ends.values()), rtol=1e-5)
+    same(kmeans.fit(features, 30, init="random"), kmeans.fit(features, 30, init="random"))
+
+
+def test_permuted_rows_permute_the_assignment():
+    features = make_features()
+    order = np.random.default_rng(1).permutation(len(features))
+    start = features[:20]
+    expected = kmeans.fit(features, 20, init=start)
+    found = kmeans.fit(features[order], 20, init=start)
+    np.testing.assert_array_equal(found.assignment, expected.assignment[order])
+
+
+def test_moved_and_scaled_rows_give_the_same_clusters():
+    features = make_features()
+    start = features[:20]
+    expected = kmeans.fit(features, 20, init=start)
+    moved = kmeans.fit(features + 100, 20, init=start + 100)
+    assert (moved.assignment == expected.assignment).mean() > 0.999
+    np.testing.assert_allclose(moved.inertia, expected.inertia, rtol=1e-4)
+    scaled = kmeans.fit(features * 1024, 20, init=start * 1024)
+    np.testing.assert_array_equal(scaled.assignment, expected.assignment)
+    np.testing.assert_array_equal(scaled.centroids, expected.centroids * 1024)
+
+
+def test_centre_and_l2():
+    features = make_features(dtype=np.float64)
+    mean = features.mean(0)
+    unit = features - mean
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    start = unit[:20]
+    expected = kmeans.fit(unit, 20, init=start)
+    found = kmeans.fit(features, 20, init=start, centre=True, l2=True)
+    np.testing.assert_allclose(found.mean, mean, atol=1e-6)
+    np.testing.assert_array_equal(found.assignment, expected.assignment)
+    again = kmeans.assign(features, found.centroids, mean=found.mean, l2=True)
+    np.testing.assert_array_equal(again.cluster, found.assignment)
+    tiny = kmeans.assign(np.array([[3e-30, 4e-30]]), np.array([[0.6, 0.8], [1, 0]]), l2=True)
+    np.testing.assert_allclose(tiny.distance, 0, atol=1e-6)
+    nowhere = kmeans.assign(np.zeros((1, 2)), np.array([[0.6, 0.8], [0, 0]]), l2=True)
+    assert nowhere.cluster.tolist() == [1]
+    with pytest.raises(ValueError, match=r"mean has shape \(3,\), features have d = 12"):
+        kmeans.assign(features, found.centroids, mean=np.ones(3))
+
+
+def test_spherical_is_k_means_by_cosine():
+    features = make_features()
+    found = kmeans.fit(features, 20, spherical=True, tolerance=0)
+    np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1, rtol=1e-6)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosine = unit @ found.centroids.T
+    np.testing.assert_allclose(cosine[np.arange(3001), found.assignment], cosine.max(1), atol=1e-6)
+    np.testing.assert_allclose(found.inertia, (2 - 2 * cosine.max(1)).sum(), rtol=1e-5)
+    assert (np.diff(found.inertia_curve) <= 0).all()
+
+
+def test_nothing_larger_than_a_chunk_of_distances():
+    # n x k distances, or features sent from device to device, would be the end of it at n = 1e6.
+    features = make_features(n=8192, d=16)
+    mesh, k = make_mesh(4), 128
+    matrix = rows.Rows(features, k, mesh=mesh, chunk_rows=64, precision="exact")
+    matrix.look_from(matrix.frame)
+    block = matrix.for_each(lambda _, block: block)[0]
+    every = device.points(features[:k], np.arange(k, dtype=np.int32), size=k)
+    state = tuple(matrix.zeros(dtype)[0] for dtype in (jnp.int32, jnp.float32, jnp.float32))
+    totals = lloyd.zero_totals(matrix.setting, features[:k])
+    changed, full = np.ones(k, bool), np.bool_(True)
+    run = jax.shard_map(
+        functools.partial(lloyd.step.__wrapped__, matrix.setting),
+        mesh=mesh,
+        in_specs=(P("data"),) * 3 + (P(),) * 5,
+        out_specs=(P("data"), P("data")),
+    )
+    lowered = jax.jit(run).lower(block, state, totals, every, every, changed, full, np.int32(8192))
+    text = lowered.compile().as_text()
+    sizes = {
+        int(np.prod([int(x) for x in shape.split(",")]))
+        for shape in re.findall(r"(?:f32|bf16|s32|pred)\[([\d,]+)\]", text)
+    }
+    assert 64 * k in sizes  # a chunk's distances
+    assert max(sizes) == 2048 * 16  # a device's rows; its distances to all would be 2048 x 128
+    assert "all-gather" not in text
+    assert "all-to-all" not in text
+
+
+def test_the_inertia_of_scikit_learn_from_the_same_seeds():
+    features = make_features(n=2000, d=48, k=100)
+    theirs = SklearnKMeans(50, init=features[:50], n_init=1, tol=0, max_iter=1000).fit(features)
+    ours = kmeans.fit(features, 50, init=features[:50], tolerance=0, max_iterations=1000)
+    np.testing.assert_allclose(ours.inertia, theirs.inertia_, rtol=1e-5)
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    features = make_features()
+    np.save(tmp_path / "features.npy", features)
+    script = textwrap.dedent(
+        """
+        import sys
+        import jax
+        import numpy as np
+        jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]))
+        from kt_jax import kmeans
+        states = []
+        options = dict(chunk_rows=64, tolerance=0.0)
+        keep = lambda at: states.append(at.state())
+        found = kmeans.fit("features.npy", 20, on_iteration=keep, **options)
+        again = kmeans.fit("features.npy", 20, resume=states[2], **options)
+        assert (again.centroids == found.centroids).all()
+        assert (again.assignment == found.assignment).all()
+        assert jax.process_count() == 2 and jax.device_count() == 4
+        np.savez(f"out{sys.argv[1]}.npz", assignment=found.assignment, inertia=found.inertia)
+        """
+    )
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(number), str(port)],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, output
+    expected = kmeans.fit(features, 20, chunk_rows=64, tolerance=0.0, mesh=make_mesh(1))
+    for number in range(2):
+        out = np.load(tmp_path / f"out{number}.npz")
+        np.testing.assert_array_equal(out["assignment"], expected.assignment)
+        np.testing.assert_allclose(out["inertia"], expected.inertia, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda at: str(at / "absent.npy"), "there is no .*absent.npy"),
+        (lambda at: [], "got an empty list"),
+        (lambda at: [np.ones((2, 2))], "paths of .npy shards; got a list of ndarray"),
+        (lambda at: [at / "good.npy", at / "wide.npy"], "wide.npy has d = 4, .*good.npy has d = 3"),
+        (lambda at: [at / "good.npy", at / "nan.npy"], r"nan.npy row 2 holds nan at column 1"),
+        (lambda at: at / "text.npy", "text.npy is no .npy file of numbers"),
+        (lambda at: at / "object.npy", "object.npy is no .npy file of numbers"),
+    ],
+)
+def test_shards_that_are_refused(make, message, tmp_path):
+    np.save(tmp_path / "good.npy", np.ones((5, 3)))
+    np.save(tmp_path / "wide.npy", np.ones((5, 4)))
+    bad = np.ones((5, 3))
+    bad[2, 1] = bad[4, 0] = np.nan
+    np.save(tmp_path / "nan.npy", bad)
+    np.save(tmp_path / "object.npy", np.array([[None]]), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("1, 2, 3")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        kmeans.fit(make(tmp_path), 1)

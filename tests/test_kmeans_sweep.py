@@ -1,0 +1,193 @@
+"""Sweeps over layers and k: known answers on blobs, the command, its table and its refusals."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import normalized_mutual_info_score
+
+from kt_jax import artifacts, kmeans
+from kt_jax.kmeans.sweep import make_table
+from kt_jax.kmeans.sweep.__main__ import main
+
+
+def make_blobs(spread, n=240, k=4):
+    rng = np.random.default_rng(0)
+    label = np.arange(n) % k
+    rows = 100 * np.eye(k)[label] + spread * rng.normal(size=(n, k))
+    return rows.astype(np.float32), label
+
+
+@pytest.fixture(scope="module")
+def layers():
+    near, label = make_blobs(1.0)
+    far, _ = make_blobs(60.0)
+    return {"clear": near, "blurred": far}, label
+
+
+@pytest.fixture(scope="module")
+def rows(layers):
+    features, label = layers
+    return kmeans.sweep(features, [1, 4, 8], labels=label, tolerance=0.0)
+
+
+def test_there_is_one_row_for_each_layer_and_k(rows):
+    assert [(row["layer"], row["k"]) for row in rows] == [
+        ("clear", 1), ("clear", 4), ("clear", 8), ("blurred", 1), ("blurred", 4), ("blurred", 8),
+    ]  # fmt: skip
+    assert all(row["seeds"] == [0, 1, 2] for row in rows)
+
+
+def test_the_right_k_is_stable_and_the_labels(rows):
+    at = {(row["layer"], row["k"]): row for row in rows}
+    right = at["clear", 4]
+    assert right["stability"] == right["nmi"] == pytest.approx(1.0)
+    assert (right["size_min"], right["size_median"], right["size_max"]) == (60, 60, 60)
+    assert right["largest_share"] == 0.25
+    assert right["inertia_spread"] == pytest.approx(0, abs=1e-3)
+    assert right["inertia_share"] < 0.001
+    assert at["clear", 8]["stability"] < 0.9
+    assert at["blurred", 4]["nmi"] < 0.9
+    assert all(row["empty"] == 0 for row in rows)
+    assert 1 > at["blurred", 4]["inertia_share"] > at["blurred", 8]["inertia_share"] > 0.1
+
+
+def test_one_cluster_has_the_whole_inertia(layers, rows):
+    for row, features in zip(rows[::3], layers[0].values(), strict=True):
+        total = np.square(features - features.mean(0, dtype=np.float64)).sum()
+        assert row["inertia"] == pytest.approx(total, rel=1e-5)
+        assert row["inertia_share"] == pytest.approx(1.0, rel=1e-5)
+        assert row["largest_share"] == 1.0
+
+
+def test_rows_are_those_of_fit(layers):
+    features, label = layers
+    labels = np.where(label == 3, -1, label)  # one class is not known
+    (row,) = kmeans.sweep({"a": features["blurred"]}, [5], seeds=[7, 8], labels=labels, l2=True)
+    found = [kmeans.fit(features["blurred"], 5, seed=seed, l2=True) for seed in (7, 8)]
+    inertia = [one.inertia for one in found]
+    assert row["inertia"] == np.mean(inertia)
+    assert row["inertia_spread"] == pytest.approx(abs(inertia[0] - inertia[1]) / 2**0.5)
+    assert row["iterations"] == np.mean([one.iterations for one in found])
+    known = labels >= 0
+    scores = [normalized_mutual_info_score(labels[known], one.assignment[known]) for one in found]
+    assert row["nmi"] == pytest.approx(np.mean(scores))
+
+
+def test_one_seed_has_neither_spread_nor_stability(layers):
+    (row,) = kmeans.sweep({"a": layers[0]["clear"]}, [4], seeds=[0])
+    assert row["inertia_spread"] is row["stability"] is None
+    assert "nmi" not in row
+    assert " - " in make_table([row]).splitlines()[2]
+    unknown = np.full(240, -1)
+    (row,) = kmeans.sweep({"a": layers[0]["clear"]}, [4], seeds=[0], labels=unknown)
+    assert row["nmi"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": {}}, "a sweep needs features: got none"),
+        ({"ks": []}, "a sweep needs ks: got none"),
+        ({"seeds": []}, "a sweep needs seeds: got none"),
+        ({"ks": [2, 241]}, "k = 241 clusters for n = 240 rows of clear"),
+        ({"labels": np.zeros(239, int)}, "239 labels for n = 240 rows of clear"),
+        ({"init": "best"}, "init = 'best'"),
+    ],
+)
+def test_what_cannot_work_is_refused(layers, changes, message):
+    arguments = {"features": layers[0], "ks": [2], "seeds": [0], **changes}
+    with pytest.raises(ValueError, match=message):
+        kmeans.sweep(**arguments)
+
+
+def test_the_columns_of_a_table_are_aligned(rows):
+    lines = make_table(rows).splitlines()
+    assert len(lines) == 2 + len(rows)
+    bars = [[at for at, character in enumerate(line) if character == "|"] for line in lines]
+    assert all(found == bars[0] for found in bars)
+    titles = [title.strip() for title in lines[0].split("|")[1:-1]]
+    assert titles == [
+        "layer", "k", "inertia", "+-", "% of k = 1", "iterations", "smallest", "median", "largest",
+        "empty", "largest, %", "stability", "NMI",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def inputs(layers, tmp_path):
+    features, label = layers
+    for name, matrix in features.items():
+        artifacts.write_array(tmp_path / name / "features-00000-of-00002.npy", matrix[:100])
+        artifacts.write_array(tmp_path / name / "features-00001-of-00002.npy", matrix[100:])
+    artifacts.write_table(tmp_path / "index.parquet", {"index": np.arange(240), "label": label})
+    np.save(tmp_path / "labels.npy", label)
+    return tmp_path
+
+
+def arguments(inputs, *more):
+    layers = [f"{name}={inputs / name}" for name in ("clear", "blurred")]
+    return ["--features", *layers, "--k", "2", "4", f"--out={inputs / 'out'}", *more]
+
+
+def test_the_command_prints_one_table_and_keeps_it(inputs, layers):
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "kt_jax.kmeans.sweep"]
+    more = ["--seeds", "0", "1", "--labels", str(inputs / "index.parquet"), "--l2"]
+    done = subprocess.run(
+        [*command, *arguments(inputs, *more)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sweep: blurred, k = 4, seed 1 | inertia " in done.stderr
+    assert done.stdout == (inputs / "out" / "sweep.md").read_text()
+    found = json.loads((inputs / "out" / "sweep.json").read_text())
+    expected = kmeans.sweep(layers[0], [2, 4], seeds=[0, 1], labels=layers[1], l2=True)
+    assert len(found["rows"]) == 4
+    for row, other in zip(found["rows"], expected, strict=True):
+        assert row.keys() == other.keys()
+        for name in ("layer", "k", "seeds", "size_min", "size_max"):
+            assert row[name] == other[name]
+        for name in ("inertia", "inertia_share", "stability", "nmi"):
+            assert row[name] == pytest.approx(other[name], rel=1e-4)
+    manifest = artifacts.read_json(inputs / "out" / "manifest.json")
+    assert manifest["files"] == ["sweep.json", "sweep.md"]
+
+
+def test_a_finished_sweep_is_shown_again_and_never_overwritten(inputs, capsys, monkeypatch):
+    more = ["--seeds=0", f"--labels={inputs / 'labels.npy'}"]
+    assert main(arguments(inputs, *more)) == 0
+    table = capsys.readouterr().out
+    assert table.count("\n") == 6
+    module = importlib.import_module("kt_jax.kmeans.sweep.__main__")
+    monkeypatch.setattr(module, "sweep", None)
+    assert main(arguments(inputs, *more)) == 0
+    assert capsys.readouterr().out == table
+    assert main(arguments(inputs, "--seeds=1")) == 2
+    printed = capsys.readouterr().err
+    assert "options.seeds: [0] -> [1]" in printed
+    assert "Nothing was changed" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--features", "clear"], "'clear': give NAME=PATH, with each name once"),
+        (["--features", "clear=x.npy"], "'clear=x.npy': give NAME=PATH, with each name once"),
+        (["--features", "other=x.npy"], "--features: there is no "),
+        (["--labels=none.npy"], "--labels: there is no "),
+        (["--labels=bare.parquet"], "has no column label, but index"),
+        (["--labels=floats.npy"], "holds float64 (3,), not one integer for each row"),
+        (["--labels=few.npy"], "3 labels for n = 240 rows of clear: give one for each"),
+    ],
+)
+def test_mistakes_are_one_line(inputs, capsys, monkeypatch, more, message):
+    artifacts.write_table(inputs / "bare.parquet", {"index": np.arange(3)})
+    np.save(inputs / "floats.npy", np.zeros(3))
+    np.save(inputs / "few.npy", np.zeros(3, int))
+    monkeypatch.chdir(inputs)
+    assert main(arguments(inputs, *more)) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("kt_jax.kmeans.sweep: ")
+    assert message in printed
+    assert printed.count("\n") == 1
