@@ -157,8 +157,8 @@ def interrupt_at(monkeypatch, number):
     monkeypatch.setattr(artifacts, "write_tensors", write_and_stop)
 
 
-# Four states of each restart are kept, and then the results are written.
-@pytest.mark.parametrize("number", [1, 4, 5, 12, 13])
+# Five states of each restart are kept, and then the results are written.
+@pytest.mark.parametrize("number", [1, 5, 6, 15, 16])
 def test_interrupted_in_any_restart_it_ends_the_same(
     features, tmp_path, monkeypatch, capsys, caplog, number
 ):
@@ -171,7 +171,7 @@ def test_interrupted_in_any_restart_it_ends_the_same(
     assert "interrupted; run the same command again" in capsys.readouterr().err
     caplog.clear()
     assert call_here(features, tmp_path / "out", *options) == 0
-    restart, iteration = divmod(min(number, 12) - 1, 4)
+    restart, iteration = divmod(min(number, 15) - 1, 5)
     expected = f"carrying on after iteration {iteration} of 4 of restart {restart + 1} of 3"
     assert expected in caplog.text
     assert same_results(tmp_path / "out", tmp_path / "whole")

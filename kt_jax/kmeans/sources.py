@@ -17,7 +17,7 @@ _KEPT_TYPES = {"float16", "bfloat16", "float32", "int8", "uint8", "int16", "uint
 _RESIDENT_SHARE = 0.4  # of an accelerator's free memory: what is kept is float32
 
 
-def fetch(array: Shaped[Array, "..."], mesh: Mesh) -> Shaped[np.ndarray, "..."]:
+def fetch(array: Shaped[Array, "..."], mesh: Any) -> Shaped[np.ndarray, "..."]:
     """The whole of an array, on every host."""
     if not array.is_fully_addressable:  # other processes hold a part of it
         array = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(array)
