@@ -162,7 +162,7 @@ def test_ties_go_to_the_lowest_centroid():
     assert found.margin.tolist() == [0]
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, np.uint8, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4", np.int32, np.uint8, jnp.bfloat16])
 def test_any_number_type_and_container(dtype, tmp_path):
     features = np.array([[0, 0], [2, 0], [100, 100], [102, 100]]).astype(dtype)
     np.asarray(features, np.float32).tofile(tmp_path / "rows")
@@ -207,6 +207,8 @@ def with_value(value):
         (np.ones((3, 2), complex), 1, {}, "floats or integers; got complex128"),
         (with_value(np.nan), 1, {}, "features row 17001 holds nan at column 1"),
         (with_value(-np.inf), 1, {}, "features row 17001 holds -inf at column 1"),
+        (with_value(np.inf), 1, {"l2": True}, "features row 17001 holds inf at column 1"),
+        (with_value(np.nan), 1, {"centre": True}, "features row 17001 holds nan at column 1"),
         (with_value(1e300), 1, {}, r"row 17001 holds 1e\+300.*finite and within"),
         (np.ones((3, 2)), 0, {}, "k = 0 clusters for n = 3 rows"),
         (np.ones((3, 2)), 4, {}, "k = 4 clusters for n = 3 rows"),
@@ -215,6 +217,7 @@ def with_value(value):
         (np.ones((3, 2)), 1, {"tolerance": float("nan")}, "tolerance = nan"),
         (np.ones((3, 2)), 1, {"max_iterations": -1}, "max_iterations = -1 is negative"),
         (np.ones((3, 2)), 1, {"chunk_rows": 0}, "chunk_rows = 0"),
+        (np.ones((3, 2)), 1, {"seed": -1}, "seed = -1 is negative"),
         (np.ones((3, 2)), 1, {"restarts": 0}, "restarts = 0"),
         (np.ones((3, 2)), 1, {"restarts": 2, "init": np.ones((1, 2))}, "all would be the same run"),
         (np.ones((3, 2)), 1, {"precision": "float16"}, "precision = 'float16': choose one of auto"),

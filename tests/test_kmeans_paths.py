@@ -38,7 +38,7 @@ def same(found, expected):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Many blocks of few rows, so that small matrices are streamed."""
-    monkeypatch.setattr(rows, "_BLOCK_BYTES", 64 * 12 * 4)
+    monkeypatch.setitem(rows._BLOCK_BYTES, "cpu", 64 * 12 * 4)
 
 
 @pytest.fixture
@@ -74,9 +74,11 @@ def test_streams_give_the_same_bits(dtype, devices, small_blocks, tmp_path):
 def test_any_sharding_of_a_jax_array():
     features = make_features()[:3000]
     expected = kmeans.fit(features, 7)
-    for spec in (P("data"), P(None, "data"), P()):
-        placed = jax.device_put(features, NamedSharding(make_mesh(4), spec))
-        same(kmeans.fit(placed, 7), expected)
+    explicit = jax.make_mesh((4,), ("data",))
+    assert explicit.axis_types == (jax.sharding.AxisType.Explicit,)
+    for mesh in (make_mesh(4), explicit):
+        for spec in (P("data"), P(None, "data"), P()):
+            same(kmeans.fit(jax.device_put(features, NamedSharding(mesh, spec)), 7), expected)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3])
@@ -145,6 +147,56 @@ def test_a_killed_run_goes_on_with_the_same_bits(small_blocks, pruned):
         same(kmeans.fit(features, 60, resume=state, **options), expected)
 
 
+def test_a_state_of_another_call_is_refused():
+    features, states = make_features(), []
+    keep = lambda at: states.append(at.state())  # noqa: E731
+    kmeans.fit(features, 5, restarts=2, max_iterations=1, on_iteration=keep)
+    for other, k, restarts in ((features[1:], 5, 2), (features, 6, 2), (features, 5, 1)):
+        with pytest.raises(ValueError, match=r"k, d, n = \(5, 12, 3001\) in restart 2; this call"):
+            kmeans.fit(other, k, restarts=restarts, resume=states[-1])
+
+
+@pytest.mark.parametrize("spread", [30, 100])
+def test_far_places_do_not_hide_the_inertia(spread):
+    # The rows' squared distances from their mean are up to 10,000 times the inertia.
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(4, 8)) * spread
+    features = places[np.arange(1600) % 4] + rng.normal(size=(1600, 8))
+    features = features.astype(np.float32)
+    found = kmeans.fit(features, 16, init=features[:16], tolerance=0)
+    np.testing.assert_allclose(found.inertia, found.inertia_curve[-1], rtol=1e-5)
+    theirs = SklearnKMeans(16, init=features[:16].astype(np.float64), n_init=1, tol=0)
+    expected = theirs.fit(features.astype(np.float64)).inertia_
+    np.testing.assert_allclose(found.inertia, expected, rtol=1e-3)
+
+
+def test_sums_lose_nothing_to_their_size():
+    sums = jnp.zeros((2, 1, 1))
+    for _ in range(1000):  # each is half of what a float32 of 2^24 can tell
+        sums = lloyd._plus(
+            lloyd._plus(sums, jnp.full((1, 1), 2.0**24)), jnp.full((1, 1), -(2.0**24))
+        )
+        sums = lloyd._plus(sums, jnp.full((1, 1), 1e-3))
+    sums = lloyd._plus(sums, jnp.full((1, 1), 2.0**26))
+    np.testing.assert_allclose(np.asarray(sums, np.float64).sum() - 2.0**26, 1, rtol=1e-5)
+
+
+def test_one_hot_sums_are_the_same(monkeypatch):
+    features = make_features()
+    expected = kmeans.fit(features, 20, init=features[:20])
+    monkeypatch.setattr(lloyd, "update_method", lambda platform: "one-hot")
+    # Another chunk, so that it is compiled anew.
+    found = kmeans.fit(features, 20, init=features[:20], chunk_rows=101)
+    np.testing.assert_array_equal(found.assignment, expected.assignment)
+    np.testing.assert_allclose(found.centroids, expected.centroids, atol=1e-5)
+
+
+def test_nothing_to_compare_when_no_centroid_changed(pruned):
+    found = kmeans.fit(np.full((400, 3), 0.5, np.float32), 1, tolerance=0)
+    assert found.stopped == "no row moved"
+    assert found.inertia == 0
+
+
 def test_restarts_keep_the_best():
     features, ends = make_features(), {}
     found = kmeans.fit(
@@ -157,7 +209,6 @@ def test_restarts_keep_the_best():
     assert len(set(ends.values())) == 4
     assert found.inertia_curve[-1] == min(ends.values()) < ends[3]
     np.testing.assert_allclose(found.inertia, min(ends.values()), rtol=1e-5)
-    same(kmeans.fit(features, 30, init="random"), kmeans.fit(features, 30, init="random"))
 
 
 def test_permuted_rows_permute_the_assignment():
@@ -210,6 +261,13 @@ def test_spherical_is_k_means_by_cosine():
     np.testing.assert_allclose(cosine[np.arange(3001), found.assignment], cosine.max(1), atol=1e-6)
     np.testing.assert_allclose(found.inertia, (2 - 2 * cosine.max(1)).sum(), rtol=1e-5)
     assert (np.diff(found.inertia_curve) <= 0).all()
+    # Given centroids of any length, and rows without a direction.
+    start = np.stack([features[found.assignment == c].mean(0) for c in range(20)])
+    again = kmeans.fit(features, 20, init=start * 9, spherical=True, tolerance=0)
+    np.testing.assert_allclose(np.linalg.norm(again.centroids, axis=1), 1, rtol=1e-6)
+    features[:50] = 0
+    again = kmeans.fit(features, 20, init=features[40:60], spherical=True, tolerance=0)
+    assert again.iterations > 2
 
 
 def test_nothing_larger_than_a_chunk_of_distances():
@@ -226,8 +284,8 @@ def test_nothing_larger_than_a_chunk_of_distances():
     run = jax.shard_map(
         functools.partial(lloyd.step.__wrapped__, matrix.setting),
         mesh=mesh,
-        in_specs=(P("data"),) * 3 + (P(),) * 5,
-        out_specs=(P("data"), P("data")),
+        in_specs=(P("data"), P("data"), lloyd._TOTALS) + (P(),) * 5,
+        out_specs=(P("data"), lloyd._TOTALS),
     )
     lowered = jax.jit(run).lower(block, state, totals, every, every, changed, full, np.int32(8192))
     text = lowered.compile().as_text()

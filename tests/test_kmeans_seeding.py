@@ -108,3 +108,5 @@ def test_equal_rows(init):
         ValueError, match=r"k = 7 .* distinct rows: of the n = 1001 .* only 6 differ"
     ):
         kmeans.fit(features, 7, init=init)
+    with pytest.raises(ValueError, match="only 6 differ"):
+        kmeans.fit(features, 7, init=np.arange(7.0)[:, None])

@@ -38,6 +38,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--features", nargs="+", action="extend", required=True, metavar="PATH",
         help=".npy files [rows, d], or directories of them: one matrix")  # fmt: skip
+    add("shards", nargs="*", metavar="SHARD", help="more of them")
     add("--k", type=int, required=True, help="number of clusters")
     add("--out", required=True, metavar="DIR", help="where the results go")
     add("--seed", type=int, default=0)
@@ -50,7 +51,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(argv: Sequence[str] | None) -> None:
     arguments, begun = _parse(argv), time.monotonic()
-    paths = command.find_shards("--features", arguments.features)
+    paths = command.find_shards("--features", [*arguments.features, *arguments.shards])
     options = {name: getattr(arguments, name) for name in ("seed", *command.OPTIONS)}
     own = {"k": arguments.k, "subsample": arguments.subsample}
     fingerprint = {"features": command.describe_files(paths), "options": own | options}

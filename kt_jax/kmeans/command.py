@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kt_jax import artifacts
-from kt_jax.kmeans.fit import PRECISIONS
+from kt_jax.kmeans.checks import PRECISIONS
 from kt_jax.kmeans.seeding import METHODS
 
 _SHOWN = 10  # lines of a difference; there may be thousands of shards

@@ -14,6 +14,8 @@ from kt_jax.kmeans import device, lloyd, rows
 _SUBSET = 1 / 8
 _PRUNED_WORK = 1e10  # ... if it has so many products that compiling pays.
 _ROW_STATE = ("cluster", "upper", "lower")
+# From this ratio of the rows' spread to the inertia on, it is measured row by row.
+_SPREAD = 16
 _REPAIR_CHOICE = 4  # far rows to choose from, for each empty cluster
 
 
@@ -157,9 +159,14 @@ def descend(
     while not found.stopped:
         iteration, tried, moved_empties = len(found.curve), at.candidate, at.repairs
         updated, moved, share = _iterate(task, tried, at.changed, at.members)
-        inertia = max(task.squares + float(share.sum(dtype=np.float64)), 0.0)
+        inertia = task.squares + float(share.sum(dtype=np.float64))
+        if inertia * _SPREAD < task.squares:  # a difference of huge numbers
+            squared = _measure_own(matrix, tried, at.members.clusters)
+            inertia = sum(matrix.fetch(x).clip(0).sum(dtype=np.float64) for x in squared)
         before = found.curve[-1] if found.curve else np.inf
-        if inertia > before:  # rounding: keep the centroids before it, whose rows are gone
+        # A spherical seed may be shorter than 1, which first updates mend.
+        if inertia > before and not (matrix.setting.spherical and iteration == 1):
+            # By rounding: keep the centroids before it, whose rows' clusters are gone.
             found.stopped, found.clusters = "inertia fell no further in float32", None
             break
         found.centroids, found.clusters = tried, at.members.clusters
@@ -249,7 +256,7 @@ def _subset_size(task: Task, k: int, changed: int) -> int:
     matrix = task.matrix
     if matrix.n * matrix.d * k / matrix.mesh.size < _PRUNED_WORK:
         return k
-    few = int(k * _SUBSET)
+    few = max(int(k * _SUBSET), 1)
     return few if changed <= few else k
 
 

@@ -10,13 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32
 
-from kt_jax.kmeans import device, rows, seeding, sources
+from kt_jax.kmeans import checks, device, rows, seeding, sources
 from kt_jax.kmeans.descent import Descent, Found, Progress, Task, descend, finish
 from kt_jax.kmeans.device import Frame
 
 _log = logging.getLogger(__name__)
-
-PRECISIONS = ("auto", "float32", "exact", "bfloat16", "tensorfloat32")
 
 _ORIGIN_ROWS = 1024  # whose mean the origin is
 
@@ -70,6 +68,10 @@ def fit(
     rows and can be moved for free (repair), and then each row may only choose a nearer centroid.
     What rounding adds to that is refused: an update that raises the inertia is undone.
 
+    Distances are told apart to about 1e-7 of the rows' squared distance from the middle of all: where
+    places lie a thousand times farther from one another than the rows of one, that limits how
+    well these can be divided further.
+
     An empty cluster moves to the row that is farthest from its own centroid (the lowest such row).
     Several move one after another, each counting those before it, so no two land on equal rows.
 
@@ -77,7 +79,8 @@ def fit(
       features: floats or integers: a NumPy array, a memory map, a jax.Array (sharded or not), or
         the paths of .npy shards; among several processes each passes the same matrix and reads
         only its own rows. Memory maps and shards are streamed on a CPU, and on an accelerator
-        if they do not fit its memory; the log says so.
+        if they do not fit its memory; the log says so. What is not streamed is kept as float32
+        beside what was passed.
       k: number of clusters, at most the number of distinct rows.
       seed: of the draws; the same seed gives the same seeds on any number of devices.
       init: "k-means||", "k-means++", "random" (rows), or the centroids [k, d] to start from.
@@ -91,10 +94,10 @@ def fit(
       chunk_rows: rows whose distances to all centroids exist at one time on a device; chosen for
         the device when None.
       precision: of the products that rank the centroids. "float32"; "exact": products of bfloat16,
-        and rows that their rounding (to within 2 |x - x'| |c| + 2 |x'| |c - c'| for rounded x', c';
-        about 2^-7 |x| |c|) leaves open are compared again in float32, hence the labels of float32;
+        and rows that their rounding (within 2 |x - x'| |c| + 2 |x'| |c - c'| for rounded x', c',
+        at most 2^-6 |x| |c|) leaves open are compared again in float32: the labels of float32;
         "auto": "exact" where bfloat16 products are faster (accelerators, CPUs with instructions for
-        them), else "float32"; "bfloat16" and "tensorfloat32" (GPUs; to within 2^-9 |x| |c|) without
+        them), else "float32"; "bfloat16" and "tensorfloat32" (GPUs; within 2^-9 |x| |c|) without
         that second look. Sums, sizes and the inertia of the result are float32's in all of them.
       restarts: runs from that many seeds, of which the one of the lowest inertia is kept.
       on_iteration: called after each iteration.
@@ -102,13 +105,23 @@ def fit(
 
     Raises:
       ValueError: features not [n, d], empty, not numbers or not finite; k not in 1..n or above
-        the number of distinct rows; an unknown or negative option; a mesh with other axes.
+        the number of distinct rows; an unknown or negative option; a mesh with other axes; a
+        state to resume from another call.
       FileNotFoundError: a shard is absent.
 
     >>> fit(np.array([[0, 0], [0, 2], [9, 9], [9, 7]]), k=2).inertia
     4.0
     """
-    _check_options(precision, init, max_iterations, tolerance, restarts, mesh, chunk_rows)
+    checks.check_options(
+        seed=seed,
+        precision=precision,
+        init=init,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        restarts=restarts,
+        mesh=mesh,
+        chunk_rows=chunk_rows,
+    )
     matrix = rows.Rows(
         features,
         k,
@@ -123,9 +136,11 @@ def fit(
     _log.info("k-means: k = %d, %s", k, matrix.describe())
     mean = _mean(matrix) if centre else np.zeros(matrix.d, np.float32)
     matrix.look_from(Frame(mean, _middle(matrix, mean)))
-    squares = _check_rows(matrix).sum(dtype=np.float64)
+    squares = checks.check_rows(matrix).sum(dtype=np.float64)
     task = Task(matrix, float(squares), max_iterations, tolerance)
 
+    if resume is not None:
+        checks.check_resume(resume, matrix, k, restarts)
     going = None if resume is None else Descent.unpack(matrix, resume)
     best = None if resume is None or "best_curve" not in resume else Found.unpack(resume, "best_")
     for restart in range(going.restart if going else 0, restarts):
@@ -134,9 +149,11 @@ def fit(
         found = descend(task, going, best, on_iteration)
         best = found if best is None or found.curve[-1] < best.curve[-1] else best
         going = None
-    if best is None:
-        raise ValueError(f"resume goes on from a later restart than restarts = {restarts} has")
+    assert best is not None  # restarts >= 1, and a resumed one is among them
     assignment, inertia = finish(task, best)
+    sizes = np.bincount(assignment, minlength=k).astype(np.int32)
+    if not sizes.all():
+        checks.check_distinct(matrix, k)
     return KMeans(
         centroids=best.centroids,
         mean=matrix.frame.mean,
@@ -145,7 +162,7 @@ def fit(
         inertia_curve=tuple(best.curve),
         iterations=len(best.repaired),
         repaired=tuple(best.repaired),
-        sizes=np.bincount(assignment, minlength=k).astype(np.int32),
+        sizes=sizes,
         stopped=best.stopped,
     )
 
@@ -171,7 +188,7 @@ def assign(
     >>> assign(np.array([[1.0], [8.0]]), np.array([[0.0], [10.0]])).margin.tolist()
     [8.0, 6.0]
     """
-    _check_options(precision, "random", 0, 0, 1, mesh, chunk_rows)
+    checks.check_options(precision=precision, mesh=mesh, chunk_rows=chunk_rows)
     sources.check_matrix(centroids, "centroids")
     matrix = rows.Rows(
         features,
@@ -181,7 +198,7 @@ def assign(
         l2=l2,
         precision=_chosen(precision, mesh),
     )
-    centroids = _checked_centroids(centroids, matrix.d, "centroids")
+    centroids = checks.checked_centroids(centroids, matrix.d, "centroids")
     mean = np.zeros(matrix.d, np.float32) if mean is None else np.asarray(mean, np.float32)
     if mean.shape != (matrix.d,):
         raise ValueError(
@@ -189,25 +206,23 @@ def assign(
             f"[d] = ({matrix.d},)"
         )
     matrix.look_from(Frame(mean, centroids.mean(0, dtype=np.float64).astype(np.float32)))
-    _check_rows(matrix)
+    checks.check_rows(matrix)
     return _label(matrix, centroids)
 
 
 def _seeds(task: Task, k: int, init: Any, seed: int, restart: int) -> Float32[np.ndarray, "k d"]:
     matrix = task.matrix
-    if not isinstance(init, str):
-        seeds = _checked_centroids(init, matrix.d, "init")
-        if len(seeds) != k:
-            raise ValueError(f"init has {len(seeds)} centroids, k = {k}: give as many as k")
+    if isinstance(init, str):
+        seeds = seeding.draw(matrix, k, init, seed, restart)
+        if len(np.unique(seeds, axis=0)) < k:
+            checks.check_distinct(matrix, k)
         return seeds
-    seeds = seeding.draw(matrix, k, init, seed, restart)
-    if len(np.unique(seeds, axis=0)) < k:
-        distinct = seeding.count_distinct(matrix, k)
-        if distinct < k:
-            raise ValueError(
-                f"k = {k} is larger than the number of distinct rows: of the n = {matrix.n} rows "
-                f"of features only {distinct} differ (in float32); choose k <= {distinct}"
-            )
+    seeds = checks.checked_centroids(init, matrix.d, "init")
+    if len(seeds) != k:
+        raise ValueError(f"init has {len(seeds)} centroids, k = {k}: give as many as k")
+    if matrix.setting.spherical:
+        length = np.linalg.norm(seeds, axis=1, keepdims=True)
+        seeds = seeds / np.where(length > 0, length, 1)
     return seeds
 
 
@@ -227,67 +242,10 @@ def _label(matrix: rows.Rows, centroids: Float32[np.ndarray, "k d"]) -> Assignme
 def _chosen(precision: str, mesh: Mesh | None) -> str:
     if precision != "auto":
         return precision
-    return "exact" if device.has_fast_bfloat16(_platform(mesh)) else "float32"
-
-
-def _platform(mesh: Mesh | None) -> str:
-    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-
-
-# Checks, on the host.
-
-
-def _check_options(
-    precision: str,
-    init: Any,
-    max_iterations: int,
-    tolerance: int | float,
-    restarts: int,
-    mesh: Mesh | None,
-    chunk_rows: int | None,
-) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if precision == "tensorfloat32" and _platform(mesh) != "gpu":
-        raise ValueError(f"precision = 'tensorfloat32' is for GPUs; this is a {_platform(mesh)}")
-    if isinstance(init, str) and init not in seeding.METHODS:
-        raise ValueError(
-            f"init = {init!r}: choose one of {', '.join(seeding.METHODS)}, or give centroids"
-        )
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance = {tolerance} is negative: give 0 or a fraction such as 1e-4")
-    if max_iterations < 0:
-        raise ValueError(f"max_iterations = {max_iterations} is negative: give 0 or more")
-    if restarts < 1:
-        raise ValueError(f"restarts = {restarts}: give 1 or more")
-    if restarts > 1 and not isinstance(init, str):
-        raise ValueError(f"restarts = {restarts} from given centroids: all would be the same run")
-    if chunk_rows is not None and chunk_rows < 1:
-        raise ValueError(f"chunk_rows = {chunk_rows}: give 1 or more, such as 4096")
-    if mesh is not None and mesh.axis_names != ("data",):
-        raise ValueError(f'mesh has the axes {mesh.axis_names}: k-means needs the one axis "data"')
-
-
-def _checked_centroids(centroids: Any, d: int, name: str) -> Float32[np.ndarray, "k d"]:
-    sources.check_matrix(centroids, name)
-    if centroids.shape[1] != d:
-        raise ValueError(
-            f"{name} have d = {centroids.shape[1]}, features have d = {d}: "
-            "use the centroids of the same layer and preprocessing"
-        )
-    centroids = np.asarray(centroids).astype(np.float32)
-    bad = ~(np.abs(centroids) <= device.value_limit(d))
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(_not_finite(f"{name} row {row}", centroids[row, column], int(column), d))
-    return centroids
-
-
-def _not_finite(where: str, value: Any, column: int, d: int) -> str:
-    return (
-        f"{where} holds {value} at column {column}: values must be finite and within "
-        f"{device.value_limit(d):.1e}; drop the row or repair its source"
-    )
+    platform = checks.platform_of(mesh)
+    # Several hosts must choose alike, and their CPUs may differ.
+    fast = platform != "cpu" or (jax.process_count() == 1 and device.has_fast_bfloat16())
+    return "exact" if fast else "float32"
 
 
 def _make_mesh() -> Mesh:
@@ -296,28 +254,15 @@ def _make_mesh() -> Mesh:
 
 
 def _mean(matrix: rows.Rows) -> Float32[np.ndarray, " d"]:
-    """Returns the mean row; zeros where it is not finite, for `_check_rows` to find out why."""
+    """Returns the mean row; zeros where it is not finite, for `check_rows` to find out why."""
     parts = matrix.for_each_raw(lambda _, block: device.chunk_sums(matrix.setting, block))
     mean = sum(matrix.fetch(part).sum(0, dtype=np.float64) for part in parts) / matrix.n
     return np.where(np.isfinite(mean).all(), mean, 0).astype(np.float32)
 
 
 def _middle(matrix: rows.Rows, mean: Float32[np.ndarray, " d"]) -> Float32[np.ndarray, " d"]:
-    """Returns the mean of evenly spaced rows, less those that `_check_rows` will refuse."""
+    """Returns the mean of evenly spaced rows, less those that `check_rows` will refuse."""
     some = np.linspace(0, matrix.n - 1, min(matrix.n, _ORIGIN_ROWS)).astype(np.int64)
     sample = matrix.take(np.unique(some), Frame(mean, np.zeros_like(mean)))
     sample = sample[np.abs(sample).max(1) <= device.value_limit(matrix.d)]
     return sample.mean(0, dtype=np.float64).astype(np.float32) if len(sample) else mean
-
-
-def _check_rows(matrix: rows.Rows) -> Float32[np.ndarray, " n"]:
-    """Returns the rows' squared distances from the origin; refuses rows that are not finite."""
-    squares = matrix.join(matrix.for_each(lambda _, block: block.square))
-    good = squares <= device.value_limit(1) ** 2  # NaN fails the comparison too
-    if good.all():
-        return squares
-    row = int(np.argmin(good))
-    values = np.abs(matrix.take(np.array([row]), Frame(*np.zeros((2, matrix.d), np.float32)))[0])
-    column = int(np.argmax(np.where(np.isnan(values), np.inf, values)))
-    where, value = matrix.locate(row, column)
-    raise ValueError(_not_finite(where, value, column, matrix.d))

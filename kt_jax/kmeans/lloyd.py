@@ -34,7 +34,10 @@ def update_method(platform: str) -> str:
     return "one-hot" if platform == "tpu" or trapped else "scatter"
 
 
-@program((P("data"),) * 3 + (P(),) * 5, (P("data"), P("data")), donate=(1, 2))
+_TOTALS = P(None, "data"), P("data"), P("data")
+
+
+@program((P("data"), P("data"), _TOTALS) + (P(),) * 5, (P("data"), _TOTALS), donate=(1, 2))
 def step(setting, block, state, totals, subset, every, changed, full, valid):
     """Returns (cluster, upper, lower) of every row, and the totals so far.
 
@@ -43,7 +46,7 @@ def step(setting, block, state, totals, subset, every, changed, full, valid):
       block: Prepared rows.
       state: what the last iteration returned for them.
       totals: what the clusters win by the rows that moved, up to here, on each device: sums
-        [k, d], counts [k], and the number of these rows [1].
+        [2, k, d] (in two parts: see `_plus`), counts [k], and the number of these rows [1].
       subset: the centroids that changed.
       every: all centroids.
       changed: bool [k].
@@ -158,52 +161,60 @@ def _add(
     left = jnp.where(moves & (before >= 0), before, k)
     counts = counts.at[came].add(1, mode="drop").at[left].add(-1, mode="drop")
     moved += jnp.sum(moves, dtype=jnp.int32)
+    change = device.varying(jnp.zeros(sums.shape[1:], jnp.float32))
     if update_method(setting.platform) == "scatter":
-        sums = sums.at[came].add(values, mode="drop").at[left].subtract(values, mode="drop")
-        return sums, counts, moved
+        change = change.at[came].add(values, mode="drop").at[left].subtract(values, mode="drop")
+        return _plus(sums, change), counts, moved
 
-    def add(sums, rows, came, left):
+    def add(change, rows, came, left):
         def member(cluster):
             return (cluster[:, None] == jnp.arange(k, dtype=jnp.int32)[None]).astype(jnp.float32)
 
-        change = member(came) - member(left)
-        return sums + jnp.dot(change.T, rows, precision=lax.Precision.HIGHEST), ()
+        signs = member(came) - member(left)
+        return change + jnp.dot(signs.T, rows, precision=lax.Precision.HIGHEST), ()
 
-    return over_chunks(setting, add, sums, values, came, left)[0], counts, moved
-
-
-@program((P(),), P("data"))
-def zero_totals(setting, centroids):
-    """Returns totals of nothing: sums [k, d], counts [k], rows moved [1] of each device."""
-    k = len(centroids)
-    zeros = jnp.zeros_like(centroids), jnp.zeros(k, jnp.int32), jnp.zeros(1, jnp.int32)
-    return device.varying(zeros)
+    change, _ = over_chunks(setting, add, change, values, came, left)
+    return _plus(sums, change), counts, moved
 
 
-@program((P("data"), P(), P(), P(), P()), P())
-def update(setting, totals, sums, counts, centroids, origin):
-    """Returns new sums, sizes and centroids, rows moved, and each cluster's share of the inertia.
+def _plus(sums: Float32[Array, "2 k d"], change: Float32[Array, "k d"]) -> Float32[Array, "2 k d"]:
+    """Adds to sums that are kept as a float32 and what rounding took from it.
 
-    The sums of the clusters' rows are kept from one iteration to the next, each as a float32 and
-    what rounding took from it, so that adding and subtracting for long makes them no worse.
-    A share is of the old centroids and less the rows' squared distances from the origin:
-    n_j |c_j|^2 - 2 c_j.S_j with S_j the sum of the cluster's rows.
+    Millions of rows, block after block, iteration after iteration, would else be lost on a sum
+    that has grown large. Knuth's two-sum: exact.
     """
-    change, gained, moved = lax.psum(totals, "data")
     high, low = sums
     total = high + change
     added = total - high
-    low += (high - (total - added)) + (change - added)  # Knuth's two-sum: exact
+    return jnp.stack([total, low + ((high - (total - added)) + (change - added))])
+
+
+@program((P(),), _TOTALS)
+def zero_totals(setting, centroids):
+    """Returns totals of nothing, for `step`."""
+    sums = jnp.zeros((2, *centroids.shape), jnp.float32)
+    zeros = sums, jnp.zeros(len(centroids), jnp.int32), jnp.zeros(1, jnp.int32)
+    return device.varying(zeros)
+
+
+@program((_TOTALS, P(), P(), P(), P()), P())
+def update(setting, totals, sums, counts, centroids, origin):
+    """Returns new sums, sizes and centroids, rows moved, and each cluster's share of the inertia.
+
+    A share is of the old centroids and less the rows' squared distances from the origin:
+    n_j |c_j|^2 - 2 c_j.S_j with S_j the sum of the cluster's rows.
+    """
+    (high, low), gained, moved = lax.psum(totals, "data")
+    sums = _plus(_plus(sums, high), low)
     counts += gained
-    number = counts.astype(jnp.float32)
-    old = centroids - origin[None]
-    share = number * jnp.sum(jnp.square(old), axis=1) - 2 * jnp.sum(old * (total + low), axis=1)
-    new = origin[None] + (total + low) / jnp.maximum(number, 1)[:, None]
+    number, old, total = counts.astype(jnp.float32), centroids - origin[None], sums[0] + sums[1]
+    share = number * jnp.sum(jnp.square(old), axis=1) - 2 * jnp.sum(old * total, axis=1)
+    new = origin[None] + total / jnp.maximum(number, 1)[:, None]
     if setting.spherical:
         length = jnp.sqrt(jnp.sum(jnp.square(new), axis=1, keepdims=True))
         new = jnp.where(length > 0, new / jnp.where(length > 0, length, 1), centroids)
     new = jnp.where(counts[:, None] > 0, new, centroids)
-    return jnp.stack([total, low]), counts, new, moved[0], share
+    return sums, counts, new, moved[0], share
 
 
 @program((P("data"), P("data"), P(), P()), P("data"))

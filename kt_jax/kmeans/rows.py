@@ -20,7 +20,8 @@ from kt_jax.kmeans import device, sources
 from kt_jax.kmeans.device import Frame, Prepared, Setting
 
 _T = TypeVar("_T")
-_BLOCK_BYTES = 64 * 2**20  # of float32 on a device: two of them are little beside its memory
+# Of float32 on a device: little beside its memory, and much beside the sums of the clusters.
+_BLOCK_BYTES = {"cpu": 64 * 2**20, "gpu": 512 * 2**20, "tpu": 512 * 2**20}
 # Of the distances of a chunk: measured on a CPU, where they should stay in its cache.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "gpu": 64 * 2**20, "tpu": 64 * 2**20}
 
@@ -45,12 +46,14 @@ class Rows:
         """
         self._source = sources.open_source(features)
         self.n, self.d = self._source.shape
+        if self.n >= 2**31:
+            raise ValueError(f"features have n = {self.n} rows: rows are counted in 31 bits")
         self.mesh = mesh
         platform = mesh.devices.flat[0].platform
         if chunk_rows is None:
             chunk_rows = 1 << max((_CHUNK_BYTES[platform] // (4 * max(k, 1))).bit_length() - 1, 7)
         # Equal blocks of equal chunks, so that little is padding.
-        most = max(_BLOCK_BYTES // (4 * self.d), 1)
+        most = max(_BLOCK_BYTES[platform] // (4 * self.d), 1)
         block_count = -(-self.n // (most * mesh.size))
         part = -(-self.n // (block_count * mesh.size))
         chunk_count = -(-part // chunk_rows)
@@ -97,7 +100,7 @@ class Rows:
     def for_each_raw(self, run: Callable[[int, Shaped[Array, "rows d"]], _T]) -> list[_T]:
         """What `run(number, block)` returns for each block as it was read.
 
-        While one block is worked on the next is read; no third is in memory.
+        While one block is worked on the next is read, and none after it.
         """
         results = []
         for number, block in enumerate(self._read()):
@@ -111,6 +114,9 @@ class Rows:
             shape = (self.block_rows, self.d)
             return self._source.place(number * self.block_rows, shape, self._sharding)
 
+        if not self._source.has_to_be_read:
+            yield from map(place, range(self.block_count))
+            return
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             coming = pool.submit(place, 0)
             for number in range(1, self.block_count + 1):
@@ -124,8 +130,12 @@ class Rows:
         self, numbers: Int[np.ndarray, " m"], frame: Frame | None = None
     ) -> Float32[np.ndarray, "m d"]:
         """The rows of these numbers, prepared but not less the origin."""
-        rows = self._source.take(numbers)
-        return device.prepare_few(self.setting, rows, self.frame if frame is None else frame)
+        frame = self.frame if frame is None else frame
+        return device.prepare_few(self.setting, self.take_raw(numbers), frame)
+
+    def take_raw(self, numbers: Int[np.ndarray, " m"]) -> Shaped[np.ndarray, "m d"]:
+        """The rows of these numbers as they were read."""
+        return self._source.take(numbers)
 
     def zeros(self, dtype: Any, fill: int = 0) -> list[Shaped[Array, " rows"]]:
         """One number a row, for every block."""

@@ -207,7 +207,10 @@ def _measure_few(values: Float32[np.ndarray, "m d"]) -> Any:
 
     if len(values) > _MOST_CANDIDATES:
         return squared_to
-    every = squared_to(np.arange(len(values)))
+    every = np.empty((len(values), len(values)), np.float32)
+    for start in range(0, len(values), 1024):  # whole, it would take three times as much memory
+        some = np.arange(start, min(start + 1024, len(values)))
+        every[some] = squared_to(some)
     return lambda numbers: every[numbers]
 
 

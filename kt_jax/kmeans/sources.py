@@ -9,19 +9,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Shaped
 
 _KEPT_TYPES = {"float16", "bfloat16", "float32", "int8", "uint8", "int16", "uint16"}
-_RESIDENT_SHARE = 0.4  # of an accelerator's free memory: what is kept is float32
+_RESIDENT_SHARE = 0.4  # of an accelerator's memory: what is kept is float32
 
 
 def fetch(array: Shaped[Array, "..."], mesh: Any) -> Shaped[np.ndarray, "..."]:
     """The whole of an array, on every host."""
     if not array.is_fully_addressable:  # other processes hold a part of it
-        array = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(array)
+        array = _replicate(mesh)(array)
     return np.asarray(array)
+
+
+@functools.lru_cache
+def _replicate(mesh: Any) -> Any:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
 
 
 def check_matrix(array: Any, name: str) -> None:
@@ -46,7 +51,7 @@ def open_source(features: Any) -> "OnDevice | OnHost":
     """
     if isinstance(features, jax.Array):
         check_matrix(features, "features")
-        return OnDevice(features)
+        return OnDevice(_without_explicit_axes(features))
     if isinstance(features, str | Path):
         features = [features]
     if not isinstance(features, list | tuple):
@@ -67,6 +72,18 @@ def open_source(features: Any) -> "OnDevice | OnHost":
     return OnHost(parts, tuple(str(path) for path in features))
 
 
+def _without_explicit_axes(array: jax.Array) -> jax.Array:
+    """Returns the same array on a mesh whose axes leave shardings to the compiler."""
+    sharding = array.sharding
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
+        return array
+    names = sharding.mesh.axis_names
+    auto = Mesh(sharding.mesh.devices, names, axis_types=(AxisType.Auto,) * len(names))
+    parts = [shard.data for shard in array.addressable_shards]
+    sharding = NamedSharding(auto, sharding.spec)
+    return jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
+
+
 def _open_shard(path: Path) -> np.ndarray:
     if not path.exists():
         raise FileNotFoundError(f"features: there is no {path}")
@@ -84,6 +101,7 @@ class OnHost:
 
     parts: tuple[np.ndarray, ...]
     names: tuple[str, ...]
+    has_to_be_read = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -96,15 +114,13 @@ class OnHost:
         kinds = {part.dtype for part in self.parts}
         # float64 and wide integers become float32 as they are read: k-means works in float32.
         kept = len(kinds) == 1 and self.parts[0].dtype.name in _KEPT_TYPES
-        return kinds.pop() if kept else np.dtype(np.float32)
+        return kinds.pop().newbyteorder("=") if kept else np.dtype(np.float32)
 
     def in_memory(self, mesh: Mesh) -> bool:
         """Whether the rows may be kept on the devices."""
         if mesh.devices.flat[0].platform == "cpu":
             return not any(_is_mapped(part) for part in self.parts)
-        stats = mesh.local_devices[0].memory_stats() or {}
-        free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
-        return 4 * self.shape[0] * self.shape[1] / mesh.size <= _RESIDENT_SHARE * free
+        return _fits(self.shape, mesh)
 
     def place(self, start: int, shape: tuple[int, int], sharding: NamedSharding) -> jax.Array:
         """The rows from `start` on, zeros beyond the end."""
@@ -156,6 +172,7 @@ class OnDevice:
     """A jax.Array, sharded or not."""
 
     array: jax.Array
+    has_to_be_read = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -169,7 +186,7 @@ class OnDevice:
 
     def in_memory(self, mesh: Mesh) -> bool:
         """Whether the rows may be kept on the devices."""
-        return True
+        return mesh.devices.flat[0].platform == "cpu" or _fits(self.shape, mesh)
 
     def place(self, start: int, shape: tuple[int, int], sharding: NamedSharding) -> jax.Array:
         """The rows from `start` on, zeros beyond the end."""
@@ -196,6 +213,13 @@ def _cut(array: Shaped[Array, "n d"], start: Any, *, rows: int) -> Shaped[Array,
     """Returns `rows` rows from `start` on, zeros beyond the end."""
     at = start + jnp.arange(rows)
     return array.at[at].get(mode="fill", fill_value=0)
+
+
+def _fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
+    # Of the limit, not of what is free: several processes must find the same.
+    stats = mesh.local_devices[0].memory_stats() or {}
+    limit = _RESIDENT_SHARE * stats.get("bytes_limit", 0)
+    return 4 * shape[0] * shape[1] / mesh.size <= limit
 
 
 def _is_mapped(array: Any) -> bool:

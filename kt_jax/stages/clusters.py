@@ -4,8 +4,6 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from kt_jax import artifacts, clustering, data, kmeans
 
 READS = ("features",)
@@ -68,28 +66,14 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
             f"{config.features.images!r} has {rows} images: choose k from 1 to {rows}, better "
             "a tenth of that or less."
         )
-    _check_options(section)
+    names = ("init", "max_iterations", "tolerance", "precision", "restarts")
+    try:
+        kmeans.check_options(**{name: section[name] for name in names})
+    except ValueError as error:
+        raise ValueError(f"config.clusters.{error}") from None
     precision = "" if section.precision == "auto" else f", precision {section.precision}"
     restarts = "" if section.restarts == 1 else f", the best of {section.restarts} restarts"
     return [
         f"k = {section.k} of {rows} rows, {section.init} and at most {section.max_iterations} "
         f"iterations{precision}{restarts}"
     ]
-
-
-def _check_options(section: Any) -> None:
-    for name, choices in (("init", kmeans.INITS), ("precision", kmeans.PRECISIONS)):
-        if section[name] not in choices:
-            raise ValueError(
-                f"config.clusters.{name} = {section[name]!r}: choose one of {', '.join(choices)}."
-            )
-    if section.precision == "tensorfloat32" and jax.default_backend() != "gpu":
-        raise ValueError(
-            "config.clusters.precision = 'tensorfloat32' is for GPUs, and this is a "
-            f"{jax.default_backend()}."
-        )
-    for name, least in (("restarts", 1), ("max_iterations", 0), ("tolerance", 0)):
-        if not section[name] >= least:
-            raise ValueError(
-                f"config.clusters.{name} = {section[name]}: it must be at least {least}."
-            )

@@ -39,7 +39,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
                 mean=tensors["mean"],
                 l2=how["l2"] or how["spherical"],
                 mesh=stage.mesh,
-                precision=how["precision"],
             )
         )
 
