@@ -16,7 +16,7 @@ from kt_jax.kmeans.device import Frame
 
 _log = logging.getLogger(__name__)
 
-_ORIGIN_ROWS = 1024  # whose mean the origin is
+_ORIGIN_ROWS = 256  # whose mean the origin is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +68,9 @@ def fit(
     rows and can be moved for free (repair), and then each row may only choose a nearer centroid.
     What rounding adds to that is refused: an update that raises the inertia is undone.
 
-    Distances are told apart to about 1e-7 of the rows' squared distance from the middle of all: where
-    places lie a thousand times farther from one another than the rows of one, that limits how
-    well these can be divided further.
+    Distances are told apart to about 1e-7 of the rows' squared distance from the middle of all:
+    where places lie a thousand times farther from one another than the rows of one, that limits
+    how well these can be divided further.
 
     An empty cluster moves to the row that is farthest from its own centroid (the lowest such row).
     Several move one after another, each counting those before it, so no two land on equal rows.
