@@ -306,7 +306,8 @@ def test_the_inertia_of_scikit_learn_from_the_same_seeds():
     np.testing.assert_allclose(ours.inertia, theirs.inertia_, rtol=1e-5)
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (2, 4), (1, 8)])
+def test_any_processes_give_what_one_device_gives(processes, devices, tmp_path):
     features = make_features()
     np.save(tmp_path / "features.npy", features)
     script = textwrap.dedent(
@@ -314,7 +315,8 @@ def test_two_processes_give_what_one_gives(tmp_path):
         import sys
         import jax
         import numpy as np
-        jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]))
+        number, port, processes, devices = map(int, sys.argv[1:])
+        jax.distributed.initialize(f"localhost:{port}", processes, number)
         from kt_jax import kmeans
         states = []
         options = dict(chunk_rows=64, tolerance=0.0)
@@ -323,8 +325,8 @@ def test_two_processes_give_what_one_gives(tmp_path):
         again = kmeans.fit("features.npy", 20, resume=states[2], **options)
         assert (again.centroids == found.centroids).all()
         assert (again.assignment == found.assignment).all()
-        assert jax.process_count() == 2 and jax.device_count() == 4
-        np.savez(f"out{sys.argv[1]}.npz", assignment=found.assignment, inertia=found.inertia)
+        assert jax.process_count() == processes and jax.device_count() == processes * devices
+        np.savez(f"out{number}.npz", assignment=found.assignment, inertia=found.inertia)
         """
     )
     import socket
@@ -332,23 +334,23 @@ def test_two_processes_give_what_one_gives(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(number), str(port)],
+            [sys.executable, "-c", script, *map(str, (number, port, processes, devices))],
             cwd=tmp_path,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for number in range(2)
+        for number in range(processes)
     ]
     for run in runs:
         output, _ = run.communicate(timeout=300)
         assert run.returncode == 0, output
     expected = kmeans.fit(features, 20, chunk_rows=64, tolerance=0.0, mesh=make_mesh(1))
-    for number in range(2):
+    for number in range(processes):
         out = np.load(tmp_path / f"out{number}.npz")
         np.testing.assert_array_equal(out["assignment"], expected.assignment)
         np.testing.assert_allclose(out["inertia"], expected.inertia, rtol=1e-6)
