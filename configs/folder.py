@@ -58,6 +58,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "clip": 5.0,
         "warmup": by_size(50, 100, 1_000),
     }
+    # How images are read, which changes no result.
+    config.loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
     config.pretext = {
         "images": "train",
         "test_images": "test",

@@ -23,6 +23,8 @@ def get_config(arg: str = "imagenette2_128.zip") -> ConfigDict:
         "train": {**source, "subset": "train"},
         "test": {**source, "subset": "test"},
     }
+    # How images are read, which changes no result.
+    config.loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
     config.pretext = {
         "images": "train",
         "test_images": "test",

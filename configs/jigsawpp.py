@@ -45,6 +45,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "train": {**imagenet, "split": "train"},
             "test": {**imagenet, "split": "validation"},
         }
+    # How images are read, which changes no result.
+    config.loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
     config.pretext = {
         "images": "train",
         "test_images": "test",

@@ -44,6 +44,7 @@ class Stage:
     seed: int
     workdir: Path
     images: Mapping[str, Any]
+    reading: Any
     mesh: Any
 
     @property

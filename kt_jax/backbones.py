@@ -64,6 +64,7 @@ def extract(
     size: int,
     batch_size: int,
     mesh: Mesh,
+    reading: data.Reading,
     mirrored: bool = False,
 ) -> Iterator[tuple[np.ndarray, dict[str, Float[np.ndarray, "rows d"]]]]:
     """Yields (indices, {layer: features}) batch by batch, in the order of the images.
@@ -90,7 +91,7 @@ def extract(
         return {name: x.reshape(x.shape[0], -1).astype(jnp.float16) for name, x in pooled.items()}
 
     variables = jax.device_put((backbone.params, backbone.batch_stats), partition.replicated(mesh))
-    for batch in data.eval_batches(images, batch_size):
+    for batch in data.eval_batches(images, batch_size, reading=reading):
         mask = batch.pop("mask")
         rows = jax.device_get(
             features(variables, partition.put_batch({"image": batch["image"]}, mesh)["image"])

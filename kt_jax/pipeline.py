@@ -107,6 +107,9 @@ def _run_stage(
         seed=_stage_seed(config.seed, name),
         workdir=workdir,
         images={key: sources[key] for key in _image_names(config, name)},
+        reading=data.Reading(
+            workers=config.loader.workers, max_unreadable=config.loader.max_unreadable
+        ),
         mesh=mesh,
     )
     _log.info("%s: begins", name)
@@ -130,7 +133,13 @@ class _Sources(Mapping[str, data.Images]):
         if name not in self._opened:
             options = artifacts.plain(self._config.images[name])
             source = options.pop("source")
-            self._opened[name] = data.open_images(source, cache_dir=self._cache_dir, **options)
+            self._opened[name] = data.open_images(
+                source,
+                cache_dir=self._cache_dir,
+                cache=self._config.loader.cache,
+                workers=self._config.loader.workers,
+                **options,
+            )
         return self._opened[name]
 
     def __iter__(self) -> Any:

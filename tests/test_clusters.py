@@ -43,6 +43,7 @@ def make_stage(workdir, name="clusters", **changes):
         seed=5,
         workdir=workdir,
         images={"train": images},
+        reading=data.Reading(),
         mesh=partition.make_mesh(),
     )
 

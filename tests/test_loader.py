@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from kt_jax.data import Balanced, Shuffled, eval_batches, train_batches
+from kt_jax.data import Balanced, Reading, Shuffled, eval_batches, train_batches
 
 
 class Squares:
@@ -72,9 +72,11 @@ def test_two_processes_make_the_batches_of_one():
 @pytest.mark.parametrize("num_threads", [0, 3])
 def test_resuming_is_the_tail_of_a_run_from_the_start(num_threads):
     order = Balanced(np.arange(10) % 3, seed=2)
-    full = list(train_batches(Squares(), order, 4, last_step=9, num_threads=2))
+    full = list(train_batches(Squares(), order, 4, last_step=9, reading=Reading(threads=2)))
     tail = list(
-        train_batches(Squares(), order, 4, first_step=5, last_step=9, num_threads=num_threads)
+        train_batches(
+            Squares(), order, 4, first_step=5, last_step=9, reading=Reading(threads=num_threads)
+        )
     )
     assert [b["index"].tolist() for b in tail] == [b["index"].tolist() for b in full[5:]]
     assert list(train_batches(Squares(), order, 4, first_step=9, last_step=9)) == []

@@ -40,7 +40,10 @@ def stages(monkeypatch):
 
 def make_config(**values):
     sections = {name: {"value": values.get(name, 0)} for name in ("one", "two", "three", "four")}
-    return ConfigDict({"seed": 0, "stages": tuple(sections), "images": {}, **sections})
+    loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
+    return ConfigDict(
+        {"seed": 0, "stages": tuple(sections), "images": {}, "loader": loader, **sections}
+    )
 
 
 def runs(stages):

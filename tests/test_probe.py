@@ -33,7 +33,9 @@ def test_pixels_tell_colours_apart_and_nothing_else(tmp_path, shuffled, least, m
     if shuffled:
         seen.labels[:] = rng.permutation(seen.labels)
     config = kt_jax.load_config("configs/quickstart.py", probe={"size": 8, "batch_size": 16})
-    stage = artifacts.Stage("probe", config.probe, 0, tmp_path, {}, partition.make_mesh())
+    stage = artifacts.Stage(
+        "probe", config.probe, 0, tmp_path, {}, data.Reading(), partition.make_mesh()
+    )
     subject = probe.Subject("pixels", None, ("pixels",), seed=0)
     accuracy = probe.probe(stage, subject, seen, held_out)["pixels"]
     assert least <= accuracy <= most

@@ -88,6 +88,7 @@ def make_report(workdir, images, **changes):
         seed=3,
         workdir=workdir,
         images={"train": images},
+        reading=data.Reading(),
         mesh=partition.make_mesh(),
     )
     report.run(stage)

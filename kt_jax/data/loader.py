@@ -6,12 +6,18 @@ and threads sees the same global batches.
 """
 
 import functools
+import logging
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from grain.experimental import index_shuffle
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,23 @@ class Balanced:
         return int(members[bits % len(members)])
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How batches are read; which images are in them does not depend on it.
+
+    Attributes:
+      workers: processes that decode; 0: threads of this one do.
+      threads: batches decoded at the same time by each process; 0 decodes in the caller.
+      prefetch: batches that each process holds ready.
+      max_unreadable: the share of a set's images that may turn unreadable while training.
+    """
+
+    workers: int = 0
+    threads: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
+    prefetch: int = 4
+    max_unreadable: float = 0.01
+
+
 def train_batches(
     images,
     order: Shuffled | Balanced,
@@ -94,10 +117,12 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     targets: np.ndarray | None = None,
-    num_threads: int = 2,
-    prefetch: int = 4,
+    reading: Reading | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's share of the global batches first_step, ..., last_step - 1.
+
+    An image that has become unreadable is named in the log, and the next readable index takes its
+    place, with its own label.
 
     Args:
       images: anything with a length whose `[i]` is a uint8 array; all of one shape.
@@ -108,15 +133,15 @@ def train_batches(
       process_index: this process takes rows [process_index * local, (process_index + 1) * local).
       process_count: processes that share the global batch.
       targets: `[n]` integers that become `label`; by default `images.labels`.
-      num_threads: batches decoded at the same time, beside the caller; 0 decodes in the caller.
-      prefetch: batches held ready.
+      reading: by default, threads of this process.
 
     Returns:
       An iterator over dicts of `image` uint8 `[local, s, s, 3]`, `index` int32 `[local]` and, where
       there are targets, `label` int32 `[local]`.
 
     Raises:
-      ValueError: the numbers do not fit together, or order and targets are about another set.
+      ValueError: the numbers do not fit together, order and targets are about another set, or more
+        than the share `reading.max_unreadable` of the images have become unreadable.
     """
     local = _local_batch(batch_size, process_index, process_count)
     if not 0 <= first_step <= last_step:
@@ -129,14 +154,12 @@ def train_batches(
             f"train_batches: the order {type(order).__name__} is over {order.n} images, but there "
             f"are {len(images)}: make the order from the same set of images"
         )
-    targets = _targets(images, targets)
-
-    def make_batch(step: int) -> dict[str, np.ndarray]:
-        start = step * batch_size + process_index * local
-        return _batch(images, [order(start + row) for row in range(local)], targets)
-
-    steps = grain.MapDataset.range(first_step, last_step).map(make_batch)
-    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads, prefetch)))
+    reading = reading or Reading()
+    make = _TrainBatch(
+        images, order, batch_size, process_index * local, local, _targets(images, targets)
+    )
+    batches = _iterate(grain.MapDataset.range(first_step, last_step).map(make), reading)
+    return _count_unreadable(batches, len(images), reading.max_unreadable)
 
 
 def eval_batches(
@@ -145,38 +168,107 @@ def eval_batches(
     *,
     process_index: int = 0,
     process_count: int = 1,
-    num_threads: int = 2,
-    prefetch: int = 4,
+    reading: Reading | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields every image once, in index order; arguments and errors as in `train_batches`.
+    """Yields every image once, in index order; arguments as in `train_batches`.
 
     All batches have the full size. The rows after the last image are zeros in every array; `mask`,
     bool `[local]`, is False there.
+
+    Raises:
+      ValueError: the numbers do not fit together; or an image cannot be read: nothing could stand
+        in for it here.
     """
     local = _local_batch(batch_size, process_index, process_count)
-    targets = _targets(images, None)
+    make = _EvalBatch(images, batch_size, process_index * local, local, _targets(images, None))
+    steps = grain.MapDataset.range(-(-len(images) // batch_size))
+    return _iterate(steps.map(make), reading or Reading())
 
-    def make_batch(step: int) -> dict[str, np.ndarray]:
-        start = step * batch_size + process_index * local
-        indices = list(range(start, min(start + local, len(images))))
+
+# Classes instead of closures, because they must reach the workers by pickle.
+@dataclass(frozen=True, eq=False)
+class _TrainBatch:
+    images: Any
+    order: Shuffled | Balanced
+    batch_size: int
+    first_row: int
+    rows: int
+    targets: np.ndarray | None
+
+    def __call__(self, step: int) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
+        """The batch, and which images could not be read, and why."""
+        start = step * self.batch_size + self.first_row
+        indices, pixels, unreadable = [], [], []
+        for position in range(start, start + self.rows):
+            index = self.order(position)
+            for _ in range(len(self.images)):
+                try:
+                    pixels.append(self.images[index])
+                except ValueError as error:
+                    unreadable.append((index, str(error)))
+                    index = (index + 1) % len(self.images)
+                else:
+                    break
+            indices.append(index)
+        if len(pixels) < self.rows:
+            raise ValueError(f"no image can be read any more: {unreadable[-1][1]}")
+        return _batch(pixels, indices, self.targets), unreadable
+
+
+@dataclass(frozen=True, eq=False)
+class _EvalBatch:
+    images: Any
+    batch_size: int
+    first_row: int
+    rows: int
+    targets: np.ndarray | None
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        start = step * self.batch_size + self.first_row
+        indices = list(range(start, min(start + self.rows, len(self.images))))
         # A process without any row in the last batch still needs the shape of an image.
-        batch = _batch(images, indices or [0], targets)
+        some = indices or [0]
+        batch = _batch([self.images[index] for index in some], some, self.targets)
         rows = len(indices)
         padded = {
-            name: np.pad(rest[:rows], [(0, local - rows)] + [(0, 0)] * (rest.ndim - 1))
+            name: np.pad(rest[:rows], [(0, self.rows - rows)] + [(0, 0)] * (rest.ndim - 1))
             for name, rest in batch.items()
         }
-        return padded | {"mask": np.arange(local) < rows}
-
-    steps = grain.MapDataset.range(-(-len(images) // batch_size)).map(make_batch)
-    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads, prefetch)))
+        return padded | {"mask": np.arange(self.rows) < rows}
 
 
-def _batch(images, indices: list[int], targets: np.ndarray | None) -> dict[str, np.ndarray]:
-    batch = {
-        "image": np.stack([images[i] for i in indices]),
-        "index": np.array(indices, np.int32),
-    }
+def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator:
+    read_ahead = grain.ReadOptions(reading.threads, reading.prefetch)
+    iterable = batches.to_iter_dataset(read_ahead)
+    if reading.workers:
+        # grain's workers read absl flags, which a notebook or a script has not parsed.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        iterable = iterable.mp_prefetch(
+            grain.MultiprocessingOptions(reading.workers, reading.prefetch)
+        )
+    return iter(iterable)
+
+
+def _count_unreadable(batches: Iterator, n: int, max_share: float) -> Iterator:
+    known: set[int] = set()
+    for batch, unreadable in batches:
+        for index, reason in unreadable:
+            if index not in known:
+                known.add(index)
+                _log.warning("%d unreadable of %d: %s", len(known), n, reason)
+        if len(known) > max_share * n:
+            raise ValueError(
+                f"{len(known)} of {n} images have become unreadable, more than the share "
+                f"max_unreadable={max_share}; the last: {unreadable[-1][1]}"
+            )
+        yield batch
+
+
+def _batch(
+    pixels: list[np.ndarray], indices: list[int], targets: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    batch = {"image": np.stack(pixels), "index": np.array(indices, np.int32)}
     if targets is not None:
         batch["label"] = targets[batch["index"]].astype(np.int32)
     return batch

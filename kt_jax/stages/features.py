@@ -33,6 +33,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
                 size=section.size,
                 batch_size=section.batch_size,
                 mesh=stage.mesh,
+                reading=stage.reading,
             )
         ]
         artifacts.write_array(path, np.concatenate(parts))

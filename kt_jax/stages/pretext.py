@@ -47,7 +47,12 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         # Occluders come from the group: no image may stand in it twice.
         order = data.Shuffled(len(images), stage.seed, group=jigsaw.GROUP)
         for batch in data.train_batches(
-            images, order, section.batch_size, first_step=first_step, last_step=section.steps
+            images,
+            order,
+            section.batch_size,
+            first_step=first_step,
+            last_step=section.steps,
+            reading=stage.reading,
         ):
             yield partition.put_batch({"image": batch["image"]}, stage.mesh)
 
@@ -112,7 +117,8 @@ def solve(
     seen = np.zeros_like(right)
     key = jax.random.fold_in(jax.random.key(stage.seed), section.steps)
     for repeat in range(section.test_repeats):
-        for number, batch in enumerate(data.eval_batches(images, section.batch_size)):
+        batches = data.eval_batches(images, section.batch_size, reading=stage.reading)
+        for number, batch in enumerate(batches):
             draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
             pixels = partition.put_batch({"image": batch["image"]}, stage.mesh)["image"]
             correct, occluders = jax.device_get(solved(state, draw, pixels))

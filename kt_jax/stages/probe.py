@@ -204,6 +204,7 @@ def _extract(
             size=section.size,
             batch_size=section.batch_size,
             mesh=stage.mesh,
+            reading=stage.reading,
             mirrored=mirrored,
         )
         return
@@ -216,7 +217,7 @@ def _extract(
         small = jax.image.resize(view, (view.shape[0], side, side, 3), "linear")
         return small.reshape(small.shape[0], -1).astype(jnp.float16)
 
-    for batch in data.eval_batches(images, section.batch_size):
+    for batch in data.eval_batches(images, section.batch_size, reading=stage.reading):
         mask = batch["mask"]
         shown = partition.put_batch({"image": batch["image"]}, stage.mesh)["image"]
         yield batch["index"][mask], {"pixels": jax.device_get(pixels(shown))[mask]}

@@ -31,6 +31,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         size=how["size"],
         batch_size=section.batch_size,
         mesh=stage.mesh,
+        reading=stage.reading,
     ):
         parts.append(
             kmeans.assign(

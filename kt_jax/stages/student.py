@@ -43,6 +43,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
             first_step=first_step,
             last_step=section.steps,
             targets=targets,
+            reading=stage.reading,
         ):
             yield partition.put_batch(
                 {"image": batch["image"], "label": batch["label"]}, stage.mesh

@@ -1,0 +1,146 @@
+"""Keeps decoded images: epochs after the first cost no decoding."""
+
+import logging
+import os
+import pathlib
+import shutil
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import psutil
+
+_log = logging.getLogger(__name__)
+
+PLACES = ("auto", "ram", "disk", "none")
+# "auto" takes no more than these shares of what is free.
+_SHARE_OF_MEMORY = 1 / 4
+_SHARE_OF_DISK = 1 / 2
+
+Load = Callable[[int], np.ndarray]
+
+
+def keep_decoded(
+    load: Load,
+    count: int,
+    size: int,
+    *,
+    place: str,
+    name: str,
+    fingerprint: str,
+    cache_dir: str | os.PathLike | None,
+    workers: int,
+) -> Load:
+    """Returns a decoder that keeps what `load` decodes, and logs where.
+
+    Args:
+      load: the decoder: index -> uint8 `[size, size, 3]`.
+      count: how many images there are.
+      size: their side, in pixels.
+      place: "ram", "disk" (below cache_dir), "none", or "auto": memory if it fits there and no
+        worker processes would each keep their own, else the disk if it fits there, else none.
+      name: of the images, for people.
+      fingerprint: of the images: what is kept on disk belongs to it.
+      cache_dir: where "disk" is; None: there is none.
+      workers: how many processes decode, 0 if this one does.
+
+    Raises:
+      ValueError: an unknown place, or "disk" without cache_dir.
+    """
+    if place not in PLACES:
+        raise ValueError(f"cache is {place!r} but must be one of {', '.join(PLACES)}")
+    needed = count * size * size * 3
+    if place == "auto":
+        place = _choose(needed, cache_dir, workers)
+    if place == "disk":
+        if cache_dir is None:
+            raise ValueError("cache is 'disk', but there is no cache_dir to keep images in")
+        pathlib.Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        path = pathlib.Path(cache_dir) / f"decoded-{fingerprint[:16]}.bin"
+        _log.info("%s: decoded images are kept in %s (%.2f GB)", name, path, needed / 1e9)
+        return _OnDisk(load, path, size)
+    if place == "ram":
+        _log.info("%s: decoded images are kept in memory (%.2f GB)", name, needed / 1e9)
+        return _InMemory(load, count, size)
+    _log.info("%s: decoded images are not kept (%.2f GB)", name, needed / 1e9)
+    return load
+
+
+def _choose(needed: int, cache_dir: str | os.PathLike | None, workers: int) -> str:
+    if not workers and needed <= _SHARE_OF_MEMORY * psutil.virtual_memory().available:
+        return "ram"
+    if cache_dir is not None:
+        parents = [pathlib.Path(cache_dir), *pathlib.Path(cache_dir).absolute().parents]
+        free = shutil.disk_usage(next(place for place in parents if place.exists())).free
+        if needed <= _SHARE_OF_DISK * free:
+            return "disk"
+    return "none"
+
+
+class _InMemory:
+    """Keeps images in this process's memory."""
+
+    def __init__(self, load: Load, count: int, size: int) -> None:
+        self._load, self._shape = load, (count, size, size, 3)
+        self._forget()
+
+    def _forget(self) -> None:
+        # The pages of np.empty are real only once they are written.
+        self._decoded = np.empty(self._shape, np.uint8)
+        self._known = np.zeros(self._shape[0], bool)
+
+    def __call__(self, i: int) -> np.ndarray:
+        # Two threads may both decode an image: they write the same bytes.
+        if not self._known[i]:
+            self._decoded[i] = self._load(i)
+            self._known[i] = True
+        return self._decoded[i]
+
+    def __getstate__(self) -> dict:
+        return {"_load": self._load, "_shape": self._shape}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._forget()
+
+
+class _OnDisk:
+    """Keeps images in a file of fixed rows, each its pixels and their CRC-32.
+
+    A row is there if its CRC is right: a hole in the file, a half-written row and the zeros that
+    some file systems leave after a power cut are decoded again. The file is read and written at
+    offsets and not mapped: a full disk is an error here, but would kill whoever writes to a map.
+    """
+
+    def __init__(self, load: Load, path: pathlib.Path, size: int) -> None:
+        self._load, self._path, self._shape = load, path, (size, size, 3)
+        self._row = size * size * 3 + 4
+        self._full = False
+        self._open()
+
+    def _open(self) -> None:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+
+    def __call__(self, i: int) -> np.ndarray:
+        row = os.pread(self._file, self._row, i * self._row)
+        if len(row) == self._row and zlib.crc32(row[:-4]) == int.from_bytes(row[-4:], "little"):
+            return np.frombuffer(row, np.uint8, self._row - 4).reshape(self._shape)
+        pixels = self._load(i)
+        if not self._full:
+            data = pixels.tobytes()
+            try:
+                os.pwrite(self._file, data + zlib.crc32(data).to_bytes(4, "little"), i * self._row)
+            except OSError as error:
+                self._full = True
+                _log.warning("%s: %s: no more images are kept", self._path, error.strerror)
+        return pixels
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_file"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._open()
+
+    def __del__(self) -> None:
+        os.close(self._file)

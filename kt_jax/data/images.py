@@ -1,0 +1,287 @@
+"""Sets of images: verified, named, indexable, and decoded only when indexed."""
+
+import hashlib
+import logging
+import operator
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from kt_jax.data import layout
+from kt_jax.data.cache import keep_decoded
+from kt_jax.data.decode import decode_image
+from kt_jax.data.scan import manifest_path, scan
+from kt_jax.data.sources import Excluded, Source, check_options, make_source, photographs
+
+# Its functions are made at run time, where no type checker sees them.
+pc: Any = pyarrow.compute
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Hashes:
+    """What tells that two images are the same, or nearly.
+
+    Attributes:
+      content: sha256 of the file, hexadecimal, `[n]`: equal for equal files.
+      perceptual: pHash, uint64 `[n]`: a few bits apart for near duplicates.
+    """
+
+    content: tuple[str, ...]
+    perceptual: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """An indexable set of verified images: `images[i]` is uint8 `[size, size, 3]`.
+
+    Picklable and safe to index from many threads.
+
+    Attributes:
+      keys: a unique, stable name for every image: the POSIX path below the root.
+      labels: int32 `[n]`, ids into `class_names`; or, where an image may show several classes,
+        int8 `[n, classes]`: 1 present, 0 present but only as "difficult", -1 absent; None where
+        there are no labels.
+      class_names: sorted; empty where there are no labels.
+      size: the side of every image, in pixels.
+      excluded: the files left out.
+      origin: where the images came from, for people.
+      fingerprint: sha256 that changes with the images, but not with where the files lie.
+      load: the decoder: index -> uint8 `[size, size, 3]`, ValueError if unreadable.
+      hashes: what tells duplicates; None where the images are no files.
+      boxes: of images whose source has them, a table with the columns index, class, xmin, ymin,
+        xmax, ymax (pixels of the original), difficult, truncated; else None.
+    """
+
+    keys: tuple[str, ...]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    size: int
+    excluded: tuple[Excluded, ...]
+    origin: str
+    fingerprint: str
+    load: Callable[[int], np.ndarray]
+    hashes: Hashes | None = None
+    boxes: pa.Table | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, i: int | np.integer) -> np.ndarray:
+        i = operator.index(i)
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)} ({self.origin}): i must be in [0, n)")
+        try:
+            return self.load(i)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.keys[i]} ({self.origin}) cannot be read: {error}. If the files changed "
+                "since the set was opened, open it again"
+            ) from error
+
+
+def open_images(
+    source: str,
+    *,
+    size: int,
+    cache_dir: str | os.PathLike | None = None,
+    cache: str = "none",
+    workers: int = 0,
+    **options: Any,
+) -> Images:
+    """Opens a set of images.
+
+    Args:
+      source: "photographs" (options subset="train" | "test", views_per_photograph=256, seed=0,
+        share=(0.4, 1.0)), or one of the following, each with the options subset="all" | "train" |
+        "test" and holdout=0.2:
+        "folder" (path: a folder, a glob, or a list of them), "zip" (path), "tar" (path),
+        "manifest" (path of a .csv or .parquet, path_column="path", label_column="label"; or what
+        `python -m kt_jax.data scan` wrote), "tfds" (name, split, data_dir=""),
+        "array_record" (path of a file, a folder or a glob), "voc" (path of a devkit's year),
+        "huggingface" (path), or "auto" (path), which looks at the path to tell which it is.
+      size: side of the decoded images, in pixels.
+      cache_dir: where the result of verifying a source is kept, so that opening it again is
+        fast; None verifies every time.
+      cache: where decoded images are kept: "ram", "disk", "none", or "auto", which chooses by
+        what is free.
+      workers: how many processes will decode, which matters to "auto".
+      **options: of the source, as listed.
+
+    Raises:
+      ValueError: an unknown source or option, or no readable image.
+      FileNotFoundError: the path does not exist.
+    """
+    if size < 1:
+        raise ValueError(f"size={size} is not a side in pixels: it must be >= 1")
+    if source == "photographs":
+        check_options(source, _open_photographs, options)
+        images = _open_photographs(size, **options)
+    else:
+        splitting = {"subset": options.pop("subset", "all"), "holdout": options.pop("holdout", 0.2)}
+        opened = make_source(source, **options)
+        path = None if cache_dir is None else manifest_path(opened, cache_dir)
+        images = _make_images(opened, scan(opened, path), size, **splitting)
+    load = keep_decoded(
+        images.load,
+        len(images),
+        size,
+        place=cache,
+        name=images.origin,
+        fingerprint=images.fingerprint,
+        cache_dir=cache_dir,
+        workers=workers,
+    )
+    return replace(images, load=load)
+
+
+def check_size(images: Images, origin: str, size: int) -> None:
+    """Refuses images that are smaller than the `size` px of them that a stage shows.
+
+    Raises:
+      ValueError: with both sizes; `origin` is where the config names the images.
+    """
+    if images.size < size:
+        raise ValueError(
+            f"{origin} names {images.origin}, decoded to {images.size} px, but {size} px of them "
+            f"are used: set the size of that source in config.images to {size} or more."
+        )
+
+
+def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdout: float) -> Images:
+    keys = table["key"].to_pylist()
+    given = (
+        opened.entries["subset"].to_pylist() if "subset" in opened.entries.schema.names else None
+    )
+    chosen = layout.in_subset(keys, given, subset, holdout)
+    if not chosen.any():
+        raise ValueError(
+            f"subset {subset!r} of {opened.name} is empty ({len(keys)} images in all, holdout="
+            f"{holdout}): use subset='all' or another holdout"
+        )
+    readable = pc.equal(table["reason"], "").to_numpy()
+    bad = table.select(["key", "reason"]).filter(chosen & ~readable)
+    excluded = sorted(
+        [*opened.refused, *(Excluded(*row.values()) for row in bad.to_pylist())],
+        key=lambda each: each.key,
+    )
+    if not (chosen & readable).any():
+        raise ValueError(
+            f"none of the {chosen.sum()} images of {opened.name} can be read; the first: "
+            f"{excluded[0].key}: {excluded[0].reason}"
+        )
+    if excluded:
+        _log.warning(
+            "%s: %d of %d files excluded, the first: %s: %s",
+            opened.name, len(excluded), chosen.sum() + len(opened.refused),
+            excluded[0].key, excluded[0].reason,
+        )  # fmt: skip
+    rows = np.flatnonzero(chosen & readable)
+    labels, class_names = _labels(opened, table, keys, rows)
+    kept = table.select(["key", "sha256", "phash"]).take(rows)
+    hashes = Hashes(tuple(kept["sha256"].to_pylist()), kept["phash"].to_numpy())
+    keys = tuple(kept["key"].to_pylist())
+    return Images(
+        keys=keys,
+        labels=labels,
+        class_names=class_names,
+        size=size,
+        excluded=tuple(excluded),
+        origin=f"{opened.name}, {subset}",
+        fingerprint=_fingerprint(size, keys, labels, hashes.content),
+        hashes=hashes,
+        boxes=_boxes_of(opened.boxes, rows),
+        load=_Decoded(opened, rows, size),
+    )
+
+
+def _labels(
+    opened: Source, table: pa.Table, keys: list[str], rows: np.ndarray
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The labels of the entries at `rows`, and the names of the classes of all."""
+    if opened.presence is not None:
+        return opened.presence[rows], opened.class_names
+    if table["label"].null_count < len(table):
+        classes = table["label"].to_pylist()
+    else:
+        classes = _column(opened, "label") or layout.classes_of(keys)
+    if classes is None:
+        return None, ()
+    names = opened.class_names or layout.sorted_names(classes)
+    ids = {name: number for number, name in enumerate(names)}
+    labels = [ids.get(classes[row], -1) for row in rows]
+    if -1 in labels:
+        first = keys[rows[labels.index(-1)]]
+        _log.warning(
+            "%s: %d of %d images have no class, such as %s: the set has no labels",
+            *(opened.name, labels.count(-1), len(labels), first),
+        )
+        return None, ()
+    return np.array(labels, np.int32), names
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    source: Source
+    rows: np.ndarray
+    size: int
+
+    def __call__(self, i: int) -> np.ndarray:
+        return decode_image(self.source.read(int(self.rows[i])), self.size)
+
+
+def _open_photographs(
+    size: int,
+    *,
+    subset: str = "train",
+    views_per_photograph: int = 256,
+    seed: int = 0,
+    share: tuple[float, float] = (0.4, 1.0),
+) -> Images:
+    low, high = share
+    views = photographs.Views(subset, views_per_photograph, seed, size, (low, high))
+    keys, names = views.keys(), tuple(photographs.FILES)
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), views_per_photograph)
+    # A view is a function of the photograph and of these.
+    details = [str(seed), str(list(share))] + [
+        hashlib.sha256(photographs.photograph_path(name).read_bytes()).hexdigest() for name in names
+    ]
+
+    return Images(
+        keys=keys,
+        labels=labels,
+        class_names=names,
+        size=size,
+        excluded=(),
+        origin=f"photographs, {subset}",
+        fingerprint=_fingerprint(size, keys, labels, details),
+        load=views,
+    )
+
+
+def _column(opened: Source, name: str) -> list[str | None] | None:
+    present = name in opened.entries.schema.names
+    return opened.entries[name].to_pylist() if present else None
+
+
+def _boxes_of(boxes: pa.Table | None, rows: np.ndarray) -> pa.Table | None:
+    if boxes is None:
+        return None
+    index = pc.index_in(boxes["row"], pa.array(rows))
+    boxes = boxes.drop_columns("row").add_column(0, "index", index)
+    return boxes.filter(index.is_valid())
+
+
+def _fingerprint(size, keys, labels, details) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    for texts in (keys, details):
+        digest.update(f"\n{len(texts)}\n".encode() + "\n".join(texts).encode())
+    if labels is not None:
+        digest.update(str(labels.shape).encode() + labels.astype("<i4").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,208 @@
+"""Reads every image of a source once: whether it can be read, what it is, and its hashes.
+
+The result, the manifest, is a table with a row an entry. It is reused: an entry whose size and
+stamp have not changed is not read again.
+"""
+
+import hashlib
+import logging
+import multiprocessing.pool
+import os
+import pathlib
+import time
+from typing import Any
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm import tqdm
+
+from kt_jax.data.decode import examine_image
+from kt_jax.data.sources.base import ENTRIES, Source
+
+# Its functions are made at run time, where no type checker sees them.
+pc: Any = pyarrow.compute
+
+_log = logging.getLogger(__name__)
+
+# phash is 64 bits of the low frequencies of the grey image: near duplicates differ in few of them.
+# reason is empty for what can be read; height, width, mode and phash are null for the rest.
+EXAMINED = pa.schema(
+    [
+        ("label", pa.string()),
+        ("sha256", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("mode", pa.string()),
+        ("phash", pa.uint64()),
+        ("reason", pa.string()),
+    ]
+)
+MANIFEST = pa.schema([*ENTRIES, *EXAMINED])
+
+_ROWS_PER_TASK = 64
+_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_SAVES = 60.0
+
+
+def scan(source: Source, path: str | os.PathLike | None = None) -> pa.Table:
+    """Examines the entries of a source, in their order.
+
+    Args:
+      source: whose entries to examine.
+      path: the manifest, a .parquet: what it knows of entries that have not changed is taken
+        from it, and the result is written to it, also once a minute, so that an interrupted scan
+        carries on. None keeps nothing.
+
+    Returns:
+      A table with the columns of MANIFEST and a row an entry. `label` is null unless the source
+      holds labels beside its images.
+    """
+    entries = source.entries.select(ENTRIES.names)
+    known = source.manifest
+    if known is None and path is not None and os.path.exists(path):
+        known = read_manifest(path)
+    rows = _find(entries, known)
+    new = np.flatnonzero(rows < 0)
+    if known is not None and not len(new) and len(known) == len(entries):
+        return known.select(MANIFEST.names).take(rows)
+    examined = _Examined(source, entries, known, rows)
+    if len(new):
+        examined.run(new, path)
+    table = examined.table()
+    if path is not None:
+        write_manifest(table, path)
+    return table
+
+
+def manifest_path(source: Source, cache_dir: str | os.PathLike) -> pathlib.Path:
+    """Returns where below `cache_dir` the manifest of a source is kept."""
+    identity = hashlib.sha256(source.identity.encode("utf-8", "surrogateescape")).hexdigest()
+    return pathlib.Path(cache_dir) / f"{identity[:16]}.parquet"
+
+
+def read_manifest(path: str | os.PathLike) -> pa.Table:
+    """Returns a manifest.
+
+    Raises:
+      ValueError: it is none.
+    """
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is no manifest ({error}): delete it and scan again") from error
+    missing = [name for name in MANIFEST.names if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path} is no manifest: it lacks the columns {', '.join(missing)}")
+    return table
+
+
+def write_manifest(table: pa.Table, path: str | os.PathLike) -> None:
+    """Writes a manifest aside and renames it: a killed run, or two at once, leave no half file."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def examine(data: bytes) -> tuple:
+    """The values of EXAMINED after `label`, of the bytes of one file."""
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        seen = examine_image(data)
+    except ValueError as error:
+        return (digest, None, None, None, None, str(error))
+    return (digest, seen.height, seen.width, seen.mode, perceptual_hash(seen.thumbnail), "")
+
+
+def perceptual_hash(thumbnail: np.ndarray) -> int:
+    """PHash of a grey thumbnail, uint8 `[32, 32]`: 64 bits."""
+    bits = imagehash.phash(Image.fromarray(thumbnail)).hash
+    return int.from_bytes(np.packbits(bits).tobytes())
+
+
+def _find(entries: pa.Table, known: pa.Table | None) -> np.ndarray:
+    """The row of `known` that tells of every entry as it is now, -1 where there is none."""
+    if known is None:
+        return np.full(len(entries), -1)
+    rows = pc.fill_null(pc.index_in(entries["key"], known["key"].combine_chunks()), -1).to_numpy()
+    # What could not be read at all may be readable now: the stamp does not tell.
+    same = (rows >= 0) & known["sha256"].is_valid().to_numpy()[rows] if len(known) else rows >= 0
+    for name in ("bytes", "stamp"):
+        was = known[name].to_numpy()
+        same[same] = was[rows[same]] == entries[name].to_numpy()[same]
+    return np.where(same, rows, -1)
+
+
+class _Examined:
+    """The examined values of the entries, some known from before, some new."""
+
+    def __init__(self, source, entries, known, rows) -> None:
+        self._source, self._entries = source, entries
+        self._known = EXAMINED.empty_table() if known is None else known.select(EXAMINED.names)
+        self._rows = rows.copy()
+
+    def run(self, new: np.ndarray, path: str | os.PathLike | None) -> None:
+        """Examines the entries at `new`."""
+        tasks = np.array_split(new, -(-len(new) // _ROWS_PER_TASK))
+        begun = said = saved = time.monotonic()
+        done, waiting = 0, []
+        with (
+            multiprocessing.pool.ThreadPool(os.cpu_count()) as pool,
+            tqdm(total=len(new), unit=" images", desc=self._source.name, disable=None) as bar,
+        ):
+            for task, values in zip(tasks, pool.imap(self._examine, tasks), strict=True):
+                waiting.append((task, values))
+                done += len(task)
+                bar.update(len(task))
+                now = time.monotonic()
+                if now - said > _SECONDS_BETWEEN_LINES:
+                    said = now
+                    left = (now - begun) / done * (len(new) - done)
+                    _log.info(
+                        "%s: %s of %s images examined, %.0f s left",
+                        *(self._source.name, f"{done:,}", f"{len(new):,}", left),
+                    )
+                if path is not None and now - saved > _SECONDS_BETWEEN_SAVES:
+                    saved = now
+                    self._add(waiting)
+                    write_manifest(self.table(), path)
+        self._add(waiting)
+
+    def table(self) -> pa.Table:
+        """What is known by now, without the entries that are not."""
+        have = self._rows >= 0
+        columns = self._entries.filter(have)
+        examined = self._known.take(self._rows[have])
+        for name in EXAMINED.names:
+            columns = columns.append_column(EXAMINED.field(name), examined[name])
+        return columns.combine_chunks()
+
+    def _examine(self, task: np.ndarray) -> pa.Table:
+        values = []
+        for row in task:
+            try:
+                data, label = self._source.read_labelled(int(row))
+            except ValueError as error:
+                values.append((None, None, None, None, None, None, str(error)))
+            else:
+                values.append((label, *examine(data)))
+        columns = zip(*values, strict=True)
+        return pa.table([list(column) for column in columns], schema=EXAMINED)
+
+    def _add(self, waiting: list[tuple[np.ndarray, pa.Table]]) -> None:
+        at = len(self._known)
+        tables = [self._known]
+        for task, values in waiting:
+            self._rows[task] = np.arange(at, at + len(task))
+            at += len(task)
+            tables.append(values)
+        self._known = pa.concat_tables(tables)
+        waiting.clear()

@@ -1,0 +1,111 @@
+"""Where image files lie, one small class a kind of place."""
+
+import difflib
+import inspect
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from kt_jax.data.sources.archives import Tar, Zip
+from kt_jax.data.sources.base import ENTRIES, EXTENSIONS, Excluded, Source, existing
+from kt_jax.data.sources.folder import Folder
+from kt_jax.data.sources.listing import Listing, read_scanned
+from kt_jax.data.sources.tfds import Tfds
+
+SOURCES: dict[str, type[Source]] = {
+    "folder": Folder,
+    "zip": Zip,
+    "tar": Tar,
+    "manifest": Listing,
+    "tfds": Tfds,
+}
+
+__all__ = ["SOURCES", "Excluded", "Source", "check_options", "detect", "make_source"]
+
+_log = logging.getLogger(__name__)
+
+
+def make_source(source: str, **options: Any) -> Source:
+    """Opens the source of this name (or "auto") without reading its images.
+
+    Raises:
+      ValueError: an unknown source or option, or no image there.
+      FileNotFoundError: the path does not exist.
+    """
+    if source == "auto":
+        if "path" not in options:
+            raise ValueError("source 'auto' needs the option 'path', which was not given")
+        source = detect(options["path"])
+        _log.info("%s: opened as source=%r", options["path"], source)
+    if source not in SOURCES:
+        known = [*SOURCES, "photographs", "auto"]
+        raise ValueError(f"unknown source {source!r}{_nearest(source, known)}")
+    check_options(source, SOURCES[source], options, also=("subset", "holdout"))
+    scanned = read_scanned(options["path"]) if source == "manifest" else None
+    if scanned is not None:
+        source, options, table = scanned
+        # A folder is not listed again: a scan was made so that it need not be.
+        listed = {"entries": table.select(ENTRIES.names)} if source == "folder" else {}
+        opened = SOURCES[source](**options, **listed)
+        opened.manifest = table
+    else:
+        opened = SOURCES[source](**options)
+    if not len(opened.entries):
+        refused = "; ".join(f"{each.key}: {each.reason}" for each in opened.refused[:3])
+        raise ValueError(
+            f"no images in {opened.name}: looked for {' '.join(EXTENSIONS)}; "
+            f"{len(opened.refused)} entries were refused{': ' + refused if refused else ''}"
+        )
+    return opened
+
+
+def check_options(
+    source: str, make: Callable, options: Mapping[str, Any], also: Collection[str] = ()
+) -> None:
+    """Refuses options that a source has not, or that it lacks.
+
+    Raises:
+      ValueError: naming the nearest option.
+    """
+    parameters = inspect.signature(make).parameters.values()
+    known = {p.name: p.default is p.empty for p in parameters if p.name not in ("size", "entries")}
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"source {source!r}: unknown option {name!r}{_nearest(name, [*known, *also])}"
+            )
+    for name, required in known.items():
+        if required and name not in options:
+            raise ValueError(f"source {source!r} needs the option {name!r}, which was not given")
+
+
+def detect(path: str | os.PathLike) -> str:
+    """Returns the name of the source that a path is.
+
+    Raises:
+      FileNotFoundError: it does not exist.
+      ValueError: a file of no known kind.
+    """
+    if not isinstance(path, str | os.PathLike) or "*" in str(path):
+        return "folder"
+    path = existing(path)
+    if path.is_dir():
+        return "folder"
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".parquet"):
+        return "manifest"
+    if suffix == ".tar":
+        return "tar"
+    if zipfile.is_zipfile(path):
+        return "zip"
+    raise ValueError(
+        f"{path} is no source of images that is known here: give a folder, a .zip, a .tar, or a "
+        ".csv or .parquet that lists paths"
+    )
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f": did you mean {near[0]!r}?" if near else ":") + f" Known: {', '.join(known)}"

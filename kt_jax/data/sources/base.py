@@ -1,0 +1,161 @@
+"""What every source of image files is."""
+
+import os
+import pathlib
+import stat
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Pictures too, but of formats that are not read here: to be named, not passed over.
+FOREIGN = (
+    ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".cr2", ".nef", ".arw", ".dng",
+)  # fmt: skip
+
+# key: a unique, stable, sorted name: the POSIX path below the root. bytes and stamp (mtime in ns,
+# CRC-32, or whatever the source has) tell without reading it that an entry changed; 0: not known.
+ENTRIES = pa.schema([("key", pa.string()), ("bytes", pa.int64()), ("stamp", pa.int64())])
+# Optional columns: what the source itself says of an entry.
+LABEL = pa.field("label", pa.string())
+SUBSET = pa.field("subset", pa.string())
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A file that is no image of the set, and why."""
+
+    key: str
+    reason: str
+
+
+class Source:
+    """The encoded images of one place, in an order of their own: random access by row.
+
+    Picklable, and safe to read from many threads of many processes.
+
+    Attributes:
+      identity: the place, as text that no other place has.
+      name: for people.
+      entries: a row an image, with the columns of ENTRIES and perhaps LABEL and SUBSET. Without
+        LABEL, the folders of the keys say the classes; without SUBSET, they or a hash of the key
+        say what is for training.
+      refused: what is no image at first sight, and why.
+      class_names: in the source's own order; empty where it has none: then they are sorted.
+      presence: int8 `[entries, classes]` where an image may show several classes: 1 present, 0
+        present but only as "difficult", -1 absent.
+      boxes: a table with the columns row, class, xmin, ymin, xmax, ymax (pixels), difficult and
+        truncated, or None.
+      manifest: what an earlier scan, given as the source, found; else None.
+    """
+
+    identity: str
+    name: str
+    entries: pa.Table
+    refused: list[Excluded]
+    class_names: tuple[str, ...] = ()
+    presence: np.ndarray | None = None
+    boxes: pa.Table | None = None
+    manifest: pa.Table | None = None
+
+    def read(self, row: int) -> bytes:
+        """Returns the bytes of an image file.
+
+        Raises:
+          ValueError: with the reason, if they cannot be read.
+        """
+        raise NotImplementedError
+
+    def read_labelled(self, row: int) -> tuple[bytes, str | None]:
+        """Returns the bytes and, of sources that hold labels beside them, the class."""
+        return self.read(row), None
+
+
+def make_entries(
+    keys: list[str], sizes: list[int], stamps: list[int], **columns: list[str | None]
+) -> pa.Table:
+    """Returns the table of entries; columns are `label` and `subset`."""
+    return pa.table(
+        {"key": keys, "bytes": sizes, "stamp": stamps, **columns},
+        schema=pa.schema([*ENTRIES, *(f for f in (LABEL, SUBSET) if f.name in columns)]),
+    )
+
+
+def existing(path: str | os.PathLike) -> pathlib.Path:
+    """Returns the path, with ~ expanded.
+
+    Raises:
+      FileNotFoundError: it does not exist.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist (looked from {pathlib.Path.cwd()}): check the option 'path'; "
+            "it must be on a disk of this machine"
+        )
+    return path
+
+
+def stat_file(path: str | os.PathLike) -> tuple[int, int]:
+    """Returns a file's bytes and its mtime in ns.
+
+    Raises:
+      ValueError: with the reason, if it is not there, or no regular file.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        link = "a link to a file that does not exist" if os.path.islink(path) else "no such file"
+        raise ValueError(link) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    return status.st_size, status.st_mtime_ns
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """Returns the bytes of a file; ValueError with the reason if it is unreadable."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(f"{type(error).__name__}: {error.strerror}") from error
+
+
+def is_image(name: str) -> bool:
+    """Whether the name is one of an image file that is not hidden."""
+    return name.lower().endswith(EXTENSIONS) and not _is_hidden(name)
+
+
+def why_not(name: str) -> str | None:
+    """Why a file of this name is refused, None if it is nothing to do with images."""
+    if not name.lower().endswith(FOREIGN) or _is_hidden(name):
+        return None
+    return f"{pathlib.PurePosixPath(name).suffix} is not read here: convert it to JPEG or PNG"
+
+
+def is_safe(name: str) -> bool:
+    """Whether a name in an archive stays below where the archive would be unpacked."""
+    parts = name.replace("\\", "/").split("/")
+    return parts[0] != "" and name[1:2] != ":" and ".." not in parts
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name from the file system can be written down."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def readable(name: str) -> str:
+    """A name that is not UTF-8, so that it can be printed."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _is_hidden(name: str) -> bool:
+    parts = name.split("/")
+    return "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts)

@@ -1,0 +1,129 @@
+"""The image files below one folder or several."""
+
+import glob
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+
+from kt_jax.data.sources.base import (
+    Excluded,
+    Source,
+    existing,
+    is_image,
+    is_utf8,
+    make_entries,
+    read_file,
+    readable,
+    stat_file,
+    why_not,
+)
+
+
+class Folder(Source):
+    """The image files below a folder, below several, or that globs find; links are followed.
+
+    Several are as one: keys, and with them classes and subsets, are the paths below the deepest
+    folder that holds them all, as if that folder held nothing else.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike | Sequence[str | os.PathLike], entries: pa.Table | None = None
+    ) -> None:
+        """With `entries` of an earlier listing, the disk is not asked again."""
+        places = _places(path)
+        if len(places) == 1 and not places[0].is_dir():
+            raise ValueError(
+                f"{places[0]} is a file, not a folder: name its source (zip, tar, manifest, ...), "
+                "or use source='auto'"
+            )
+        holders = [place if place.is_dir() else place.parent for place in places]
+        self.root = pathlib.Path(os.path.commonpath(holders))
+        self.identity = "folder:" + ":".join(map(str, places))
+        few = len(places) <= 3
+        self.name = (
+            ", ".join(place.name for place in places)
+            if few
+            else f"{len(places)} places in {self.root.name}"
+        )
+        self.refused = []
+        self.entries = self._list(places) if entries is None else entries
+
+    def read(self, row: int) -> bytes:
+        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        return read_file(os.path.join(self.root, self.entries["key"][row].as_py()))
+
+    def _list(self, places: list[pathlib.Path]) -> pa.Table:
+        found: dict[str, tuple[int, int]] = {}  # an image that two places reach is one
+        for place in places:
+            files = _walk(place, self._refuse) if place.is_dir() else [str(place)]
+            for path in files:
+                key = os.path.relpath(path, self.root)
+                if key in found:
+                    continue
+                if not is_image(key):
+                    if reason := why_not(key):
+                        self._refuse(path, reason)
+                elif not is_utf8(key):
+                    self._refuse(path, "the name is not UTF-8")
+                else:
+                    try:
+                        found[key] = stat_file(path)
+                    except ValueError as error:
+                        self._refuse(path, str(error))
+        self.refused.sort(key=lambda excluded: excluded.key)
+        keys = sorted(found)
+        return make_entries(keys, [found[k][0] for k in keys], [found[k][1] for k in keys])
+
+    def _refuse(self, path: str, reason: str) -> None:
+        self.refused.append(Excluded(readable(os.path.relpath(path, self.root)), reason))
+
+
+def _places(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+    """The files and folders that are meant, absolute, each once, in order."""
+    given = [path] if isinstance(path, str | os.PathLike) else list(path)
+    if not given:
+        raise ValueError("path is an empty list: give the folders that hold the images")
+    places = []
+    for each in given:
+        text = os.path.expanduser(os.fspath(each))
+        if glob.has_magic(text) and not os.path.exists(text):
+            found = sorted(glob.glob(text, recursive=True))
+            if not found:
+                raise FileNotFoundError(
+                    f"the glob {text} finds nothing (looked from {pathlib.Path.cwd()})"
+                )
+        else:
+            found = [existing(text)]
+        places += [pathlib.Path(os.path.abspath(place)) for place in found]
+    return sorted(set(places))
+
+
+def _walk(folder: pathlib.Path, refuse: Callable[[str, str], None]) -> Iterator[str]:
+    """The paths of all that are no folders below a folder, links followed, except back up."""
+    status = folder.stat()
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [
+        (str(folder), ((status.st_dev, status.st_ino),))
+    ]
+    while pending:
+        path, above = pending.pop()
+        try:
+            entries = list(os.scandir(path))
+        except OSError as error:
+            refuse(path, f"a folder that cannot be listed: {error.strerror}")
+            continue
+        for entry in entries:
+            try:
+                if not entry.is_dir():
+                    yield entry.path
+                    continue
+                # Only a link leads to where the walk has come from.
+                inode = (status := entry.stat()).st_dev, status.st_ino
+            except OSError as error:
+                refuse(entry.path, f"{type(error).__name__}: {error.strerror}")
+                continue
+            if inode in above:
+                refuse(entry.path, "a link back to a folder that it lies in")
+            else:
+                pending.append((entry.path, (*above, inode)))

@@ -1,0 +1,132 @@
+"""Manifest files: tables of paths, made by the user or by `python -m kt_jax.data scan`."""
+
+import csv
+import json
+import os
+import pathlib
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from kt_jax.data.layout import TEST_FOLDERS
+from kt_jax.data.sources.base import (
+    Excluded,
+    Source,
+    existing,
+    make_entries,
+    read_file,
+    stat_file,
+)
+
+# Its functions are made at run time, where no type checker sees them.
+pc: Any = pyarrow.compute
+
+# The key of a scanned manifest's metadata: the source that was scanned, and its options.
+_SCANNED = b"kt_jax.scanned"
+
+
+class Listing(Source):
+    """The files that a .csv or .parquet lists, one a row.
+
+    Paths are absolute, or relative to the table's folder; keys are the paths as they are written.
+    A column `split` ("train", "test", "val", ...) says which rows are for training.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        path_column: str = "path",
+        label_column: str = "label",
+    ) -> None:
+        path = existing(path).absolute()
+        self.root, self.name = path.parent, path.name
+        self.identity = f"manifest:{path}"
+        table = _read(path)
+        if path_column not in table.column_names:
+            raise ValueError(
+                f"{path} has no column {path_column!r}, only {', '.join(table.column_names)}: "
+                "name the column of the paths with the option path_column"
+            )
+        if len(table) == 0:
+            raise ValueError(f"{path} has a header, but lists no file")
+        paths = _texts(table, path_column)
+        labels = _texts(table, label_column) if label_column in table.column_names else None
+        if labels is None and label_column != "label":
+            raise ValueError(
+                f"{path} has no column {label_column!r}, only {', '.join(table.column_names)}: "
+                "name the column of the labels with the option label_column"
+            )
+        subsets = _subsets(table) if "split" in table.column_names else None
+        self.refused = []
+        found: dict[str, tuple[int, int, int]] = {}
+        for row, key in enumerate(paths):
+            try:
+                if not key:
+                    raise ValueError("an empty path")
+                if key in found:
+                    raise ValueError(f"row {row} repeats row {found[key][0]}")
+                found[key] = (row, *stat_file(self.root / key))
+            except ValueError as error:
+                self.refused.append(Excluded(key or f"row {row} of {path.name}", str(error)))
+        rows = [row for row, _, _ in found.values()]
+        columns = {"label": labels, "subset": subsets}
+        self.entries = make_entries(
+            list(found),
+            [size for _, size, _ in found.values()],
+            [stamp for _, _, stamp in found.values()],
+            **{name: [c[row] for row in rows] for name, c in columns.items() if c is not None},
+        )
+
+    def read(self, row: int) -> bytes:
+        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        return read_file(os.path.join(self.root, self.entries["key"][row].as_py()))
+
+
+def mark_scanned(table: pa.Table, source: str, options: dict[str, Any]) -> pa.Table:
+    """Returns a manifest with a note of what was scanned."""
+    note = json.dumps({"source": source, "options": options})
+    return table.replace_schema_metadata({_SCANNED: note})
+
+
+def read_scanned(path: str | os.PathLike) -> tuple[str, dict[str, Any], pa.Table] | None:
+    """Returns source, options and manifest that a scan wrote, None if it is another table."""
+    path = existing(path)
+    if path.suffix.lower() != ".parquet":
+        return None
+    table = _read(path)
+    note = (table.schema.metadata or {}).get(_SCANNED)
+    return None if note is None else (*json.loads(note).values(), table)
+
+
+def _read(path: pathlib.Path) -> pa.Table:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pq.read_table(path)
+        # All columns as text: a class "007" is no 7.
+        with path.open("rb") as file:
+            names = next(csv.reader([file.readline().decode("utf-8-sig")]), [])
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        )
+        return pyarrow.csv.read_csv(path, convert_options=convert)
+    except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _texts(table: pa.Table, name: str) -> list[str | None]:
+    column = table[name]
+    if pa.types.is_dictionary(column.type):
+        column = pc.cast(column, column.type.value_type)
+    try:
+        return pc.cast(column, pa.string()).to_pylist()
+    except pa.ArrowNotImplementedError as error:
+        raise ValueError(f"column {name!r} holds {column.type}, but must hold texts") from error
+
+
+def _subsets(table: pa.Table) -> list[str | None]:
+    splits = [split and split.lower() for split in _texts(table, "split")]
+    test = next((name for name in TEST_FOLDERS if name in splits), None)
+    return [{"train": "train", test: "test"}.get(split) for split in splits]
