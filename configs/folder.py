@@ -1,12 +1,13 @@
-"""The whole method on your own images: a folder or a zip, labelled by class sub-folders or not.
+"""The whole method on your own images: a folder, a glob, a zip, a tar, a list, labelled or not.
 
     python -m kt_jax.main --config=configs/folder.py:/path/to/images --workdir=runs/mine
     python -m kt_jax.main --config=configs/folder.py:/path/to/images,tiny --workdir=runs/mine
 
 Sizes: tiny (minutes on a CPU, 48 px, from 200 images on), small (the default; an hour or two on
 a CPU, 96 px, thousands of images), full (the paper's geometry and networks, for accelerators).
-A folder with train/ and test/ (or val/) is split so; of any other, a fifth is held out by name.
-Without class sub-folders the probe is left out, and the report says so.
+PATH is whatever `python -m kt_jax.data scan PATH` takes; see README, "Your own images". A set with
+train/ and test/ (or val/) is split so; of any other, a fifth is held out by name. Without labels the
+probe is left out, and the report says so.
 """
 
 from pathlib import Path
@@ -41,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
     )  # fmt: skip
     source = {
-        "source": "zip" if path.lower().endswith(".zip") else "folder",
+        "source": "auto",
         "path": path,
         "size": by_size(48, 96, 256),
         "holdout": 0.2,

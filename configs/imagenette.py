@@ -18,7 +18,7 @@ def get_config(arg: str = "imagenette2_128.zip") -> ConfigDict:
     config.stages = (
         "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
     )  # fmt: skip
-    source = {"source": "zip" if arg.endswith(".zip") else "folder", "path": arg, "size": 96}
+    source = {"source": "auto", "path": arg, "size": 96}
     config.images = {
         "train": {**source, "subset": "train"},
         "test": {**source, "subset": "test"},

@@ -139,3 +139,55 @@ def test_no_group_holds_an_image_twice():
     assert set(drawn.ravel()) == set(range(21))
     with pytest.raises(ValueError, match="group is 8, but 7 images make groups of 1 to 7"):
         Shuffled(7, seed=0, group=8)
+
+
+class Fading(Squares):
+    """Squares of which some can no longer be read."""
+
+    def __init__(self, gone):
+        self.gone = gone
+
+    def __getitem__(self, i):
+        if i in self.gone:
+            raise ValueError(f"{i}.jpg cannot be read")
+        return super().__getitem__(i)
+
+
+def read_all(images):
+    """The pixels, indices and labels of three epochs."""
+    reading = Reading(max_unreadable=0.2)
+    batches = list(train_batches(images, Shuffled(10, seed=3), 5, last_step=6, reading=reading))
+    return [np.concatenate([batch[name] for batch in batches]) for name in batches[0]]
+
+
+def test_the_next_image_stands_in_for_one_that_became_unreadable(caplog):
+    _, whole, _ = read_all(Squares())
+    assert caplog.text == ""
+    pixels, indices, labels = read_all(Fading({4, 9}))
+    expected = [{4: 5, 9: 0}.get(index, index) for index in whole]
+    assert indices.tolist() == pixels[:, 0, 0, 0].tolist() == expected
+    assert labels.tolist() == [3 * index for index in expected]
+    # Named once each, though every epoch meets them.
+    first, second = [index for index in whole if index in (4, 9)][:2]
+    assert [record.message for record in caplog.records] == [
+        f"1 unreadable of 10: {first}.jpg cannot be read",
+        f"2 unreadable of 10: {second}.jpg cannot be read",
+    ]
+
+
+def test_too_many_unreadable_images_stop_the_run():
+    batches = train_batches(
+        Fading({1, 2, 3}), Shuffled(10, seed=3), 5, last_step=4, reading=Reading(max_unreadable=0.2)
+    )
+    with pytest.raises(ValueError, match=r"3 of 10 .* max_unreadable=0.2; the last: \d.jpg"):
+        list(batches)
+    everything = train_batches(
+        Fading(set(range(10))), Shuffled(10, seed=3), 5, last_step=4, reading=Reading()
+    )
+    with pytest.raises(ValueError, match="no image can be read any more"):
+        next(everything)
+
+
+def test_a_pass_over_all_images_needs_every_one():
+    with pytest.raises(ValueError, match=r"7.jpg cannot be read"):
+        list(eval_batches(Fading({7}), 4))

@@ -135,26 +135,45 @@ def test_the_papers_geometry_runs_on_four_devices(tmp_path):
     assert "report/index.html" in done.stderr
 
 
-@pytest.mark.slow
-def test_a_folder_without_labels_leaves_the_probe_out(tmp_path):
+def run_on_folder(tmp_path, names, *options):
+    """The whole method on random pictures of these names, and a file that is none."""
     folder = tmp_path / "my images"
-    folder.mkdir()
     rng = np.random.default_rng(0)
-    for number in range(60):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (6, 8, 3), np.uint8)
-        Image.fromarray(pixels).resize((64, 56)).save(folder / f"{number}.png")
-    (folder / "broken.jpg").write_text("no image")
+        Image.fromarray(pixels).resize((64, 56)).save(path)
+    (path.parent / "broken.jpg").write_text("no image")
     done = subprocess.run(
         [sys.executable, "-m", "kt_jax.main", f"--config=configs/folder.py:{folder},tiny",
          "--config.pretext.steps=2", "--config.student.steps=2",
-         f"--workdir={tmp_path / 'run'}"],
+         f"--workdir={tmp_path / 'run'}", *options],
         capture_output=True, text=True, check=False,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "broken.jpg: not an image in any format that Pillow reads" in done.stderr
-    assert "has no labels" in read(tmp_path / "run" / "probe" / "results.json")["left_out"]
-    assert "has no labels" in (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "broken.jpg: not an image in any format" in done.stderr
+    results = read(tmp_path / "run" / "probe" / "results.json")
+    return results, (tmp_path / "run" / "report" / "index.html").read_text(), done.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_without_labels_leaves_the_probe_out(tmp_path):
+    results, page, _ = run_on_folder(tmp_path, [f"{number}.png" for number in range(60)])
+    assert "has no labels" in results["left_out"]
+    assert "has no labels" in page
+
+
+@pytest.mark.slow
+def test_a_folder_with_labels_is_probed(tmp_path):
+    names = [f"{'ab'[number % 2]}/{number}.png" for number in range(60)]
+    # Also: worker processes, which share what is decoded on the disk.
+    results, page, log = run_on_folder(tmp_path, names, "--config.loader.workers=2")
+    assert "left_out" not in results
+    assert {row["backbone"] for row in results["rows"]} == {"student", "random", "pixels"}
+    assert "has no labels" not in page
+    assert "decoded images are kept in" in log
 
 
 @pytest.mark.parametrize(

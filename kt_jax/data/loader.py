@@ -95,7 +95,8 @@ class Reading:
     """How batches are read; which images are in them does not depend on it.
 
     Attributes:
-      workers: processes that decode; 0: threads of this one do.
+      workers: processes that decode the batches of training; 0: threads of this one do. To start
+        them takes seconds, so that passes over a set once are always left to threads.
       threads: batches decoded at the same time by each process; 0 decodes in the caller.
       prefetch: batches that each process holds ready.
       max_unreadable: the share of a set's images that may turn unreadable while training.
@@ -158,8 +159,11 @@ def train_batches(
     make = _TrainBatch(
         images, order, batch_size, process_index * local, local, _targets(images, targets)
     )
-    batches = _iterate(grain.MapDataset.range(first_step, last_step).map(make), reading)
-    return _count_unreadable(batches, len(images), reading.max_unreadable)
+    steps = grain.MapDataset.range(first_step, last_step)
+    batches = steps.map(make).to_iter_dataset(_read_ahead(reading))
+    if reading.workers:
+        batches = _start_workers(batches, reading)
+    return _count_unreadable(iter(batches), len(images), reading.max_unreadable)
 
 
 def eval_batches(
@@ -182,7 +186,7 @@ def eval_batches(
     local = _local_batch(batch_size, process_index, process_count)
     make = _EvalBatch(images, batch_size, process_index * local, local, _targets(images, None))
     steps = grain.MapDataset.range(-(-len(images) // batch_size))
-    return _iterate(steps.map(make), reading or Reading())
+    return iter(steps.map(make).to_iter_dataset(_read_ahead(reading or Reading())))
 
 
 # Classes instead of closures, because they must reach the workers by pickle.
@@ -237,17 +241,15 @@ class _EvalBatch:
         return padded | {"mask": np.arange(self.rows) < rows}
 
 
-def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator:
-    read_ahead = grain.ReadOptions(reading.threads, reading.prefetch)
-    iterable = batches.to_iter_dataset(read_ahead)
-    if reading.workers:
-        # grain's workers read absl flags, which a notebook or a script has not parsed.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(reading.workers, reading.prefetch)
-        )
-    return iter(iterable)
+def _read_ahead(reading: Reading) -> grain.ReadOptions:
+    return grain.ReadOptions(reading.threads, reading.prefetch)
+
+
+def _start_workers(batches: grain.IterDataset, reading: Reading) -> grain.IterDataset:
+    # grain's workers read absl flags, which a notebook or a script has not parsed.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    return batches.mp_prefetch(grain.MultiprocessingOptions(reading.workers, reading.prefetch))
 
 
 def _count_unreadable(batches: Iterator, n: int, max_share: float) -> Iterator:
