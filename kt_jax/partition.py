@@ -1,7 +1,9 @@
 """One mesh with one axis: batches are split over it, everything else is replicated."""
 
+import collections
 import logging
 import os
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -48,6 +50,18 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {
         name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
     }
+
+
+def put_ahead(
+    batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, *, ahead: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+    """Yields the batches on the devices, to which `ahead` more are then on their way."""
+    sent: collections.deque[dict[str, jax.Array]] = collections.deque()
+    for batch in batches:
+        sent.append(put_batch(batch, mesh))
+        if len(sent) > ahead:
+            yield sent.popleft()
+    yield from sent
 
 
 def check_batch_size(name: str, batch_size: int, *, multiple_of: int = 1) -> None:

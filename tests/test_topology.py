@@ -46,8 +46,8 @@ SCRIPT = textwrap.dedent(
             reading=data.Reading(workers=workers, threads=2),
         )
         shown = [
-            [np.asarray(x) for x in look(step, partition.put_batch(batch, mesh))]
-            for step, batch in enumerate(batches, first)
+            [np.asarray(x) for x in look(step, batch)]
+            for step, batch in enumerate(partition.put_ahead(batches, mesh), first)
         ]
         indices, labels, tiles, crops = (np.stack(part) for part in zip(*shown))
         digest = hashlib.sha256(tiles.tobytes()).hexdigest()

@@ -1,11 +1,10 @@
-"""Which image is at which place of which batch, and the batches themselves.
+"""Batches of images.
 
-Everything is a function of (seed, position), where position = step * batch size + row of the global
-batch. Nothing is kept between batches: resuming needs only the step, and any number of processes
-and threads sees the same global batches.
+Which images are in a batch is a function of the order and the step alone. Nothing is kept between
+batches: resuming needs only the step, and any number of processes, workers and threads sees the
+same global batches.
 """
 
-import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -15,79 +14,10 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
-from grain.experimental import index_shuffle
+
+from kt_jax.data.order import Balanced, Shuffled
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """Every epoch (n consecutive positions) visits every index once, in an order of its own.
-
-    With `group`, an epoch is n - n % group positions long and leaves out n % group indices, others
-    each time: then no group of that many consecutive positions holds an index twice.
-    """
-
-    n: int
-    seed: int
-    group: int = 1
-
-    def __post_init__(self) -> None:
-        _check_order(self.n, self.seed)
-        if not 1 <= self.group <= self.n:
-            raise ValueError(
-                f"Shuffled: group is {self.group}, but {self.n} images make groups of 1 to {self.n}"
-            )
-
-    def __call__(self, position: int) -> int:
-        """Returns the index at `position`."""
-        epoch, offset = divmod(position, self.n - self.n % self.group)
-        return _shuffle(offset, self.n, self.seed, epoch)
-
-
-@dataclass(frozen=True, eq=False)
-class Balanced:
-    """Uniform over the clusters that have members, then uniform over the members.
-
-    With k such clusters, k consecutive positions visit each of them once, in an order that changes
-    every time round; the member is drawn with replacement.
-
-    Attributes:
-      assignment: the cluster of every index, integers `[n]`; an index below 0 is never drawn.
-      seed: >= 0.
-    """
-
-    assignment: np.ndarray
-    seed: int
-
-    def __post_init__(self) -> None:
-        _check_order(self.n, self.seed)
-        if self.assignment.max() < 0:
-            raise ValueError(
-                f"Balanced: all {self.n} entries of assignment are negative, so that no cluster has"
-                " a member: at least one image must be assigned to a cluster (>= 0)"
-            )
-
-    @property
-    def n(self) -> int:
-        """How many images the assignment is about."""
-        return len(self.assignment)
-
-    @functools.cached_property
-    def _members(self) -> list[np.ndarray]:
-        order = np.argsort(self.assignment, kind="stable")
-        order = order[np.searchsorted(self.assignment[order], 0) :]
-        return np.split(order, np.flatnonzero(np.diff(self.assignment[order])) + 1)
-
-    def __call__(self, position: int) -> int:
-        """Returns the index at `position`."""
-        k = len(self._members)
-        turn, offset = divmod(position, k)
-        members = self._members[_shuffle(offset, k, self.seed, turn)]
-        # Counter-based: the draw at one position needs none of the draws before it. Positions lie
-        # 2**64 counts apart, so that no two share random bits.
-        bits = np.random.Philox(key=self.seed, counter=position << 64).random_raw()
-        return int(members[bits % len(members)])
 
 
 @dataclass(frozen=True)
@@ -299,30 +229,3 @@ def _local_batch(batch_size: int, process_index: int, process_count: int) -> int
             f"{process_count}"
         )
     return batch_size // process_count
-
-
-def _check_order(n: int, seed: int) -> None:
-    if n < 1:
-        raise ValueError(f"an order over n={n} images has nothing to draw: n must be >= 1")
-    if seed < 0:
-        raise ValueError(f"seed={seed} is negative: seeds are integers >= 0")
-
-
-def _shuffle(offset: int, n: int, seed: int, epoch: int) -> int:
-    # index_shuffle needs no memory, but walks a domain of 2**16 and more until it meets an index
-    # below n: 8 ms a call at n = 3, 10 us at n = 4096.
-    if n <= 4096:
-        return int(_permutation(n, seed, epoch)[offset])
-    return index_shuffle(offset, n - 1, _epoch_seed(seed, epoch), 4)
-
-
-# Threads prefetch across the end of an epoch, hence more than one entry in these caches.
-@functools.lru_cache(maxsize=64)
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    # Raw bits and a sort: NumPy promises the bits of a generator for ever, not its permutation().
-    return np.argsort(np.random.Philox(_epoch_seed(seed, epoch)).random_raw(n), kind="stable")
-
-
-@functools.lru_cache(maxsize=64)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
