@@ -193,7 +193,7 @@ def test_the_scan_is_kept_until_the_listing_changes(tree, tmp_path, monkeypatch)
     def examine(data):
         raise AssertionError("examined again")
 
-    monkeypatch.setattr("kt_jax.data.scan.examine", examine)
+    monkeypatch.setattr("kt_jax.data.scan.examine_image", examine)
     second = open_images("folder", size=4, path=tree, cache_dir=tmp_path / "cache")
     assert second.excluded == first.excluded
     assert second.keys == first.keys

@@ -1,19 +1,35 @@
 """Where images come from, decoded to uint8 on the host and nothing more."""
 
 from kt_jax.data.decode import decode_image
-from kt_jax.data.images import Images, check_size, open_images
-from kt_jax.data.loader import Balanced, Reading, Shuffled, eval_batches, train_batches
+from kt_jax.data.duplicates import (
+    NEAR,
+    Duplicates,
+    Leaks,
+    find_duplicates,
+    find_leaks,
+    hash_images,
+)
+from kt_jax.data.images import Hashes, Images, check_size, open_images
+from kt_jax.data.loader import Reading, eval_batches, train_batches
+from kt_jax.data.order import Balanced, Shuffled
 from kt_jax.data.sources import Excluded
 
 __all__ = [
+    "NEAR",
     "Balanced",
+    "Duplicates",
     "Excluded",
+    "Hashes",
     "Images",
+    "Leaks",
     "Reading",
     "Shuffled",
     "check_size",
     "decode_image",
     "eval_batches",
+    "find_duplicates",
+    "find_leaks",
+    "hash_images",
     "open_images",
     "train_batches",
 ]

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
+from kt_jax.data import jpeg
+
 # The only readers that Pillow may try. Others reach further than a data set should: EPS, for one,
 # starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 200_000_000
+# The pixels that are allowed, uncompressed, and then some. Larger files are not even read.
+MAX_BYTES = 2**30
 MIN_SIDE = 8
 MAX_ASPECT = 50
 THUMBNAIL = 32
@@ -29,6 +34,7 @@ cv2.setNumThreads(1)
 # Pictures of more pixels than this are decoded one at a time, so that many threads that meet them
 # together do not add up their memory.
 _LARGE_PIXELS = 25_000_000
+_STRIP_PIXELS = 4_000_000
 _large = threading.Lock()
 
 _EXIF_ORIENTATION = 0x0112
@@ -42,6 +48,8 @@ _TURNS = {  # orientation: (whether axes are swapped, then which are reversed)
     8: (True, (slice(None, None, -1), slice(None))),
 }
 _JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB"}
+# What libjpeg says of data that end too early; 0xd9 is the end marker.
+_CUT_OFF = re.compile("[Pp]remature end|found marker 0xd9")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +83,8 @@ def decode_image(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     Raises:
       ValueError: the bytes are no complete image; or its pixels have no known range (float and
         32-bit integer TIFF); or it has more than 200 megapixels, a side of fewer than 8, or one
-        side more than 50 times the other. The message is the reason.
+        side more than 50 times the other; or it is a JPEG of more than 100 scans. The message is
+        the reason.
     """
     pixels, orientation = _decode(data, size)[:2]
     height, width = pixels.shape[:2]
@@ -110,6 +119,11 @@ def examine_image(data: bytes) -> Examined:
     return Examined(height, width, mode, np.ascontiguousarray(thumbnail))
 
 
+def why_too_large(size: int) -> str | None:
+    """Why a file of this many bytes is refused, None if it may be read."""
+    return f"{size:,} bytes are more than {MAX_BYTES:,}" if size > MAX_BYTES else None
+
+
 def _decode(
     data: bytes, short_side: int, *, grey: bool = False
 ) -> tuple[np.ndarray, int, tuple[int, int], str]:
@@ -119,28 +133,38 @@ def _decode(
     """
     if not data:
         raise ValueError("the file is empty (0 bytes)")
+    unknown = f"not an image in any format that is read here ({', '.join(FORMATS)})"
     if data[:2] == b"\xff\xd8":
+        data = jpeg.limit_scans(data)
         try:
             return _decode_jpeg(data, short_side, grey)
         except _Refused:
             raise
-        except ValueError:
-            pass  # Pillow reads some that simplejpeg refuses, and says better what is wrong.
+        except ValueError as error:
+            # Pillow reads some that simplejpeg refuses, and says better what is wrong; but with
+            # grey it fills up what an end marker cuts off.
+            if _CUT_OFF.search(str(error)):
+                raise ValueError(f"truncated: {error}") from error
+            unknown = f"a JPEG that cannot be read: {error}"
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             _check_shape(height, width)
             mode = image.mode
             image.draft("RGB", (short_side, short_side))
-            orientation = _orientation(image.getexif)
             with _alone_if_large(height, width):
-                pixels = np.asarray(_to_rgb(image))
+                image.load()
+                pixels = _to_rgb(image, short_side)
+            # Of a TIFF, loading has turned the picture, and removed the orientation.
+            orientation = _orientation(image.getexif)
     except ValueError:
         raise
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(unknown) from error
     except Exception as error:
         # Pillow's readers raise whatever they meet in a broken file: OSError, SyntaxError,
         # struct.error, zlib.error, IndexError ... To us it is one thing: no image.
-        raise ValueError(_reason(error)) from error
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     return pixels, orientation, (height, width), mode
 
 
@@ -151,25 +175,17 @@ def _decode_jpeg(
     height, width = map(int, shape)
     _check_shape(height, width)
     if colours not in _JPEG_MODES:
-        raise ValueError(f"simplejpeg does not convert {colours}")
+        simplejpeg.decode_jpeg(data, "CMYK", min_height=MIN_SIDE, min_width=MIN_SIDE)
+        raise ValueError(f"simplejpeg reads {colours}, but does not convert it")
     with _alone_if_large(height, width):
         pixels = simplejpeg.decode_jpeg(
             data, "GRAY" if grey else "RGB", min_height=short_side, min_width=short_side
         )
     if grey:
         pixels = pixels[..., 0]
-    return pixels, _jpeg_orientation(data), (height, width), _JPEG_MODES[colours]
-
-
-def _jpeg_orientation(data: bytes) -> int:
-    """The EXIF orientation, 1 where there is none: the markers are walked up to the pixels."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        length = int.from_bytes(data[at + 2 : at + 4])
-        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return _orientation(functools.partial(_exif, data[at + 4 : at + 2 + length]))
-        at += 2 + length
-    return 1
+    segment = jpeg.find_exif(data)
+    orientation = 1 if segment is None else _orientation(functools.partial(_exif, segment))
+    return pixels, orientation, (height, width), _JPEG_MODES[colours]
 
 
 def _exif(segment: bytes) -> Image.Exif:
@@ -223,7 +239,23 @@ def _check_shape(height: int, width: int) -> None:
         )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, short_side: int) -> np.ndarray:
+    width, height = image.size
+    if width * height <= _LARGE_PIXELS:
+        return np.asarray(_opaque(image))
+    # In strips, and smaller by whole numbers as far as `short_side` allows twice over: else the
+    # copies of a large picture would take several times its memory.
+    factor = max(1, min(width, height) // (2 * short_side))
+    rows = factor * -(-_STRIP_PIXELS // (factor * width))
+    strips = []
+    for top in range(0, height, rows):
+        strip = _opaque(image.crop((0, top, width, min(top + rows, height))))
+        strips.append(np.asarray(strip.reduce(factor)))
+    return np.concatenate(strips)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """The image in RGB, its transparent pixels laid on white."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -235,9 +267,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", opaque.size, "white")
         return Image.alpha_composite(white, opaque).convert("RGB")
     return image.convert("RGB")
-
-
-def _reason(error: Exception) -> str:
-    if "cannot identify image file" in str(error):
-        return f"not an image in any format that is read here ({', '.join(FORMATS)})"
-    return f"{type(error).__name__}: {error}"

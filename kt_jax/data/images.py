@@ -70,6 +70,11 @@ class Images:
     hashes: Hashes | None = None
     boxes: pa.Table | None = None
 
+    @property
+    def single_labels(self) -> np.ndarray | None:
+        """The labels, int32 `[n]`, where every image has exactly one; else None."""
+        return None if self.labels is None or self.labels.ndim > 1 else self.labels
+
     def __len__(self) -> int:
         return len(self.keys)
 

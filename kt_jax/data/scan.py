@@ -4,23 +4,24 @@ The result, the manifest, is a table with a row an entry. It is reused: an entry
 stamp have not changed is not read again.
 """
 
+import concurrent.futures
 import hashlib
 import logging
-import multiprocessing.pool
 import os
 import pathlib
 import time
 from typing import Any
 
-import imagehash
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
-from PIL import Image
+import scipy.fft
+from jaxtyping import UInt8, UInt64
 from tqdm import tqdm
 
-from kt_jax.data.decode import examine_image
+from kt_jax.data import layout
+from kt_jax.data.decode import THUMBNAIL, examine_image
 from kt_jax.data.sources.base import ENTRIES, Source
 
 # Its functions are made at run time, where no type checker sees them.
@@ -48,7 +49,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_SAVES = 60.0
 
 
-def scan(source: Source, path: str | os.PathLike | None = None) -> pa.Table:
+def scan(
+    source: Source, path: str | os.PathLike | None = None, known: pa.Table | None = None
+) -> pa.Table:
     """Examines the entries of a source, in their order.
 
     Args:
@@ -56,19 +59,26 @@ def scan(source: Source, path: str | os.PathLike | None = None) -> pa.Table:
       path: the manifest, a .parquet: what it knows of entries that have not changed is taken
         from it, and the result is written to it, also once a minute, so that an interrupted scan
         carries on. None keeps nothing.
+      known: an earlier manifest, for where there is nothing at `path`.
 
     Returns:
       A table with the columns of MANIFEST and a row an entry. `label` is null unless the source
       holds labels beside its images.
     """
     entries = source.entries.select(ENTRIES.names)
-    known = source.manifest
-    if known is None and path is not None and os.path.exists(path):
+    if source.manifest is not None:
+        known = source.manifest
+    elif path is not None and os.path.exists(path):
         known = read_manifest(path)
     rows = _find(entries, known)
     new = np.flatnonzero(rows < 0)
+    if known is not None:
+        _log.info(
+            "%s: %s images, %s new or changed", source.name, f"{len(rows):,}", f"{len(new):,}"
+        )
     if known is not None and not len(new) and len(known) == len(entries):
-        return known.select(MANIFEST.names).take(rows)
+        table = known.select(MANIFEST.names)
+        return table if (rows == np.arange(len(rows))).all() else table.take(rows)
     examined = _Examined(source, entries, known, rows)
     if len(new):
         examined.run(new, path)
@@ -76,6 +86,19 @@ def scan(source: Source, path: str | os.PathLike | None = None) -> pa.Table:
     if path is not None:
         write_manifest(table, path)
     return table
+
+
+def labels_of(source: Source, scanned: pa.Table) -> pa.Array | pa.ChunkedArray:
+    """Returns the class of every entry, null where it has none.
+
+    What the scan says counts, then a column of the source, then the folders of the keys.
+    """
+    if scanned["label"].null_count < len(scanned):
+        return scanned["label"]
+    if "label" in source.entries.column_names:
+        return source.entries["label"]
+    classes = layout.classes_of(scanned["key"].to_pylist())
+    return scanned["label"] if classes is None else pa.array(classes, pa.string())
 
 
 def manifest_path(source: Source, cache_dir: str | os.PathLike) -> pathlib.Path:
@@ -112,20 +135,16 @@ def write_manifest(table: pa.Table, path: str | os.PathLike) -> None:
         partial.unlink(missing_ok=True)
 
 
-def examine(data: bytes) -> tuple:
-    """The values of EXAMINED after `label`, of the bytes of one file."""
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        seen = examine_image(data)
-    except ValueError as error:
-        return (digest, None, None, None, None, str(error))
-    return (digest, seen.height, seen.width, seen.mode, perceptual_hash(seen.thumbnail), "")
+def perceptual_hash(thumbnails: UInt8[np.ndarray, "*n 32 32"]) -> UInt64[np.ndarray, "*n"]:
+    """PHash of grey thumbnails: 64 bits, those of `imagehash.phash`.
 
-
-def perceptual_hash(thumbnail: np.ndarray) -> int:
-    """PHash of a grey thumbnail, uint8 `[32, 32]`: 64 bits."""
-    bits = imagehash.phash(Image.fromarray(thumbnail)).hash
-    return int.from_bytes(np.packbits(bits).tobytes())
+    A bit says whether one of the 8 x 8 lowest frequencies of the cosine transform is above their
+    median.
+    """
+    frequencies = scipy.fft.dct(scipy.fft.dct(thumbnails.astype(np.float64), axis=-2), axis=-1)
+    lowest = frequencies[..., :8, :8].reshape(*thumbnails.shape[:-2], 64)
+    bits = lowest > np.median(lowest, axis=-1, keepdims=True)
+    return np.packbits(bits, axis=-1).view(">u8")[..., 0].astype(np.uint64)
 
 
 def _find(entries: pa.Table, known: pa.Table | None) -> np.ndarray:
@@ -155,10 +174,10 @@ class _Examined:
         begun = said = saved = time.monotonic()
         done, waiting = 0, []
         with (
-            multiprocessing.pool.ThreadPool(os.cpu_count()) as pool,
+            concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
             tqdm(total=len(new), unit=" images", desc=self._source.name, disable=None) as bar,
         ):
-            for task, values in zip(tasks, pool.imap(self._examine, tasks), strict=True):
+            for task, values in zip(tasks, pool.map(self._examine, tasks), strict=True):
                 waiting.append((task, values))
                 done += len(task)
                 bar.update(len(task))
@@ -186,16 +205,22 @@ class _Examined:
         return columns.combine_chunks()
 
     def _examine(self, task: np.ndarray) -> pa.Table:
-        values = []
-        for row in task:
+        columns: dict[str, list] = {name: [None] * len(task) for name in EXAMINED.names}
+        thumbnails = np.zeros((len(task), THUMBNAIL, THUMBNAIL), np.uint8)
+        for at, row in enumerate(task):
             try:
-                data, label = self._source.read_labelled(int(row))
+                data, columns["label"][at] = self._source.read_labelled(int(row))
+                columns["sha256"][at] = hashlib.sha256(data).hexdigest()
+                seen = examine_image(data)
             except ValueError as error:
-                values.append((None, None, None, None, None, None, str(error)))
-            else:
-                values.append((label, *examine(data)))
-        columns = zip(*values, strict=True)
-        return pa.table([list(column) for column in columns], schema=EXAMINED)
+                columns["reason"][at] = str(error)
+                continue
+            columns["reason"][at] = ""
+            columns["height"][at], columns["width"][at] = seen.height, seen.width
+            columns["mode"][at], thumbnails[at] = seen.mode, seen.thumbnail
+        unreadable = np.array([mode is None for mode in columns["mode"]])
+        columns["phash"] = pa.array(perceptual_hash(thumbnails), mask=unreadable)
+        return pa.table(columns, schema=EXAMINED)
 
     def _add(self, waiting: list[tuple[np.ndarray, pa.Table]]) -> None:
         at = len(self._known)

@@ -9,10 +9,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kt_jax.data.sources.archives import Tar, Zip
+from kt_jax.data.sources.array_record import ArrayRecord, holds_records
 from kt_jax.data.sources.base import ENTRIES, EXTENSIONS, Excluded, Source, existing
 from kt_jax.data.sources.folder import Folder
-from kt_jax.data.sources.listing import Listing, read_scanned
+from kt_jax.data.sources.huggingface import HuggingFace
+from kt_jax.data.sources.huggingface_files import is_huggingface
+from kt_jax.data.sources.listing import Listing, read_note, read_scanned
 from kt_jax.data.sources.tfds import Tfds
+from kt_jax.data.sources.voc import Voc, find_years
 
 SOURCES: dict[str, type[Source]] = {
     "folder": Folder,
@@ -20,6 +24,9 @@ SOURCES: dict[str, type[Source]] = {
     "tar": Tar,
     "manifest": Listing,
     "tfds": Tfds,
+    "array_record": ArrayRecord,
+    "huggingface": HuggingFace,
+    "voc": Voc,
 }
 
 __all__ = ["SOURCES", "Excluded", "Source", "check_options", "detect", "make_source"]
@@ -43,15 +50,20 @@ def make_source(source: str, **options: Any) -> Source:
         known = [*SOURCES, "photographs", "auto"]
         raise ValueError(f"unknown source {source!r}{_nearest(source, known)}")
     check_options(source, SOURCES[source], options, also=("subset", "holdout"))
-    scanned = read_scanned(options["path"]) if source == "manifest" else None
-    if scanned is not None:
-        source, options, table = scanned
-        # A folder is not listed again: a scan was made so that it need not be.
-        listed = {"entries": table.select(ENTRIES.names)} if source == "folder" else {}
-        opened = SOURCES[source](**options, **listed)
-        opened.manifest = table
-    else:
+    scanned = read_note(options["path"]) if source == "manifest" else None
+    if scanned is None:
         opened = SOURCES[source](**options)
+    else:
+        table, refused = read_scanned(options["path"])
+        source, options = scanned
+        if source == "folder":
+            # It is not listed again: a scan was made so that it need not be.
+            names = [name for name in (*ENTRIES.names, "subset") if name in table.column_names]
+            opened = Folder(**options, entries=table.select(names))
+            opened.refused = refused
+        else:
+            opened = SOURCES[source](**options)
+        opened.manifest = table
     if not len(opened.entries):
         refused = "; ".join(f"{each.key}: {each.reason}" for each in opened.refused[:3])
         raise ValueError(
@@ -81,18 +93,22 @@ def check_options(
             raise ValueError(f"source {source!r} needs the option {name!r}, which was not given")
 
 
-def detect(path: str | os.PathLike) -> str:
+def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
     """Returns the name of the source that a path is.
 
     Raises:
       FileNotFoundError: it does not exist.
       ValueError: a file of no known kind.
     """
+    if holds_records(path):
+        return "array_record"
     if not isinstance(path, str | os.PathLike) or "*" in str(path):
         return "folder"
     path = existing(path)
+    if is_huggingface(path):
+        return "huggingface"
     if path.is_dir():
-        return "folder"
+        return "voc" if find_years(path) else "folder"
     suffix = path.suffix.lower()
     if suffix in (".csv", ".parquet"):
         return "manifest"
@@ -101,8 +117,8 @@ def detect(path: str | os.PathLike) -> str:
     if zipfile.is_zipfile(path):
         return "zip"
     raise ValueError(
-        f"{path} is no source of images that is known here: give a folder, a .zip, a .tar, or a "
-        ".csv or .parquet that lists paths"
+        f"{path} is no source of images that is known here: give a folder, a .zip, a .tar, an "
+        ".array_record, or a .csv or .parquet that lists paths"
     )
 
 

@@ -9,13 +9,16 @@ import zlib
 
 import numpy as np
 
+from kt_jax.data.decode import why_too_large
 from kt_jax.data.sources.base import (
     Excluded,
     Source,
     existing,
     is_image,
     is_safe,
+    is_utf8,
     make_entries,
+    readable,
     why_not,
 )
 
@@ -37,25 +40,36 @@ class Zip(Source):
             )
         self.identity, self.name = f"zip:{self.path}", self.path.name
         self._handles = threading.local()
-        members: dict[str, zipfile.ZipInfo] = {}
+        places: dict[str, int] = {}
         self.refused = []
-        for member in self._open().infolist():
-            if member.is_dir():
+        try:
+            listed = self._open().infolist()
+        except Exception as error:
+            # zipfile raises what it meets in a broken table: NotImplementedError, UnicodeError ...
+            raise ValueError(
+                f"the table of contents of {self.path} cannot be read: {type(error).__name__}: "
+                f"{error}; unpack it and use source='folder'"
+            ) from error
+        for place, member in enumerate(listed):
+            name = member.filename
+            if name.endswith("/"):
                 continue
-            reason = _why_refused(member.filename, member.filename in members)
-            if is_image(member.filename) and reason is None and member.flag_bits & 1:
-                reason = "encrypted"
+            reason = _why_refused(name, name in places, member.file_size)
+            if is_image(name) and reason is None:
+                reason = _why_unreadable(member)
             if reason:
-                self.refused.append(Excluded(member.filename, reason))
-            elif is_image(member.filename):
-                members[member.filename] = member
-        names = sorted(members)
-        self._prefix = _common_folder(names)
-        self.refused = _below(self._prefix, self.refused)
+                self.refused.append(Excluded(name, reason))
+            elif is_image(name):
+                places[name] = place
+        names = sorted(places)
+        prefix = _common_folder(names)
+        self.refused = _below(prefix, self.refused)
+        # Not by name, which a second entry may have too.
+        self._places = np.array([places[name] for name in names], np.int64)
         self.entries = make_entries(
-            [name.removeprefix(self._prefix) for name in names],
-            [members[name].file_size for name in names],
-            [members[name].CRC for name in names],
+            [name.removeprefix(prefix) for name in names],
+            [listed[place].file_size for place in self._places],
+            [listed[place].CRC for place in self._places],
         )
 
     def __getstate__(self) -> dict:
@@ -66,14 +80,20 @@ class Zip(Source):
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
-        name = self._prefix + self.entries["key"][row].as_py()
+        size = self.entries["bytes"][row].as_py()
         try:
-            return self._open().read(name)
+            archive = self._open()
+            with archive.open(archive.infolist()[self._places[row]]) as file:
+                # With the size, no more is decompressed than the entry declares.
+                data = file.read(size)
         except (
             OSError, RuntimeError, EOFError, KeyError, NotImplementedError,
             zipfile.BadZipFile, zlib.error,
         ) as error:  # fmt: skip
             raise ValueError(f"{type(error).__name__}: {error}") from error
+        if len(data) < size:
+            raise ValueError(f"the entry declares {size} bytes, but holds {len(data)}")
+        return data
 
     def _open(self) -> zipfile.ZipFile:
         # A fork inherits the handle together with its position in the file, hence the process id.
@@ -94,9 +114,18 @@ class Tar(Source):
         try:
             with tarfile.open(self.path, "r:") as archive:
                 for member in archive:
+                    if archive.offset <= member.offset:
+                        at = f"{member.offset:,}"
+                        raise ValueError(f"the entry at byte {at} is of a negative size")
                     if not member.isdir():
                         self._take(member, members)
-        except tarfile.ReadError as error:
+                with self.path.open("rb") as file:
+                    file.seek(archive.offset)
+                    # tarfile ends without a word where it finds no header.
+                    if any(file.read(tarfile.BLOCKSIZE)):
+                        raise ValueError(f"no header at byte {archive.offset:,}")
+        except Exception as error:
+            # tarfile raises what it meets in a broken header: RecursionError, MemoryError ...
             raise ValueError(
                 f"{self.path} cannot be read in place: {error}. If it is compressed, decompress it "
                 "once (gunzip, unxz, zstd -d): a compressed tar has no random access"
@@ -108,16 +137,17 @@ class Tar(Source):
         self.entries = make_entries(
             [name.removeprefix(prefix) for name in names],
             [members[name].size for name in names],
-            [int(members[name].mtime) for name in names],
+            # A header can hold any number, and what is none.
+            [int(min(max(0, members[name].mtime), 2**62)) for name in names],
         )
 
     def _take(self, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> None:
         name = member.name.removeprefix("./")
-        reason = _why_refused(name, name in members)
+        reason = _why_refused(name, name in members, member.size)
         if is_image(name) and reason is None and (not member.isreg() or member.issparse()):
             reason = "a link or another entry that holds no file of its own"
         if reason:
-            self.refused.append(Excluded(name, reason))
+            self.refused.append(Excluded(readable(name), reason))
         elif is_image(name):
             members[name] = member
 
@@ -141,12 +171,23 @@ def _archive(path: str | os.PathLike, kind: str) -> pathlib.Path:
     return path
 
 
-def _why_refused(name: str, known: bool) -> str | None:
+def _why_refused(name: str, known: bool, size: int) -> str | None:
     if not is_image(name):
         return why_not(name)
     if not is_safe(name):
         return "an unsafe name: absolute, or with '..' in it"
-    return "a second entry of the same name" if known else None
+    if not is_utf8(name):
+        return "the name is not UTF-8"
+    return "a second entry of the same name" if known else why_too_large(size)
+
+
+def _why_unreadable(member: zipfile.ZipInfo) -> str | None:
+    if member.flag_bits & 1:
+        return "encrypted"
+    # Of other methods, zipfile decompresses more than is asked for, to any size.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"compressed by method {member.compress_type}, not deflated: zip it again"
+    return None
 
 
 def _common_folder(names: list[str]) -> str:

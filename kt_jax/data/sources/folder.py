@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
+from kt_jax.data.decode import why_too_large
 from kt_jax.data.sources.base import (
     Excluded,
     Source,
@@ -69,9 +70,14 @@ class Folder(Source):
                     self._refuse(path, "the name is not UTF-8")
                 else:
                     try:
-                        found[key] = stat_file(path)
+                        size, stamp = stat_file(path)
                     except ValueError as error:
                         self._refuse(path, str(error))
+                    else:
+                        if reason := why_too_large(size):
+                            self._refuse(path, reason)
+                        else:
+                            found[key] = size, stamp
         self.refused.sort(key=lambda excluded: excluded.key)
         keys = sorted(found)
         return make_entries(keys, [found[k][0] for k in keys], [found[k][1] for k in keys])

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from kt_jax.data.layout import TEST_FOLDERS
 from kt_jax.data.sources.base import (
+    SUBSET,
     Excluded,
     Source,
     existing,
@@ -85,20 +86,59 @@ class Listing(Source):
         return read_file(os.path.join(self.root, self.entries["key"][row].as_py()))
 
 
-def mark_scanned(table: pa.Table, source: str, options: dict[str, Any]) -> pa.Table:
-    """Returns a manifest with a note of what was scanned."""
+def make_scanned(
+    scanned: pa.Table, opened: Source, source: str, options: dict[str, Any]
+) -> pa.Table:
+    """Returns the manifest to keep of a scan, so that `read_scanned` needs no other listing.
+
+    Args:
+      scanned: a row an entry, as `scan` returns it.
+      opened: the source that was scanned; what it refused gets rows of its own, at the end.
+      source: the name of the source that opens the same entries again.
+      options: what it is opened with; those of a "folder" are its root alone.
+    """
+    table = scanned
+    if "subset" in opened.entries.column_names:
+        table = table.append_column(SUBSET, opened.entries["subset"])
+    refused = [
+        {"key": each.key, "bytes": 0, "stamp": 0, "reason": each.reason} for each in opened.refused
+    ]
+    paths = pa.nulls(len(table), pa.string())
+    if source == "folder":
+        keys = table["key"]
+        below = pc.binary_join_element_wise(options["path"].rstrip("/"), keys, "/")
+        paths = pc.if_else(pc.starts_with(keys, "/"), keys, below)
+    table = table.add_column(1, "path", paths)
+    table = pa.concat_tables([table, pa.Table.from_pylist(refused, schema=table.schema)])
     note = json.dumps({"source": source, "options": options})
     return table.replace_schema_metadata({_SCANNED: note})
 
 
-def read_scanned(path: str | os.PathLike) -> tuple[str, dict[str, Any], pa.Table] | None:
-    """Returns source, options and manifest that a scan wrote, None if it is another table."""
+def read_note(path: str | os.PathLike) -> tuple[str, dict[str, Any]] | None:
+    """Returns source and options of a manifest that a scan wrote, None if it is another table."""
     path = existing(path)
     if path.suffix.lower() != ".parquet":
         return None
-    table = _read(path)
-    note = (table.schema.metadata or {}).get(_SCANNED)
-    return None if note is None else (*json.loads(note).values(), table)
+    try:
+        note = (pq.read_schema(path).metadata or {}).get(_SCANNED)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    return None if note is None else tuple(json.loads(note).values())
+
+
+def read_scanned(path: str | os.PathLike) -> tuple[pa.Table, list[Excluded]]:
+    """Returns the rows of the entries in a manifest that a scan wrote, and what was refused."""
+    names = [name for name in pq.read_schema(path).names if name != "path"]
+    # In one piece: the chunks that were read share buffers, and each would be pickled whole.
+    table = pq.read_table(path, columns=names).combine_chunks()
+    refused = pc.and_(
+        pc.is_null(table["sha256"]),
+        pc.and_(pc.equal(table["bytes"], 0), pc.equal(table["stamp"], 0)),
+    )
+    if not pc.any(refused).as_py():
+        return table, []
+    rows = table.select(["key", "reason"]).filter(refused).to_pylist()
+    return table.filter(pc.invert(refused)), [Excluded(**row) for row in rows]
 
 
 def _read(path: pathlib.Path) -> pa.Table:

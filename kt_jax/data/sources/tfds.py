@@ -1,12 +1,21 @@
 """A TensorFlow data set, read without TensorFlow."""
 
+import json
+import os
+import pathlib
+import shlex
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from kt_jax.data.sources.base import Source, make_entries
 
 
 class Tfds(Source):
-    """One split of a data set that was prepared as ArrayRecord; keys are name/split/number."""
+    """One split of a data set that was prepared as ArrayRecord; keys are name/split/number.
+
+    A label that is no ClassLabel is left out.
+    """
 
     def __init__(self, name: str, split: str, data_dir: str = "") -> None:
         import tensorflow_datasets as tfds
@@ -16,13 +25,8 @@ class Tfds(Source):
             records: Any = tfds.data_source(
                 name, split=split, data_dir=data_dir or None, download=False, decoders=skip
             )
-        except (AssertionError, NotImplementedError, ValueError) as error:
-            where = f" --data_dir={data_dir}" if data_dir else ""
-            raise ValueError(
-                f"TFDS data set {name!r}, split {split!r}, is not prepared as ArrayRecord in "
-                f"{data_dir or 'the default data_dir'}: {error}. Prepare it once with: "
-                f"tfds build {name} --file_format=array_record{where}"
-            ) from error
+        except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
+            raise ValueError(_why_not_opened(name, split, data_dir, error)) from error
         self._records: Any = records
         info = records.dataset_info
         if "image" not in info.features:
@@ -33,16 +37,74 @@ class Tfds(Source):
         self.identity = f"tfds:{info.full_name}:{split}:{count}:{data_dir}"
         self.name, self.refused = f"TFDS {info.full_name}, {split}", []
         keys = [f"{name}/{split}/{row:07d}" for row in range(count)]
-        self.entries = make_entries(keys, [0] * count, [0] * count)
-        if "label" in info.features:
+        written = _root(data_dir) / info.full_name / "dataset_info.json"
+        stamp = written.stat().st_mtime_ns if written.exists() else 0
+        self.entries = make_entries(keys, [0] * count, [stamp] * count)
+        if "label" in info.features and hasattr(info.features["label"], "names"):
             self.class_names = tuple(info.features["label"].names)
 
     def read(self, row: int) -> bytes:
-        """Returns the bytes of an image file."""
-        return bytes(self._records[row]["image"])
+        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        return bytes(self._record(row)["image"])
 
     def read_labelled(self, row: int) -> tuple[bytes, str | None]:
         """Returns the bytes and the class: a record is read whole to learn it."""
-        record = self._records[row]
-        label = self.class_names[int(record["label"])] if self.class_names else None
-        return bytes(record["image"]), label
+        record = self._record(row)
+        # -1, as in test splits whose labels are secret, is no class.
+        known = self.class_names and record["label"] >= 0
+        return bytes(record["image"]), self.class_names[record["label"]] if known else None
+
+    def _record(self, row: int) -> dict[str, Any]:
+        try:
+            record = self._records[row]
+        except (RuntimeError, ValueError, DecodeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if record["image"] is None:
+            raise ValueError("the record holds no image")
+        return record
+
+
+def _root(data_dir: str) -> pathlib.Path:
+    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    return pathlib.Path(data_dir or default).expanduser()
+
+
+def _why_not_opened(name: str, split: str, data_dir: str, error: Exception) -> str:
+    """What is wrong and what to do, from what is on the disk."""
+    root = _root(data_dir)
+    formats = {}
+    for path in sorted(root.glob(f"{name.split(':')[0]}/**/dataset_info.json")):
+        info = json.loads(path.read_text("utf-8"))
+        formats[path.parent] = [info.get("fileFormat"), *info.get("alternativeFileFormats", [])]
+    held = ", ".join(
+        f"{folder.relative_to(root)} ({' and '.join(map(str, each))})"
+        for folder, each in formats.items()
+    )
+    # The rest lists all data sets there are.
+    reason = str(error.args[0]).splitlines()[0] if error.args else type(error).__name__
+    if any("array_record" in each for each in formats.values()):
+        return (
+            f"TFDS data set {name!r}, split {split!r}, cannot be opened: {reason} There is {held} "
+            f"in {root}; another version than the newest is named as NAME:VERSION"
+        )
+    where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
+    build = f"tfds build {name} --file_format=array_record{where}"
+    needs = (
+        "(on any machine; tfds itself needs: pip install tensorflow apache-beam mlcroissant "
+        "importlib_resources)"
+    )
+    if not formats:
+        return (
+            f"TFDS data set {name!r} is not prepared as ArrayRecord in {root}: there is none of "
+            f"that name. Prepare it once with: {build} {needs}"
+        )
+    folder = next(reversed(formats))
+    convert = (
+        f"tfds convert_format --dataset_version_dir={shlex.quote(str(folder))} "
+        "--out_file_format=array_record"
+    )
+    return (
+        f"TFDS data set {name!r} is not prepared as ArrayRecord in {root}, only as {held}, which "
+        f"has no random access. Convert it once with: {convert} {needs}; or delete {folder} and "
+        f"prepare it again with: {build}"
+    )

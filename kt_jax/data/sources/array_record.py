@@ -1,0 +1,172 @@
+"""ArrayRecord files of image files, as `python -m kt_jax.data prepare` writes them."""
+
+import glob
+import json
+import logging
+import os
+import pathlib
+import re
+import shlex
+from typing import Any
+
+import pyarrow.parquet as pq
+from array_record.python import array_record_module
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from kt_jax.data.sources.base import ENTRIES, Source, existing, make_entries
+
+_log = logging.getLogger(__name__)
+
+# Of a directory that was prepared: its table, the key of that table's metadata that says from what
+# it was made, and the folder that is there until it is whole.
+MANIFEST_NAME = "manifest.parquet"
+PREPARED = b"kt_jax.prepared"
+UNFINISHED = ".unfinished"
+REQUEST_NAME = "request.json"
+
+_SUFFIX = re.compile(r"\.array_record(-\d+-of-\d+)?$")
+
+
+class ArrayRecord(Source):
+    """The records of a file, of the files in a directory, or of those that a glob finds.
+
+    Keys are the file's path below the folder that holds all files, and the record in it. There are
+    no labels, except in a directory that was prepared: that opens as what it was made from.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        path = pathlib.Path(path).expanduser().absolute()
+        prepared = read_prepared(path) if path.is_dir() else None
+        files = _find_files(path)
+        root = pathlib.Path(os.path.commonpath([file.parent for file in files]))
+        self.identity = "array_record:" + ":".join(map(str, files))
+        self.name = files[0].name if len(files) == 1 else root.name
+        self.refused = []
+        counts = [_count_records(file) for file in files]
+        # With its range, no file is opened to count them again.
+        self._paths = [
+            f"{file}[0:{count}]" for file, count in zip(files, counts, strict=True) if count
+        ]
+        self._records: Any = None
+        self._process = 0
+        if prepared is not None:
+            self._open_prepared(path, sum(counts), prepared)
+        else:
+            keys, stamps = [], []
+            for file, count in zip(files, counts, strict=True):
+                name = file.relative_to(root).as_posix()
+                keys += [f"{name}/{record:08d}" for record in range(count)]
+                stamps += [file.stat().st_mtime_ns] * count
+            # A column of labels, empty: files are no classes.
+            self.entries = make_entries(keys, [0] * len(keys), stamps, label=[None] * len(keys))
+
+    def _open_prepared(self, path: pathlib.Path, records: int, prepared: dict[str, Any]) -> None:
+        table = pq.read_table(path / MANIFEST_NAME)
+        if len(table) != records:
+            raise ValueError(
+                f"{path} holds {records} records, but its {MANIFEST_NAME} lists {len(table)}: a "
+                "shard is missing or another one; copy the directory again, or prepare it again"
+            )
+        names = [name for name in (*ENTRIES.names, "label", "subset") if name in table.column_names]
+        self.entries, self.manifest = table.select(names), table
+        self.class_names = tuple(prepared["class_names"])
+        if "presence" in table.column_names:
+            present = table["presence"].combine_chunks().flatten().to_numpy()
+            self.presence = present.reshape(len(table), len(self.class_names))
+
+    def __getstate__(self) -> dict:
+        # Without the manifest: what reads records in another process has no use for it.
+        left = ("_records", "_process", "manifest")
+        return {name: value for name, value in vars(self).items() if name not in left}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state, _records=None, _process=0)
+
+    def read(self, row: int) -> bytes:
+        """Returns a record; ValueError with the reason if it is unreadable."""
+        # A fork inherits open readers, but not the threads that they may have started.
+        if self._process != os.getpid():
+            self._records = ArrayRecordDataSource(self._paths)
+            self._process = os.getpid()
+        try:
+            return self._records[row]
+        except RuntimeError as error:
+            raise ValueError(f"RuntimeError: {error}") from error
+
+
+def holds_records(path: Any) -> bool:
+    """Whether a path is that of an ArrayRecord file, a glob of them, or a directory of them."""
+    if not isinstance(path, str | os.PathLike):
+        return False
+    path = pathlib.Path(path).expanduser()
+    if not path.is_dir():
+        is_glob = glob.has_magic(path.name) and ".array_record" in path.name
+        return is_glob or _is_record_file(path.name)
+    with os.scandir(path) as entries:
+        return (path / UNFINISHED).exists() or any(_is_record_file(e.name) for e in entries)
+
+
+def read_prepared(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what a directory was prepared from, None if it was not.
+
+    Raises:
+      ValueError: it was begun, and is not finished.
+    """
+    manifest = directory / MANIFEST_NAME
+    if manifest.exists():
+        note = (pq.read_schema(manifest).metadata or {}).get(PREPARED)
+        return None if note is None else json.loads(note)
+    begun = directory / UNFINISHED / REQUEST_NAME
+    if not begun.exists():
+        return None
+    request = json.loads(begun.read_text())
+    paths = request["path"] if isinstance(request["path"], list) else [request["path"]]
+    options = [f"--{name}={request[name]}" for name in ("source", "size", "quality", "shards")]
+    command = ["python", "-m", "kt_jax.data", "prepare", *paths, f"--out={directory}", *options]
+    raise ValueError(f"{directory} is not finished: finish it with\n  {shlex.join(command)}")
+
+
+def _is_record_file(name: str) -> bool:
+    return not name.startswith(".") and _SUFFIX.search(name) is not None
+
+
+def _find_files(path: pathlib.Path) -> list[pathlib.Path]:
+    if glob.has_magic(str(path)) and not path.exists():
+        found = [pathlib.Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        if not found:
+            raise FileNotFoundError(
+                f"the glob {path} finds nothing (looked from {pathlib.Path.cwd()})"
+            )
+        return found
+    if not existing(path).is_dir():
+        return [path]
+    if (path / "features.json").exists():
+        raise ValueError(
+            f"{path} was prepared by TFDS, whose records are no image files: use source='tfds' "
+            "with the options name, split and data_dir"
+        )
+    found = sorted(file for file in path.iterdir() if _is_record_file(file.name))
+    if not found:
+        raise ValueError(f"{path} holds no *.array_record file: name the folder that does")
+    return found
+
+
+def _count_records(path: pathlib.Path) -> int:
+    """How many records a file holds; warns of one that is slow to read."""
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
+        count, group = reader.num_records(), reader.writer_options_string() if reader.ok() else None
+        reader.close()  # says why if it is not
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} is no ArrayRecord file, or was not copied to its end: {error}"
+        ) from error
+    match = re.search(r"group_size:(\d+)", group or "")
+    if match is not None and match[1] != "1":
+        _log.warning(
+            "%s was written with group_size:%s: to read one record, as many are decompressed. "
+            "Write it with ArrayRecordWriter(path, 'group_size:1'), or let `python -m "
+            "kt_jax.data prepare` do so",
+            *(path, match[1]),
+        )
+    return count

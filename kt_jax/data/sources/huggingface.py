@@ -1,0 +1,245 @@
+"""Image data sets of Hugging Face on the local disk, read without its library."""
+
+import hashlib
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from kt_jax.data.layout import TEST_FOLDERS
+from kt_jax.data.sources.base import (
+    Excluded,
+    Source,
+    existing,
+    make_entries,
+    read_file,
+    stat_file,
+)
+from kt_jax.data.sources.huggingface_files import (
+    COPY,
+    check_image_column,
+    class_names,
+    describe,
+    find_files,
+    read_schema,
+)
+
+# Its functions are made at run time, where no type checker sees them.
+pc: Any = pyarrow.compute
+
+_log = logging.getLogger(__name__)
+
+# How a stream of Arrow ends: one that was cut between two batches lacks it.
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+_ROWS_PER_BATCH = 64
+
+
+class HuggingFace(Source):
+    """The images of a directory that `save_to_disk` wrote, or of Parquet files as on the Hub.
+
+    Arrow is read in place. Rows of Parquet cannot be read alone, so the images are copied to a
+    temporary directory, which other processes share and the one that made it removes.
+
+    Keys are the paths that the set gives its images, if every image of a split has one of its own,
+    else their numbers. The splits "train" and "test" (or "validation") are the subsets where both
+    exist.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        image_column: str = "image",
+        label_column: str = "label",
+    ) -> None:
+        path = existing(path).absolute()
+        splits = find_files(path)
+        schemas = {file: read_schema(file) for files in splits.values() for file in files}
+        for file, schema in schemas.items():
+            check_image_column(file, schema, image_column)
+        if label_column != "label" and not any(
+            _is_labelled(schema, label_column) for schema in schemas.values()
+        ):
+            held = "; ".join(sorted(set(map(describe, schemas.values()))))
+            raise ValueError(
+                f"{path} has no column {label_column!r} of classes, integers or strings, only "
+                f"{held}: name the column of the labels with the option label_column"
+            )
+        stats = {file: stat_file(file) for file in schemas}
+        known = str([(str(file), *stats[file]) for file in schemas])
+        digest = hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        self.identity = f"huggingface:{path}:{image_column}:{digest}"
+        self.name = path.name
+        names = {file: class_names(schemas[file], file, label_column) for file in schemas}
+        self.class_names = next(filter(None, names.values()), ())
+        copies = self._copy_parquet(schemas, [image_column, label_column])
+        self._streams = [copies.get(file, file) for file in schemas]
+        self._image_column = image_column
+        self._batches: list[tuple[pa.Array, pa.Array]] | None = []
+        self.refused = []
+        # A row of the files each, with None for what is refused.
+        entries: list[tuple | None] = []
+        for split, files in splits.items():
+            found = []
+            for file in files:
+                stream = copies.get(file, file)
+                for batch in _read_batches(stream, image_column, label_column):
+                    data, paths = _fields(batch[image_column])
+                    self._batches.append((data, paths))
+                    labels = _labels(batch, label_column, names[file])
+                    sizes = pc.binary_length(data).to_pylist()
+                    stamps = [stats[file][1]] * len(batch)
+                    found += zip(sizes, stamps, paths.to_pylist(), labels, strict=True)
+            entries += self._take(found, split, f"{split}/" if len(splits) > 1 else "")
+        if not entries:
+            raise ValueError(f"{path} is a data set without any row")
+        self._starts = np.cumsum([0, *(len(data) for data, _ in self._batches)])[:-1]
+        self._rows = np.array([at for at, entry in enumerate(entries) if entry], np.int64)
+        columns = list(zip(*filter(None, entries), strict=True)) or [()] * 5
+        keys, sizes, stamps, labels, of_split = map(list, columns)
+        subsets = {}
+        test = next((name for name in TEST_FOLDERS if name in splits), None)
+        if "train" in splits and test:
+            where = {"train": "train", test: "test"}
+            subsets["subset"] = [where.get(split) for split in of_split]
+        self.entries = make_entries(keys, sizes, stamps, label=labels, **subsets)
+
+    def read(self, row: int) -> bytes:
+        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        if self._batches is None:
+            # Threads that come here together do the same.
+            self._batches = [
+                _fields(batch[self._image_column])
+                for stream in self._streams
+                for batch in _read_batches(stream, self._image_column)
+            ]
+        number = int(np.searchsorted(self._starts, self._rows[row], "right")) - 1
+        data, paths = self._batches[number]
+        at = int(self._rows[row] - self._starts[number])
+        image = data[at].as_py()
+        return read_file(paths[at].as_py()) if image is None else image
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_batches"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state, _batches=None)
+
+    def _take(self, found: list[tuple], split: str, prefix: str) -> Iterator[tuple | None]:
+        """The key, size, stamp, label and split of each row of a split; None if it is refused."""
+        paths = [path for size, _, path, _ in found if size is not None or path]
+        named = all(paths) and len(set(paths)) == len(paths)
+        for number, (size, stamp, path, label) in enumerate(found):
+            key = prefix + path if named and path else f"{split}/{number:08d}"
+            try:
+                if size is None and not path:
+                    raise ValueError("the image is null")
+                if size is None:
+                    size, stamp = stat_file(path)
+            except ValueError as error:
+                self.refused.append(Excluded(key, str(error)))
+                yield None
+            else:
+                yield key, size, stamp, label, split
+
+    def _copy_parquet(
+        self, schemas: dict[pathlib.Path, pa.Schema], columns: list[str]
+    ) -> dict[pathlib.Path, pathlib.Path]:
+        """Copies columns of the Parquet files to streams of Arrow, and says where these are."""
+        files = [file for file in schemas if file.suffix == ".parquet"]
+        if not files:
+            return {}
+        needed = sum(_size_in_memory(pq.read_metadata(file), columns[0]) for file in files)
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if needed > free:
+            raise ValueError(
+                f"{self.name}: rows of Parquet cannot be read alone, and a copy as Arrow needs "
+                f"{needed / 1e9:.2f} GB in {tempfile.gettempdir()}, where {free / 1e9:.2f} GB are "
+                "free: set the environment variable TMPDIR to a directory with more"
+            )
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="kt_jax-"))
+        weakref.finalize(self, _remove, folder, os.getpid())
+        _log.info(
+            "%s: rows of Parquet cannot be read alone: copying the images to %s (%.2f GB) until "
+            "this process ends; `python -m kt_jax.data prepare` does it once for all",
+            *(self.name, folder, needed / 1e9),
+        )
+        streams = {file: folder / f"{number:05d}.arrow" for number, file in enumerate(files)}
+        for file, stream in streams.items():
+            wanted = [field for field in schemas[file] if field.name in columns]
+            names = [field.name for field in wanted]
+            try:
+                with (
+                    pq.ParquetFile(file, memory_map=True) as table,
+                    pa.ipc.new_stream(str(stream), pa.schema(wanted)) as writer,
+                ):
+                    for batch in table.iter_batches(_ROWS_PER_BATCH, columns=names):
+                        writer.write_batch(batch)
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{file} cannot be copied to {folder}: {error}") from error
+        return streams
+
+
+def _read_batches(stream: pathlib.Path, *columns: str) -> list[pa.RecordBatch]:
+    """The columns that are there of all batches, which stay on the disk, mapped to memory."""
+    try:
+        with pa.memory_map(str(stream)) as source:
+            reader = pa.ipc.open_stream(source)
+            there = [name for name in columns if name in reader.schema.names]
+            batches = [batch.select(there) for batch in reader]
+            source.seek(source.size() - len(_END_OF_STREAM))
+            if source.read() != _END_OF_STREAM:
+                raise pa.ArrowInvalid("its end is missing")
+        for batch in batches:
+            # Offsets that lead out of a damaged file would end this process.
+            batch.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{stream} cannot be read ({error}): {COPY}") from error
+    return batches
+
+
+def _fields(images: pa.StructArray) -> tuple[pa.Array, pa.Array]:
+    """The bytes and the paths, null where the whole image is."""
+    fields = dict(zip((field.name for field in images.type), images.flatten(), strict=True))
+    return fields["bytes"], pc.cast(fields.get("path", pa.nulls(len(images))), pa.string())
+
+
+def _is_labelled(schema: pa.Schema, column: str) -> bool:
+    if column not in schema.names:
+        return False
+    type = schema.field(column).type
+    return pa.types.is_integer(type) or pa.types.is_string(type) or pa.types.is_large_string(type)
+
+
+def _labels(batch: pa.RecordBatch, column: str, names: tuple[str, ...]) -> list[str | None]:
+    if not _is_labelled(batch.schema, column):
+        return [None] * len(batch)
+    if not names:
+        return pc.cast(batch[column], pa.string()).to_pylist()
+    # -1, as in test splits whose labels are secret, is no class.
+    numbers = pc.fill_null(batch[column], -1).to_pylist()
+    return [names[number] if 0 <= number < len(names) else None for number in numbers]
+
+
+def _size_in_memory(metadata: pq.FileMetaData, column: str) -> int:
+    """The bytes of a column and of those nested in it when they are not compressed."""
+    return sum(
+        chunk.total_uncompressed_size
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+        for chunk in map(group.column, range(group.num_columns))
+        if chunk.path_in_schema.split(".")[0] == column
+    )
+
+
+def _remove(folder: pathlib.Path, process: int) -> None:
+    # A fork inherits what is to be done when the object dies.
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)

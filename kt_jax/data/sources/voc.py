@@ -1,0 +1,245 @@
+"""PASCAL VOC devkits: images that show objects of several classes, with boxes."""
+
+import math
+import os
+import pathlib
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from kt_jax.data.decode import why_too_large
+from kt_jax.data.sources.base import (
+    Excluded,
+    Source,
+    existing,
+    is_image,
+    is_safe,
+    is_utf8,
+    make_entries,
+    read_file,
+    readable,
+    stat_file,
+    why_not,
+)
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+# For training, for testing: the first two lists of which both are there say the subsets.
+_SUBSETS = (("trainval", "test"), ("train", "val"))
+_LISTS = ("trainval", "train", "val", "test")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# Those of VOC are of a few thousand bytes.
+_MAX_ANNOTATION_BYTES = 10_000_000
+
+_BOXES = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("class", pa.int32()),
+        *((corner, pa.float64()) for corner in _CORNERS),
+        ("difficult", pa.bool_()),
+        ("truncated", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class _Object:
+    """One object of an annotation; the box is (xmin, ymin, xmax, ymax) as the file has it."""
+
+    name: str
+    box: tuple[float, ...] | None
+    difficult: bool
+    truncated: bool
+
+
+class Voc(Source):
+    """One year of a devkit: the folders JPEGImages, Annotations and ImageSets/Main.
+
+    The entries are the images that trainval.txt, train.txt, val.txt and test.txt in ImageSets/Main
+    name; without these lists, all files of JPEGImages. For training are trainval, and test for
+    testing, or train and val if these are the lists that are there; else a hash says.
+
+    `presence` is as VOC's own lists of a class: 1, 0 (only objects marked as difficult), -1. In
+    `boxes`, `class` counts in `class_names`: VOC's 20, then others, sorted. A set without any
+    annotation has no labels; if there are some, images without one are refused.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.root = _the_year(existing(path).absolute())
+        self.identity, self.name = f"voc:{self.root}", self.root.name
+        lists = _read_lists(self.root)
+        self.refused = []
+        sizes: dict[str, tuple[int, int]] = {}
+        for key in self._keys(lists):
+            try:
+                sizes[key] = _stat_image(self.root, key)
+            except ValueError as error:
+                self.refused.append(Excluded(key, str(error)))
+        objects = self._read_annotations(list(sizes))
+        keys = list(sizes if objects is None else objects)
+        subsets = _subsets_of(lists)
+        columns = {} if subsets is None else {"subset": [subsets.get(key) for key in keys]}
+        self.entries = make_entries(
+            keys, [sizes[key][0] for key in keys], [sizes[key][1] for key in keys], **columns
+        )
+        if objects is not None:
+            self.class_names, self.presence, self.boxes = _tabulate(list(objects.values()))
+        self.refused.sort(key=lambda excluded: excluded.key)
+
+    def read(self, row: int) -> bytes:
+        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        return read_file(os.path.join(self.root, self.entries["key"][row].as_py()))
+
+    def _keys(self, lists: dict[str, list[str]]) -> list[str]:
+        if lists:
+            return sorted({key for keys in lists.values() for key in keys})
+        keys = []
+        for name in os.listdir(self.root / "JPEGImages"):
+            if not is_image(name):
+                reason = why_not(name)
+            else:
+                reason = None if is_utf8(name) else "the name is not UTF-8"
+            if reason:
+                self.refused.append(Excluded(f"JPEGImages/{readable(name)}", reason))
+            elif is_image(name):
+                keys.append(f"JPEGImages/{name}")
+        return sorted(keys)
+
+    def _read_annotations(self, keys: list[str]) -> dict[str, list[_Object]] | None:
+        """The objects of every image whose annotation is sound; None if there are none at all."""
+        names = {key: os.path.splitext(key.removeprefix("JPEGImages/"))[0] + ".xml" for key in keys}
+        folder = self.root / "Annotations"
+        present = set(os.listdir(folder)) if folder.is_dir() else set()
+        if present.isdisjoint(names.values()):
+            return None
+        objects = {}
+        for key, name in names.items():
+            try:
+                objects[key] = _read_annotation(folder / name)
+            except ValueError as error:
+                self.refused.append(Excluded(key, f"Annotations/{name}: {error}"))
+        return objects
+
+
+def find_years(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folder itself if it is one year of a devkit, else the years that lie in it."""
+    if _is_year(path):
+        return [path]
+    return sorted(each.parent for each in path.glob("*/JPEGImages") if _is_year(each.parent))
+
+
+def _is_year(path: pathlib.Path) -> bool:
+    beside = (path / "Annotations").is_dir() or (path / "ImageSets").is_dir()
+    return beside and (path / "JPEGImages").is_dir()
+
+
+def _the_year(path: pathlib.Path) -> pathlib.Path:
+    years = find_years(path)
+    if len(years) > 1:
+        raise ValueError(
+            f"{path} holds {', '.join(year.name for year in years)}: give the path of one of them"
+        )
+    if not years:
+        raise ValueError(
+            f"{path} is no VOC devkit: neither it nor a folder in it holds JPEGImages beside "
+            "Annotations or ImageSets; for plain folders of images use source='folder'"
+        )
+    return years[0]
+
+
+def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
+    """The keys of the images that each list names."""
+    lists = {}
+    for name in _LISTS:
+        path = root / "ImageSets" / "Main" / f"{name}.txt"
+        if not path.exists():
+            continue
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as a list of images: {error}") from error
+        lists[name] = [f"JPEGImages/{line.strip()}.jpg" for line in lines if line.strip()]
+    return lists
+
+
+def _subsets_of(lists: dict[str, list[str]]) -> dict[str, str] | None:
+    """Which subset the lists put a key in; None where no two of them divide the images."""
+    for train, test in _SUBSETS:
+        if train in lists and test in lists:
+            # What both name is for testing.
+            return dict.fromkeys(lists[train], "train") | dict.fromkeys(lists[test], "test")
+    return None
+
+
+def _stat_image(root: pathlib.Path, key: str) -> tuple[int, int]:
+    if not is_safe(key):
+        raise ValueError("an unsafe name: with '..' in it")
+    size, stamp = stat_file(root / key)
+    if reason := why_too_large(size):
+        raise ValueError(reason)
+    return size, stamp
+
+
+def _read_annotation(path: pathlib.Path) -> list[_Object]:
+    """The objects of an annotation, an XML file; ValueError with the reason if it is not sound."""
+    size, _ = stat_file(path)
+    if size > _MAX_ANNOTATION_BYTES:
+        raise ValueError(f"{size:,} bytes are more than {_MAX_ANNOTATION_BYTES:,}")
+    data = read_file(path)
+    # It would declare entities, which may refer to one another to any size. UTF-16 has zeros.
+    if b"<!DOCTYPE" in data.replace(b"\0", b""):
+        raise ValueError("it declares a document type (<!DOCTYPE>), which is not read: delete that")
+    try:
+        root = ElementTree.fromstring(data)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        raise ValueError(f"broken XML: {error}") from error
+    if root.tag != "annotation":
+        raise ValueError(f"no annotation: its root is <{root.tag}>")
+    # Of the root alone: what lies in an object as <part> is no object.
+    return [_parse_object(element) for element in root.findall("object")]
+
+
+def _parse_object(element: ElementTree.Element) -> _Object:
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("an object has no <name>")
+    box = element.find("bndbox")
+    return _Object(
+        name,
+        None if box is None else tuple(_number(box, corner) for corner in _CORNERS),
+        _number(element, "difficult", missing="0") != 0,
+        _number(element, "truncated", missing="0") != 0,
+    )
+
+
+def _number(parent: ElementTree.Element, tag: str, missing: str = "") -> float:
+    text = (parent.findtext(tag) or "").strip() or missing
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"<{tag}> of an object is {text!r}, but must be a number")
+    return value
+
+
+def _tabulate(objects: list[list[_Object]]) -> tuple[tuple[str, ...], np.ndarray, pa.Table]:
+    """Class names, presence and boxes of the objects of every row."""
+    named = {each.name for found in objects for each in found}
+    class_names = (*CLASSES, *sorted(named.difference(CLASSES)))
+    ids = {name: number for number, name in enumerate(class_names)}
+    presence = np.full((len(objects), len(class_names)), -1, np.int8)
+    boxes = []
+    for row, found in enumerate(objects):
+        for each in found:
+            number = ids[each.name]
+            presence[row, number] = max(presence[row, number], 0 if each.difficult else 1)
+            if each.box is not None:
+                boxes.append((row, number, *each.box, each.difficult, each.truncated))
+    columns = zip(*boxes, strict=True) if boxes else [()] * len(_BOXES)
+    return class_names, presence, pa.table([list(column) for column in columns], schema=_BOXES)
