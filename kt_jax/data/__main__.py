@@ -1,0 +1,245 @@
+"""Examines sets of images before they are learned from, and re-encodes them to be read faster.
+
+    python -m kt_jax.data scan photos
+    python -m kt_jax.data scan photos/train --against photos/test
+    python -m kt_jax.data prepare photos --out=photos-256 --size=256 --quality=90
+
+A PATH is a folder, a zip, a tar, a table of paths, ArrayRecord files, or a glob; several are one
+set, as if the folder that holds them all held nothing else.
+"""
+
+import argparse
+import glob
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from kt_jax.data.duplicates import find_duplicates, find_leaks
+from kt_jax.data.images import Hashes
+from kt_jax.data.prepare import prepare
+from kt_jax.data.scan import MANIFEST, labels_of, scan, write_manifest
+from kt_jax.data.sources import Source, detect, make_source
+from kt_jax.data.sources.folder import Folder
+from kt_jax.data.sources.listing import Listing, make_scanned, read_note, read_scanned
+
+# Its functions are made at run time, where no type checker sees them.
+pc: Any = pyarrow.compute
+
+_SUFFIX = ".manifest.parquet"
+_SHOWN = 10  # of files, classes and groups of duplicates
+_SHOWN_OF_GROUP = 4
+_SCAN = """Reads every image once, and writes what it is into a manifest: one row for each, with its
+size, mode, hashes and class, or the reason why it is left out. source="manifest" with its path
+opens the set without listing or reading anything. The same command run again reads what is new or
+has changed. Prints what is in the set, and its duplicates."""
+_PREPARE = """Re-encodes every image as a JPEG of a smaller size into DIR, which
+source="array_record" opens with the same keys, classes and subsets. Images that cannot be read are
+left out, and listed in excluded.parquet. The same command run again goes on after a kill."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status; a user's error is one message and status 2."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    own, runner_options = given, []
+    if "--" in given:
+        own, runner_options = given[: given.index("--")], given[given.index("--") + 1 :]
+    arguments = _make_parser().parse_args(own)
+    try:
+        if arguments.command == "scan":
+            if runner_options:
+                raise ValueError(f"-- {' '.join(runner_options)}: a scan takes no such options")
+            _scan(arguments)
+        else:
+            _prepare(arguments, runner_options)
+    except KeyboardInterrupt:
+        print("kt_jax.data: interrupted; run the same command again", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"kt_jax.data: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    shape: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(prog="python -m kt_jax.data", description=__doc__, **shape)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="scan | prepare")
+    both = argparse.ArgumentParser(add_help=False)
+    both.add_argument("paths", nargs="+", metavar="PATH", help="where the images are")
+    both.add_argument("--source", default="auto", help="what PATH is, if it does not tell (auto)")
+    add = commands.add_parser("scan", parents=[both], description=_SCAN, **shape).add_argument
+    add("--out", metavar="FILE.parquet", help="the manifest (./<name of PATH>.manifest.parquet)")
+    add("--against", nargs="+", action="extend", default=[], metavar="PATH",
+        help="more sets, or their manifests: to find images that are in both")  # fmt: skip
+    add = commands.add_parser("prepare", parents=[both], description=_PREPARE, **shape).add_argument
+    add("--out", required=True, metavar="DIR", help="where the files go")
+    add("--size", type=int, default=256, help="short side in pixels; none is enlarged (256)")
+    add("--quality", type=int, default=90, help="of the JPEGs, 1 to 100 (90)")
+    add("--shards", type=int, help="number of files (64, or fewer for few images)")
+    add("--runner", help="of Apache Beam, whose workers see PATH and DIR; its options follow --")
+    return parser
+
+
+def _scan(arguments: argparse.Namespace) -> None:
+    path = _absolute(arguments.paths, arguments.source)
+    opened = make_source(arguments.source, path=path)
+    source, options = _reopening(arguments.source, path, opened)
+    out = pathlib.Path(arguments.out or _default_out(path, opened)).expanduser().absolute()
+    if out.suffix != ".parquet":
+        raise ValueError(f"--out={arguments.out}: the name of a manifest ends in .parquet")
+    known = _read_known(out, source, options)
+    if known is not None and type(opened).read_labelled is Source.read_labelled:
+        # Classes are not learned by reading: those of now count.
+        nulls = pa.nulls(len(known), pa.string())
+        known = known.set_column(known.schema.get_field_index("label"), "label", nulls)
+    # Beside it, so that what an interrupted scan has read is not read again.
+    partial = out.with_name(f".{out.name}.partial.parquet")
+    table = scan(opened, partial, known)
+    at = table.schema.get_field_index("label")
+    table = table.set_column(at, MANIFEST.field("label"), labels_of(opened, table))
+    write_manifest(make_scanned(table, opened, source, options), out)
+    partial.unlink(missing_ok=True)
+    _describe(opened, table)
+    print(f"manifest    {out}")
+    keys, hashes = _readable(table)
+    found = find_duplicates(hashes)
+    for kind, sign, groups in (("equal", "=", found.exact), ("near", "~", found.near)):
+        print(f"{kind:12}{len(groups):,} groups of {kind} images")
+        _show([f" {sign} ".join(_some([keys[row] for row in group])) for group in groups])
+    for other in arguments.against:
+        _compare(opened.name, keys, hashes, other)
+
+
+def _prepare(arguments: argparse.Namespace, runner_options: Sequence[str]) -> None:
+    if runner_options and arguments.runner is None:
+        raise ValueError(f"-- {' '.join(runner_options)}: these are options of a --runner")
+    prepare(
+        arguments.source,
+        _absolute(arguments.paths, arguments.source),
+        arguments.out,
+        size=arguments.size,
+        quality=arguments.quality,
+        shards=arguments.shards,
+        runner=arguments.runner,
+        runner_options=runner_options,
+    )
+
+
+def _absolute(paths: Sequence[str], source: str) -> str | list[str]:
+    """The option `path` of the source."""
+    absolute = [os.path.abspath(os.path.expanduser(path)) for path in paths]
+    if len(absolute) == 1:
+        return absolute[0]
+    if source not in ("auto", "folder"):
+        raise ValueError(f"--source={source} takes one PATH, not {len(paths)}")
+    return absolute
+
+
+def _reopening(source: str, path: str | list[str], opened: Source) -> tuple[str, dict[str, Any]]:
+    """Name and options of the source to be noted in the manifest."""
+    if isinstance(opened, Folder | Listing):
+        return "folder", {"path": str(opened.root)}
+    assert isinstance(path, str)  # a list is a folder
+    source = detect(path) if source == "auto" else source
+    note = read_note(path) if source == "manifest" else None
+    return note or (source, {"path": path})
+
+
+def _default_out(path: str | list[str], opened: Source) -> str:
+    if isinstance(path, str) and not (glob.has_magic(path) and not os.path.exists(path)):
+        name = os.path.basename(path)
+    else:
+        name = opened.root.name if isinstance(opened, Folder) else opened.name
+    return f"{name.removesuffix(_SUFFIX) or 'images'}{_SUFFIX}"
+
+
+def _read_known(out: pathlib.Path, source: str, options: dict[str, Any]) -> pa.Table | None:
+    """The entries of an earlier scan of the same place; refuses what must not be overwritten."""
+    if not out.exists():
+        return None
+    try:
+        note = read_note(out)
+    except ValueError:
+        note = None
+    if note is None:
+        raise ValueError(f"--out: {out} exists and is no manifest of a scan: choose another --out")
+    if note != (source, options):
+        raise ValueError(
+            f"--out: {out} is the manifest of {note[1]['path']} (source {note[0]!r}), not of "
+            f"{options['path']} ({source!r}): choose another --out, or delete it"
+        )
+    return read_scanned(out)[0]
+
+
+def _readable(table: pa.Table) -> tuple[list[str], Hashes]:
+    kept = table.filter(pc.equal(table["reason"], ""))
+    return kept["key"].to_pylist(), Hashes(
+        tuple(kept["sha256"].to_pylist()), kept["phash"].to_numpy()
+    )
+
+
+def _describe(opened: Source, table: pa.Table) -> None:
+    kept = table.filter(pc.equal(table["reason"], ""))
+    bad = table.filter(pc.not_equal(table["reason"], "")).select(["key", "reason"]).to_pylist()
+    excluded = [(each.key, each.reason) for each in opened.refused]
+    excluded = sorted([*excluded, *((row["key"], row["reason"]) for row in bad)])
+    print(f"images      {len(table):,}, {pc.sum(table['bytes']).as_py():,} bytes: {opened.name}")
+    print(f"readable    {len(kept):,}")
+    print(f"excluded    {len(excluded):,}")
+    _show([f"{key}: {reason}" for key, reason in excluded])
+    if len(kept):
+        sides = {name: pc.min_max(kept[name]).as_py() for name in ("width", "height")}
+        ranges = [f"{name} {side['min']:,} to {side['max']:,}" for name, side in sides.items()]
+        print(f"sizes       {', '.join(ranges)} pixels")
+        print(f"modes       {', '.join(f'{n:,} {mode}' for mode, n in _count(kept['mode']))}")
+    classes = _count(kept["label"].drop_null())
+    if opened.presence is not None:
+        print(f"classes     {len(opened.class_names)}, several may be in an image")
+    elif classes:
+        some = _some([f"{name} ({n:,})" for name, n in classes])
+        print(f"classes     {len(classes):,}: {', '.join(some)}")
+    else:
+        print("classes     none")
+
+
+def _compare(name: str, keys: list[str], hashes: Hashes, other: str) -> None:
+    """Prints which images a further set shares with the one that was scanned."""
+    opened = make_source("auto", path=_absolute([other], "auto"))
+    other_keys, other_hashes = _readable(scan(opened))
+    found = find_leaks(hashes, other_hashes)
+    print(
+        f"against     {opened.name}: {len(found.exact):,} images of {name} have an equal there, "
+        f"{len(found.near):,} a near one (leakage: if one is for training and the other for "
+        "evaluation)"
+    )
+    for sign, pairs in (("=", found.exact), ("~", found.near)):
+        _show([f"{keys[row]} {sign} {other_keys[other_row]}" for row, other_row in pairs])
+
+
+def _count(values: pa.ChunkedArray) -> list[tuple[str, int]]:
+    counts = [tuple(each.values()) for each in pc.value_counts(values).to_pylist()]
+    return sorted(counts, key=lambda each: (-each[1], each[0]))
+
+
+def _some(texts: list[str]) -> list[str]:
+    more = len(texts) - _SHOWN_OF_GROUP
+    return texts if more < 2 else [*texts[:_SHOWN_OF_GROUP], f"and {more:,} more"]
+
+
+def _show(lines: list[str]) -> None:
+    for line in lines[:_SHOWN]:
+        print(f"  {line}")
+    if len(lines) > _SHOWN:
+        print(f"  and {len(lines) - _SHOWN:,} more")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("kt_jax").setLevel(logging.INFO)
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Re-encodes a set of images once, as small JPEGs in a few files that are fast to read.
+
+While it is being written, a directory has a folder `.unfinished`: what was asked for, and the
+tables of the complete shards. manifest.parquet is written last: its presence is the finished mark.
+"""
+
+import functools
+import json
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from kt_jax import artifacts
+from kt_jax.data.decode import MIN_SIDE
+from kt_jax.data.layout import sorted_names
+from kt_jax.data.scan import MANIFEST, labels_of
+from kt_jax.data.shards import Job, digest_source, place, write_here, write_on_beam
+from kt_jax.data.sources import make_source
+from kt_jax.data.sources.array_record import MANIFEST_NAME, PREPARED, REQUEST_NAME, UNFINISHED
+from kt_jax.data.sources.base import SUBSET
+
+# Its functions are made at run time, where no type checker sees them.
+pc: Any = pyarrow.compute
+
+_log = logging.getLogger(__name__)
+
+EXCLUDED_NAME = "excluded.parquet"
+_SHARDS = 64
+_MAX_SHARDS = 99_999  # five digits, so that names sort as numbers do
+
+
+def prepare(
+    source: str,
+    path: str | list[str],
+    out: str | os.PathLike,
+    *,
+    size: int = 256,
+    quality: int = 90,
+    shards: int | None = None,
+    runner: str | None = None,
+    runner_options: Sequence[str] = (),
+) -> None:
+    """Re-encodes a source into a directory that `source="array_record"` opens.
+
+    Killed and called again, it keeps the shards that are complete; a finished directory is left
+    as it is. The files are the same whoever writes them.
+
+    Args:
+      source: the source's name, as of `open_images`.
+      path: where it is: absolute.
+      out: the directory.
+      size: the short side of the results in pixels; smaller images keep theirs.
+      quality: of the JPEGs, 1 to 100.
+      shards: how many files; None: 64, or fewer where these would hold fewer than 64 images.
+      runner: of Apache Beam; None: all cores of this machine.
+      runner_options: more options of the Beam pipeline, as on a command line.
+
+    Raises:
+      ValueError: numbers out of range; `out` was made with other arguments or from files that have
+        changed since, or holds something else; no image can be read; Beam is not installed.
+      FileNotFoundError: `path` does not exist, or files of a finished `out` have gone.
+      OSError: a file cannot be written, as on a full disk.
+    """
+    opened = make_source(source, path=path)
+    shards = _check(len(opened.entries), size, quality, shards)
+    job = Job(opened, pathlib.Path(out).expanduser().absolute(), size, quality, shards)
+    request = {
+        "source": source,
+        "path": path,
+        "size": size,
+        "quality": quality,
+        "shards": shards,
+        "files": digest_source(opened),
+    }
+    if not _begin(job, request):
+        _log.info("%s: finished, nothing to do", job.out)
+        return
+    missing = [shard for shard in range(shards) if not job.is_complete(shard)]
+    if len(missing) < shards:
+        _log.info("%s: %d of %d shards are complete", job.out, shards - len(missing), shards)
+    if runner is None:
+        write_here(job, missing)
+    elif missing:
+        write_on_beam(job, missing, runner, runner_options)
+    _finish(job, request)
+
+
+def _check(count: int, size: int, quality: int, shards: int | None) -> int:
+    """The number of shards."""
+    if size < MIN_SIDE:
+        raise ValueError(f"--size={size}: the short side must have {MIN_SIDE} pixels or more")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"--quality={quality}: choose 1 to 100")
+    sensible = min(_SHARDS, max(count // 64, 1))
+    if shards is None:
+        return sensible
+    if not 1 <= shards <= min(count, _MAX_SHARDS):
+        raise ValueError(
+            f"--shards={shards} for {count} images: choose 1 to {min(count, _MAX_SHARDS)}, such "
+            f"as {sensible}"
+        )
+    return shards
+
+
+def _begin(job: Job, request: dict[str, Any]) -> bool:
+    """Marks the directory as begun; returns whether there is anything to do."""
+    manifest, begun = job.out / MANIFEST_NAME, job.out / UNFINISHED / REQUEST_NAME
+    found = None
+    if manifest.exists():
+        note = (pq.read_schema(manifest).metadata or {}).get(PREPARED)
+        found = None if note is None else json.loads(note)["request"]
+    elif begun.exists():
+        found = artifacts.read_json(begun)
+    if found is None:
+        names = [path.name for path in job.out.iterdir()] if job.out.exists() else []
+        names = sorted(name for name in names if name != UNFINISHED)
+        if names:
+            raise ValueError(
+                f"--out: {job.out} holds other files, such as {names[0]}: choose another"
+            )
+        artifacts.write_json(begun, request)
+        return True
+    changes = "\n  ".join(artifacts.differences(found, request))
+    if changes:
+        raise ValueError(
+            f"{job.out} was made with other arguments, or from files that have changed since "
+            f"(then -> now):\n  {changes}\nNothing was changed. Choose another --out, or delete it."
+        )
+    if not manifest.exists():
+        return True
+    shutil.rmtree(job.out / UNFINISHED, ignore_errors=True)  # a kill after the manifest leaves it
+    gone = [path for path in map(job.records_path, range(job.shards)) if not path.exists()]
+    if gone:
+        raise FileNotFoundError(
+            f"{job.out} is finished, but {gone[0].name} has gone ({len(gone)} shards in all): "
+            "bring it back, or delete the directory and run the same command"
+        )
+    return False
+
+
+def _finish(job: Job, request: dict[str, Any]) -> None:
+    """Writes the tables of the whole, the manifest last."""
+    opened = job.opened
+    table = pa.concat_tables([pq.read_table(job.table_path(n)) for n in range(job.shards)])
+    label = table.schema.get_field_index("label")
+    known = opened.manifest
+    if known is not None and known["label"].null_count < len(known):
+        rows = pc.index_in(table["key"], known["key"].combine_chunks())
+        table = table.set_column(label, MANIFEST.field("label"), known["label"].take(rows))
+    labels = labels_of(opened, table)
+    table = table.set_column(label, MANIFEST.field("label"), labels)
+    class_names = opened.class_names
+    if labels.null_count < len(labels):
+        # Of all, as in the source: a class whose images are all unreadable keeps its number.
+        class_names = class_names or sorted_names(labels.to_pylist())
+    if "subset" in opened.entries.column_names:
+        table = table.append_column(SUBSET, opened.entries["subset"])
+    if opened.presence is not None:
+        flat = pa.array(opened.presence.ravel(), pa.int8())
+        presence = pa.FixedSizeListArray.from_arrays(flat, opened.presence.shape[1])
+        table = table.append_column("presence", presence)
+    if opened.boxes is not None:
+        _log.warning("%s: its boxes are in pixels of the originals: left out", opened.name)
+    readable = pc.equal(table["reason"], "")
+    left_out = table.filter(pc.invert(readable)).select(["key", "reason"])
+    refused = [{"key": each.key, "reason": each.reason} for each in opened.refused]
+    left_out = pa.concat_tables([left_out, pa.Table.from_pylist(refused, left_out.schema)])
+    table = table.filter(readable)
+    if not len(table):
+        first = left_out.slice(0, 1).to_pylist()[0]
+        raise ValueError(
+            f"none of the {len(readable)} images of {opened.name} can be read; the first: "
+            f"{first['key']}: {first['reason']}"
+        )
+    note = json.dumps({"request": request, "class_names": class_names}, sort_keys=True)
+    table = table.replace_schema_metadata({PREPARED: note})
+    place(job, job.out / EXCLUDED_NAME, functools.partial(pq.write_table, left_out))
+    place(job, job.out / MANIFEST_NAME, functools.partial(pq.write_table, table))
+    shutil.rmtree(job.out / UNFINISHED)
+    _log.info(
+        "%s: %s images in %d shards, %s left out: %s lists them",
+        *(job.out, f"{len(table):,}", job.shards, f"{len(left_out):,}", EXCLUDED_NAME),
+    )

@@ -1,0 +1,222 @@
+"""The shards of a set that is re-encoded: ArrayRecord files, and a table of each one's rows."""
+
+import collections
+import functools
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simplejpeg
+from array_record.python import array_record_module
+from tqdm import tqdm
+
+from kt_jax.data.decode import decode_upright, examine_image
+from kt_jax.data.scan import MANIFEST, perceptual_hash
+from kt_jax.data.sources import Source, make_source
+from kt_jax.data.sources.array_record import REQUEST_NAME, UNFINISHED
+
+_log = logging.getLogger(__name__)
+
+# A row of every original; those that are left out have a reason.
+_ROWS = pa.schema([*MANIFEST, ("source_sha256", pa.string())])
+_ROWS_PER_BATCH = 1024
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is re-encoded, to what, and into which files.
+
+    A shard is complete once its records and, after them, its table have their names.
+    """
+
+    opened: Source
+    out: pathlib.Path
+    size: int
+    quality: int
+    shards: int
+
+    def rows(self, shard: int) -> range:
+        """The rows of the source in a shard."""
+        count = len(self.opened.entries)
+        return range(shard * count // self.shards, (shard + 1) * count // self.shards)
+
+    def records_path(self, shard: int) -> pathlib.Path:
+        """Where the records of a shard go."""
+        return self.out / f"images-{shard:05d}-of-{self.shards:05d}.array_record"
+
+    def table_path(self, shard: int) -> pathlib.Path:
+        """Where the table of a shard's rows is until all are complete."""
+        return self.out / UNFINISHED / f"{shard:05d}.parquet"
+
+    def is_complete(self, shard: int) -> bool:
+        """Whether a shard need not be written again."""
+        return self.table_path(shard).exists() and self.records_path(shard).exists()
+
+    def encode(self, row: int) -> tuple[bytes | None, dict[str, Any]]:
+        """The JPEG of an image, None if it cannot be read, and its row of the table."""
+        said: dict[str, Any] = {"bytes": 0, "stamp": 0}
+        try:
+            data, said["label"] = self.opened.read_labelled(row)
+            said["source_sha256"] = hashlib.sha256(data).hexdigest()
+            pixels = decode_upright(data, self.size)
+            record = simplejpeg.encode_jpeg(pixels, self.quality, colorsubsampling="420")
+            seen = examine_image(record)
+        except ValueError as error:
+            return None, said | {"reason": str(error)}
+        return record, said | {
+            "bytes": len(record),
+            "sha256": hashlib.sha256(record).hexdigest(),
+            "height": seen.height,
+            "width": seen.width,
+            "mode": seen.mode,
+            "phash": int(perceptual_hash(seen.thumbnail)),
+            "reason": "",
+        }
+
+
+def digest_source(opened: Source) -> dict[str, Any]:
+    """Returns what tells a set of files from another: how many, and a digest of each column."""
+    columns = {name: opened.entries[name] for name in opened.entries.column_names}
+    if opened.manifest is not None:
+        columns["label in the manifest"] = opened.manifest["label"]
+    digests = {
+        name: hashlib.sha256("\n".join(map(str, column.to_pylist())).encode()).hexdigest()[:16]
+        for name, column in columns.items()
+    }
+    return {"count": len(opened.entries), **digests}
+
+
+def write_here(job: Job, missing: Sequence[int]) -> None:
+    """Writes shards one after another, the images of each by all cores.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    threads = os.cpu_count() or 1
+    done, total = 0, sum(len(job.rows(shard)) for shard in missing)
+    begun = said = time.monotonic()
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=total, unit=" images", desc=job.opened.name, disable=None) as bar,
+    ):
+
+        def parallel(encode: Callable, rows: Iterable[int]) -> Iterator:
+            # Few are under way at a time, so that memory does not depend on how many there are.
+            waiting = collections.deque()
+            for row in rows:
+                waiting.append(pool.submit(encode, row))
+                if len(waiting) > 4 * threads:
+                    yield next_of(waiting)
+            while waiting:
+                yield next_of(waiting)
+
+        def next_of(waiting: collections.deque) -> Any:
+            nonlocal done, said
+            result = waiting.popleft().result()
+            done += 1
+            bar.update()
+            now = time.monotonic()
+            if now - said > _SECONDS_BETWEEN_LINES:
+                said = now
+                left = (now - begun) / done * (total - done)
+                _log.info(
+                    "%s: %s of %s images re-encoded, %.0f s left",
+                    *(job.opened.name, f"{done:,}", f"{total:,}", left),
+                )
+            return result
+
+        for shard in missing:
+            _write_shard(job, shard, parallel)
+
+
+def write_on_beam(job: Job, missing: Sequence[int], runner: str, options: Sequence[str]) -> None:
+    """Writes shards by Apache Beam, a task each; its workers see the same disks.
+
+    Raises:
+      ValueError: Beam is not installed, or does not know the runner.
+      OSError: a file cannot be written.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ValueError(
+            f"--runner={runner} needs Apache Beam, which is not installed ({error}): "
+            "pip install 'kt_jax[beam]'"
+        ) from error
+    with beam.Pipeline(runner=runner, options=PipelineOptions(list(options))) as pipeline:
+        shards = pipeline | beam.Create(missing) | beam.Reshuffle()
+        _ = shards | beam.Map(write_shard_of, out=str(job.out))
+
+
+def write_shard_of(shard: int, out: str) -> None:
+    """Writes one shard of what was begun in `out`, maybe on another machine."""
+    request = (pathlib.Path(out) / UNFINISHED / REQUEST_NAME).read_text()
+    _write_shard(_open_job(out, request), shard)
+
+
+def place(job: Job, path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+    """Lets `write` write a file aside, then renames it to `path`.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk.
+    """
+    # A name of its own: of a Beam's workers, two may write the same shard.
+    partial = job.out / UNFINISHED / f"{path.name}.{uuid.uuid4().hex}"
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} could not be written: {error}. Complete shards are kept: mend this, and run "
+            "the same command again"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_shard(job: Job, shard: int, parallel: Callable = map) -> None:
+    """Writes the records, then the table; `parallel` is `map`, or does the same in threads."""
+    rows, said, batches = job.rows(shard), [], []
+
+    def write_records(partial: pathlib.Path) -> None:
+        try:
+            writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+            for record, row in parallel(job.encode, rows):
+                if record is not None:
+                    writer.write(record)
+                said.append(row)
+                if len(said) == _ROWS_PER_BATCH:
+                    batches.append(pa.RecordBatch.from_pylist(said, _ROWS))
+                    said.clear()
+            writer.close()
+        except RuntimeError as error:  # all that the writer raises, on a full disk too
+            raise OSError(str(error)) from error
+
+    place(job, job.records_path(shard), write_records)
+    batches.append(pa.RecordBatch.from_pylist(said, _ROWS))
+    keys = job.opened.entries["key"].slice(rows.start, len(rows))
+    table = pa.Table.from_batches(batches).set_column(0, _ROWS.field("key"), keys)
+    place(job, job.table_path(shard), functools.partial(pq.write_table, table))
+
+
+@functools.lru_cache(maxsize=1)
+def _open_job(out: str, text: str) -> Job:
+    request = json.loads(text)
+    opened = make_source(request["source"], path=request["path"])
+    if digest_source(opened) != request["files"]:
+        raise ValueError(
+            f"{opened.name} here is not what {out} was begun from: its files differ, or changed"
+        )
+    return Job(opened, pathlib.Path(out), request["size"], request["quality"], request["shards"])
