@@ -48,8 +48,10 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
 
 
 def index_columns(images: Any) -> dict[str, Any]:
-    """index, key and label (-1 where there is none) of every image."""
-    labels = np.full(len(images), -1, np.int32) if images.labels is None else images.labels
+    """index, key and label (-1 where there is none, or there may be several) of every image."""
+    labels = images.single_labels
+    if labels is None:
+        labels = np.full(len(images), -1, np.int32)
     return {
         "index": np.arange(len(images), dtype=np.int64),
         "key": list(images.keys),

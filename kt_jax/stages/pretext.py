@@ -14,6 +14,7 @@ from kt_jax import (
     backbones,
     checkpoints,
     data,
+    leakage,
     logs,
     models,
     partition,
@@ -27,7 +28,10 @@ READS = ()
 
 
 def run(stage: artifacts.Stage) -> dict[str, Any]:
-    """Writes permutations.npy, network.safetensors, backbone.json, results.json, checkpoints/."""
+    """Writes permutations.npy, network.safetensors, backbone.json, results.json, checkpoints/.
+
+    And images.parquet: which images were learned from.
+    """
     section = stage.section
     images = stage.images[section.images]
     held_out = stage.images[section.test_images]
@@ -46,15 +50,15 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     def make_batches(first_step: int) -> Iterator[train.Batch]:
         # Occluders come from the group: no image may stand in it twice.
         order = data.Shuffled(len(images), stage.seed, group=jigsaw.GROUP)
-        for batch in data.train_batches(
+        batches = data.train_batches(
             images,
             order,
             section.batch_size,
             first_step=first_step,
             last_step=section.steps,
             reading=stage.reading,
-        ):
-            yield partition.put_batch({"image": batch["image"]}, stage.mesh)
+        )
+        return partition.put_ahead(({"image": batch["image"]} for batch in batches), stage.mesh)
 
     store = checkpoints.Checkpoints(stage.directory / "checkpoints")
     log = logs.StageLog(
@@ -79,6 +83,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     artifacts.write_json(stage.directory / "results.json", results)
     options = artifacts.plain(section.backbone)
     backbones.save_network(stage.directory, options, state.params, state.batch_stats)
+    leakage.write_images(stage, images)
     return {
         "rows": len(images),
         "excluded": len(images.excluded),

@@ -19,7 +19,18 @@ import numpy as np
 import optax
 from flax import nnx
 
-from kt_jax import artifacts, backbones, checkpoints, data, logs, models, partition, train, views
+from kt_jax import (
+    artifacts,
+    backbones,
+    checkpoints,
+    data,
+    leakage,
+    logs,
+    models,
+    partition,
+    train,
+    views,
+)
 
 READS = ("pretext", "student")
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -36,9 +47,9 @@ class Subject:
 
 
 def run(stage: artifacts.Stage) -> dict[str, Any]:
-    """Writes results.json: protocol, split, selection, rows, teacher_rows.
+    """Writes results.json: protocol, split, selection, rows, teacher_rows, leakage.
 
-    Without labels there is nothing to probe: rows is empty and left_out says why.
+    Without a label for every image there is nothing to probe: rows is empty and left_out says why.
     """
     section = stage.section
     train_images = stage.images[section.train_images]
@@ -52,11 +63,11 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         "selection": "last step; no test image was used to choose anything",
         "rows": [],
         "teacher_rows": [],
+        "leakage": leakage.find_leakage(stage, READS, train_images, test_images),
     }
-    if train_images.labels is None or test_images.labels is None:
-        results["left_out"] = f"{train_images.origin} has no labels, so there is nothing to probe"
-        artifacts.write_json(stage.directory / "results.json", results)
-        return {"left_out": results["left_out"]}
+    if reason := _why_left_out(train_images, test_images):
+        artifacts.write_json(stage.directory / "results.json", {**results, "left_out": reason})
+        return {"left_out": reason}
 
     student = backbones.load_backbone(stage.open("student"))
     teacher = backbones.load_backbone(stage.open("pretext"))
@@ -248,6 +259,15 @@ def _test(
     return {name: count / len(labels) for name, count in right.items()}
 
 
+def _why_left_out(*sets: data.Images) -> str | None:
+    several = "is multi-label: probes of several classes an image are not measured here"
+    for images in sets:
+        if images.single_labels is None:
+            none = images.labels is None
+            return f"{images.origin} {'has no labels' if none else several}"
+    return None
+
+
 def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
     """What the stage would do.
 
@@ -258,8 +278,8 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
     section = config.probe
     partition.check_batch_size("config.probe.batch_size", section.batch_size)
     seen, held_out = images[section.train_images], images[section.test_images]
-    if seen.labels is None or held_out.labels is None:
-        return [f"left out: {seen.origin} has no labels"]
+    if reason := _why_left_out(seen, held_out):
+        return [f"left out: {reason}"]
     if seen.class_names != held_out.class_names:
         raise ValueError(
             f"config.probe.train_images ({seen.origin}) has the classes {seen.class_names[:5]}..., "

@@ -181,7 +181,8 @@ def _describe_labels(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> di
             f"to {named!r}, which config.pseudo_labels.images named."
         )
     index = np.array([place[key] for key in table["key"]])
-    labels = np.full(len(index), -1) if images.labels is None else images.labels[index]
+    labels = images.single_labels
+    labels = np.full(len(index), -1) if labels is None else labels[index]
     known = labels >= 0
     sizes = np.bincount(table["cluster"])
     shown = stage.section.images_per_cluster

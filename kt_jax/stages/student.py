@@ -7,13 +7,24 @@ import jax
 import numpy as np
 from flax import nnx
 
-from kt_jax import artifacts, backbones, checkpoints, data, logs, models, partition, train, views
+from kt_jax import (
+    artifacts,
+    backbones,
+    checkpoints,
+    data,
+    leakage,
+    logs,
+    models,
+    partition,
+    train,
+    views,
+)
 
 READS = ("pseudo_labels", "clusters")
 
 
 def run(stage: artifacts.Stage) -> dict[str, Any]:
-    """Writes network.safetensors, backbone.json and checkpoints/."""
+    """Writes network.safetensors, backbone.json, checkpoints/ and images.parquet."""
     section = stage.section
     labels = artifacts.read_table(stage.open("pseudo_labels") / "labels.parquet")
     classes = artifacts.read_json(stage.open("clusters") / "clusters.json")["k"]
@@ -36,7 +47,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         return crops, batch["label"]
 
     def make_batches(first_step: int) -> Iterator[train.Batch]:
-        for batch in data.train_batches(
+        batches = data.train_batches(
             images,
             order,
             section.batch_size,
@@ -44,10 +55,9 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
             last_step=section.steps,
             targets=targets,
             reading=stage.reading,
-        ):
-            yield partition.put_batch(
-                {"image": batch["image"], "label": batch["label"]}, stage.mesh
-            )
+        )
+        shown = ({"image": batch["image"], "label": batch["label"]} for batch in batches)
+        return partition.put_ahead(shown, stage.mesh)
 
     store = checkpoints.Checkpoints(stage.directory / "checkpoints")
     log = logs.StageLog(
@@ -70,6 +80,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     log.close()
     options = artifacts.plain(section.backbone)
     backbones.save_network(stage.directory, options, state.params, state.batch_stats)
+    leakage.write_images(stage, images)
     return {"rows": len(images), "classes": classes, "size": section.size}
 
 
