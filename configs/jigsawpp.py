@@ -1,6 +1,6 @@
 """The paper's experiment: VGG-16 learns Jigsaw++ on ImageNet, AlexNet learns its clusters.
 
-    tfds build imagenet2012 --file_format=array_record
+    tfds build imagenet2012 --file_format=array_record  # once, from image-net.org's two tars
     python -m kt_jax.main --config=configs/jigsawpp.py --workdir=runs/jigsawpp
     python -m kt_jax.main --config=configs/jigsawpp.py:tiny --workdir=runs/tiny
 

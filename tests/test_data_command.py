@@ -1,5 +1,6 @@
 """`python -m kt_jax.data`: what a scan prints and leaves, opening it again, and mistakes."""
 
+import io
 import logging
 import os
 import subprocess
@@ -357,6 +358,55 @@ def test_prepare_by_its_command(photos, tmp_path, monkeypatch, caplog):
     assert open_images("array_record", size=8, path="two").keys == tuple(
         make_source("array_record", path="out").entries["key"].to_pylist()
     )
+
+
+class Named(Source):
+    """Like a TFDS data set: named, at no path."""
+
+    def __init__(self, name: str, split: str) -> None:
+        self.identity, self.name, self.refused = f"named:{name}:{split}", f"{name}/{split}", []
+        self.entries = make_entries([f"{split}{i}" for i in range(3)], [9] * 3, [0] * 3)
+
+    def read(self, row):
+        buffer = io.BytesIO()
+        Image.new("RGB", (20, 20), (row, 0, 0)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def test_options_of_the_source(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.csv").write_text("file,kind\nphotos/cat/0.png,x\nphotos/dog/1.png,y\n")
+    columns = ["--option", "path_column=file", "--option=label_column=kind"]
+    assert run("list.csv", *columns) == 0
+    images = open_images("auto", size=8, path="list.csv.manifest.parquet")
+    assert (images.class_names, images.labels.tolist()) == (("x", "y"), [0, 1])
+    prepare = ["prepare", "list.csv", *columns, "--out=out", "--size=8", "--shards=1"]
+    assert command.main(prepare) == 0
+    assert open_images("auto", size=8, path="out").class_names == ("x", "y")
+    assert command.main(["prepare", "list.csv", columns[0], columns[1], "--out=out"]) == 2
+    assert 'options.label_column: "kind" -> null' in capsys.readouterr().err
+
+
+def test_a_source_without_a_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SOURCES, "named", Named)
+    monkeypatch.chdir(tmp_path)
+    named = ["--source=named", "--option=name=n", "--option=split=s"]
+    assert run(*named) == 0
+    assert len(open_images("auto", size=8, path="n-s.manifest.parquet")) == 3
+    other = [*named[:2], "--option=split=t", "--out=n-s.manifest.parquet"]
+    fails(capsys, "is the manifest of name=n, split=s (source 'named'), not of name=n", *other)
+    assert command.main(["prepare", *named, "--out=out", "--size=8"]) == 0
+    assert open_images("auto", size=8, path="out").keys == ("s0", "s1", "s2")
+    monkeypatch.setattr(Named, "read", lambda self, row: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command.main(["prepare", *named, "--out=begun", "--size=8"])
+    message = "prepare --out=.*/begun --source=named --size=8 .* --option=name=n --option=split=s"
+    with pytest.raises(ValueError, match=message):
+        make_source("auto", path="begun")
+    fails(capsys, "there is no PATH")
+    fails(capsys, "source 'named' needs the option 'split'", *named[:2])
+    with pytest.raises(SystemExit):
+        run(*named, "--option=nothing")
 
 
 def test_the_command_as_it_is_run(photos, tmp_path):

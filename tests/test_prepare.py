@@ -78,7 +78,7 @@ def close(a, b):
 @pytest.mark.parametrize("subset", ["all", "train", "test"])
 def test_it_opens_as_what_it_was_made_from(photos, tmp_path, subset, monkeypatch):
     out = tmp_path / "out"
-    prepare("folder", str(photos), out, size=64, shards=3)
+    prepare("folder", out, path=str(photos), size=64, shards=3)
     folder = open_images("folder", size=32, path=photos, subset=subset)
 
     def examine(data):
@@ -99,7 +99,7 @@ def test_it_opens_as_what_it_was_made_from(photos, tmp_path, subset, monkeypatch
 
 def test_what_it_leaves(photos, tmp_path):
     out = tmp_path / "out"
-    prepare("folder", str(photos), out, size=64, quality=80, shards=3)
+    prepare("folder", out, path=str(photos), size=64, quality=80, shards=3)
     names = [f"images-0000{i}-of-00003.array_record" for i in range(3)]
     assert sorted(tree(out)) == ["excluded.parquet", *names, "manifest.parquet"]
     rows = pq.read_table(out / "manifest.parquet")
@@ -134,7 +134,7 @@ def test_originals_come_out_upright_in_rgb_and_not_enlarged(tmp_path):
     save(root / "b.jpg", picture(2).convert("CMYK"), quality=95)
     save(root / "c.png", picture(3, 20, 30))
     save(root / "d.png", picture(4).convert("L"))
-    prepare("folder", str(root), out, size=40)
+    prepare("folder", out, path=str(root), size=40)
     rows = pq.read_table(out / "manifest.parquet").to_pylist()
     assert [(row["height"], row["width"], row["mode"]) for row in rows] == [
         (60, 40, "RGB"), (40, 50, "RGB"), (20, 30, "RGB"), (40, 50, "RGB"),
@@ -148,7 +148,7 @@ def test_originals_come_out_upright_in_rgb_and_not_enlarged(tmp_path):
 def test_classes_keep_their_numbers(photos, tmp_path):
     (photos / "train/bird").mkdir()
     (photos / "train/bird/broken.png").write_text("no")
-    prepare("folder", str(photos), tmp_path / "out", size=32)
+    prepare("folder", tmp_path / "out", path=str(photos), size=32)
     folder = open_images("folder", size=16, path=photos)
     images = open_images("array_record", size=16, path=tmp_path / "out")
     assert images.class_names == folder.class_names == ("bird", "cat", "dog")
@@ -158,7 +158,7 @@ def test_classes_keep_their_numbers(photos, tmp_path):
 def test_a_set_without_classes(tmp_path):
     for i in range(3):
         save(tmp_path / f"in/{i}.png", picture(i))
-    prepare("folder", str(tmp_path / "in"), tmp_path / "out", size=32)
+    prepare("folder", tmp_path / "out", path=str(tmp_path / "in"), size=32)
     images = open_images("array_record", size=16, path=tmp_path / "out")
     assert (images.keys, images.labels, images.class_names) == (
         ("0.png", "1.png", "2.png"), None, (),
@@ -171,7 +171,7 @@ def test_what_a_source_says_goes_along(tmp_path):
         save(tmp_path / f"{i}.png", picture(i))
         lines.append(f"{i}.png,{'xy'[i % 2]},{split}")
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    prepare("manifest", str(tmp_path / "list.csv"), tmp_path / "out", size=32)
+    prepare("manifest", tmp_path / "out", path=str(tmp_path / "list.csv"), size=32)
     for subset in ("train", "test", "all"):
         listed = open_images("manifest", size=16, path=tmp_path / "list.csv", subset=subset)
         images = open_images("array_record", size=16, path=tmp_path / "out", subset=subset)
@@ -198,11 +198,11 @@ class Several(Source):
 
 def test_classes_that_are_learned_by_reading(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(SOURCES, "several", Several)
-    prepare("several", "learned", tmp_path / "a", size=32)
+    prepare("several", tmp_path / "a", path="learned", size=32)
     images = open_images("array_record", size=16, path=tmp_path / "a")
     assert (images.class_names, images.labels.tolist()) == (("b", "a"), [1, 0])
     assert "boxes" not in caplog.text
-    prepare("several", "presence", tmp_path / "b", size=32)
+    prepare("several", tmp_path / "b", path="presence", size=32)
     images = open_images("array_record", size=16, path=tmp_path / "b")
     assert (images.class_names, images.labels.tolist()) == (("b", "a"), [[1, -1], [-1, -1]])
     assert images.labels.dtype == np.int8
@@ -210,7 +210,7 @@ def test_classes_that_are_learned_by_reading(tmp_path, monkeypatch, caplog):
 
 
 def test_a_killed_run_goes_on(photos, tmp_path, monkeypatch, caplog):
-    prepare("folder", str(photos), tmp_path / "whole", size=64, shards=4)
+    prepare("folder", tmp_path / "whole", path=str(photos), size=64, shards=4)
     out, encode, calls = tmp_path / "out", shards.Job.encode, []
 
     def interrupted(job, row):
@@ -222,7 +222,7 @@ def test_a_killed_run_goes_on(photos, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(shards.Job, "encode", interrupted)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
-        prepare("folder", str(photos), out, size=64, shards=4)
+        prepare("folder", out, path=str(photos), size=64, shards=4)
     monkeypatch.undo()
     present = set(tree(out))
     assert "images-00000-of-00004.array_record" in present
@@ -237,14 +237,14 @@ def test_a_killed_run_goes_on(photos, tmp_path, monkeypatch, caplog):
         assert f"python -m kt_jax.data prepare {photos} --out={out} " in str(error.value)
         assert "--source=folder --size=64 --quality=90 --shards=4" in str(error.value)
     with caplog.at_level(logging.INFO):
-        prepare("folder", str(photos), out, size=64, shards=4)
+        prepare("folder", out, path=str(photos), size=64, shards=4)
     assert "of 4 shards are complete" in caplog.text
     assert (out / "images-00000-of-00004.array_record").stat().st_mtime_ns == times
     assert tree(out) == tree(tmp_path / "whole")
     # As a kill leaves it that comes after the manifest.
     (out / ".unfinished").mkdir()
     (out / ".unfinished/00000.parquet").write_text("")
-    prepare("folder", str(photos), out, size=64, shards=4)
+    prepare("folder", out, path=str(photos), size=64, shards=4)
     assert tree(out) == tree(tmp_path / "whole")
 
 
@@ -268,7 +268,7 @@ def test_few_images_are_in_memory_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(shards.array_record_module, "ArrayRecordWriter", Slow)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.setattr(shards, "_ROWS_PER_BATCH", 7)
-    prepare("folder", str(tmp_path / "in"), tmp_path / "out", size=16)
+    prepare("folder", tmp_path / "out", path=str(tmp_path / "in"), size=16)
     assert len(most) == 40
     assert max(most) <= 5
     rows = pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()
@@ -300,7 +300,7 @@ def test_kill_9(tmp_path):
 
 
 def test_beam_writes_the_same(photos, tmp_path):
-    prepare("folder", str(photos), tmp_path / "plain", size=64, shards=3)
+    prepare("folder", tmp_path / "plain", path=str(photos), size=64, shards=3)
     command = [*COMMAND, str(photos), "--source=folder", "--size=64", "--shards=3"]
     out = f"--out={tmp_path / 'beam'}"
     options = ["--", "--direct_num_workers=1"]
@@ -322,14 +322,14 @@ def main_says(arguments, capsys=None):
 def test_without_beam(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ValueError, match=r"pip install 'kt_jax\[beam\]'"):
-        prepare("folder", str(photos), tmp_path / "out", size=64, runner="DirectRunner")
+        prepare("folder", tmp_path / "out", path=str(photos), size=64, runner="DirectRunner")
 
 
 def test_a_worker_refuses_other_files(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="Beam"):
-        prepare("folder", str(photos), out, size=64, shards=2, runner="DirectRunner")
+        prepare("folder", out, path=str(photos), size=64, shards=2, runner="DirectRunner")
     shards.write_shard_of(1, str(out))
     assert (out / "images-00001-of-00002.array_record").exists()
     shards._open_job.cache_clear()
@@ -342,26 +342,26 @@ def test_what_was_made_otherwise_is_refused(photos, tmp_path, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ValueError, match="Beam"):
-        prepare("folder", str(photos), out, size=64, shards=2, runner="DirectRunner")
+        prepare("folder", out, path=str(photos), size=64, shards=2, runner="DirectRunner")
     for _ in ("begun", "finished"):
         with pytest.raises(ValueError, match=r"(?s)shards: 2 -> 3.*size: 64 -> 65.*another --out"):
-            prepare("folder", str(photos), out, size=65, shards=3)
+            prepare("folder", out, path=str(photos), size=65, shards=3)
         with pytest.raises(ValueError, match="quality: 90 -> 91"):
-            prepare("folder", str(photos), out, size=64, shards=2, quality=91)
+            prepare("folder", out, path=str(photos), size=64, shards=2, quality=91)
         save(photos / "train/cat/more.png", picture(0))
         with pytest.raises(ValueError, match=r"(?s)changed since .*files.count: 13 -> 14"):
-            prepare("folder", str(photos), out, size=64, shards=2)
+            prepare("folder", out, path=str(photos), size=64, shards=2)
         (photos / "train/cat/more.png").unlink()
         first = photos / "test/cat/01.png"
         status = first.stat()
         os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
         with pytest.raises(ValueError, match=r"files.stamp: \"\w+\" -> \"\w+\"\nNothing"):
-            prepare("folder", str(photos), out, size=64, shards=2)
+            prepare("folder", out, path=str(photos), size=64, shards=2)
         os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
-        prepare("folder", str(photos), out, size=64, shards=2)
+        prepare("folder", out, path=str(photos), size=64, shards=2)
     (out / "images-00001-of-00002.array_record").unlink()
     with pytest.raises(FileNotFoundError, match=r"images-00001-of-00002.array_record has gone"):
-        prepare("folder", str(photos), out, size=64, shards=2)
+        prepare("folder", out, path=str(photos), size=64, shards=2)
     with pytest.raises(ValueError, match=r"holds 6 records, but its manifest.parquet lists 12"):
         make_source("array_record", path=out)
 
@@ -374,11 +374,11 @@ def test_labels_of_a_manifest_that_changed_are_refused(photos, tmp_path):
     table = pq.read_table(manifest)
     swapped = ["dog" if name == "cat" else "cat" for name in table["label"].to_pylist()]
     at = table.schema.get_field_index("label")
-    prepare("manifest", str(manifest), tmp_path / "out", size=32)
+    prepare("manifest", tmp_path / "out", path=str(manifest), size=32)
     pq.write_table(table.set_column(at, "label", pa.array(swapped)), manifest)
     with pytest.raises(ValueError, match=r"files.label in the manifest"):
-        prepare("manifest", str(manifest), tmp_path / "out", size=32)
-    prepare("manifest", str(manifest), tmp_path / "swapped", size=32)
+        prepare("manifest", tmp_path / "out", path=str(manifest), size=32)
+    prepare("manifest", tmp_path / "swapped", path=str(manifest), size=32)
     before, after = (
         open_images("array_record", size=16, path=tmp_path / name) for name in ("out", "swapped")
     )
@@ -394,7 +394,7 @@ def test_numbers_out_of_range(photos, tmp_path):
         ({"quality": 101}, "--quality=101: choose 1 to 100"),
     ]:
         with pytest.raises(ValueError, match=message):
-            prepare("folder", str(photos), tmp_path / "out", **options)
+            prepare("folder", tmp_path / "out", path=str(photos), **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -413,17 +413,17 @@ def test_directories_of_others_are_refused(photos, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"out holds other files, such as thesis.txt"):
-        prepare("folder", str(photos), tmp_path / "out")
+        prepare("folder", tmp_path / "out", path=str(photos))
     pq.write_table(pa.table({"a": [1]}), tmp_path / "out/manifest.parquet")
     with pytest.raises(ValueError, match=r"out holds other files, such as manifest.parquet"):
-        prepare("folder", str(photos), tmp_path / "out")
+        prepare("folder", tmp_path / "out", path=str(photos))
 
 
 def test_no_image_can_be_read(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_text("no")
     with pytest.raises(ValueError, match=r"none of the 1 images of in .* a.png: not an image"):
-        prepare("folder", str(tmp_path / "in"), tmp_path / "out")
+        prepare("folder", tmp_path / "out", path=str(tmp_path / "in"))
     assert not (tmp_path / "out/manifest.parquet").exists()
 
 
@@ -433,14 +433,14 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_half(photos, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
         with pytest.raises(OSError, match=r"images-00000-of-00002.array_record could not be wr"):
-            prepare("folder", str(photos), out, size=64, shards=2)
+            prepare("folder", out, path=str(photos), size=64, shards=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(tree(out)) == [".unfinished/request.json"]
     with pytest.raises(ValueError, match="out is not finished"):
         make_source("auto", path=out)
-    prepare("folder", str(photos), out, size=64, shards=2)
-    prepare("folder", str(photos), tmp_path / "whole", size=64, shards=2)
+    prepare("folder", out, path=str(photos), size=64, shards=2)
+    prepare("folder", tmp_path / "whole", path=str(photos), size=64, shards=2)
     assert tree(out) == tree(tmp_path / "whole")
 
 
@@ -502,16 +502,6 @@ def test_records_are_read_by_threads_and_other_processes(records):
     assert wrong == []
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(opened.read, range(5)) == data
-
-
-def test_a_fork_opens_the_files_for_itself(records, monkeypatch):
-    directory, data = records
-    opened = make_source("array_record", path=directory)
-    assert opened.read(0) == data[0]
-    before = opened._records
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    assert opened.read(4) == data[4]
-    assert opened._records is not before
 
 
 def test_records_that_are_no_images_are_excluded(tmp_path):

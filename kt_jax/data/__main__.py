@@ -4,8 +4,9 @@
     python -m kt_jax.data scan photos/train --against photos/test
     python -m kt_jax.data prepare photos --out=photos-256 --size=256 --quality=90
 
-A PATH is a folder, a zip, a tar, a table of paths, ArrayRecord files, or a glob; several are one
-set, as if the folder that holds them all held nothing else.
+A PATH is a folder, a zip, a tar, a table of paths, a VOC devkit's year, a Hugging Face data set,
+ArrayRecord files, or a glob; several are one set, as if the folder that holds them all held nothing
+else. A TFDS data set is named by --source=tfds --option name=NAME --option split=train.
 """
 
 import argparse
@@ -71,8 +72,10 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kt_jax.data", description=__doc__, **shape)
     commands = parser.add_subparsers(dest="command", required=True, metavar="scan | prepare")
     both = argparse.ArgumentParser(add_help=False)
-    both.add_argument("paths", nargs="+", metavar="PATH", help="where the images are")
+    both.add_argument("paths", nargs="*", metavar="PATH", help="where the images are")
     both.add_argument("--source", default="auto", help="what PATH is, if it does not tell (auto)")
+    both.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE",
+        help="of the source, such as label_column=class")  # fmt: skip
     add = commands.add_parser("scan", parents=[both], description=_SCAN, **shape).add_argument
     add("--out", metavar="FILE.parquet", help="the manifest (./<name of PATH>.manifest.parquet)")
     add("--against", nargs="+", action="extend", default=[], metavar="PATH",
@@ -87,10 +90,11 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _scan(arguments: argparse.Namespace) -> None:
-    path = _absolute(arguments.paths, arguments.source)
-    opened = make_source(arguments.source, path=path)
-    source, options = _reopening(arguments.source, path, opened)
-    out = pathlib.Path(arguments.out or _default_out(path, opened)).expanduser().absolute()
+    options = _options(arguments)
+    opened = make_source(arguments.source, **options)
+    out = arguments.out or _default_out(options.get("path", []), opened)
+    out = pathlib.Path(out).expanduser().absolute()
+    source, options = _reopening(arguments.source, options, opened)
     if out.suffix != ".parquet":
         raise ValueError(f"--out={arguments.out}: the name of a manifest ends in .parquet")
     known = _read_known(out, source, options)
@@ -121,41 +125,50 @@ def _prepare(arguments: argparse.Namespace, runner_options: Sequence[str]) -> No
         raise ValueError(f"-- {' '.join(runner_options)}: these are options of a --runner")
     prepare(
         arguments.source,
-        _absolute(arguments.paths, arguments.source),
         arguments.out,
         size=arguments.size,
         quality=arguments.quality,
         shards=arguments.shards,
         runner=arguments.runner,
         runner_options=runner_options,
+        **_options(arguments),
     )
 
 
-def _absolute(paths: Sequence[str], source: str) -> str | list[str]:
-    """The option `path` of the source."""
-    absolute = [os.path.abspath(os.path.expanduser(path)) for path in paths]
-    if len(absolute) == 1:
-        return absolute[0]
-    if source not in ("auto", "folder"):
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or name in ("path", "source"):
+        raise argparse.ArgumentTypeError(f"{text}: give NAME=VALUE of an option of the source")
+    return name, value
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the source."""
+    options, source = dict(arguments.option), arguments.source
+    if not arguments.paths:
+        if source == "auto":
+            raise ValueError("there is no PATH: say where the images are")
+        return options
+    paths = [os.path.abspath(os.path.expanduser(path)) for path in arguments.paths]
+    if len(paths) > 1 and source not in ("auto", "folder"):
         raise ValueError(f"--source={source} takes one PATH, not {len(paths)}")
-    return absolute
+    return {"path": paths[0] if len(paths) == 1 else paths, **options}
 
 
-def _reopening(source: str, path: str | list[str], opened: Source) -> tuple[str, dict[str, Any]]:
+def _reopening(source: str, options: dict[str, Any], opened: Source) -> tuple[str, dict[str, Any]]:
     """Name and options of the source to be noted in the manifest."""
     if isinstance(opened, Folder | Listing):
         return "folder", {"path": str(opened.root)}
-    assert isinstance(path, str)  # a list is a folder
-    source = detect(path) if source == "auto" else source
-    note = read_note(path) if source == "manifest" else None
-    return note or (source, {"path": path})
+    source = detect(options["path"]) if source == "auto" else source
+    note = read_note(options["path"]) if source == "manifest" else None
+    return note or (source, options)
 
 
 def _default_out(path: str | list[str], opened: Source) -> str:
     if isinstance(path, str) and not (glob.has_magic(path) and not os.path.exists(path)):
         name = os.path.basename(path)
     else:
-        name = opened.root.name if isinstance(opened, Folder) else opened.name
+        name = opened.root.name if isinstance(opened, Folder) else opened.name.replace("/", "-")
     return f"{name.removesuffix(_SUFFIX) or 'images'}{_SUFFIX}"
 
 
@@ -171,10 +184,16 @@ def _read_known(out: pathlib.Path, source: str, options: dict[str, Any]) -> pa.T
         raise ValueError(f"--out: {out} exists and is no manifest of a scan: choose another --out")
     if note != (source, options):
         raise ValueError(
-            f"--out: {out} is the manifest of {note[1]['path']} (source {note[0]!r}), not of "
-            f"{options['path']} ({source!r}): choose another --out, or delete it"
+            f"--out: {out} is the manifest of {_describe_options(note[1])} (source {note[0]!r}), "
+            f"not of {_describe_options(options)} ({source!r}): choose another --out, or delete it"
         )
     return read_scanned(out)[0]
+
+
+def _describe_options(options: dict[str, Any]) -> str:
+    return ", ".join(
+        str(value) if name == "path" else f"{name}={value}" for name, value in options.items()
+    )
 
 
 def _readable(table: pa.Table) -> tuple[list[str], Hashes]:
@@ -210,7 +229,7 @@ def _describe(opened: Source, table: pa.Table) -> None:
 
 def _compare(name: str, keys: list[str], hashes: Hashes, other: str) -> None:
     """Prints which images a further set shares with the one that was scanned."""
-    opened = make_source("auto", path=_absolute([other], "auto"))
+    opened = make_source("auto", path=os.path.abspath(os.path.expanduser(other)))
     other_keys, other_hashes = _readable(scan(opened))
     found = find_leaks(hashes, other_hashes)
     print(

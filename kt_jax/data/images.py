@@ -110,7 +110,8 @@ def open_images(
         "manifest" (path of a .csv or .parquet, path_column="path", label_column="label"; or what
         `python -m kt_jax.data scan` wrote), "tfds" (name, split, data_dir=""),
         "array_record" (path of a file, a folder or a glob), "voc" (path of a devkit's year),
-        "huggingface" (path), or "auto" (path), which looks at the path to tell which it is.
+        "huggingface" (path, image_column="image", label_column="label"), or "auto" (path), which
+        looks at the path to tell which it is.
       size: side of the decoded images, in pixels.
       cache_dir: where the result of verifying a source is kept, so that opening it again is
         fast; None verifies every time.

@@ -38,7 +38,6 @@ _MAX_SHARDS = 99_999  # five digits, so that names sort as numbers do
 
 def prepare(
     source: str,
-    path: str | list[str],
     out: str | os.PathLike,
     *,
     size: int = 256,
@@ -46,6 +45,7 @@ def prepare(
     shards: int | None = None,
     runner: str | None = None,
     runner_options: Sequence[str] = (),
+    **options: Any,
 ) -> None:
     """Re-encodes a source into a directory that `source="array_record"` opens.
 
@@ -54,26 +54,26 @@ def prepare(
 
     Args:
       source: the source's name, as of `open_images`.
-      path: where it is: absolute.
       out: the directory.
       size: the short side of the results in pixels; smaller images keep theirs.
       quality: of the JPEGs, 1 to 100.
       shards: how many files; None: 64, or fewer where these would hold fewer than 64 images.
       runner: of Apache Beam; None: all cores of this machine.
       runner_options: more options of the Beam pipeline, as on a command line.
+      **options: of the source, as of `open_images`; a path is absolute.
 
     Raises:
       ValueError: numbers out of range; `out` was made with other arguments or from files that have
         changed since, or holds something else; no image can be read; Beam is not installed.
-      FileNotFoundError: `path` does not exist, or files of a finished `out` have gone.
+      FileNotFoundError: the path does not exist, or files of a finished `out` have gone.
       OSError: a file cannot be written, as on a full disk.
     """
-    opened = make_source(source, path=path)
+    opened = make_source(source, **options)
     shards = _check(len(opened.entries), size, quality, shards)
     job = Job(opened, pathlib.Path(out).expanduser().absolute(), size, quality, shards)
     request = {
         "source": source,
-        "path": path,
+        "options": options,
         "size": size,
         "quality": quality,
         "shards": shards,

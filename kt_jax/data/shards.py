@@ -214,7 +214,7 @@ def _write_shard(job: Job, shard: int, parallel: Callable = map) -> None:
 @functools.lru_cache(maxsize=1)
 def _open_job(out: str, text: str) -> Job:
     request = json.loads(text)
-    opened = make_source(request["source"], path=request["path"])
+    opened = make_source(request["source"], **request["options"])
     if digest_source(opened) != request["files"]:
         raise ValueError(
             f"{opened.name} here is not what {out} was begun from: its files differ, or changed"

@@ -117,8 +117,9 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
     if zipfile.is_zipfile(path):
         return "zip"
     raise ValueError(
-        f"{path} is no source of images that is known here: give a folder, a .zip, a .tar, an "
-        ".array_record, or a .csv or .parquet that lists paths"
+        f"{path} is no source of images that is known here: give a folder (also of a VOC "
+        "devkit's year or a Hugging Face data set), a .zip, a .tar, an .array_record, or a .csv or "
+        ".parquet that lists paths or holds images"
     )
 
 

@@ -48,7 +48,6 @@ class ArrayRecord(Source):
             f"{file}[0:{count}]" for file, count in zip(files, counts, strict=True) if count
         ]
         self._records: Any = None
-        self._process = 0
         if prepared is not None:
             self._open_prepared(path, sum(counts), prepared)
         else:
@@ -75,19 +74,18 @@ class ArrayRecord(Source):
             self.presence = present.reshape(len(table), len(self.class_names))
 
     def __getstate__(self) -> dict:
-        # Without the manifest: what reads records in another process has no use for it.
-        left = ("_records", "_process", "manifest")
+        # Readers are a process's own (a forked one that reads dies in array_record, whatever is
+        # done here: spawn it); and what reads records alone has no use for the manifest.
+        left = ("_records", "manifest")
         return {name: value for name, value in vars(self).items() if name not in left}
 
     def __setstate__(self, state: dict) -> None:
-        vars(self).update(state, _records=None, _process=0)
+        vars(self).update(state, _records=None)
 
     def read(self, row: int) -> bytes:
         """Returns a record; ValueError with the reason if it is unreadable."""
-        # A fork inherits open readers, but not the threads that they may have started.
-        if self._process != os.getpid():
+        if self._records is None:
             self._records = ArrayRecordDataSource(self._paths)
-            self._process = os.getpid()
         try:
             return self._records[row]
         except RuntimeError as error:
@@ -120,9 +118,12 @@ def read_prepared(directory: pathlib.Path) -> dict[str, Any] | None:
     if not begun.exists():
         return None
     request = json.loads(begun.read_text())
-    paths = request["path"] if isinstance(request["path"], list) else [request["path"]]
-    options = [f"--{name}={request[name]}" for name in ("source", "size", "quality", "shards")]
-    command = ["python", "-m", "kt_jax.data", "prepare", *paths, f"--out={directory}", *options]
+    options = dict(request["options"])
+    path = options.pop("path", [])
+    paths = path if isinstance(path, list) else [path]
+    command = ["python", "-m", "kt_jax.data", "prepare", *paths, f"--out={directory}"]
+    command += [f"--{name}={request[name]}" for name in ("source", "size", "quality", "shards")]
+    command += [f"--option={name}={value}" for name, value in options.items()]
     raise ValueError(f"{directory} is not finished: finish it with\n  {shlex.join(command)}")
 
 
