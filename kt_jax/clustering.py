@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32
+from safetensors import SafetensorError
 
 from kt_jax import artifacts, kmeans, logs
 
@@ -32,12 +33,18 @@ def fit(
     same result. The caller deletes it when the results are on disk.
 
     Raises:
-      ValueError, FileNotFoundError: as `kmeans.fit`.
+      ValueError, FileNotFoundError: as `kmeans.fit`; a state that is broken.
       OSError: if the state cannot be written.
     """
     resume, begun = None, time.monotonic()
     if state.exists():
-        resume = artifacts.read_tensors(state)
+        try:
+            resume = artifacts.read_tensors(state)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{state}, the state of an interrupted run, is broken ({error}): delete it, and "
+                "the same command begins anew"
+            ) from None
         done = f"{len(resume['curve']) - 1} of {max_iterations}"
         if restarts > 1:
             done += f" of restart {int(resume['restart']) + 1} of {restarts}"
@@ -62,15 +69,20 @@ def fit(
         eta = logs.format_seconds(left * sum(times) / len(times))
         _log.info("%s%.3g s/iteration | ETA at most %s", line, seconds, eta)
 
-    found = kmeans.fit(
-        features,
-        k,
-        max_iterations=max_iterations,
-        restarts=restarts,
-        on_iteration=report,
-        resume=resume,
-        **options,
-    )
+    try:
+        found = kmeans.fit(
+            features,
+            k,
+            max_iterations=max_iterations,
+            restarts=restarts,
+            on_iteration=report,
+            resume=resume,
+            **options,
+        )
+    except ValueError as error:
+        if str(error).startswith("resume "):
+            raise ValueError(f"{error}: to do so, delete {state}") from None
+        raise
     _log.info("%s: %d iterations, stopped because: %s", name, found.iterations, found.stopped)
     return found
 
@@ -109,12 +121,13 @@ def largest_share(name: str, sizes: Int32[np.ndarray, " k"], warn_share: float) 
     Logs a warning if it is above `warn_share`, and twice what it would be of equal clusters.
     """
     share = float(sizes.max() / sizes.sum())
-    if share > max(warn_share, 2 / len(sizes)):
+    limit = max(warn_share, 2 / len(sizes))
+    if share > limit:
         _log.warning(
             "%s: the largest cluster holds %.0f %% of the rows (warning above %.0f %%); consider "
             "l2 = True, another layer or another k.",
             name,
             100 * share,
-            100 * warn_share,
+            100 * limit,
         )
     return share

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -190,6 +191,67 @@ def test_as_good_as_scikit_learn():
         np.testing.assert_allclose(ours.inertia, theirs, rtol=1e-4)
 
 
+def test_found_by_identity():
+    # Of arrays == is an array, which is neither true nor false.
+    features, _ = make_blobs(n=23)
+    found, other = (kmeans.fit(features, 2) for _ in range(2))
+    assert found == found
+    assert found != other
+    assert len({found, other, found}) == 2
+    assert len({kmeans.assign(features, found.centroids) for _ in range(2)}) == 2
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_numpy_numbers_are_numbers(kind, untyped):
+    features, _ = make_blobs(n=23)
+    expected = kmeans.fit(features, 4, seed=3, max_iterations=5, l2=True, chunk_rows=8)
+    states = []
+    found = kmeans.fit(
+        features,
+        kind(4),
+        seed=kind(3),
+        max_iterations=kind(5),
+        restarts=kind(1),
+        chunk_rows=kind(8),
+        l2=np.True_,
+        on_iteration=lambda at: states.append(at.state()),
+    )
+    np.testing.assert_array_equal(found.centroids, expected.centroids)
+    again = kmeans.fit(features, 4, seed=3, max_iterations=5, l2=True, resume=states[0])
+    np.testing.assert_array_equal(again.assignment, expected.assignment)
+
+
+def test_rows_whose_squares_underflow_are_refused():
+    features, _ = make_blobs()
+    kept = kmeans.fit(features * np.float32(1e-15), 6)
+    np.testing.assert_array_equal(kept.assignment, kmeans.fit(features, 6).assignment)
+    message = "rows of features differ, but lie within 2.2e-15 of their middle.*multiply features"
+    for scale in (1e-17, 1e-25):
+        for options in ({}, {"centre": True}):
+            with pytest.raises(ValueError, match=message):
+                kmeans.fit(features * np.float32(scale), 6, **options)
+    with pytest.raises(ValueError, match="the centroids differ, but lie within"):
+        kmeans.assign(features * np.float32(1e-25), features[:6] * np.float32(1e-25))
+    # Lengths of 1 have nothing to lose, and equal rows no distance.
+    scaled = kmeans.fit(features * np.float32(1e-25), 6, l2=True)
+    np.testing.assert_array_equal(scaled.assignment, kmeans.fit(features, 6, l2=True).assignment)
+    for value in (0, 1e-30, 1e9):
+        constant = np.full((50, 3), value, np.float32)
+        for centre in (False, True):
+            assert kmeans.fit(constant, 1, centre=centre).inertia == 0
+        assert (kmeans.assign(constant, constant[:2]).distance == 0).all()
+
+
+@pytest.mark.parametrize(("offset", "warned"), [(1e3, False), (1e6, True), (-1e7, True)])
+def test_rounding_that_tells_is_warned_of(caplog, offset, warned):
+    features = np.random.default_rng(0).normal(size=(401, 5)) + offset
+    kmeans.fit(features, 2)
+    assert ("subtract their mean in float64 before" in caplog.text) == warned
+    caplog.clear()
+    kmeans.fit(np.full((401, 5), offset), 1)
+    assert not caplog.text
+
+
 def with_value(value):
     features = np.ones((20000, 2))
     features[17001, 1] = value
@@ -214,24 +276,43 @@ def with_value(value):
         (np.ones((3, 2)), 4, {}, "k = 4 clusters for n = 3 rows"),
         (np.eye(3).repeat(5, 0), 4, {}, "k = 4 is larger than .* only 3 differ.*choose k <= 3"),
         (np.ones((3, 2)), 1, {"tolerance": -0.1}, "tolerance = -0.1 is negative"),
-        (np.ones((3, 2)), 1, {"tolerance": float("nan")}, "tolerance = nan"),
+        (np.ones((3, 2)), 1, {"tolerance": float("nan")}, "tolerance = nan is no number"),
         (np.ones((3, 2)), 1, {"max_iterations": -1}, "max_iterations = -1 is negative"),
         (np.ones((3, 2)), 1, {"chunk_rows": 0}, "chunk_rows = 0"),
         (np.ones((3, 2)), 1, {"seed": -1}, "seed = -1 is negative"),
+        (np.ones((3, 2)), 4.0, {}, "k = 4.0 is no whole number: give one"),
+        (np.ones((3, 2)), "4", {}, "k = '4' is no whole number"),
+        (np.ones((3, 2)), True, {}, "k = True is no whole number"),
+        (np.ones((3, 2)), np.array([2]), {}, r"k = array\(\[2\]\) is no whole number"),
+        (np.ones((3, 2)), 1, {"seed": 0.5}, "seed = 0.5 is no whole number"),
+        (np.ones((3, 2)), 1, {"max_iterations": 1e3}, "max_iterations = 1000.0 is no whole number"),
+        (np.ones((3, 2)), 1, {"restarts": None}, "restarts = None is no whole number"),
+        (np.ones((3, 2)), 1, {"chunk_rows": "9"}, "chunk_rows = '9' is no whole number"),
+        (np.ma.masked_less(np.eye(3), 1), 1, {}, "features have 6 masked values: drop their rows"),
         (np.ones((3, 2)), 1, {"restarts": 0}, "restarts = 0"),
         (np.ones((3, 2)), 1, {"restarts": 2, "init": np.ones((1, 2))}, "all would be the same run"),
         (np.ones((3, 2)), 1, {"precision": "float16"}, "precision = 'float16': choose one of auto"),
         (np.ones((3, 2)), 1, {"precision": "tensorfloat32"}, "is for GPUs; this is a cpu"),
     ],
 )
-def test_fit_refuses(features, k, options, message):
+def test_fit_refuses(features, k, options, message, untyped):
     with pytest.raises(ValueError, match=message):
         kmeans.fit(features, k, **options)
+
+
+@pytest.fixture
+def untyped():
+    """Without the type checks of tests, as users call it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_assign_refuses():
     with pytest.raises(ValueError, match="centroids have d = 3, features have d = 2"):
         kmeans.assign(np.ones((4, 2)), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="centroids have 1 masked values"):
+        kmeans.assign(np.ones((4, 2)), np.ma.masked_equal([[1, 2], [3, 4]], 4))
     with pytest.raises(ValueError, match="centroids row 1 holds nan"):
         kmeans.assign(np.ones((4, 2)), np.array([[0, 0], [0, np.nan]]))
     with pytest.raises(ValueError, match=r"axes \('model',\).*\"data\""):

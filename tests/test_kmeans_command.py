@@ -115,7 +115,7 @@ def test_other_features_are_refused(features, tmp_path, capsys):
     os.utime(path, ns=(1, 1))
     before = times(tmp_path / "out")
     assert call_here(path, tmp_path / "out") == 2
-    assert "features.00000.modified: " in capsys.readouterr().err
+    assert f"\n  features.00000: {path} has changed since\n" in capsys.readouterr().err
     assert times(tmp_path / "out") == before
 
 
@@ -124,6 +124,24 @@ def test_lost_results_are_named(features, tmp_path, capsys):
     (tmp_path / "out" / "assignment.npy").unlink()
     assert call_here(features, tmp_path / "out") == 2
     assert "but assignment.npy has gone (1 files in all)" in capsys.readouterr().err
+
+
+def test_shortened_results_are_noticed_and_added_files_are_not(features, tmp_path, capsys):
+    out, options = tmp_path / "out", ("--k=3", "--max_iterations=1")
+    assert call_here(features, out, *options) == 0
+    whole = (out / "assignment.npy").read_bytes()
+    (out / "assignment.npy").write_bytes(whole[:-400])
+    before = times(out)
+    assert call_here(features, out, *options) == 2
+    printed = capsys.readouterr().err
+    assert (
+        "is marked as finished, but assignment.npy, centroids.safetensors, clusters.json" in printed
+    )
+    assert "are no longer what was written: bring them back, or delete the directory" in printed
+    assert times(out) == before
+    (out / "assignment.npy").write_bytes(whole)
+    (out / "plot.png").write_bytes(b"")  # of the user
+    assert call_here(features, out, *options) == 0
 
 
 def test_killed_it_ends_the_same(features, finished, tmp_path):
@@ -196,6 +214,33 @@ def test_an_interrupted_run_refuses_other_arguments(features, tmp_path, monkeypa
     assert call_here(features, tmp_path / "out", *OPTIONS, "--k=13") == 2
     assert "options.k: 12 -> 13" in capsys.readouterr().err
     assert times(tmp_path / "out") == before
+
+
+def test_a_broken_state_says_what_to_do(features, tmp_path, monkeypatch, capsys):
+    out, state = tmp_path / "out", tmp_path / "out" / "checkpoint.safetensors"
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 2)
+        assert call_here(features, out) == 130
+    capsys.readouterr()
+    state.write_bytes(state.read_bytes()[:-100])
+    assert call_here(features, out) == 2
+    printed = capsys.readouterr().err
+    assert f"kt_jax.kmeans: {state}, the state of an interrupted run, is broken (" in printed
+    assert "): delete it, and the same command begins anew\n" in printed
+    state.unlink()
+    assert call_here(features, out) == 0
+
+
+def test_a_state_of_another_version_says_what_to_do(features, tmp_path, monkeypatch, capsys):
+    out, state = tmp_path / "out", tmp_path / "out" / "checkpoint.safetensors"
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 2)
+        assert call_here(features, out) == 130
+    tensors = artifacts.read_tensors(state)
+    del tensors["call"]
+    artifacts.write_tensors(state, tensors)
+    assert call_here(features, out) == 2
+    assert f"begin anew without it: to do so, delete {state}\n" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing_half_written(features, finished, tmp_path):
@@ -293,14 +338,20 @@ def test_a_row_that_is_not_finite_is_named_and_can_be_mended(tmp_path, capsys):
             [],
             "holds 2 features-*-of-*.npy, of which the first is of 00003",
         ),
-        ("text.npy", [], "text.npy is no .npy file of numbers"),
-        ("text.npy", ["--subsample=2"], "text.npy is no .npy file of numbers"),
+        ("text.npy", [], "text.npy is no whole .npy file of numbers"),
+        ("text.npy", ["--subsample=2"], "text.npy is no whole .npy file of numbers"),
+        ("none.npy", [], "none.npy is no whole .npy file of numbers (EOF: reading magic string"),
+        ("none.npy", ["--subsample=2"], "none.npy is no whole .npy file of numbers (EOF"),
+        ("two.npz", [], "two.npz is no whole .npy file of numbers"),
+        ("two.npz", [], "write one array with numpy.save"),
         ("row.npy", [], "must be [rows, d] with rows, d >= 1; got shape (3,)"),
         ("row.npy", ["--subsample=2"], "must be [rows, d] with rows, d >= 1; got shape (3,)"),
         ("mixed", [], "has d = 3"),
         ("mixed", ["--subsample=2"], "has d = 3"),
         ("good.npy", ["--k=9"], "k = 9 clusters for n = 8 rows"),
         ("good.npy", ["--subsample=9"], "--subsample = 9 of 8 rows: choose 1 to 8"),
+        ("good.npy", ["--subsample=1"], "--subsample = 1 rows for --k = 2 clusters"),
+        ("good.npy", ["--tolerance=nan"], "tolerance = nan is no number"),
         ("good.npy", ["--restarts=0"], "restarts = 0: give 1 or more"),
     ],
 )
@@ -311,6 +362,8 @@ def test_mistakes_are_one_line(tmp_path, capsys, given, options, message):
         artifacts.write_array(tmp_path / "unfinished" / f"features-{number:05d}-of-00003.npy", rows)
         artifacts.write_array(tmp_path / "mixed" / f"{number}.npy", np.zeros((4, 2 + number)))
     (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "none.npy").touch()
+    np.savez(tmp_path / "two.npz", rows, rows)
     np.save(tmp_path / "row.npy", rows[0, 0].repeat(3))
     np.save(tmp_path / "good.npy", rows)
     assert call_here(tmp_path / given, tmp_path / "out", "--k=2", *options) == 2
@@ -328,12 +381,65 @@ def test_a_directory_of_other_things_is_left_alone(features, capsys):
     assert times(features.parent) == before
 
 
-@pytest.mark.parametrize("options", [[], ["--k=x"], ["--init=x"], ["--sed=1"]])
-def test_unknown_options_end_with_status_2(features, tmp_path, capsys, options):
+@pytest.mark.parametrize("name", ["f.npy", "f.npy/out"])
+def test_what_can_be_no_directory_is_refused_with_the_flag(features, capsys, name):
+    before = times(features.parent)
+    assert call_here(features, features.parent / name) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("kt_jax.kmeans: --out: ")
+    assert f"{name}'; give a directory that can be written\n" in printed
+    assert times(features.parent) == before
+
+
+def test_a_directory_that_cannot_be_written_is_refused_with_the_flag(
+    features, tmp_path, monkeypatch, capsys
+):
+    def refuse(*_):
+        raise OSError("started.json could not be written: Permission denied")
+
+    monkeypatch.setattr(artifacts, "start", refuse)
+    assert call_here(features, tmp_path / "out") == 2
+    printed = capsys.readouterr().err
+    assert "--out: started.json could not be written: Permission denied; give a" in printed
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "started.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "a web page"}'])
+def test_a_broken_mark_is_named(features, tmp_path, capsys, name, text):
+    (tmp_path / name).write_text(text)
+    assert call_here(features, tmp_path) == 2
+    printed = capsys.readouterr().err
+    assert f"--out: {tmp_path / name} is broken, or another program's: choose another" in printed
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "required: --k"),
+        (["--k=x"], "argument --k: "),
+        (["--k=2", "--init=x"], "argument --init: "),
+        (["--k=2", "--sed=1"], "unrecognized arguments: --sed=1"),
+        (["--k=2", "--out="], "argument --out: is empty: give a directory"),
+        (["--k=2", "--warn_share=-3"], "argument --warn_share: -3: give a share from 0 to 1"),
+        (["--k=2", "--warn_share=2"], "argument --warn_share: 2: give a share from 0 to 1"),
+        (["--k", "2", "20"], "--k 2 20: give one k, or several to kt_jax.kmeans.sweep"),
+    ],
+)
+def test_unknown_options_end_with_status_2(features, tmp_path, capsys, options, message):
     with pytest.raises(SystemExit, match="2"):
         main([f"--features={features}", f"--out={tmp_path / 'out'}", *options])
-    assert "usage: python -m kt_jax.kmeans" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "usage: python -m kt_jax.kmeans" in printed
+    assert message in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_help_says_when_it_warns(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "more than this share of the rows, if it is also more than twice an equal" in printed
 
 
 @pytest.mark.parametrize(
@@ -351,6 +457,8 @@ def test_a_cluster_that_holds_much_is_warned_of(caplog, sizes, warned):
     share = clustering.largest_share("k-means", sizes, 0.25)
     assert share == sizes.max() / 100
     assert ("the largest cluster holds" in caplog.text) == warned
+    limit = 100 * max(0.25, 2 / len(sizes))
+    assert (f"(warning above {limit:.0f} %)" in caplog.text) == warned
 
 
 def test_scalars_stay_scalars_on_disk(tmp_path):

@@ -65,7 +65,11 @@ def test_streams_give_the_same_bits(dtype, devices, small_blocks, tmp_path):
     assert in_memory.resident
     assert not on_disk.resident
     assert "streamed" in on_disk.describe()
-    for source in (mapped, str(tmp_path / "all.npy"), shards, jnp.asarray(features)):
+    for number, shard in enumerate(shards):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / f"features-{number:05d}-of-00004.npy").hardlink_to(shard)
+    directory = tmp_path / "run"
+    for source in (mapped, str(tmp_path / "all.npy"), shards, directory, jnp.asarray(features)):
         same(kmeans.fit(source, 20, **options), expected)
     found = kmeans.assign(shards, expected.centroids, mean=expected.mean, l2=True, chunk_rows=32)
     np.testing.assert_array_equal(found.cluster, expected.assignment)
@@ -147,13 +151,40 @@ def test_a_killed_run_goes_on_with_the_same_bits(small_blocks, pruned):
         same(kmeans.fit(features, 60, resume=state, **options), expected)
 
 
-def test_a_state_of_another_call_is_refused():
-    features, states = make_features(), []
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": make_features()[1:]}, "n = 3001, here 3000; rows = .*, here "),
+        ({"features": make_features() + 1e-3}, r"call \(rows = [0-9a-f]{16}, here [0-9a-f]{16}\):"),
+        ({"k": 6}, r"call \(k = 5, here 6\): pass the same features and arguments"),
+        ({"restarts": 1}, r"call \(restarts = 2, here 1\)"),
+        ({"seed": 4}, r"call \(seed = 0, here 4\)"),
+        ({"centre": True}, r"call \(centre = False, here True\)"),
+        ({"l2": True}, r"call \(l2 = False, here True\)"),
+        ({"spherical": True}, r"call \(spherical = False, here True\)"),
+        ({"precision": "bfloat16"}, r"call \(precision = \w+, here bfloat16\)"),
+        ({"init": "random"}, r"call \(init = k-means\|\|, here random\)"),
+        ({"init": np.ones((5, 12)), "restarts": 1}, r"init = k-means\|\|, here [0-9a-f]{16}; r"),
+    ],
+)
+def test_a_state_of_another_call_is_refused(changes, message, one_state):
+    arguments = {"features": make_features(), "k": 5, "restarts": 2, "max_iterations": 1}
+    with pytest.raises(ValueError, match=message):
+        kmeans.fit(**arguments | changes, resume=one_state)
+
+
+@pytest.fixture(scope="module")
+def one_state():
+    states = []
     keep = lambda at: states.append(at.state())  # noqa: E731
-    kmeans.fit(features, 5, restarts=2, max_iterations=1, on_iteration=keep)
-    for other, k, restarts in ((features[1:], 5, 2), (features, 6, 2), (features, 5, 1)):
-        with pytest.raises(ValueError, match=r"k, d, n = \(5, 12, 3001\) in restart 2; this call"):
-            kmeans.fit(other, k, restarts=restarts, resume=states[-1])
+    kmeans.fit(make_features(), 5, restarts=2, max_iterations=1, on_iteration=keep)
+    return states[-1]
+
+
+def test_a_state_without_its_call_is_refused(one_state):
+    state = {name: value for name, value in one_state.items() if name != "call"}
+    with pytest.raises(ValueError, match="no state of this version of k-means: begin anew"):
+        kmeans.fit(make_features(), 5, restarts=2, max_iterations=1, resume=state)
 
 
 @pytest.mark.parametrize("spread", [30, 100])
@@ -364,8 +395,10 @@ def test_any_processes_give_what_one_device_gives(processes, devices, tmp_path):
         (lambda at: [np.ones((2, 2))], "paths of .npy shards; got a list of ndarray"),
         (lambda at: [at / "good.npy", at / "wide.npy"], "wide.npy has d = 4, .*good.npy has d = 3"),
         (lambda at: [at / "good.npy", at / "nan.npy"], r"nan.npy row 2 holds nan at column 1"),
-        (lambda at: at / "text.npy", "text.npy is no .npy file of numbers"),
-        (lambda at: at / "object.npy", "object.npy is no .npy file of numbers"),
+        (lambda at: at / "text.npy", "text.npy is no whole .npy file of numbers"),
+        (lambda at: at / "object.npy", "object.npy is no whole .npy file of numbers"),
+        (lambda at: at, "object.npy is no whole .npy file of numbers"),  # one of all
+        (lambda at: at / "bare", "features: .*bare holds no .npy file"),
     ],
 )
 def test_shards_that_are_refused(make, message, tmp_path):
@@ -376,5 +409,6 @@ def test_shards_that_are_refused(make, message, tmp_path):
     np.save(tmp_path / "nan.npy", bad)
     np.save(tmp_path / "object.npy", np.array([[None]]), allow_pickle=True)
     (tmp_path / "text.npy").write_text("1, 2, 3")
+    (tmp_path / "bare").mkdir()
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         kmeans.fit(make(tmp_path), 1)

@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 
+import jaxtyping
 import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
@@ -90,18 +92,63 @@ def test_one_seed_has_neither_spread_nor_stability(layers):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": {}}, "a sweep needs features: got none"),
+        ({"features": {}}, "a sweep needs features by layer, .* got a dict of 0"),
+        ({"features": np.ones((3, 2))}, "a sweep needs features by layer, .* got a ndarray of 3"),
         ({"ks": []}, "a sweep needs ks: got none"),
         ({"seeds": []}, "a sweep needs seeds: got none"),
         ({"ks": [2, 241]}, "k = 241 clusters for n = 240 rows of clear"),
         ({"labels": np.zeros(239, int)}, "239 labels for n = 240 rows of clear"),
         ({"init": "best"}, "init = 'best'"),
+        ({"restarts": 0}, "restarts = 0: give 1 or more"),
+        ({"init": np.ones((3, 4))}, "init has 3 centroids, k = 2"),
+        ({"ks": [2, 0]}, r"ks = \[2, 0\]: give 1 or more"),
+        ({"ks": [5, 2, 5]}, r"ks = \[5, 2, 5\]: give each once"),
+        ({"seeds": [0, 0]}, r"seeds = \[0, 0\]: give each once"),
+        ({"seeds": [0, -1]}, "seed = -1 is negative"),
+        ({"ks": 4}, "ks = 4: give a list of whole numbers"),
+        ({"seeds": 2}, "seeds = 2: give a list of whole numbers"),
+        ({"ks": "12"}, "ks = '12': give a list of whole numbers"),
+        ({"ks": [4.0]}, "one of ks = 4.0 is no whole number"),
+        ({"seeds": [True]}, "one of seeds = True is no whole number"),
+        ({"labels": "labels.npy"}, r"labels must be an array of .* got <U10 of shape \(\)"),
+        ({"labels": ["cat"] * 240}, r"labels must be .* Of names, numpy.unique\(names"),
+        ({"labels": np.full(240, np.nan)}, "labels must .* -1 where the label is not known .*null"),
+        ({"labels": np.ma.masked_equal(np.arange(240), 3)}, "labels must be an array of one whole"),
+        ({"features": {"a": np.ones((240, 4)), "b": np.ones(240)}}, r"got shape \(240,\)"),
+        (
+            {"features": {"a": np.ones((240, 4)), "b": np.full((240, 4), np.nan)}},
+            "row 0 holds nan",
+        ),
+        (
+            {"features": {"a": np.ones((240, 4)), "b": np.ones((3, 4))}, "ks": [2, 4]},
+            "k = 4 clusters for n = 3 rows of b",
+        ),
     ],
 )
-def test_what_cannot_work_is_refused(layers, changes, message):
+def test_what_cannot_work_is_refused_before_any_clustering(
+    layers, changes, message, monkeypatch, untyped
+):
+    monkeypatch.setattr(importlib.import_module("kt_jax.kmeans.sweep"), "_fit", None)
     arguments = {"features": layers[0], "ks": [2], "seeds": [0], **changes}
     with pytest.raises(ValueError, match=message):
         kmeans.sweep(**arguments)
+
+
+def test_any_integers_and_a_list_of_labels(layers):
+    features, label = layers
+    (row,) = kmeans.sweep(
+        {"a": features["clear"]}, np.array([4]), seeds=np.arange(2), labels=label.tolist()
+    )
+    assert row["nmi"] == pytest.approx(1.0)
+    assert json.loads(json.dumps(row)) == row
+
+
+@pytest.fixture
+def untyped():
+    """Without the type checks of tests, as users call it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_the_columns_of_a_table_are_aligned(rows):
@@ -167,6 +214,22 @@ def test_a_finished_sweep_is_shown_again_and_never_overwritten(inputs, capsys, m
     printed = capsys.readouterr().err
     assert "options.seeds: [0] -> [1]" in printed
     assert "Nothing was changed" in printed
+    assert f"labels.00000: {inputs / 'labels.npy'} -> null\n" in printed
+
+
+def test_a_difference_of_files_is_a_line_for_each(inputs, capsys):
+    more = ["--seeds=0", "--max_iterations=0"]
+    assert main(arguments(inputs, *more)) == 0
+    shard = inputs / "blurred" / "features-00001-of-00002.npy"
+    os.utime(shard, ns=(1, 1))
+    capsys.readouterr()
+    assert main(arguments(inputs, *more, "--features", f"path={inputs / 'clear'}")) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"  features.blurred.00001: {shard} has changed since",
+        f"  features.path.00000: null -> {inputs / 'clear' / 'features-00000-of-00002.npy'}",
+        f"  features.path.00001: null -> {inputs / 'clear' / 'features-00001-of-00002.npy'}",
+        "Nothing was changed. Delete it, or choose another --out.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -175,14 +238,23 @@ def test_a_finished_sweep_is_shown_again_and_never_overwritten(inputs, capsys, m
         (["--features", "clear"], "'clear': give NAME=PATH, with each name once"),
         (["--features", "clear=x.npy"], "'clear=x.npy': give NAME=PATH, with each name once"),
         (["--features", "other=x.npy"], "--features: there is no "),
-        (["--labels=none.npy"], "--labels: there is no "),
+        (["--labels=absent.npy"], "--labels: there is no "),
         (["--labels=bare.parquet"], "has no column label, but index"),
-        (["--labels=floats.npy"], "holds float64 (3,), not one integer for each row"),
+        (["--labels=floats.npy"], "floats.npy must be an array of one whole number for each row"),
+        (["--labels=floats.npy"], "-1 where the label is not known (as where one is null); got"),
+        (["--labels=nulls.parquet"], "nulls.parquet must be an array of one whole number"),
+        (["--labels=none.npy"], "none.npy is no whole .npy file of numbers (EOF"),
+        (["--labels=text.parquet"], "text.parquet"),
+        (["--features", "other=none.npy"], "none.npy is no whole .npy file of numbers (EOF"),
+        (["--seeds", "0", "0"], "seeds = [0, 0]: give each once"),
         (["--labels=few.npy"], "3 labels for n = 240 rows of clear: give one for each"),
     ],
 )
 def test_mistakes_are_one_line(inputs, capsys, monkeypatch, more, message):
     artifacts.write_table(inputs / "bare.parquet", {"index": np.arange(3)})
+    artifacts.write_table(inputs / "nulls.parquet", {"label": [0, None, 1]})
+    (inputs / "none.npy").touch()
+    (inputs / "text.parquet").write_text("no table")
     np.save(inputs / "floats.npy", np.zeros(3))
     np.save(inputs / "few.npy", np.zeros(3, int))
     monkeypatch.chdir(inputs)

@@ -1,5 +1,9 @@
 """k-means of a feature matrix: exact, sharded over the devices, streamed from disk.
 
+    fit(features, k)             -> KMeans: centroids, assignment, inertia, sizes, ...
+    assign(features, centroids)  -> Assignment: nearest centroid, distance, second, margin
+    sweep(features, ks)          -> which layer and how many clusters: one dict for each pair
+
 Minimises the inertia `J(A, C) = sum_i |x_i - C[A_i]|^2` over the assignment A and the centroids C
 by Lloyd's iteration (Lloyd, "Least squares quantization in PCM", 1982) from k-means|| seeds
 (Bahmani et al., "Scalable k-means++", 2012). No row is left out, and every label is that of
@@ -11,10 +15,9 @@ the devices, centred, kept or read again in every iteration; `seeding` draws the
 worked off in chunks: the n x k distances never exist.
 """
 
-from kt_jax.kmeans.checks import check_options as check_options
-from kt_jax.kmeans.descent import Progress as Progress
-from kt_jax.kmeans.fit import Assignment as Assignment
-from kt_jax.kmeans.fit import KMeans as KMeans
-from kt_jax.kmeans.fit import assign as assign
-from kt_jax.kmeans.fit import fit as fit
-from kt_jax.kmeans.sweep import sweep as sweep
+from kt_jax.kmeans.checks import check_options
+from kt_jax.kmeans.descent import Progress
+from kt_jax.kmeans.fit import Assignment, KMeans, assign, fit
+from kt_jax.kmeans.sweep import sweep
+
+__all__ = ["Assignment", "KMeans", "Progress", "assign", "check_options", "fit", "sweep"]

@@ -23,7 +23,7 @@ import numpy as np
 
 from kt_jax import artifacts, clustering, kmeans, logs
 from kt_jax.kmeans import command
-from kt_jax.kmeans.sources import open_source
+from kt_jax.kmeans.sources import find_shards, open_source
 
 _log = logging.getLogger("kt_jax.kmeans.__main__")
 
@@ -40,22 +40,35 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=".npy files [rows, d], or directories of them: one matrix")  # fmt: skip
     add("shards", nargs="*", metavar="SHARD", help="more of them")
     add("--k", type=int, required=True, help="number of clusters")
-    add("--out", required=True, metavar="DIR", help="where the results go")
     add("--seed", type=int, default=0)
     add("--subsample", type=int, metavar="N",
         help="cluster N rows drawn evenly, then assign all rows to their centroids")  # fmt: skip
-    add("--warn_share", type=float, default=0.25,
-        help="warn of a cluster with more than this share of the rows (0.25)")  # fmt: skip
-    return parser.parse_args(argv)
+    add("--warn_share", type=_share, default=0.25, metavar="SHARE",
+        help="warn of a cluster with more than this share of the rows, if it is also more than "
+        "twice an equal share (0.25)")  # fmt: skip
+    arguments = parser.parse_args(argv)
+    stray = [text for text in arguments.shards if text.isdigit() and not Path(text).exists()]
+    if stray:
+        parser.error(
+            f"--k {arguments.k} {' '.join(stray)}: give one k, or several to kt_jax.kmeans.sweep"
+        )
+    return arguments
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a share from 0 to 1")
+    return share
 
 
 def _run(argv: Sequence[str] | None) -> None:
     arguments, begun = _parse(argv), time.monotonic()
-    paths = command.find_shards("--features", [*arguments.features, *arguments.shards])
+    paths = find_shards("--features", [*arguments.features, *arguments.shards])
     options = {name: getattr(arguments, name) for name in ("seed", *command.OPTIONS)}
     own = {"k": arguments.k, "subsample": arguments.subsample}
     fingerprint = {"features": command.describe_files(paths), "options": own | options}
-    out = Path(arguments.out).expanduser().absolute()
+    out = arguments.out
     state = out / "checkpoint.safetensors"
     if not command.begin(out, fingerprint):
         state.unlink(missing_ok=True)  # a kill between the manifest and this leaves it
@@ -64,7 +77,7 @@ def _run(argv: Sequence[str] | None) -> None:
 
     rows = paths
     if arguments.subsample is not None:
-        rows = _draw(paths, arguments.subsample, arguments.seed)
+        rows = _draw(paths, arguments.subsample, arguments.k, arguments.seed)
     found = clustering.fit("k-means", rows, arguments.k, state=state, **options)
     assignment, sizes = found.assignment, found.sizes
     description = {
@@ -101,12 +114,14 @@ def _run(argv: Sequence[str] | None) -> None:
     _log.info("finished in %s: %s", logs.format_seconds(seconds), out)
 
 
-def _draw(paths: list[Path], count: int, seed: int) -> np.ndarray:
+def _draw(paths: list[Path], count: int, k: int, seed: int) -> np.ndarray:
     """Rows of the whole matrix, each as likely as any other, in their order."""
     source = open_source(paths)
     total = source.shape[0]
     if not 1 <= count <= total:
         raise ValueError(f"--subsample = {count} of {total} rows: choose 1 to {total}")
+    if count < k:
+        raise ValueError(f"--subsample = {count} rows for --k = {k} clusters: choose at least {k}")
     _log.info("k-means: a subsample, %s of %s rows, is clustered", f"{count:,}", f"{total:,}")
     random = np.random.default_rng(seed)
     return source.take(np.sort(random.choice(total, count, replace=False, shuffle=False)))

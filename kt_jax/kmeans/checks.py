@@ -1,21 +1,43 @@
 """What k-means refuses, before anything is compiled where that can be known."""
 
+import hashlib
+import json
+import logging
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32
+from jaxtyping import Float32, Int, Shaped, UInt8
 
 from kt_jax.kmeans import device, rows, seeding, sources
 
 PRECISIONS = ("auto", "float32", "exact", "bfloat16", "tensorfloat32")
 
+_ROUNDED_SHARE = 1e-5  # of the rows' spread, from which on the rounding to float32 is warned of
+
+_log = logging.getLogger(__name__)
+
 
 def platform_of(mesh: Mesh | None) -> str:
     """cpu, gpu or tpu."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Returns an integer of any type as an int.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise ValueError(f"{name} = {value!r} is no whole number: give one, such as 100")
 
 
 def check_options(
@@ -42,17 +64,21 @@ def check_options(
         raise ValueError(
             f"init = {init!r}: choose one of {', '.join(seeding.METHODS)}, or give centroids"
         )
+    counts = {"seed": seed, "max_iterations": max_iterations, "restarts": restarts}
+    for name, value in counts.items():
+        whole_number(name, value)
     if seed < 0:
         raise ValueError(f"seed = {seed} is negative: give 0 or more")
     if not tolerance >= 0:
-        raise ValueError(f"tolerance = {tolerance} is negative: give 0 or a fraction such as 1e-4")
+        what = "is negative" if tolerance < 0 else "is no number"
+        raise ValueError(f"tolerance = {tolerance} {what}: give 0 or a fraction such as 1e-4")
     if max_iterations < 0:
         raise ValueError(f"max_iterations = {max_iterations} is negative: give 0 or more")
     if restarts < 1:
         raise ValueError(f"restarts = {restarts}: give 1 or more")
     if restarts > 1 and not isinstance(init, str):
         raise ValueError(f"restarts = {restarts} from given centroids: all would be the same run")
-    if chunk_rows is not None and chunk_rows < 1:
+    if chunk_rows is not None and whole_number("chunk_rows", chunk_rows) < 1:
         raise ValueError(f"chunk_rows = {chunk_rows}: give 1 or more, such as 4096")
     if mesh is not None and mesh.axis_names != ("data",):
         raise ValueError(f'mesh has the axes {mesh.axis_names}: k-means needs the one axis "data"')
@@ -72,6 +98,26 @@ def checked_centroids(centroids: Any, d: int, name: str) -> Float32[np.ndarray, 
         row, column = np.argwhere(bad)[0]
         raise ValueError(_not_finite(f"{name} row {row}", centroids[row, column], int(column), d))
     return centroids
+
+
+def checked_seeds(init: Any, k: int, d: int) -> Float32[np.ndarray, "k d"]:
+    """Returns the centroids to start from as float32; refuses those that are not k of length d."""
+    seeds = checked_centroids(init, d, "init")
+    if len(seeds) != k:
+        raise ValueError(f"init has {len(seeds)} centroids, k = {k}: give as many as k")
+    return seeds
+
+
+def checked_labels(labels: Any, name: str) -> Int[np.ndarray, " n"]:
+    """Returns labels of rows as an array; refuses what is not one whole number for each."""
+    found = np.asarray(labels)
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or np.ma.is_masked(labels):
+        raise ValueError(
+            f"{name} must be an array of one whole number for each row, -1 where the label is not "
+            f"known (as where one is null); got {found.dtype} of shape {found.shape}. Of names, "
+            "numpy.unique(names, return_inverse=True)[1] makes numbers"
+        )
+    return found.astype(np.int64)
 
 
 def _not_finite(where: str, value: Any, column: int, d: int) -> str:
@@ -94,6 +140,54 @@ def check_rows(matrix: rows.Rows) -> Float32[np.ndarray, " n"]:
     raise ValueError(_not_finite(where, value, column, matrix.d))
 
 
+def _spread_limit(d: int) -> float:
+    """The least distance from the middle of all: squares in float32 must not underflow."""
+    return 1e-15 * float(np.sqrt(d))
+
+
+def check_spread(matrix: rows.Rows, squares: Float32[np.ndarray, " n"]) -> None:
+    """Refuses rows that differ, but by so little that their squared distances are lost."""
+    limit = _spread_limit(matrix.d)
+    if squares.max() < limit**2 and seeding.count_distinct(matrix, 2) > 1:
+        raise ValueError(_too_close("the rows of features", limit))
+
+
+def check_centroids_spread(
+    centroids: Float32[np.ndarray, "k d"], middle: Float32[np.ndarray, " d"]
+) -> None:
+    """Refuses centroids that differ, but by too little."""
+    squares = np.square(centroids - middle[None], dtype=np.float64).sum(1)
+    limit = _spread_limit(len(middle))
+    if 0 < squares.max() < limit**2:
+        raise ValueError(_too_close("the centroids", limit))
+
+
+def _too_close(what: str, limit: float) -> str:
+    return (
+        f"{what} differ, but lie within {limit:.1e} of their middle, where squared distances "
+        "underflow float32: multiply features and centroids by the same large number"
+    )
+
+
+def warn_of_rounding(sample: Shaped[np.ndarray, "m d"]) -> None:
+    """Warns of rows so far from zero that float32 hardly tells them apart.
+
+    Args:
+      sample: rows as they were read, finite.
+    """
+    near = sample.astype(np.float32)
+    wide = near.astype(np.float64)
+    spread = np.square(wide - wide.mean(0)[None]).sum()
+    rounding = np.square(np.spacing(near), dtype=np.float64).sum() / 12  # of a uniform error
+    if 0 < spread and rounding > _ROUNDED_SHARE * spread:
+        _log.warning(
+            "k-means: the rows lie so far from zero (%.3g) that rounding to float32 makes up %.1g "
+            "of what they differ by; subtract their mean in float64 before.",
+            np.abs(wide).mean(),
+            rounding / spread,
+        )
+
+
 def check_distinct(matrix: rows.Rows, k: int) -> None:
     """Refuses more clusters than there are different rows."""
     distinct = seeding.count_distinct(matrix, k)
@@ -104,11 +198,29 @@ def check_distinct(matrix: rows.Rows, k: int) -> None:
         )
 
 
-def check_resume(state: Mapping[str, np.ndarray], matrix: rows.Rows, k: int, restarts: int) -> None:
+def describe_call(**options: Any) -> UInt8[np.ndarray, " b"]:
+    """What tells a call from others, as its states hold it: JSON, with hashes of arrays."""
+
+    def plain(value: np.ndarray | np.generic) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        return hashlib.sha256(value.tobytes()).hexdigest()[:16]
+
+    return np.frombuffer(json.dumps(options, default=plain).encode(), np.uint8)
+
+
+def check_resume(state: Mapping[str, np.ndarray], call: UInt8[np.ndarray, " b"]) -> None:
     """Refuses a state that another call left."""
-    found = *state["candidate"].shape, len(state["cluster"])
-    if found != (k, matrix.d, matrix.n) or state["restart"] >= restarts:
+    if "call" not in state:
+        raise ValueError("resume is no state of this version of k-means: begin anew without it")
+    found, here = (json.loads(bytes(x)) for x in (state["call"], call))
+    others = [
+        f"{name} = {found.get(name)}, here {here[name]}"
+        for name in here
+        if found.get(name) != here[name]
+    ]
+    if others:
         raise ValueError(
-            f"resume is a state of k, d, n = {found} in restart {int(state['restart']) + 1}; this "
-            f"call has {(k, matrix.d, matrix.n)} and {restarts} restarts: pass the same arguments"
+            f"resume is a state of another call ({'; '.join(others)}): pass the same features and "
+            "arguments, or begin anew without it"
         )

@@ -1,9 +1,10 @@
 """What the two commands share: their options, their inputs, their directory, their errors."""
 
 import argparse
+import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add("--out", type=_directory, required=True, metavar="DIR", help="where the results go")
     add("--init", choices=METHODS, default=METHODS[0], help="how the seeds are chosen")
     add("--max_iterations", type=int, default=100, help="at most so many updates (100)")
     add("--tolerance", type=float, default=1e-4, help="stop at a smaller relative gain (1e-4)")
@@ -68,37 +70,10 @@ def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def find_shards(origin: str, names: Sequence[str]) -> list[Path]:
-    """The .npy files named, and those of the directories named, in the order of their rows.
-
-    Of a directory, features-IIIII-of-NNNNN.npy if there are any, else all .npy by name.
-
-    Raises:
-      FileNotFoundError: where there is no file; ValueError: for a directory that lacks shards.
-    """
-    found: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser().absolute()
-        if not path.exists():
-            raise FileNotFoundError(f"{origin}: there is no {path}")
-        found += _list_shards(origin, path) if path.is_dir() else [path]
-    return found
-
-
-def _list_shards(origin: str, directory: Path) -> list[Path]:
-    shards = sorted(directory.glob("features-*-of-*.npy"))
-    if shards:
-        wanted = shards[0].stem.rpartition("-of-")[2]
-        if not wanted.isdigit() or int(wanted) != len(shards):
-            raise ValueError(
-                f"{origin}: {directory} holds {len(shards)} features-*-of-*.npy, of which the "
-                f"first is of {wanted}: let what writes them finish first"
-            )
-        return shards
-    shards = sorted(path for path in directory.glob("*.npy") if not path.name.startswith("."))
-    if not shards:
-        raise FileNotFoundError(f"{origin}: {directory} holds no .npy file")
-    return shards
+def _directory(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: give a directory")
+    return Path(text).expanduser().absolute()
 
 
 def describe_files(paths: Sequence[Path]) -> dict[str, Any]:
@@ -114,21 +89,26 @@ def begin(directory: Path, fingerprint: dict[str, Any]) -> bool:
     """Marks a directory as begun; returns whether there is anything to do.
 
     Raises:
-      ValueError: if it was made with another fingerprint, or holds what is not ours; nothing is
-        touched then.
+      ValueError: if it was made with another fingerprint, or holds what is not ours or is broken;
+        nothing is touched then.
       FileNotFoundError: if it is finished, and files of it have gone.
+      OSError: if it can be neither made nor written.
     """
-    found = artifacts.read_fingerprint(directory)
-    present = [path for path in directory.iterdir()] if directory.exists() else []
-    present = [path.name for path in present if not path.name.startswith(".")]
-    if not set(present) - ({artifacts.STARTED} if found else set()):
-        artifacts.start(directory, fingerprint)  # what has begun so far has computed nothing
-        return True
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        present = {path.name for path in directory.iterdir()}
+        found = _read_fingerprint(directory)
+        others = {name for name in present if not name.startswith(".")}
+        if not others - ({artifacts.STARTED} if found else set()):
+            artifacts.start(directory, fingerprint)  # what has begun so far has computed nothing
+            return True
+    except OSError as error:
+        raise OSError(f"--out: {error}; give a directory that can be written") from None
     if found is None:
         raise ValueError(
-            f"--out: {directory} holds other files, such as {sorted(present)[0]}: choose another"
+            f"--out: {directory} holds other files, such as {min(others)}: choose another"
         )
-    changes = list(artifacts.differences(found, fingerprint))
+    changes = list(_differences(found, fingerprint))
     if changes:
         more = [f"and {len(changes) - _SHOWN} more"] if len(changes) > _SHOWN else []
         lines = "\n  ".join([*changes[:_SHOWN], *more])
@@ -139,10 +119,48 @@ def begin(directory: Path, fingerprint: dict[str, Any]) -> bool:
     if artifacts.MANIFEST not in present:
         return True
     manifest = artifacts.read_json(directory / artifacts.MANIFEST)
-    gone = [name for name in manifest["files"] if not (directory / name).exists()]
+    gone = [name for name in manifest["files"] if name not in present]
     if gone:
         raise FileNotFoundError(
             f"{directory} is marked as finished, but {gone[0]} has gone ({len(gone)} files in "
             "all): bring it back, or delete the directory and run the same command"
         )
+    # The hash is of all files there: of a directory with others among them it says nothing.
+    ours = {artifacts.MANIFEST, artifacts.STARTED, *manifest["files"]}
+    if present <= ours and artifacts.hash_outputs(directory) != manifest["outputs"]:
+        raise ValueError(
+            f"{directory} is marked as finished, but {', '.join(manifest['files'])} are no longer "
+            "what was written: bring them back, or delete the directory and run the same command"
+        )
     return False
+
+
+def _read_fingerprint(directory: Path) -> dict[str, Any] | None:
+    try:
+        return artifacts.read_fingerprint(directory)
+    except (ValueError, LookupError, TypeError):
+        finished = (directory / artifacts.MANIFEST).exists()
+        name = artifacts.MANIFEST if finished else artifacts.STARTED
+        raise ValueError(
+            f"--out: {directory / name} is broken, or another program's: choose another "
+            "directory, or delete this one and run the same command"
+        ) from None
+
+
+def _differences(found: Any, asked: Any, name: str = "") -> Iterator[str]:
+    """One line for each value that differs between two fingerprints, and for each file."""
+    if any(isinstance(value, dict) and not _is_file(value) for value in (found, asked)):
+        found, asked = found or {}, asked or {}
+        for key in sorted(found.keys() | asked.keys()):
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(found.get(key), asked.get(key), inner)
+    elif found != asked:
+        before, now = (
+            value["path"] if _is_file(value) else json.dumps(value) for value in (found, asked)
+        )
+        yield f"{name}: {now} has changed since" if before == now else f"{name}: {before} -> {now}"
+
+
+def _is_file(value: Any) -> bool:
+    """Whether `describe_files` made it."""
+    return isinstance(value, dict) and isinstance(value.get("path"), str)

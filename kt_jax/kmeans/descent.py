@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float32, Int, UInt8
 
 from kt_jax.kmeans import device, lloyd, rows
 
@@ -101,6 +101,7 @@ class Task:
     squares: float  # sum of the rows' squared distances from the origin
     max_iterations: int
     tolerance: int | float
+    call: UInt8[np.ndarray, " b"]  # for its states: `checks.describe_call`
 
 
 @dataclasses.dataclass
@@ -186,7 +187,8 @@ def descend(
         if on_iteration is not None:
 
             def save() -> dict[str, np.ndarray]:
-                return {**at.pack(matrix), **(best.pack("best_") if best else {})}
+                kept = best.pack("best_") if best else {}
+                return {**at.pack(matrix), **kept, "call": task.call}
 
             on_iteration(Progress(at.restart, iteration, inertia, moved, moved_empties, save))
     return found

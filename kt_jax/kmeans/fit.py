@@ -3,12 +3,12 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Int64, Shaped
 
 from kt_jax.kmeans import checks, device, rows, seeding, sources
 from kt_jax.kmeans.descent import Descent, Found, Progress, Task, descend, finish
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _ORIGIN_ROWS = 256  # whose mean the origin is
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Assignment:
     """The nearest and second nearest centroid of every row; distances are Euclidean."""
 
@@ -29,7 +29,7 @@ class Assignment:
     margin: Float32[np.ndarray, " n"]  # second distance - distance; inf when k == 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class KMeans:
     """What `fit` found; `assignment`, `sizes` and `inertia` belong to exactly these centroids."""
 
@@ -46,7 +46,7 @@ class KMeans:
 
 def fit(
     features: Any,
-    k: int,
+    k: SupportsIndex,
     *,
     seed: int = 0,
     init: Any = "k-means||",
@@ -77,13 +77,16 @@ def fit(
 
     Args:
       features: floats or integers: a NumPy array, a memory map, a jax.Array (sharded or not), or
-        the paths of .npy shards; among several processes each passes the same matrix and reads
-        only its own rows. Memory maps and shards are streamed on a CPU, and on an accelerator
-        if they do not fit its memory; the log says so. What is not streamed is kept as float32
-        beside what was passed.
+        the paths of .npy shards or of directories of them; among several processes each passes
+        the same matrix and reads only its own rows. Memory maps and shards are streamed on a CPU
+        from 128 MiB of float32 for each device on, and on an accelerator if they do not fit its
+        memory; the log says so. What is not streamed is kept as float32 beside what was passed.
+        float64 and wide integers are rounded to float32 as they are read, before anything is
+        subtracted: a warning is logged where that may tell.
       k: number of clusters, at most the number of distinct rows.
       seed: of the draws; the same seed gives the same seeds on any number of devices.
-      init: "k-means||", "k-means++", "random" (rows), or the centroids [k, d] to start from.
+      init: "k-means||", "k-means++", "random" (rows), or the centroids [k, d] to start from: with
+        `centre`, `l2` or `spherical`, near the rows as those leave them (`KMeans.centroids` are).
       max_iterations: limit on the updates of the centroids; 0 keeps the seeds.
       tolerance: stops when an update lowers the inertia by no more than this fraction of it,
         moved no empty cluster and left none.
@@ -101,17 +104,20 @@ def fit(
         that second look. Sums, sizes and the inertia of the result are float32's in all of them.
       restarts: runs from that many seeds, of which the one of the lowest inertia is kept.
       on_iteration: called after each iteration.
-      resume: what `Progress.state()` returned in a call with the same arguments.
+      resume: what `Progress.state()` returned in a call with the same features and arguments, but
+        for `mesh` and `chunk_rows`. Of the features the shape and 256 rows are compared.
 
     Raises:
-      ValueError: features not [n, d], empty, not numbers or not finite; k not in 1..n or above
-        the number of distinct rows; an unknown or negative option; a mesh with other axes; a
-        state to resume from another call.
+      ValueError: features not [n, d], empty, not numbers, masked, not finite, or too large or too
+        close to one another for their squares in float32; k not in 1..n or above the number of
+        distinct rows; an unknown or negative option; a mesh with other axes; a state to resume
+        from another call.
       FileNotFoundError: a shard is absent.
 
     >>> fit(np.array([[0, 0], [0, 2], [9, 9], [9, 7]]), k=2).inertia
     4.0
     """
+    k = checks.whole_number("k", k)
     checks.check_options(
         seed=seed,
         precision=precision,
@@ -122,6 +128,8 @@ def fit(
         mesh=mesh,
         chunk_rows=chunk_rows,
     )
+    # NumPy's small integers overflow where Python's do not.
+    seed, max_iterations, restarts = int(seed), int(max_iterations), int(restarts)
     matrix = rows.Rows(
         features,
         k,
@@ -133,14 +141,34 @@ def fit(
     )
     if not 1 <= k <= matrix.n:
         raise ValueError(f"k = {k} clusters for n = {matrix.n} rows: choose k between 1 and n")
+    if not isinstance(init, str):
+        init = checks.checked_seeds(init, k, matrix.d)
     _log.info("k-means: k = %d, %s", k, matrix.describe())
     mean = _mean(matrix) if centre else np.zeros(matrix.d, np.float32)
-    matrix.look_from(Frame(mean, _middle(matrix, mean)))
-    squares = checks.check_rows(matrix).sum(dtype=np.float64)
-    task = Task(matrix, float(squares), max_iterations, tolerance)
+    sample = matrix.take_raw(_spaced(matrix.n))
+    matrix.look_from(Frame(mean, _middle(matrix, sample, mean)))
+    squares = checks.check_rows(matrix)
+    checks.check_spread(matrix, squares)
+    checks.warn_of_rounding(sample)
+    call = checks.describe_call(
+        n=matrix.n,
+        d=matrix.d,
+        k=k,
+        rows=sample,
+        seed=seed,
+        init=init,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        centre=centre,
+        l2=l2,
+        spherical=spherical,
+        precision=matrix.setting.precision,
+        restarts=restarts,
+    )
+    task = Task(matrix, float(squares.sum(dtype=np.float64)), max_iterations, tolerance, call)
 
     if resume is not None:
-        checks.check_resume(resume, matrix, k, restarts)
+        checks.check_resume(resume, call)
     going = None if resume is None else Descent.unpack(matrix, resume)
     best = None if resume is None or "best_curve" not in resume else Found.unpack(resume, "best_")
     for restart in range(going.restart if going else 0, restarts):
@@ -205,7 +233,9 @@ def assign(
             f"mean has shape {mean.shape}, features have d = {matrix.d}: mean must be "
             f"[d] = ({matrix.d},)"
         )
-    matrix.look_from(Frame(mean, centroids.mean(0, dtype=np.float64).astype(np.float32)))
+    middle = centroids.mean(0, dtype=np.float64).astype(np.float32)
+    checks.check_centroids_spread(centroids, middle)
+    matrix.look_from(Frame(mean, middle))
     checks.check_rows(matrix)
     return _label(matrix, centroids)
 
@@ -217,13 +247,10 @@ def _seeds(task: Task, k: int, init: Any, seed: int, restart: int) -> Float32[np
         if len(np.unique(seeds, axis=0)) < k:
             checks.check_distinct(matrix, k)
         return seeds
-    seeds = checks.checked_centroids(init, matrix.d, "init")
-    if len(seeds) != k:
-        raise ValueError(f"init has {len(seeds)} centroids, k = {k}: give as many as k")
     if matrix.setting.spherical:
-        length = np.linalg.norm(seeds, axis=1, keepdims=True)
-        seeds = seeds / np.where(length > 0, length, 1)
-    return seeds
+        length = np.linalg.norm(init, axis=1, keepdims=True)
+        return init / np.where(length > 0, length, 1)
+    return init
 
 
 def _label(matrix: rows.Rows, centroids: Float32[np.ndarray, "k d"]) -> Assignment:
@@ -260,9 +287,15 @@ def _mean(matrix: rows.Rows) -> Float32[np.ndarray, " d"]:
     return np.where(np.isfinite(mean).all(), mean, 0).astype(np.float32)
 
 
-def _middle(matrix: rows.Rows, mean: Float32[np.ndarray, " d"]) -> Float32[np.ndarray, " d"]:
-    """Returns the mean of evenly spaced rows, less those that `check_rows` will refuse."""
-    some = np.linspace(0, matrix.n - 1, min(matrix.n, _ORIGIN_ROWS)).astype(np.int64)
-    sample = matrix.take(np.unique(some), Frame(mean, np.zeros_like(mean)))
+def _spaced(n: int) -> Int64[np.ndarray, " m"]:
+    """Returns the numbers of evenly spaced rows."""
+    return np.unique(np.linspace(0, n - 1, min(n, _ORIGIN_ROWS)).astype(np.int64))
+
+
+def _middle(
+    matrix: rows.Rows, sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray, " d"]
+) -> Float32[np.ndarray, " d"]:
+    """Returns the mean of some rows, less those that `check_rows` will refuse."""
+    sample = device.prepare_few(matrix.setting, sample, Frame(mean, np.zeros_like(mean)))
     sample = sample[np.abs(sample).max(1) <= device.value_limit(matrix.d)]
     return sample.mean(0, dtype=np.float64).astype(np.float32) if len(sample) else mean

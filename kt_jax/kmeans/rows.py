@@ -52,6 +52,7 @@ class Rows:
         platform = mesh.devices.flat[0].platform
         if chunk_rows is None:
             chunk_rows = 1 << max((_CHUNK_BYTES[platform] // (4 * max(k, 1))).bit_length() - 1, 7)
+        chunk_rows = int(chunk_rows)
         # Equal blocks of equal chunks, so that little is padding.
         most = max(_BLOCK_BYTES[platform] // (4 * self.d), 1)
         block_count = -(-self.n // (most * mesh.size))
@@ -126,12 +127,9 @@ class Rows:
                 yield block
                 del block
 
-    def take(
-        self, numbers: Int[np.ndarray, " m"], frame: Frame | None = None
-    ) -> Float32[np.ndarray, "m d"]:
+    def take(self, numbers: Int[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
         """The rows of these numbers, prepared but not less the origin."""
-        frame = self.frame if frame is None else frame
-        return device.prepare_few(self.setting, self.take_raw(numbers), frame)
+        return device.prepare_few(self.setting, self.take_raw(numbers), self.frame)
 
     def take_raw(self, numbers: Int[np.ndarray, " m"]) -> Shaped[np.ndarray, "m d"]:
         """The rows of these numbers as they were read."""

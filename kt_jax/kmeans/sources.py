@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ def check_matrix(array: Any, name: str) -> None:
         raise ValueError(f"{name} must be [rows, d] with rows, d >= 1; got shape {array.shape}")
     if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
         raise ValueError(f"{name} must hold floats or integers; got {array.dtype}")
+    if np.ma.is_masked(array):
+        count = np.ma.count_masked(array)
+        raise ValueError(f"{name} have {count} masked values: drop their rows, or fill them in")
 
 
 def open_source(features: Any) -> "OnDevice | OnHost":
@@ -62,14 +65,49 @@ def open_source(features: Any) -> "OnDevice | OnHost":
             "features must be a NumPy or JAX array, or a list of the paths of .npy shards; got "
             f"{f'a list of {type(features[0]).__name__}' if features else 'an empty list'}"
         )
-    parts = tuple(_open_shard(Path(path)) for path in features)
-    for path, part in zip(features, parts, strict=True):
+    paths = find_shards("features", features)
+    parts = tuple(map(open_array, paths))
+    for path, part in zip(paths, parts, strict=True):
+        check_matrix(part, str(path))
         if part.shape[1] != parts[0].shape[1]:
             raise ValueError(
-                f"{path} has d = {part.shape[1]}, {features[0]} has d = {parts[0].shape[1]}: "
+                f"{path} has d = {part.shape[1]}, {paths[0]} has d = {parts[0].shape[1]}: "
                 "all shards must be of one layer"
             )
-    return OnHost(parts, tuple(str(path) for path in features))
+    return OnHost(parts, tuple(map(str, paths)))
+
+
+def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
+    """The .npy files named, and those of the directories named, in the order of their rows.
+
+    Of a directory, features-IIIII-of-NNNNN.npy if there are any, else all .npy by name.
+
+    Raises:
+      FileNotFoundError: where there is no file; ValueError: for a directory that lacks shards.
+    """
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser().absolute()
+        if not path.exists():
+            raise FileNotFoundError(f"{origin}: there is no {path}")
+        found += _list_shards(origin, path) if path.is_dir() else [path]
+    return found
+
+
+def _list_shards(origin: str, directory: Path) -> list[Path]:
+    shards = sorted(directory.glob("features-*-of-*.npy"))
+    if shards:
+        wanted = shards[0].stem.rpartition("-of-")[2]
+        if not wanted.isdigit() or int(wanted) != len(shards):
+            raise ValueError(
+                f"{origin}: {directory} holds {len(shards)} features-*-of-*.npy, of which the "
+                f"first is of {wanted}: let what writes them finish first"
+            )
+        return shards
+    shards = sorted(path for path in directory.glob("*.npy") if not path.name.startswith("."))
+    if not shards:
+        raise FileNotFoundError(f"{origin}: {directory} holds no .npy file")
+    return shards
 
 
 def _without_explicit_axes(array: jax.Array) -> jax.Array:
@@ -84,15 +122,19 @@ def _without_explicit_axes(array: jax.Array) -> jax.Array:
     return jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
 
 
-def _open_shard(path: Path) -> np.ndarray:
-    if not path.exists():
-        raise FileNotFoundError(f"features: there is no {path}")
+def open_array(path: Path) -> np.ndarray:
+    """Maps a .npy file into memory.
+
+    Raises:
+      ValueError: for what is none, or is cut short, naming the file.
+    """
     try:
-        part = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not np.load, which opens .npz as well, and of all else says that it may be a pickle.
+        return np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
-        raise ValueError(f"{path} is no .npy file of numbers that can be mapped: {error}") from None
-    check_matrix(part, str(path))
-    return part
+        raise ValueError(
+            f"{path} is no whole .npy file of numbers ({error}): write one array with numpy.save"
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """Which layer, and how many clusters: k-means for each, from several seeds, side by side."""
 
+import inspect
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int
 
 from kt_jax import metrics
+from kt_jax.kmeans import checks
 from kt_jax.kmeans.fit import KMeans, fit
 
 _log = logging.getLogger(__name__)
@@ -16,10 +18,10 @@ _log = logging.getLogger(__name__)
 
 def sweep(
     features: Mapping[str, Any],
-    ks: Sequence[int],
+    ks: Iterable[SupportsIndex],
     *,
-    seeds: Sequence[int] = (0, 1, 2),
-    labels: Int[np.ndarray, " n"] | None = None,
+    seeds: Iterable[SupportsIndex] = (0, 1, 2),
+    labels: Any = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """One row for every layer and k, in their order, over all seeds.
@@ -31,40 +33,67 @@ def sweep(
     `stability`, the mean adjusted Rand index of every two seeds' assignments (None of one seed);
     with labels, `nmi`, the mean normalised mutual information with those that are not negative.
 
+    All features are read, and all arguments checked, before the first is clustered.
+
     Args:
       features: of each layer, as in `fit`.
-      ks: numbers of clusters.
-      seeds: of `fit`.
-      labels: of the rows, the same for all layers; below 0 where unknown.
+      ks: numbers of clusters, each once.
+      seeds: of `fit`, each once.
+      labels: one whole number for each row, the same for all layers; below 0 where unknown.
       **options: of `fit`.
 
     Raises:
-      ValueError: as in `fit`; no layers, ks or seeds, a k beyond the rows, or labels that are
-        not one for each row.
+      ValueError: as in `fit`; no layers, ks or seeds, or one of these twice; a k beyond the rows;
+        labels that are not one for each row.
 
     >>> rows = np.array([[0.0], [1.0], [8.0], [9.0]])
     >>> sweep({"conv1": rows}, [2])[0]["stability"]
     1.0
     """
-    for name, values in (("features", features), ("ks", ks), ("seeds", seeds)):
-        if not len(values):
-            raise ValueError(f"a sweep needs {name}: got none")
-    rows = []
+    if not isinstance(features, Mapping) or not features:
+        raise ValueError(
+            "a sweep needs features by layer, such as {'conv2': rows}; got a "
+            f"{type(features).__name__} of {len(features)}"
+        )
+    ks, seeds = _numbers("ks", ks), _numbers("seeds", seeds)
+    if min(ks) < 1:
+        raise ValueError(f"ks = {ks}: give 1 or more")
+    labels = None if labels is None else checks.checked_labels(labels, "labels")
+    checked = inspect.signature(checks.check_options).parameters
+    given = {name: options[name] for name in checked if name in options}
+    checks.check_options(**given | {"seed": min(seeds)})
+    totals = {}
     for layer, matrix in features.items():
         # The mean is one cluster's centroid, wherever it starts.
         one = fit(matrix, 1, **options | {"init": "random", "max_iterations": 1, "restarts": 1})
-        n = len(one.assignment)
+        n, totals[layer] = len(one.assignment), one.inertia
         if max(ks) > n:
             raise ValueError(f"k = {max(ks)} clusters for n = {n} rows of {layer}")
         if labels is not None and len(labels) != n:
             raise ValueError(f"{len(labels)} labels for n = {n} rows of {layer}: give one for each")
+        if not isinstance(options.get("init", ""), str):
+            for k in ks:
+                checks.checked_seeds(options["init"], k, one.centroids.shape[1])
+    rows = []
+    for layer, matrix in features.items():
         for k in ks:
             found = [_fit(layer, matrix, k, seed, options) for seed in seeds]
-            row = {"layer": layer, "k": k, "seeds": list(seeds), **_compare(found, one.inertia)}
+            row = {"layer": layer, "k": k, "seeds": list(seeds), **_compare(found, totals[layer])}
             if labels is not None:
                 row["nmi"] = _agree(found, labels)
             rows.append(row)
     return rows
+
+
+def _numbers(name: str, values: Any) -> list[int]:
+    if np.ndim(values) != 1:
+        raise ValueError(f"{name} = {values!r}: give a list of whole numbers")
+    numbers = [checks.whole_number(f"one of {name}", value) for value in values]
+    if not numbers:
+        raise ValueError(f"a sweep needs {name}: got none")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{name} = {numbers}: give each once")
+    return numbers
 
 
 def _fit(layer: str, matrix: Any, k: int, seed: int, options: Mapping[str, Any]) -> KMeans:

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from kt_jax import artifacts, logs
-from kt_jax.kmeans import command
+from kt_jax.kmeans import checks, command
+from kt_jax.kmeans.sources import find_shards, open_array
 from kt_jax.kmeans.sweep import make_table, sweep
 
 _log = logging.getLogger("kt_jax.kmeans.sweep.__main__")
@@ -34,10 +35,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--features", nargs="+", action="extend", required=True, metavar="NAME=PATH",
         help="of every layer, a .npy file or a directory of them")  # fmt: skip
     add("--k", type=int, nargs="+", required=True, help="numbers of clusters")
-    add("--out", required=True, metavar="DIR", help="where the results go")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each k (0 1 2)")
     add("--labels", metavar="PATH",
-        help="of the rows, for the NMI: a .npy, or a .parquet with a column label")  # fmt: skip
+        help="one whole number for each row, -1 where not known, for the NMI: a .npy, or a "
+        ".parquet with a column label")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -48,7 +49,7 @@ def _run(argv: Sequence[str] | None) -> None:
         name, equals, path = text.partition("=")
         if not (name and equals and path) or name in features:
             raise ValueError(f"--features: {text!r}: give NAME=PATH, with each name once")
-        features[name] = command.find_shards("--features", [path])
+        features[name] = find_shards("--features", [path])
     labelled = [] if arguments.labels is None else [Path(arguments.labels).expanduser().absolute()]
     labels = _read_labels(labelled[0]) if labelled else None
     options = {name: getattr(arguments, name) for name in command.OPTIONS}
@@ -58,7 +59,7 @@ def _run(argv: Sequence[str] | None) -> None:
         "labels": command.describe_files(labelled),
         "options": asked,
     }
-    out = Path(arguments.out).expanduser().absolute()
+    out = arguments.out
     if command.begin(out, fingerprint):
         rows = sweep(features, arguments.k, seeds=arguments.seeds, labels=labels, **options)
         described = {
@@ -81,18 +82,12 @@ def _run(argv: Sequence[str] | None) -> None:
 def _read_labels(path: Path) -> np.ndarray:
     if not path.exists():
         raise FileNotFoundError(f"--labels: there is no {path}")
-    if path.suffix == ".parquet":
-        columns = artifacts.read_table(path)
-        if "label" not in columns:
-            raise ValueError(f"--labels: {path} has no column label, but {', '.join(columns)}")
-        labels = columns["label"]
-    else:
-        labels = np.load(path, allow_pickle=False)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"--labels: {path} holds {labels.dtype} {labels.shape}, not one integer for each row"
-        )
-    return labels
+    if path.suffix != ".parquet":
+        return checks.checked_labels(open_array(path), f"--labels: {path}")
+    columns = artifacts.read_table(path)
+    if "label" not in columns:
+        raise ValueError(f"--labels: {path} has no column label, but {', '.join(columns)}")
+    return checks.checked_labels(columns["label"], f"--labels: {path}")
 
 
 if __name__ == "__main__":
