@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # Beside it: what only benchmarks need.
 BENCH_STAMP := $(STAMP)-bench
+LOADER_STAMP := $(STAMP)-bench-loader
 # A run's features directory, or one .npy: make bench-kmeans FEATURES=runs/quickstart/features
 FEATURES ?=
 BENCH_FLAGS ?=
 
-.PHONY: quickstart test test-all check fix bench-kmeans clean
+.PHONY: quickstart test test-all check fix bench-kmeans bench-loader clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -34,6 +35,9 @@ fix: $(STAMP)  ## What ruff can mend by itself
 bench-kmeans: $(BENCH_STAMP)  ## k-means beside its peers, an hour or two; the page is benchmarks/kmeans.md
 	$(BIN)/python benchmarks/kmeans.py $(if $(FEATURES),--features=$(FEATURES)) $(BENCH_FLAGS)
 
+bench-loader: $(LOADER_STAMP)  ## Images in, beside torch and tf.data, half an hour; the page is benchmarks/loader.md
+	$(BIN)/python benchmarks/loader.py $(BENCH_FLAGS)
+
 clean:
 	rm -rf $(VENV)
 
@@ -46,4 +50,9 @@ $(STAMP): pyproject.toml
 
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet -e '.[test,bench]'
+	touch $@
+
+# Gigabytes, hence apart from the others.
+$(LOADER_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[test,bench-loader]'
 	touch $@
