@@ -137,6 +137,58 @@ def test_auto_takes_a_quarter_of_the_memory_or_half_of_the_disk(
     assert re.search(f"pictures: decoded images are (kept )?{expected}", caplog.text)
 
 
+def fake_room(monkeypatch, memory, disk):
+    """Pretends that so many bytes are free."""
+    available = types.SimpleNamespace(available=memory)
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: available)
+    usage = types.SimpleNamespace(free=disk)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+
+
+def test_auto_keeps_to_what_lies_on_the_disk(tmp_path, monkeypatch, caplog):
+    block = 4096
+    path = tmp_path / f"decoded-{'f' * 16}.bin"
+    count = 16 * block // (SIZE * SIZE * 3)
+    for written, disk, memory, expected in [
+        (16, 0, 0, "in .*decoded-ffff"),  # all of it, on a disk that is full
+        (16, 0, 1000, "in .*decoded-ffff"),
+        (8, 16, 0, "in .*decoded-ffff"),
+        (8, 15, 0, "not kept"),
+        (8, 16, 1000, "in memory"),
+    ]:
+        path.write_bytes(b"x" * (written * block))
+        fake_room(monkeypatch, memory * block, disk * block)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            keep(Load(), "auto", tmp_path, count=count)
+        assert re.search(f"pictures: decoded images are (kept )?{expected}", caplog.text)
+
+
+def test_the_images_of_other_sets_are_named(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        keep(Load(), "disk", tmp_path)
+    assert "also holds" not in caplog.text
+    for name in ("decoded-0a.bin", "decoded-0b.bin", "other.bin"):
+        (tmp_path / name).write_bytes(bytes(8_000_000))
+    for place in ("disk", "auto"):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            keep(Load(), place, tmp_path)
+        (message,) = [each.message for each in caplog.records if "also holds" in each.message]
+        assert message.startswith(f"pictures: {tmp_path} also holds")
+        assert message.endswith("delete what no run uses: decoded-0a.bin (0.01 GB), "
+                                "decoded-0b.bin (0.01 GB)")  # fmt: skip
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_who_writes_to_an_image_in_memory_is_stopped():
+    kept = keep(Load(), "ram")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="read-only"):
+            kept(3)[:] = 0
+    np.testing.assert_array_equal(kept(3), Load()(3))
+
+
 def test_errors():
     with pytest.raises(ValueError, match="cache is 'rm' but must be one of auto, ram, disk, none"):
         keep(Load(), "rm")

@@ -1,6 +1,7 @@
 """`python -m kt_jax.data`: what a scan prints and leaves, opening it again, and mistakes."""
 
 import io
+import json
 import logging
 import os
 import subprocess
@@ -18,6 +19,7 @@ from kt_jax.data import open_images, scan
 from kt_jax.data.sources import SOURCES, Source, make_source
 from kt_jax.data.sources.base import make_entries
 from kt_jax.data.sources.folder import Folder
+from kt_jax.data.sources.listing import SCANNED
 
 COLUMNS = [
     "key", "path", "bytes", "stamp", "label", "sha256", "height", "width", "mode", "phash",
@@ -301,6 +303,23 @@ def test_against(photos, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("against ") == 3
 
 
+def test_a_mistyped_set_to_compare_with_is_found_before_the_scan(
+    photos, tmp_path, capsys, examined
+):
+    out = tmp_path / "m.parquet"
+    typed = [photos, f"--out={out}", "--against", photos / "cat", tmp_path / "tset"]
+    fails(capsys, "tset does not exist", *typed)
+    assert examined == []
+    assert not out.exists()
+
+
+def test_against_what_was_prepared_from_it(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["prepare", "photos", "--out=out", "--size=16"]) == 0
+    assert run("photos", "--against", "out") == 0
+    assert "7 images of photos have an equal there, 0 a near one" in capsys.readouterr().out
+
+
 def test_nothing_can_be_read(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_text("no")
@@ -328,6 +347,78 @@ def test_what_must_not_be_overwritten(photos, tmp_path, capsys):
     fails(capsys, f"is the manifest of {photos} (source 'folder'), not of {tmp_path / 'other'} "
           f"('folder'): {choose}", tmp_path / "other", f"--out={out}")  # fmt: skip
     fails(capsys, "the name of a manifest ends in .parquet", photos, f"--out={tmp_path / 'm.csv'}")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [["kag/T*/cat"], ["kag/Train", "kag/Test"], ["kag/list.csv", "--out=kag.manifest.parquet"]],
+)
+def test_a_part_does_not_overwrite_the_whole(tmp_path, monkeypatch, capsys, part):
+    monkeypatch.chdir(tmp_path)
+    for name in ("Train/cat/a", "Train/dog/b", "Test/cat/c", "Test/dog/d"):
+        save(tmp_path / f"kag/{name}.png", ord(name[-1]))
+    (tmp_path / "kag/list.csv").write_text("path\nTrain/cat/a.png\n")
+    assert run("kag") == 0
+    whole = (tmp_path / "kag.manifest.parquet").read_bytes()
+    capsys.readouterr()
+    paths = sorted(str(tmp_path / each) for each in part if each.startswith("kag"))
+    message = f"is the manifest of {tmp_path}/kag (source 'folder'), not of {', '.join(paths)} ("
+    fails(capsys, message, *part)
+    assert (tmp_path / "kag.manifest.parquet").read_bytes() == whole
+    (tmp_path / "kag.manifest.parquet").unlink()
+    for again in (part, [*reversed(part)]):  # the part itself is scanned again
+        assert run(*again) == 0
+    capsys.readouterr()
+    fails(capsys, f"is the manifest of {', '.join(paths)} (source 'folder'), not of", "kag")
+
+
+def test_a_manifest_of_before_it_said_what_was_asked(photos, tmp_path, examined):
+    manifest = tmp_path / "m.parquet"
+    assert run(photos, f"--out={manifest}") == 0
+    table = pq.read_table(manifest)
+    note = json.loads(table.schema.metadata[SCANNED])
+    del note["asked"]
+    pq.write_table(table.replace_schema_metadata({SCANNED: json.dumps(note)}), manifest)
+    examined.clear()
+    assert run(photos, f"--out={manifest}") == 0
+    assert examined == []
+
+
+def test_what_it_leaves_in_a_hugging_face_directory_is_no_data(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "hf"
+    save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    (home / "data").mkdir(parents=True)
+    rows = pa.array([{"bytes": data, "path": f"{i}.png"} for i in range(3)], image)
+    pq.write_table(pa.table({"image": rows}), home / "data/train-00000-of-00001.parquet")
+    expected = open_images("auto", size=8, path=home).keys
+    monkeypatch.chdir(home)
+    # As an interrupted scan leaves it.
+    pq.write_table(pa.table({"key": ["a"]}), home / ".old.manifest.parquet.partial.parquet")
+    for _ in range(2):
+        assert run(".") == 0
+        assert (home / "hf.manifest.parquet").exists()
+        assert command.main(["prepare", ".", "--out=prepared", "--size=8"]) == 0
+        assert open_images("huggingface", size=8, path=home).keys == expected
+        assert open_images("auto", size=8, path=home).keys == expected
+    with pytest.raises(ValueError, match="is no data set of Hugging Face"):
+        make_source("huggingface", path="hf.manifest.parquet")
+
+
+def test_what_is_refused_is_not_offered(photos, tmp_path, capsys):
+    out = f"--out={tmp_path / 'out'}"
+    for name, more in (("scan", []), ("prepare", [out])):
+        for option in ("subset=train", "holdout=0.5"):
+            key = option.split("=")[0]
+            message = f"source 'folder': '{key}' is chosen where images are opened, not where they"
+            fails(capsys, message, photos, f"--option={option}", *more, name=name)
+        message = "unknown option 'subse': Known: path\n"
+        fails(capsys, message, photos, "--option=subse=train", *more, name=name)
+        message = "source 'photographs' needs neither scan nor prepare: name it where images are"
+        fails(capsys, message, "--source=photographs", *more, name=name)
+        message = "unknown source 'photograph': Known: folder, zip"
+        fails(capsys, message, photos, "--source=photograph", *more, name=name)
 
 
 def test_mistakes_are_one_line(photos, tmp_path, capsys):

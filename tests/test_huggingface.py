@@ -174,7 +174,7 @@ def test_a_parquet_file(tmp_path):
         (["my-train-set.parquet", "my-val-set.parquet"], "0.png", "1.png"),
         (["training/0000.parquet", "eval/0000.parquet"], "0.png", "1.png"),
         (["default/partial-train/0000.parquet", "default/dev/0000.parquet"], "0.png", "1.png"),
-        (["trainings.parquet", "data/testing-00000-of-00001.parquet"], None, None),
+        (["trainings.parquet", "data/testing-00000-of-00001.parquet"], "0.png", "1.png"),
         (["train-00000-of-00001.parquet", "extra-00000-of-00001.parquet"], None, None),
     ],
 )
@@ -366,6 +366,97 @@ def test_other_processes_share_the_copy(tmp_path):
     environment = {**os.environ, "TMPDIR": str(temporary)}
     subprocess.run(command, check=True, timeout=200, env=environment)
     assert list(temporary.iterdir()) == []
+
+
+def test_sources_of_the_same_files_share_a_copy(tmp_path):
+    before = copies()
+    save_parquet(tmp_path, "cats/train.parquet", make_table(rows(range(5))))
+    save_parquet(tmp_path, "cats/test.parquet", make_table(rows(range(5, 8), fine=["x"] * 3)))
+    train, test = (open_set(tmp_path / "cats", subset=subset) for subset in ("train", "test"))
+    assert len(copies() - before) == 1
+    # Other columns need another.
+    fine = open_set(tmp_path / "cats/test.parquet", label_column="fine")
+    other = open_set(tmp_path / "cats/test.parquet")
+    assert len(copies() - before) == 3
+    assert (fine.class_names, other.class_names) == (("x",), ("tom", "felix"))
+    del train, fine, other
+    gc.collect()
+    (copy,) = copies() - before
+    assert_images(pickle.loads(pickle.dumps(test)), range(5, 8))
+    # Files that have changed, and a copy that someone has deleted, are copied again.
+    save_parquet(tmp_path, "cats/train.parquet", make_table(rows(range(9, 13))))
+    assert_images(open_set(tmp_path / "cats", subset="train"), range(9, 13))
+    gc.collect()
+    assert copies() - before == {copy}
+    again = HuggingFace(tmp_path / "cats")
+    (made,) = copies() - before - {copy}
+    shutil.rmtree(made)
+    once_more = HuggingFace(tmp_path / "cats")
+    assert pickle.loads(pickle.dumps(once_more)).read(0) == png(5)
+    del test, again, once_more
+    gc.collect()
+    assert copies() == before
+
+
+_KILLED = """
+import os, signal, sys
+from kt_jax.data.sources.huggingface import HuggingFace
+
+source = HuggingFace(sys.argv[1])
+if sys.argv[2] == "fork" and not os.fork():
+    # Its parent's copy is not its own.
+    again = HuggingFace(sys.argv[1])
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[2] == "fork":
+    os.wait()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("how", "left"), [("plain", 1), ("fork", 2)])
+def test_copies_of_killed_processes_are_removed(tmp_path, monkeypatch, caplog, how, left):
+    save_parquet(tmp_path, "cats/train.parquet", make_table(rows(range(5))))
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", _KILLED, tmp_path / "cats", how],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        timeout=200,
+        check=False,
+    )
+    killed = sorted(temporary.iterdir())
+    assert len(killed) == left
+    # Those of living processes, of other machines and of others stay.
+    dead = killed[0].name.split("-")[-2]
+    start = killed[0].name.split(dead)[0]
+    others = [f"{start}{os.getppid()}-a", f"kt_jax-x-{dead}-a", f"{start}x-a", "kt_jax-a", dead]
+    for name in others:
+        (temporary / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr(os, "getuid", lambda: -1)
+        HuggingFace(tmp_path / "cats")
+        assert {path.name for path in killed} <= {path.name for path in temporary.iterdir()}
+    HuggingFace(tmp_path / "cats")
+    gc.collect()
+    assert {path.name for path in temporary.iterdir()} == {*others}
+
+
+def test_what_cannot_be_asked_about_stays(tmp_path, monkeypatch):
+    save_parquet(tmp_path, "cats/train.parquet", make_table(rows(range(5))))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def forbidden(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    source = HuggingFace(tmp_path / "cats")
+    (copy,) = tmp_path.glob("kt_jax-*")
+    abandoned = copy.with_name(copy.name.replace(f"-{os.getpid()}-", "-1-"))
+    abandoned.mkdir()
+    del source
+    HuggingFace(tmp_path / "cats")
+    assert abandoned.exists()
 
 
 def test_a_copy_that_has_gone(tmp_path):

@@ -1,6 +1,7 @@
 """The loader: order, global batches over processes, resuming, padding."""
 
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +19,10 @@ class Squares:
 
     def __getitem__(self, i):
         return np.full((2, 2, 3), i, np.uint8)
+
+
+def of_process(index, count):
+    return Reading(process_index=index, process_count=count)
 
 
 @pytest.mark.parametrize("n", [37, 4096, 4097])
@@ -54,7 +59,7 @@ def test_two_processes_make_the_batches_of_one():
     order = Shuffled(10, seed=3)
     whole = list(train_batches(Squares(), order, 4, last_step=6))
     halves = [
-        list(train_batches(Squares(), order, 4, last_step=6, process_index=p, process_count=2))
+        list(train_batches(Squares(), order, 4, last_step=6, reading=of_process(p, 2)))
         for p in range(2)
     ]
     assert len(whole) == 6
@@ -96,7 +101,7 @@ def test_targets_replace_labels_and_may_be_missing():
 @pytest.mark.parametrize("process_count", [1, 2, 4])
 def test_eval_visits_each_image_once_and_masks_the_padding(process_count):
     shares = [
-        list(eval_batches(Squares(), 8, process_index=p, process_count=process_count))
+        list(eval_batches(Squares(), 8, reading=of_process(p, process_count)))
         for p in range(process_count)
     ]
     steps = [
@@ -114,9 +119,9 @@ def test_eval_visits_each_image_once_and_masks_the_padding(process_count):
 
 def test_errors():
     with pytest.raises(ValueError, match=r"batch_size=5 .* process_count=2"):
-        train_batches(Squares(), Shuffled(10, seed=0), 5, last_step=1, process_count=2)
+        train_batches(Squares(), Shuffled(10, seed=0), 5, last_step=1, reading=of_process(0, 2))
     with pytest.raises(ValueError, match="process_index=2 is not in"):
-        eval_batches(Squares(), 4, process_index=2, process_count=2)
+        eval_batches(Squares(), 4, reading=of_process(2, 2))
     with pytest.raises(ValueError, match="first_step=3 and last_step=2"):
         train_batches(Squares(), Shuffled(10, seed=0), 4, first_step=3, last_step=2)
     with pytest.raises(ValueError, match="Shuffled is over 9 images, but there are 10"):
@@ -173,6 +178,59 @@ def test_the_next_image_stands_in_for_one_that_became_unreadable(caplog):
         f"1 unreadable of 10: {first}.jpg cannot be read",
         f"2 unreadable of 10: {second}.jpg cannot be read",
     ]
+
+
+def test_no_image_without_a_cluster_stands_in_for_one_of_a_cluster():
+    clusters = np.array([0, -1, -1, 1, -1, 0, 1, 1, -1, -1])
+    order = Balanced(clusters, seed=0)
+    batches = list(
+        train_batches(
+            *(Fading({0, 7}), order, 4),
+            last_step=20,
+            targets=clusters,
+            reading=Reading(max_unreadable=0.2),
+        )
+    )
+    indices = np.concatenate([batch["index"] for batch in batches]).tolist()
+    drawn = [order(position) for position in range(80)]
+    assert {0, 7} < set(drawn)
+    # After 0 comes 3; after 7, from the start again and past 0, 3 too.
+    assert indices == [{0: 3, 7: 3}.get(index, index) for index in drawn]
+    assert min(np.concatenate([batch["label"] for batch in batches])) == 0
+
+
+def test_images_without_targets_stand_in_for_each_other():
+    reading = Reading(max_unreadable=0.2)
+    for targets in (np.full(10, -1), np.full((10, 3), -1)):
+        batches = list(
+            train_batches(
+                *(Fading({4, 9}), Shuffled(10, seed=3), 5),
+                last_step=2,
+                targets=targets,
+                reading=reading,
+            )
+        )
+        indices = np.concatenate([batch["index"] for batch in batches])
+        assert sorted(indices) == [0, 0, 1, 2, 3, 5, 5, 6, 7, 8]
+
+
+class Meeting(Squares):
+    """Images that can only be read by so many threads at a time."""
+
+    def __init__(self, threads):
+        self.meeting = threading.Barrier(threads)
+
+    def __getitem__(self, i):
+        self.meeting.wait(timeout=20)
+        return super().__getitem__(i)
+
+
+def test_all_threads_decode_at_the_same_time():
+    reading = Reading(threads=6, prefetch=2)
+    batches = train_batches(Meeting(6), Shuffled(10, seed=0), 1, last_step=12, reading=reading)
+    assert len(list(batches)) == 12
+    batches = eval_batches(Meeting(5), 1, reading=Reading(threads=5, prefetch=2))
+    assert len(list(batches)) == 10
 
 
 def test_too_many_unreadable_images_stop_the_run():

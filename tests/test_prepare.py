@@ -21,7 +21,8 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from kt_jax.data import open_images, shards
+from kt_jax.data import Leaks, find_leaks, open_images, shards
+from kt_jax.data.__main__ import main
 from kt_jax.data.decode import decode_image
 from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST
@@ -73,6 +74,33 @@ def tree(directory):
 def close(a, b):
     # Other pictures, or the same mirrored, are 48 levels apart and more.
     return np.abs(a.astype(int) - b).mean() <= 12
+
+
+def test_copies_in_a_prepared_set_are_exact_duplicates_of_the_originals(photos, tmp_path):
+    out, twice = tmp_path / "out", tmp_path / "twice"
+    prepare("folder", out, path=str(photos), size=64)
+    prepare("array_record", twice, path=str(out), size=32)
+    scanned = tmp_path / "out.manifest.parquet"
+    assert main(["scan", str(out), f"--out={scanned}"]) == 0
+    original = open_images("folder", size=32, path=photos)
+    fingerprints = {original.fingerprint}
+    for source, path, cache_dir in [
+        ("array_record", out, None),
+        ("array_record", out, tmp_path / "cache"),
+        ("array_record", out, tmp_path / "cache"),
+        ("manifest", scanned, None),
+        ("array_record", twice, None),
+    ]:
+        images = open_images(source, size=32, path=path, cache_dir=cache_dir)
+        assert images.hashes.content == original.hashes.content
+        leaks = find_leaks(images.hashes, original.hashes)
+        assert leaks == Leaks([(row, row) for row in range(12)], [])
+        # Which is of the pixels that are seen.
+        fingerprints.add(images.fingerprint)
+        assert pickle.loads(pickle.dumps(images.load)).source.originals is None
+    assert len(fingerprints) == 3
+    test = open_images("array_record", size=32, path=out, subset="test")
+    assert find_leaks(test.hashes, original.hashes).exact == [(i, i) for i in range(6)]
 
 
 @pytest.mark.parametrize("subset", ["all", "train", "test"])
@@ -314,8 +342,6 @@ def test_beam_writes_the_same(photos, tmp_path):
 
 
 def main_says(arguments, capsys=None):
-    from kt_jax.data.__main__ import main
-
     return main(arguments), capsys.readouterr().err if capsys else ""
 
 
@@ -367,8 +393,6 @@ def test_what_was_made_otherwise_is_refused(photos, tmp_path, monkeypatch):
 
 
 def test_labels_of_a_manifest_that_changed_are_refused(photos, tmp_path):
-    from kt_jax.data.__main__ import main
-
     manifest = tmp_path / "m.parquet"
     assert main(["scan", str(photos), f"--out={manifest}"]) == 0
     table = pq.read_table(manifest)

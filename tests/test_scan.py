@@ -128,6 +128,43 @@ def test_a_manifest_that_is_none(photos, tmp_path):
         scan.read_manifest(path)
 
 
+def test_what_another_decoder_refused_is_examined_again(photos, tmp_path, monkeypatch):
+    path, source = tmp_path / "m.parquet", make_source("folder", path=photos)
+    (photos / "bad.jpg").write_text("no")
+    source = make_source("folder", path=photos)
+    scan.scan(source, path)
+    known = scan.read_manifest(path)
+    seen = examined(monkeypatch)
+    scan.scan(source, path)
+    assert seen == []
+    monkeypatch.setattr(scan, "DECODER", "2")
+    for _ in range(2):
+        assert scan.scan(source, path).equals(known)
+        assert seen == [2]  # bytes of the one that was refused
+    # Nor are all reasons doubted, where another file is new.
+    (photos / "new.jpg").write_text("neither")
+    scan.scan(make_source("folder", path=photos), path)
+    assert seen == [2, 7]
+    # What a user gives is not written again: its reasons stay, whoever gave them.
+    scan.scan(source, None, known.replace_schema_metadata())
+    source.manifest = known
+    scan.scan(source, tmp_path / "other.parquet")
+    assert seen == [2, 7]
+
+
+def test_a_want_of_memory_is_no_fault_of_an_image(photos, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    source = make_source("folder", path=photos)
+    for name in ("kt_jax.data.decode._to_rgb", "kt_jax.data.decode.Image.Image.getexif"):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, fail)
+            with pytest.raises(MemoryError):
+                scan.scan(source, tmp_path / "m.parquet")
+    assert set(scan.scan(source, tmp_path / "m.parquet")["reason"].to_pylist()) == {""}
+
+
 def scan_path(photos, tmp_path):
     scan.scan(make_source("folder", path=photos), tmp_path / "other.parquet")
     return tmp_path / "other.parquet"

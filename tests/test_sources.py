@@ -1,9 +1,12 @@
 """Sources: which files are images, what they are called, which subset and class, which pixels."""
 
+import gc
 import io
 import logging
+import os
 import pickle
 import sys
+import tarfile
 import threading
 import types
 import zipfile
@@ -13,7 +16,10 @@ import pytest
 from PIL import Image
 
 from kt_jax.data import decode_image, open_images
-from kt_jax.data.sources import photographs
+from kt_jax.data.prepare import prepare
+from kt_jax.data.scan import scan, write_manifest
+from kt_jax.data.sources import detect, make_source, photographs
+from kt_jax.data.sources.listing import Listing, make_scanned, read_note
 
 
 def save(path, pixels=None, seed=0, **options):
@@ -100,6 +106,109 @@ def test_adding_files_moves_no_other_between_train_and_test(tmp_path):
     assert test < keys("test")
 
 
+def test_a_glob_has_the_root_that_it_names(tmp_path):
+    def keys(path):
+        return list(open_images("folder", size=4, path=path).keys)
+
+    save(tmp_path / "2023/trip/a.png")
+    pattern = tmp_path / "202?/*"
+    assert keys(pattern) == ["2023/trip/a.png"]
+    assert keys(tmp_path / "20[2]3/t*") == ["2023/trip/a.png"]
+    assert keys(tmp_path / "2023/t*") == ["trip/a.png"]
+    assert keys([tmp_path / "2023/t*", tmp_path / "2023/trip"]) == ["trip/a.png"]
+    save(tmp_path / "2024/home/b.png")
+    assert keys(pattern) == ["2023/trip/a.png", "2024/home/b.png"]
+    # Above what it names: what it finds has a root further up.
+    assert keys(tmp_path / "2023/t*/../../2024") == ["2024/home/b.png"]
+
+
+@pytest.mark.parametrize("pattern", ["tri?", "[t]rip", "t*p"])
+def test_globs_are_folders(tmp_path, monkeypatch, pattern):
+    save(tmp_path / "trip/x/a.png")
+    monkeypatch.chdir(tmp_path)
+    assert detect(pattern) == "folder"
+    assert open_images("auto", size=4, path=pattern).keys == ("trip/x/a.png",)
+    with pytest.raises(FileNotFoundError, match=r"the glob x\[ab\] finds nothing"):
+        open_images("auto", size=4, path="x[ab]")
+    (tmp_path / "[a]*.csv").write_text("path\ntrip/x/a.png\n")
+    assert detect(tmp_path / "[a]*.csv") == "manifest"
+
+
+def list_files(folder, header, rows):
+    for name in "abcd":
+        save(folder / f"{name}.png", seed=ord(name))
+    table = folder / "list.csv"
+    table.write_text("\n".join([header, *rows]))
+    return table
+
+
+def test_a_table_of_splits(tmp_path):
+    rows = ["a.png,Training", "b.png, dev ", "c.png,VAL", "d.png,"]
+    table = list_files(tmp_path, "path,split", rows)
+    found = {
+        subset: open_images("manifest", size=4, path=table, subset=subset).keys
+        for subset in ("train", "test", "all")
+    }
+    assert found == {
+        "train": ("a.png",),
+        "test": ("c.png",),
+        "all": ("a.png", "b.png", "c.png", "d.png"),
+    }
+
+
+def test_unknown_splits_are_named(tmp_path):
+    table = list_files(tmp_path, "path,split", ["a.png,fold 2", "b.png,fold 1", "c.png,"])
+    for subset in ("train", "test"):
+        message = f"subset '{subset}' of list.csv is empty: .* not known here, 'fold 1', 'fold 2':"
+        with pytest.raises(ValueError, match=message):
+            open_images("manifest", size=4, path=table, subset=subset)
+    assert len(open_images("manifest", size=4, path=table)) == 3
+    table = list_files(tmp_path, "path,split", ["a.png,train", "b.png,held"])
+    assert open_images("manifest", size=4, path=table, subset="train").keys == ("a.png",)
+    with pytest.raises(ValueError, match=r"not known here, 'held': name them as one of train, "):
+        open_images("manifest", size=4, path=table, subset="test")
+    many = ["a.png,1", "b.png,2", "c.png,3", "d.png,4", "x.png,5", "y.png,6"]
+    for name in "xy":
+        save(tmp_path / f"{name}.png")
+    table = list_files(tmp_path, "path,split", many)
+    with pytest.raises(ValueError, match=r"'1', '2', '3', '4', '5', \.\.\.: name them"):
+        open_images("manifest", size=4, path=table, subset="train")
+
+
+def test_a_blank_class_is_none(tmp_path, caplog):
+    table = list_files(tmp_path, "path,label", ["a.png,x", "b.png,", "c.png,  ", "d.png,y"])
+    with caplog.at_level(logging.WARNING):
+        images = open_images("manifest", size=4, path=table)
+    assert (images.labels, images.class_names) == (None, ())
+    assert "2 of 4 images have no class, such as b.png" in caplog.text
+
+
+def test_a_table_refuses_files_that_are_too_large(tmp_path):
+    table = list_files(tmp_path, "path", ["a.png", "huge.png"])
+    with open(tmp_path / "huge.png", "wb") as file:
+        file.truncate(3 * 2**30)
+    listed = Listing(table)
+    assert listed.entries["key"].to_pylist() == ["a.png"]
+    assert [(each.key, each.reason) for each in listed.refused] == [
+        ("huge.png", "3,221,225,472 bytes are more than 1,073,741,824")
+    ]
+
+
+def test_paths_that_are_objects(tree, tmp_path):
+    several = (tree / "cat", tree / "dog")
+    opened = make_source("folder", path=several)
+    for _ in range(2):  # the second time, it is finished with the same options
+        prepare("folder", tmp_path / "one", size=8, path=tree)
+        prepare("folder", tmp_path / "two", size=8, path=several)
+    assert len(make_source("auto", path=tmp_path / "one").entries) == 5
+    prepared = make_source("auto", path=tmp_path / "two")
+    assert prepared.entries["key"].equals(opened.entries["key"])
+    scanned = make_scanned(scan(opened), opened, "folder", {"path": tree}, {"path": several})
+    write_manifest(scanned, tmp_path / "m.parquet")
+    assert read_note(tmp_path / "m.parquet").asked == {"path": [str(each) for each in several]}
+    assert make_source("manifest", path=tmp_path / "m.parquet").entries.equals(opened.entries)
+
+
 @pytest.mark.parametrize("top", ["", "imagenette/"])
 def test_a_zip_is_the_folder(tree, tmp_path, top):
     folder = open_images("folder", size=8, path=tree)
@@ -128,6 +237,67 @@ def test_a_zip_is_read_by_many_threads(tmp_path):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_the_contents_of_a_zip_are_read_once(tmp_path, monkeypatch):
+    for i in range(20):
+        save(tmp_path / f"in/{i:02d}.png", seed=i)
+    source = make_source("zip", path=make_zip(tmp_path / "in", tmp_path / "z.zip"))
+    data = pickle.dumps(source)
+    assert len(data) < 5000
+
+    def read_again(*_):
+        raise AssertionError("the table of contents is read again")
+
+    monkeypatch.setattr(zipfile, "ZipFile", read_again)
+    copy, wrong = pickle.loads(data), []
+
+    def read(source):
+        for i in range(20):
+            if source.read(i) != (tmp_path / f"in/{i:02d}.png").read_bytes():
+                wrong.append(i)
+
+    threads = [threading.Thread(target=read, args=(each,)) for each in (source, copy) * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    # Forked, with threads of the parent: what they would share is a position, but none is used.
+    child = os.fork()
+    if not child:
+        read(source)
+        os._exit(len(wrong))
+    read(source)
+    assert os.waitpid(child, 0)[1] == 0
+    assert wrong == []
+    open_files = len(os.listdir("/dev/fd"))
+    del source, copy, threads
+    gc.collect()
+    assert len(os.listdir("/dev/fd")) == open_files - 2
+
+
+@pytest.mark.parametrize("time", [0, 2**70])
+def test_a_tar_that_was_replaced_is_examined_again(tmp_path, time):
+    path, pixels = tmp_path / "t.tar", []
+
+    def write(colour):
+        data = encode(Image.new("RGB", (9, 9), colour), "BMP")
+        with tarfile.open(path, "w") as archive:
+            entry = tarfile.TarInfo("a.bmp")
+            entry.size, entry.mtime = len(data), 0
+            entry.pax_headers = {"mtime": str(time)}
+            archive.addfile(entry, io.BytesIO(data))
+
+    for colour, changed in (("red", 1), ("blue", 2)):
+        write(colour)
+        os.utime(path, ns=(changed, changed))
+        images = open_images("tar", size=4, path=path, cache_dir=tmp_path / "cache")
+        pixels.append((images[0][0, 0].tolist(), images.hashes.content))
+        again = make_source("tar", path=path).entries
+        assert again.equals(make_source("tar", path=path).entries)
+    assert [colour for colour, _ in pixels] == [[255, 0, 0], [0, 0, 255]]
+    assert pixels[0][1] != pixels[1][1]
 
 
 def test_unsafe_and_encrypted_entries_are_refused(tmp_path):
@@ -181,7 +351,9 @@ def test_files_that_cannot_be_read_at_all(tree, tmp_path):
     assert "BadZipFile: Bad CRC-32" in images.excluded[0].reason
     images = open_images("folder", size=4, path=tree)
     (tree / "cat/a.png").unlink()
-    with pytest.raises(ValueError, match=r"cat/a.png .* No such file .* open it again"):
+    with pytest.raises(
+        ValueError, match=r"cat/a.png .* No such file .* touch or delete it and open the set again"
+    ):
         images[0]
 
 
@@ -381,6 +553,8 @@ def test_errors_say_what_to_do(tree, tmp_path, monkeypatch):
     cases = [
         ("foldr", {}, ValueError, "did you mean 'folder'"),
         ("folder", {"pth": tree}, ValueError, "unknown option 'pth': did you mean 'path'"),
+        ("folder", {"path": tree, "subse": 1}, ValueError, "did you mean 'subset'"),
+        ("photograf", {}, ValueError, "did you mean 'photographs'"),
         ("folder", {}, ValueError, "needs the option 'path'"),
         ("folder", {"path": tree / "no"}, FileNotFoundError, "no does not exist"),
         ("folder", {"path": zipped}, ValueError, "is a file, not a folder: name its source"),

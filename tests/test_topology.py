@@ -42,8 +42,10 @@ SCRIPT = textwrap.dedent(
         batches = data.train_batches(
             images, data.Shuffled(len(images), seed=3, group=puzzles.GROUP), 32,
             first_step=first, last_step=last,
-            process_index=jax.process_index(), process_count=jax.process_count(),
-            reading=data.Reading(workers=workers, threads=2),
+            reading=data.Reading(
+                workers=workers, threads=2,
+                process_index=jax.process_index(), process_count=jax.process_count(),
+            ),
         )
         shown = [
             [np.asarray(x) for x in look(step, batch)]

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -20,6 +21,7 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from kt_jax.data import decode_image, open_images
+from kt_jax.data.sources import make_source
 
 SIZE = 16
 SECONDS = 120  # a process that takes longer hangs
@@ -339,6 +341,67 @@ def test_every_entry_of_a_zip_is_an_image_or_left_out_with_a_reason(tmp_path):
     assert found.pixels.keys() == sound.keys()
     check_reasons(found.reasons, reasons)
     check_pixels(found.pixels, sound)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_entries_of_a_zip_whose_headers_lie(tmp_path, method):
+    path, plain = tmp_path / "z.zip", encode(SLOPE, "PNG")
+    names = ["cut.png", "empty.png", "far.png", "magic.png", "packed.png", "sound.png"]
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in [*names, "strong.png"]:
+            archive.writestr(name, plain)
+        # The headers before the data hold what the table of contents does not.
+        with archive.open(zipfile.ZipInfo("zip64.png"), "w", force_zip64=True) as file:
+            file.write(plain)
+    raw = bytearray(path.read_bytes())
+    # In the table of contents, 46 bytes lie before each name; before the data, 30.
+    struct.pack_into("<I", raw, raw.rindex(b"packed.png") - 26, 2**31)
+    struct.pack_into("<I", raw, raw.rindex(b"cut.png") - 26, 90)
+    struct.pack_into("<I", raw, raw.rindex(b"far.png") - 4, len(raw) - 10)
+    struct.pack_into("<I", raw, raw.rindex(b"empty.png") - 22, 0)
+    raw[raw.index(b"magic.png") - 30] ^= 1
+    raw[raw.rindex(b"strong.png") - 38] |= 0x40
+    path.write_bytes(b"#!/bin/sh\n" * 100 + raw)  # a zip may follow a program that unpacks it
+    source = make_source("zip", path=path)
+    keys = source.entries["key"].to_pylist()
+    assert keys == [*names, "zip64.png"]
+    assert [(each.key, each.reason) for each in source.refused] == [("strong.png", "encrypted")]
+    found = {}
+    for row, key in enumerate(keys):
+        try:
+            found[key] = source.read(row)
+        except ValueError as error:
+            found[key] = str(error)
+    sound = dict.fromkeys(["packed.png", "sound.png", "zip64.png"], plain)
+    assert found == sound | {
+        "cut.png": "BadZipFile: Bad CRC-32",
+        "empty.png": "BadZipFile: Bad CRC-32",
+        "far.png": "BadZipFile: Truncated file header",
+        "magic.png": "BadZipFile: Bad magic number for file header",
+    }
+    os.truncate(path, 1010)
+    with pytest.raises(ValueError, match="BadZipFile: Truncated file header"):
+        source.read(keys.index("sound.png"))
+
+
+def test_no_more_of_a_zip_is_read_than_an_image_can_take(tmp_path):
+    """The room for a size that is only declared would be taken at once."""
+    path, plain = tmp_path / "z.zip", encode(SLOPE, "PNG")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", plain)
+        for name in ("bomb.png", "empty.png"):
+            archive.writestr(name, bytes(1_000_000))
+    raw = bytearray(path.read_bytes())
+    struct.pack_into("<I", raw, raw.rindex(b"a.png") - 26, 2**32 - 2)
+    for name, size in ((b"bomb.png", 2000), (b"empty.png", 0)):
+        struct.pack_into("<I", raw, raw.rindex(name) - 22, size)
+        struct.pack_into("<I", raw, raw.rindex(name) - 30, zlib.crc32(bytes(size)))
+    path.write_bytes(raw)
+    source = make_source("zip", path=path)
+    tracemalloc.start()
+    assert [source.read(row) for row in range(3)] == [plain, bytes(2000), b""]
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()
 
 
 def test_an_encrypted_zip(tmp_path):

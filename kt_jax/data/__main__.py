@@ -5,8 +5,9 @@
     python -m kt_jax.data prepare photos --out=photos-256 --size=256 --quality=90
 
 A PATH is a folder, a zip, a tar, a table of paths, a VOC devkit's year, a Hugging Face data set,
-ArrayRecord files, or a glob; several are one set, as if the folder that holds them all held nothing
-else. A TFDS data set is named by --source=tfds --option name=NAME --option split=train.
+ArrayRecord files, or a glob; several are one set, as if the folder that holds them all (of a glob:
+the one before its first wildcard) held nothing else. A TFDS data set is named by
+--source=tfds --option name=NAME --option split=train.
 """
 
 import argparse
@@ -18,16 +19,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
 from kt_jax.data.duplicates import find_duplicates, find_leaks
-from kt_jax.data.images import Hashes
+from kt_jax.data.images import Hashes, make_hashes
 from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST, labels_of, scan, write_manifest
 from kt_jax.data.sources import Source, detect, make_source
 from kt_jax.data.sources.folder import Folder
-from kt_jax.data.sources.listing import Listing, make_scanned, read_note, read_scanned
+from kt_jax.data.sources.listing import Listing, Note, make_scanned, read_note, read_scanned
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
@@ -92,12 +94,17 @@ def _make_parser() -> argparse.ArgumentParser:
 def _scan(arguments: argparse.Namespace) -> None:
     options = _options(arguments)
     opened = make_source(arguments.source, **options)
+    # Before the scan, which may take hours: a mistyped path is said at once.
+    others = [
+        make_source("auto", path=os.path.abspath(os.path.expanduser(path)))
+        for path in arguments.against
+    ]
     out = arguments.out or _default_out(options.get("path", []), opened)
     out = pathlib.Path(out).expanduser().absolute()
-    source, options = _reopening(arguments.source, options, opened)
+    note = _note(arguments.source, options, opened)
     if out.suffix != ".parquet":
         raise ValueError(f"--out={arguments.out}: the name of a manifest ends in .parquet")
-    known = _read_known(out, source, options)
+    known = _read_known(out, note)
     if known is not None and type(opened).read_labelled is Source.read_labelled:
         # Classes are not learned by reading: those of now count.
         nulls = pa.nulls(len(known), pa.string())
@@ -107,16 +114,16 @@ def _scan(arguments: argparse.Namespace) -> None:
     table = scan(opened, partial, known)
     at = table.schema.get_field_index("label")
     table = table.set_column(at, MANIFEST.field("label"), labels_of(opened, table))
-    write_manifest(make_scanned(table, opened, source, options), out)
+    write_manifest(make_scanned(table, opened, **vars(note)), out)
     partial.unlink(missing_ok=True)
     _describe(opened, table)
     print(f"manifest    {out}")
-    keys, hashes = _readable(table)
+    keys, hashes = _readable(opened, table)
     found = find_duplicates(hashes)
     for kind, sign, groups in (("equal", "=", found.exact), ("near", "~", found.near)):
         print(f"{kind:12}{len(groups):,} groups of {kind} images")
         _show([f" {sign} ".join(_some([keys[row] for row in group])) for group in groups])
-    for other in arguments.against:
+    for other in others:
         _compare(opened.name, keys, hashes, other)
 
 
@@ -149,19 +156,20 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         if source == "auto":
             raise ValueError("there is no PATH: say where the images are")
         return options
-    paths = [os.path.abspath(os.path.expanduser(path)) for path in arguments.paths]
+    # Sorted: the same places in another order are the same set.
+    paths = sorted(os.path.abspath(os.path.expanduser(path)) for path in arguments.paths)
     if len(paths) > 1 and source not in ("auto", "folder"):
         raise ValueError(f"--source={source} takes one PATH, not {len(paths)}")
     return {"path": paths[0] if len(paths) == 1 else paths, **options}
 
 
-def _reopening(source: str, options: dict[str, Any], opened: Source) -> tuple[str, dict[str, Any]]:
-    """Name and options of the source to be noted in the manifest."""
-    if isinstance(opened, Folder | Listing):
-        return "folder", {"path": str(opened.root)}
+def _note(source: str, options: dict[str, Any], opened: Source) -> Note:
+    """What the manifest will say: a scan of a manifest is one of what that was made of."""
+    if opened.manifest is None and isinstance(opened, Folder | Listing):
+        return Note("folder", {"path": str(opened.root)}, options)
     source = detect(options["path"]) if source == "auto" else source
     note = read_note(options["path"]) if source == "manifest" else None
-    return note or (source, options)
+    return note or Note(source, options, options)
 
 
 def _default_out(path: str | list[str], opened: Source) -> str:
@@ -172,7 +180,7 @@ def _default_out(path: str | list[str], opened: Source) -> str:
     return f"{name.removesuffix(_SUFFIX) or 'images'}{_SUFFIX}"
 
 
-def _read_known(out: pathlib.Path, source: str, options: dict[str, Any]) -> pa.Table | None:
+def _read_known(out: pathlib.Path, wanted: Note) -> pa.Table | None:
     """The entries of an earlier scan of the same place; refuses what must not be overwritten."""
     if not out.exists():
         return None
@@ -182,25 +190,28 @@ def _read_known(out: pathlib.Path, source: str, options: dict[str, Any]) -> pa.T
         note = None
     if note is None:
         raise ValueError(f"--out: {out} exists and is no manifest of a scan: choose another --out")
-    if note != (source, options):
+    if note != wanted:
         raise ValueError(
-            f"--out: {out} is the manifest of {_describe_options(note[1])} (source {note[0]!r}), "
-            f"not of {_describe_options(options)} ({source!r}): choose another --out, or delete it"
+            f"--out: {out} is the manifest of {_describe_options(note.asked)} (source "
+            f"{note.source!r}), not of {_describe_options(wanted.asked)} ({wanted.source!r}): "
+            "choose another --out, or delete it"
         )
     return read_scanned(out)[0]
 
 
 def _describe_options(options: dict[str, Any]) -> str:
+    texts = {
+        name: ", ".join(value) if isinstance(value, list) else value
+        for name, value in options.items()
+    }
     return ", ".join(
-        str(value) if name == "path" else f"{name}={value}" for name, value in options.items()
+        f"{text}" if name == "path" else f"{name}={text}" for name, text in texts.items()
     )
 
 
-def _readable(table: pa.Table) -> tuple[list[str], Hashes]:
-    kept = table.filter(pc.equal(table["reason"], ""))
-    return kept["key"].to_pylist(), Hashes(
-        tuple(kept["sha256"].to_pylist()), kept["phash"].to_numpy()
-    )
+def _readable(opened: Source, table: pa.Table) -> tuple[list[str], Hashes]:
+    rows = np.flatnonzero(pc.equal(table["reason"], "").to_numpy())
+    return table["key"].take(rows).to_pylist(), make_hashes(opened, table, rows)
 
 
 def _describe(opened: Source, table: pa.Table) -> None:
@@ -227,10 +238,9 @@ def _describe(opened: Source, table: pa.Table) -> None:
         print("classes     none")
 
 
-def _compare(name: str, keys: list[str], hashes: Hashes, other: str) -> None:
-    """Prints which images a further set shares with the one that was scanned."""
-    opened = make_source("auto", path=os.path.abspath(os.path.expanduser(other)))
-    other_keys, other_hashes = _readable(scan(opened))
+def _compare(name: str, keys: list[str], hashes: Hashes, opened: Source) -> None:
+    """Prints which images a further set shares with the one of this name, that was scanned."""
+    other_keys, other_hashes = _readable(opened, scan(opened))
     found = find_leaks(hashes, other_hashes)
     print(
         f"against     {opened.name}: {len(found.exact):,} images of {name} have an equal there, "

@@ -38,7 +38,8 @@ def keep_decoded(
       count: how many images there are.
       size: their side, in pixels.
       place: "ram", "disk" (below cache_dir), "none", or "auto": memory if it fits there and no
-        worker processes would each keep their own, else the disk if it fits there, else none.
+        worker processes would each keep their own, else the disk if it fits there, else none;
+        what lies on the disk already is used.
       name: of the images, for people.
       fingerprint: of the images: what is kept on disk belongs to it.
       cache_dir: where "disk" is; None: there is none.
@@ -50,13 +51,17 @@ def keep_decoded(
     if place not in PLACES:
         raise ValueError(f"cache is {place!r} but must be one of {', '.join(PLACES)}")
     needed = count * size * size * 3
-    if place == "auto":
-        place = _choose(needed, cache_dir, workers)
-    if place == "disk":
-        if cache_dir is None:
-            raise ValueError("cache is 'disk', but there is no cache_dir to keep images in")
-        pathlib.Path(cache_dir).mkdir(parents=True, exist_ok=True)
+    path = None
+    if cache_dir is not None:
         path = pathlib.Path(cache_dir) / f"decoded-{fingerprint[:16]}.bin"
+    if place in ("auto", "disk") and path is not None:
+        _log_others(path, name)
+    if place == "auto":
+        place = _choose(needed, path, workers)
+    if place == "disk":
+        if path is None:
+            raise ValueError("cache is 'disk', but there is no cache_dir to keep images in")
+        path.parent.mkdir(parents=True, exist_ok=True)
         _log.info("%s: decoded images are kept in %s (%.2f GB)", name, path, needed / 1e9)
         return _OnDisk(load, path, size)
     if place == "ram":
@@ -66,15 +71,37 @@ def keep_decoded(
     return load
 
 
-def _choose(needed: int, cache_dir: str | os.PathLike | None, workers: int) -> str:
+def _choose(needed: int, path: pathlib.Path | None, workers: int) -> str:
+    # What an earlier run has written needs no more room, and is not decoded again.
+    written = 0 if path is None else _size_on_disk(path)
+    if written >= needed:
+        return "disk"
     if not workers and needed <= _SHARE_OF_MEMORY * psutil.virtual_memory().available:
         return "ram"
-    if cache_dir is not None:
-        parents = [pathlib.Path(cache_dir), *pathlib.Path(cache_dir).absolute().parents]
-        free = shutil.disk_usage(next(place for place in parents if place.exists())).free
-        if needed <= _SHARE_OF_DISK * free:
+    if path is not None:
+        free = shutil.disk_usage(next(place for place in path.absolute().parents if place.exists()))
+        if needed - written <= _SHARE_OF_DISK * free.free:
             return "disk"
     return "none"
+
+
+def _log_others(path: pathlib.Path, name: str) -> None:
+    others = [other for other in sorted(path.parent.glob("decoded-*.bin")) if other != path]
+    if others:
+        _log.info(
+            "%s: %s also holds decoded images of other sets, or of these as they were or in other "
+            "sizes; delete what no run uses: %s",
+            *(name, path.parent),
+            ", ".join(f"{other.name} ({_size_on_disk(other) / 1e9:.2f} GB)" for other in others),
+        )
+
+
+def _size_on_disk(path: pathlib.Path) -> int:
+    """The bytes that a file takes, without its holes; 0 if there is none."""
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
 
 
 class _InMemory:
@@ -94,7 +121,10 @@ class _InMemory:
         if not self._known[i]:
             self._decoded[i] = self._load(i)
             self._known[i] = True
-        return self._decoded[i]
+        pixels = self._decoded[i]
+        # A view: who wrote to it would change the image of all epochs.
+        pixels.flags.writeable = False
+        return pixels
 
     def __getstate__(self) -> dict:
         return {"_load": self._load, "_shape": self._shape}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import PIL
 import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
@@ -19,6 +20,9 @@ from kt_jax.data import jpeg
 # The only readers that Pillow may try. Others reach further than a data set should: EPS, for one,
 # starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# Tells who refused an image: another decoder may read it. Count up when one that was refused is
+# read now.
+DECODER = f"1, Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}"
 MAX_PIXELS = 200_000_000
 # The pixels that are allowed, uncompressed, and then some. Larger files are not even read.
 MAX_BYTES = 2**30
@@ -157,7 +161,8 @@ def _decode(
                 pixels = _to_rgb(image, short_side)
             # Of a TIFF, loading has turned the picture, and removed the orientation.
             orientation = _orientation(image.getexif)
-    except ValueError:
+    except (ValueError, MemoryError):
+        # Of a want of memory, the image is not to blame.
         raise
     except Image.UnidentifiedImageError as error:
         raise ValueError(unknown) from error
@@ -197,6 +202,8 @@ def _exif(segment: bytes) -> Image.Exif:
 def _orientation(read: Callable[[], Image.Exif]) -> int:
     try:
         orientation = read().get(_EXIF_ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception:
         return 1  # Pillow raises all sorts; broken EXIF does not make a broken picture.
     return orientation if orientation in _TURNS else 1

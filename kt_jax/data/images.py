@@ -29,7 +29,9 @@ class Hashes:
     """What tells that two images are the same, or nearly.
 
     Attributes:
-      content: sha256 of the file, hexadecimal, `[n]`: equal for equal files.
+      content: sha256 of the file, hexadecimal, `[n]`: equal for equal files. Of a set that was
+        re-encoded by `python -m kt_jax.data prepare`, that of the file before, so that an image and
+        its copy in such a set are equal.
       perceptual: pHash, uint64 `[n]`: a few bits apart for near duplicates.
     """
 
@@ -86,8 +88,8 @@ class Images:
             return self.load(i)
         except ValueError as error:
             raise ValueError(
-                f"{self.keys[i]} ({self.origin}) cannot be read: {error}. If the files changed "
-                "since the set was opened, open it again"
+                f"{self.keys[i]} ({self.origin}) cannot be read: {error}. Restore the file, "
+                "or touch or delete it and open the set again"
             ) from error
 
 
@@ -131,7 +133,7 @@ def open_images(
         images = _open_photographs(size, **options)
     else:
         splitting = {"subset": options.pop("subset", "all"), "holdout": options.pop("holdout", 0.2)}
-        opened = make_source(source, **options)
+        opened = make_source(source, True, **options)
         path = None if cache_dir is None else manifest_path(opened, cache_dir)
         images = _make_images(opened, scan(opened, path), size, **splitting)
     load = keep_decoded(
@@ -167,6 +169,13 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
     )
     chosen = layout.in_subset(keys, given, subset, holdout)
     if not chosen.any():
+        if unknown := sorted({place for place in given or () if place} - {"train", "test"}):
+            names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+            known = ", ".join((*layout.TRAIN_FOLDERS, *layout.TEST_FOLDERS))
+            raise ValueError(
+                f"subset {subset!r} of {opened.name} is empty: its images are of splits that are "
+                f"not known here, {names}: name them as one of {known}, or use subset='all'"
+            )
         raise ValueError(
             f"subset {subset!r} of {opened.name} is empty ({len(keys)} images in all, holdout="
             f"{holdout}): use subset='all' or another holdout"
@@ -190,8 +199,8 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
         )  # fmt: skip
     rows = np.flatnonzero(chosen & readable)
     labels, class_names = _labels(opened, table, keys, rows)
-    kept = table.select(["key", "sha256", "phash"]).take(rows)
-    hashes = Hashes(tuple(kept["sha256"].to_pylist()), kept["phash"].to_numpy())
+    kept = table.select(["key", "sha256"]).take(rows)
+    content = kept["sha256"].to_pylist()
     keys = tuple(kept["key"].to_pylist())
     return Images(
         keys=keys,
@@ -200,11 +209,19 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
         size=size,
         excluded=tuple(excluded),
         origin=f"{opened.name}, {subset}",
-        fingerprint=_fingerprint(size, keys, labels, hashes.content),
-        hashes=hashes,
+        fingerprint=_fingerprint(size, keys, labels, content),
+        hashes=make_hashes(opened, table, rows),
         boxes=_boxes_of(opened.boxes, rows),
         load=_Decoded(opened, rows, size),
     )
+
+
+def make_hashes(opened: Source, table: pa.Table, rows: np.ndarray) -> Hashes:
+    """Returns the hashes of the entries at `rows`, which can be read; `table` is their scan."""
+    content = table["sha256"]
+    if opened.originals is not None:
+        content = pc.coalesce(opened.originals, content)
+    return Hashes(tuple(content.take(rows).to_pylist()), table["phash"].take(rows).to_numpy())
 
 
 def _labels(

@@ -2,13 +2,25 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 
 _log = logging.getLogger(__name__)
 
 SUBSETS = ("all", "train", "test")
-TEST_FOLDERS = ("test", "val", "valid", "validation")
+# The names of splits, whatever their case; of those for testing, the first that is there is taken.
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation", "dev", "eval")
+
+
+def choose_splits(names: Iterable[str]) -> dict[str, str | None]:
+    """Returns what the known splits of these names are for: "train", "test", or None: neither."""
+    splits = {name: name.strip().lower() for name in names}
+    test = next((split for split in TEST_FOLDERS if split in splits.values()), None)
+    subsets = {test: "test"} | dict.fromkeys(TRAIN_FOLDERS, "train")
+    known = (*TRAIN_FOLDERS, *TEST_FOLDERS)
+    return {name: subsets.get(split) for name, split in splits.items() if split in known}
 
 
 def in_subset(
@@ -16,8 +28,9 @@ def in_subset(
 ) -> np.ndarray:
     """Which images belong to the subset, bool `[n]`.
 
-    A source that says so itself (`given`) decides; else top folders train and test (or val) where
-    both exist; else a hash of each key, so that adding files moves no other between the subsets.
+    A source that says so itself (`given`) decides; else top folders train and test (or val, ...)
+    where both exist; else a hash of each key, so that adding files moves no other between the
+    subsets.
 
     Raises:
       ValueError: for an unknown subset, or a holdout outside [0, 1).
@@ -28,11 +41,10 @@ def in_subset(
         raise ValueError(f"holdout is {holdout} but must be a fraction in [0, 1)")
     if subset == "all":
         return np.ones(len(keys), bool)
-    test_root = _test_root(keys)
+    roots = _split_roots(keys)
     if given is not None:
         where = given
-    elif test_root:
-        roots = {"train": "train", test_root: "test"}
+    elif roots:
         where = [roots.get(key.split("/", 1)[0]) for key in keys]
     else:
         where = [_draw(key, holdout) for key in keys]
@@ -42,20 +54,22 @@ def in_subset(
 def classes_of(keys: list[str]) -> list[str | None] | None:
     """The class of every image, or None where the folders are no classes.
 
-    It is the first folder of the key, below train/ and test/ where these exist; an image beside
-    these has none. There are no classes at all if an image of theirs lies in no folder, or if all
-    lie in the same.
+    It is the first folder of the key, below train/, test/ and other splits where train/ and test/
+    exist; an image beside these has none. There are no classes at all if an image for training or
+    testing lies in no folder, or if all lie in the same.
     """
-    test_root = _test_root(keys)
+    roots = _split_roots(keys)
     classes: list[str | None] = []
     flat = []
     for key in keys:
         folders = key.split("/")[:-1]
-        beside = test_root is not None and folders[:1] not in (["train"], [test_root])
-        if test_root is not None:
-            folders = folders[1:]
-        classes.append(None if beside or not folders else folders[0])
-        if not beside and not folders:
+        matters = True
+        if roots:
+            root, *folders = folders or [""]
+            matters = roots.get(root) is not None
+            folders = folders if root in roots else []
+        classes.append(folders[0] if folders else None)
+        if matters and not folders:
             flat.append(key)
     names = {name for name in classes if name is not None}
     if names and flat:
@@ -74,11 +88,15 @@ def sorted_names(classes: list[str | None]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _test_root(keys: list[str]) -> str | None:
-    roots = {key.split("/", 1)[0] for key in keys if "/" in key}
-    if "train" not in roots:
-        return None
-    return next((root for root in TEST_FOLDERS if root in roots), None)
+def _split_roots(keys: list[str]) -> dict[str, str | None]:
+    """What the top folders that are splits are for; none where they do not divide the images."""
+    tops = {tuple(key.split("/", 2)[:-1]) for key in keys}
+    roots = choose_splits(top[0] for top in tops if top)
+    # A flat test/ beside train/ and val/ with classes, as in ImageNet, has no labels to test with.
+    labelled = choose_splits(top[0] for top in tops if len(top) == 2)
+    if {"train", "test"} <= set(labelled.values()):
+        return dict.fromkeys(roots) | labelled
+    return roots if {"train", "test"} <= set(roots.values()) else {}
 
 
 def _draw(key: str, holdout: float) -> str:

@@ -28,13 +28,20 @@ class Reading:
       workers: processes that decode the batches of training; 0: threads of this one do. To start
         them takes seconds, so that passes over a set once are always left to threads.
       threads: batches decoded at the same time by each process; 0 decodes in the caller.
-      prefetch: batches that each process holds ready.
-      max_unreadable: the share of a set's images that may turn unreadable while training.
+      prefetch: batches that each process holds ready, or as many as it has threads, if these are
+        more.
+      process_index: of the processes that train, this one takes the rows [process_index * local,
+        (process_index + 1) * local) of every global batch.
+      process_count: how many processes share a global batch.
+      max_unreadable: the share of a set's images that may turn unreadable while training. Each
+        process counts those that it meets itself, and from none again when a run is resumed.
     """
 
     workers: int = 0
     threads: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
     prefetch: int = 4
+    process_index: int = 0
+    process_count: int = 1
     max_unreadable: float = 0.01
 
 
@@ -45,15 +52,13 @@ def train_batches(
     *,
     first_step: int = 0,
     last_step: int,
-    process_index: int = 0,
-    process_count: int = 1,
     targets: np.ndarray | None = None,
     reading: Reading | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's share of the global batches first_step, ..., last_step - 1.
 
     An image that has become unreadable is named in the log, and the next readable index takes its
-    place, with its own label.
+    place, with its own label; one with a target below 0 never takes the place of one without.
 
     Args:
       images: anything with a length whose `[i]` is a uint8 array; all of one shape.
@@ -61,8 +66,6 @@ def train_batches(
       batch_size: rows of the global batch, over all processes.
       first_step: the first batch: where a resumed run carries on.
       last_step: the batch to stop before.
-      process_index: this process takes rows [process_index * local, (process_index + 1) * local).
-      process_count: processes that share the global batch.
       targets: `[n]` integers that become `label`; by default `images.labels`.
       reading: by default, threads of this process.
 
@@ -72,9 +75,11 @@ def train_batches(
 
     Raises:
       ValueError: the numbers do not fit together, order and targets are about another set, or more
-        than the share `reading.max_unreadable` of the images have become unreadable.
+        than the share `reading.max_unreadable` of the images have become unreadable, as far as
+        this process has met them since its first_step.
     """
-    local = _local_batch(batch_size, process_index, process_count)
+    reading = reading or Reading()
+    local = _local_batch(batch_size, reading)
     if not 0 <= first_step <= last_step:
         raise ValueError(
             f"train_batches: first_step={first_step} and last_step={last_step}, but they must "
@@ -85,10 +90,8 @@ def train_batches(
             f"train_batches: the order {type(order).__name__} is over {order.n} images, but there "
             f"are {len(images)}: make the order from the same set of images"
         )
-    reading = reading or Reading()
-    make = _TrainBatch(
-        images, order, batch_size, process_index * local, local, _targets(images, targets)
-    )
+    first_row = reading.process_index * local
+    make = _TrainBatch(images, order, batch_size, first_row, local, _targets(images, targets))
     steps = grain.MapDataset.range(first_step, last_step)
     batches = steps.map(make).to_iter_dataset(_read_ahead(reading))
     if reading.workers:
@@ -100,8 +103,6 @@ def eval_batches(
     images,
     batch_size: int,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
     reading: Reading | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every image once, in index order; arguments as in `train_batches`.
@@ -113,10 +114,12 @@ def eval_batches(
       ValueError: the numbers do not fit together; or an image cannot be read: nothing could stand
         in for it here.
     """
-    local = _local_batch(batch_size, process_index, process_count)
-    make = _EvalBatch(images, batch_size, process_index * local, local, _targets(images, None))
+    reading = reading or Reading()
+    local = _local_batch(batch_size, reading)
+    first_row = reading.process_index * local
+    make = _EvalBatch(images, batch_size, first_row, local, _targets(images, None))
     steps = grain.MapDataset.range(-(-len(images) // batch_size))
-    return iter(steps.map(make).to_iter_dataset(_read_ahead(reading or Reading())))
+    return iter(steps.map(make).to_iter_dataset(_read_ahead(reading)))
 
 
 # Classes instead of closures, because they must reach the workers by pickle.
@@ -134,19 +137,30 @@ class _TrainBatch:
         start = step * self.batch_size + self.first_row
         indices, pixels, unreadable = [], [], []
         for position in range(start, start + self.rows):
-            index = self.order(position)
-            for _ in range(len(self.images)):
+            for index in self._candidates(self.order(position)):
                 try:
                     pixels.append(self.images[index])
                 except ValueError as error:
                     unreadable.append((index, str(error)))
-                    index = (index + 1) % len(self.images)
                 else:
+                    indices.append(index)
                     break
-            indices.append(index)
         if len(pixels) < self.rows:
             raise ValueError(f"no image can be read any more: {unreadable[-1][1]}")
         return _batch(pixels, indices, self.targets), unreadable
+
+    def _candidates(self, drawn: int) -> Iterator[int]:
+        """The index that was drawn, and those that may stand in for it."""
+        yield drawn
+        for other in range(drawn + 1, drawn + len(self.images)):
+            index = other % len(self.images)
+            # Below 0 is an index without a cluster, which is not drawn and has no label.
+            if (
+                self.targets is None
+                or self.targets.ndim > 1
+                or not self.targets[index] < 0 <= self.targets[drawn]
+            ):
+                yield index
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +186,8 @@ class _EvalBatch:
 
 
 def _read_ahead(reading: Reading) -> grain.ReadOptions:
-    return grain.ReadOptions(reading.threads, reading.prefetch)
+    # grain lets no more threads run than it may hold batches.
+    return grain.ReadOptions(reading.threads, max(reading.prefetch, reading.threads))
 
 
 def _start_workers(batches: grain.IterDataset, reading: Reading) -> grain.IterDataset:
@@ -217,7 +232,8 @@ def _targets(images, targets: np.ndarray | None) -> np.ndarray | None:
     return targets
 
 
-def _local_batch(batch_size: int, process_index: int, process_count: int) -> int:
+def _local_batch(batch_size: int, reading: Reading) -> int:
+    process_index, process_count = reading.process_index, reading.process_count
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size={batch_size} (the global batch) is not a positive multiple of "

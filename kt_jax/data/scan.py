@@ -1,7 +1,7 @@
 """Reads every image of a source once: whether it can be read, what it is, and its hashes.
 
 The result, the manifest, is a table with a row an entry. It is reused: an entry whose size and
-stamp have not changed is not read again.
+stamp have not changed is not read again, unless it was refused by another version of the decoder.
 """
 
 import concurrent.futures
@@ -21,7 +21,7 @@ from jaxtyping import UInt8, UInt64
 from tqdm import tqdm
 
 from kt_jax.data import layout
-from kt_jax.data.decode import THUMBNAIL, examine_image
+from kt_jax.data.decode import DECODER, THUMBNAIL, examine_image
 from kt_jax.data.sources.base import ENTRIES, Source
 
 # Its functions are made at run time, where no type checker sees them.
@@ -43,6 +43,8 @@ EXAMINED = pa.schema(
     ]
 )
 MANIFEST = pa.schema([*ENTRIES, *EXAMINED])
+# The key of a manifest's metadata: which decoder gave the reasons in it.
+_DECODER = b"kt_jax.decoder"
 
 _ROWS_PER_TASK = 64
 _SECONDS_BETWEEN_LINES = 10.0
@@ -58,19 +60,22 @@ def scan(
       source: whose entries to examine.
       path: the manifest, a .parquet: what it knows of entries that have not changed is taken
         from it, and the result is written to it, also once a minute, so that an interrupted scan
-        carries on. None keeps nothing.
-      known: an earlier manifest, for where there is nothing at `path`.
+        carries on. What another version of the decoder refused is examined again. None keeps
+        nothing.
+      known: an earlier manifest, for where there is nothing at `path`; its reasons stay.
 
     Returns:
       A table with the columns of MANIFEST and a row an entry. `label` is null unless the source
       holds labels beside its images.
     """
     entries = source.entries.select(ENTRIES.names)
+    doubt_reasons = False
     if source.manifest is not None:
         known = source.manifest
     elif path is not None and os.path.exists(path):
         known = read_manifest(path)
-    rows = _find(entries, known)
+        doubt_reasons = (known.schema.metadata or {}).get(_DECODER) != DECODER.encode()
+    rows = _find(entries, known, doubt_reasons)
     new = np.flatnonzero(rows < 0)
     if known is not None:
         _log.info(
@@ -84,7 +89,7 @@ def scan(
         examined.run(new, path)
     table = examined.table()
     if path is not None:
-        write_manifest(table, path)
+        _save(table, path)
     return table
 
 
@@ -147,13 +152,20 @@ def perceptual_hash(thumbnails: UInt8[np.ndarray, "*n 32 32"]) -> UInt64[np.ndar
     return np.packbits(bits, axis=-1).view(">u8")[..., 0].astype(np.uint64)
 
 
-def _find(entries: pa.Table, known: pa.Table | None) -> np.ndarray:
+def _save(table: pa.Table, path: str | os.PathLike) -> None:
+    write_manifest(table.replace_schema_metadata({_DECODER: DECODER}), path)
+
+
+def _find(entries: pa.Table, known: pa.Table | None, doubt_reasons: bool) -> np.ndarray:
     """The row of `known` that tells of every entry as it is now, -1 where there is none."""
     if known is None:
         return np.full(len(entries), -1)
     rows = pc.fill_null(pc.index_in(entries["key"], known["key"].combine_chunks()), -1).to_numpy()
     # What could not be read at all may be readable now: the stamp does not tell.
-    same = (rows >= 0) & known["sha256"].is_valid().to_numpy()[rows] if len(known) else rows >= 0
+    holds = known["sha256"].is_valid().to_numpy()
+    if doubt_reasons:
+        holds = holds & pc.equal(known["reason"], "").to_numpy()
+    same = (rows >= 0) & holds[rows] if len(known) else rows >= 0
     for name in ("bytes", "stamp"):
         was = known[name].to_numpy()
         same[same] = was[rows[same]] == entries[name].to_numpy()[same]
@@ -192,7 +204,7 @@ class _Examined:
                 if path is not None and now - saved > _SECONDS_BETWEEN_SAVES:
                     saved = now
                     self._add(waiting)
-                    write_manifest(self.table(), path)
+                    _save(self.table(), path)
         self._add(waiting)
 
     def table(self) -> pa.Table:

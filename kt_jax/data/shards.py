@@ -27,7 +27,8 @@ from kt_jax.data.sources.array_record import REQUEST_NAME, UNFINISHED
 
 _log = logging.getLogger(__name__)
 
-# A row of every original; those that are left out have a reason.
+# A row of every original; those that are left out have a reason. source_sha256 is of the file as it
+# was before it was re-encoded for the first time.
 _ROWS = pa.schema([*MANIFEST, ("source_sha256", pa.string())])
 _ROWS_PER_BATCH = 1024
 _SECONDS_BETWEEN_LINES = 10.0
@@ -68,7 +69,10 @@ class Job:
         said: dict[str, Any] = {"bytes": 0, "stamp": 0}
         try:
             data, said["label"] = self.opened.read_labelled(row)
-            said["source_sha256"] = hashlib.sha256(data).hexdigest()
+            originals = self.opened.originals
+            said["source_sha256"] = (
+                hashlib.sha256(data).hexdigest() if originals is None else originals[row].as_py()
+            )
             pixels = decode_upright(data, self.size)
             record = simplejpeg.encode_jpeg(pixels, self.quality, colorsubsampling="420")
             seen = examine_image(record)

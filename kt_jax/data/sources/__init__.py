@@ -1,6 +1,7 @@
 """Where image files lie, one small class a kind of place."""
 
 import difflib
+import glob
 import inspect
 import logging
 import os
@@ -33,9 +34,18 @@ __all__ = ["SOURCES", "Excluded", "Source", "check_options", "detect", "make_sou
 
 _log = logging.getLogger(__name__)
 
+# Options of every source, but only where its images are opened.
+_SPLITTING = ("subset", "holdout")
 
-def make_source(source: str, **options: Any) -> Source:
+
+def make_source(source: str, opening: bool = False, /, **options: Any) -> Source:
     """Opens the source of this name (or "auto") without reading its images.
+
+    Args:
+      source: its name.
+      opening: whether it is `open_images` that asks: what it alone knows is offered too where a
+        name is mistyped.
+      **options: of the source.
 
     Raises:
       ValueError: an unknown source or option, or no image there.
@@ -46,16 +56,26 @@ def make_source(source: str, **options: Any) -> Source:
             raise ValueError("source 'auto' needs the option 'path', which was not given")
         source = detect(options["path"])
         _log.info("%s: opened as source=%r", options["path"], source)
+    if source == "photographs":
+        raise ValueError(
+            "source 'photographs' needs neither scan nor prepare: name it where images are opened"
+        )
     if source not in SOURCES:
-        known = [*SOURCES, "photographs", "auto"]
+        known = [*SOURCES, *(["photographs"] if opening else []), "auto"]
         raise ValueError(f"unknown source {source!r}{_nearest(source, known)}")
-    check_options(source, SOURCES[source], options, also=("subset", "holdout"))
+    for name in _SPLITTING:
+        if name in options:
+            raise ValueError(
+                f"source {source!r}: {name!r} is chosen where images are opened, not where they "
+                "are scanned or prepared: leave it out"
+            )
+    check_options(source, SOURCES[source], options, also=_SPLITTING if opening else ())
     scanned = read_note(options["path"]) if source == "manifest" else None
     if scanned is None:
         opened = SOURCES[source](**options)
     else:
         table, refused = read_scanned(options["path"])
-        source, options = scanned
+        source, options = scanned.source, scanned.options
         if source == "folder":
             # It is not listed again: a scan was made so that it need not be.
             names = [name for name in (*ENTRIES.names, "subset") if name in table.column_names]
@@ -102,7 +122,10 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
     """
     if holds_records(path):
         return "array_record"
-    if not isinstance(path, str | os.PathLike) or "*" in str(path):
+    if not isinstance(path, str | os.PathLike):
+        return "folder"
+    text = os.path.expanduser(os.fspath(path))
+    if glob.has_magic(text) and not os.path.exists(text):
         return "folder"
     path = existing(path)
     if is_huggingface(path):

@@ -68,6 +68,8 @@ class ArrayRecord(Source):
             )
         names = [name for name in (*ENTRIES.names, "label", "subset") if name in table.column_names]
         self.entries, self.manifest = table.select(names), table
+        if "source_sha256" in table.column_names:
+            self.originals = table["source_sha256"]
         self.class_names = tuple(prepared["class_names"])
         if "presence" in table.column_names:
             present = table["presence"].combine_chunks().flatten().to_numpy()
@@ -76,7 +78,7 @@ class ArrayRecord(Source):
     def __getstate__(self) -> dict:
         # Readers are a process's own (a forked one that reads dies in array_record, whatever is
         # done here: spawn it); and what reads records alone has no use for the manifest.
-        left = ("_records", "manifest")
+        left = ("_records", "manifest", "originals")
         return {name: value for name, value in vars(self).items() if name not in left}
 
     def __setstate__(self, state: dict) -> None:

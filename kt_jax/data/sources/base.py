@@ -3,7 +3,9 @@
 import os
 import pathlib
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +50,8 @@ class Source:
       boxes: a table with the columns row, class, xmin, ymin, xmax, ymax (pixels), difficult and
         truncated, or None.
       manifest: what an earlier scan, given as the source, found; else None.
+      originals: of a set that was re-encoded, the sha256 of the file that each entry was made
+        from; else None.
     """
 
     identity: str
@@ -58,6 +62,7 @@ class Source:
     presence: np.ndarray | None = None
     boxes: pa.Table | None = None
     manifest: pa.Table | None = None
+    originals: pa.ChunkedArray | None = None
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file.
@@ -80,6 +85,17 @@ def make_entries(
         {"key": keys, "bytes": sizes, "stamp": stamps, **columns},
         schema=pa.schema([*ENTRIES, *(f for f in (LABEL, SUBSET) if f.name in columns)]),
     )
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options as JSON can hold them: paths, also those in lists, as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    return {name: plain(value) for name, value in options.items()}
 
 
 def existing(path: str | os.PathLike) -> pathlib.Path:

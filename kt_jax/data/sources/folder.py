@@ -26,21 +26,22 @@ class Folder(Source):
     """The image files below a folder, below several, or that globs find; links are followed.
 
     Several are as one: keys, and with them classes and subsets, are the paths below the deepest
-    folder that holds them all, as if that folder held nothing else.
+    folder that holds them all, as if that folder held nothing else. That of a glob is the one
+    before its first wildcard, whatever it finds, so that a new file changes no other's key.
     """
 
     def __init__(
         self, path: str | os.PathLike | Sequence[str | os.PathLike], entries: pa.Table | None = None
     ) -> None:
         """With `entries` of an earlier listing, the disk is not asked again."""
-        places = _places(path)
+        places, prefixes = _places(path)
         if len(places) == 1 and not places[0].is_dir():
             raise ValueError(
                 f"{places[0]} is a file, not a folder: name its source (zip, tar, manifest, ...), "
                 "or use source='auto'"
             )
         holders = [place if place.is_dir() else place.parent for place in places]
-        self.root = pathlib.Path(os.path.commonpath(holders))
+        self.root = pathlib.Path(os.path.commonpath([*holders, *prefixes]))
         self.identity = "folder:" + ":".join(map(str, places))
         few = len(places) <= 3
         self.name = (
@@ -86,12 +87,14 @@ class Folder(Source):
         self.refused.append(Excluded(readable(os.path.relpath(path, self.root)), reason))
 
 
-def _places(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
-    """The files and folders that are meant, absolute, each once, in order."""
+def _places(
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """The files and folders that are meant, each once, in order; the folders of globs; absolute."""
     given = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not given:
         raise ValueError("path is an empty list: give the folders that hold the images")
-    places = []
+    places, prefixes = [], []
     for each in given:
         text = os.path.expanduser(os.fspath(each))
         if glob.has_magic(text) and not os.path.exists(text):
@@ -100,10 +103,12 @@ def _places(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathl
                 raise FileNotFoundError(
                     f"the glob {text} finds nothing (looked from {pathlib.Path.cwd()})"
                 )
+            literal = text[: min(text.find(c) for c in "*?[" if c in text)]
+            prefixes.append(pathlib.Path(os.path.abspath(os.path.dirname(literal))))
         else:
             found = [existing(text)]
         places += [pathlib.Path(os.path.abspath(place)) for place in found]
-    return sorted(set(places))
+    return sorted(set(places)), prefixes
 
 
 def _walk(folder: pathlib.Path, refuse: Callable[[str, str], None]) -> Iterator[str]:

@@ -4,7 +4,9 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
 import shutil
+import socket
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -47,7 +49,9 @@ class HuggingFace(Source):
     """The images of a directory that `save_to_disk` wrote, or of Parquet files as on the Hub.
 
     Arrow is read in place. Rows of Parquet cannot be read alone, so the images are copied to a
-    temporary directory, which other processes share and the one that made it removes.
+    temporary directory. All sources of a process that are of the same files share it, and so do the
+    processes that they are sent to. It is removed with the last of the sources or, where their
+    process was killed, by the next one that makes a copy.
 
     Keys are the paths that the set gives its images, if every image of a split has one of its own,
     else their numbers. The splits "train" and "test" (or "validation") are the subsets where both
@@ -80,7 +84,8 @@ class HuggingFace(Source):
         self.name = path.name
         names = {file: class_names(schemas[file], file, label_column) for file in schemas}
         self.class_names = next(filter(None, names.values()), ())
-        copies = self._copy_parquet(schemas, [image_column, label_column])
+        self._copy = self._copy_parquet(schemas, [image_column, label_column])
+        copies = {} if self._copy is None else self._copy.streams
         self._streams = [copies.get(file, file) for file in schemas]
         self._image_column = image_column
         self._batches: list[tuple[pa.Array, pa.Array]] | None = []
@@ -128,10 +133,12 @@ class HuggingFace(Source):
         return read_file(paths[at].as_py()) if image is None else image
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name != "_batches"}
+        # The copy belongs to the process that made it.
+        left = ("_batches", "_copy")
+        return {name: value for name, value in vars(self).items() if name not in left}
 
     def __setstate__(self, state: dict) -> None:
-        vars(self).update(state, _batches=None)
+        vars(self).update(state, _batches=None, _copy=None)
 
     def _take(self, found: list[tuple], split: str, prefix: str) -> Iterator[tuple | None]:
         """The key, size, stamp, label and split of each row of a split; None if it is refused."""
@@ -152,11 +159,17 @@ class HuggingFace(Source):
 
     def _copy_parquet(
         self, schemas: dict[pathlib.Path, pa.Schema], columns: list[str]
-    ) -> dict[pathlib.Path, pathlib.Path]:
-        """Copies columns of the Parquet files to streams of Arrow, and says where these are."""
+    ) -> "_Copy | None":
+        """Copies columns of the Parquet files to streams of Arrow; None if there are none."""
         files = [file for file in schemas if file.suffix == ".parquet"]
         if not files:
-            return {}
+            return None
+        # A fork knows the copies of its parent, which may remove them.
+        key = os.getpid(), self.identity, *columns
+        copy = _copies.get(key)
+        if copy is not None and all(stream.exists() for stream in copy.streams.values()):
+            return copy
+        _remove_abandoned()
         needed = sum(_size_in_memory(pq.read_metadata(file), columns[0]) for file in files)
         free = shutil.disk_usage(tempfile.gettempdir()).free
         if needed > free:
@@ -165,14 +178,14 @@ class HuggingFace(Source):
                 f"{needed / 1e9:.2f} GB in {tempfile.gettempdir()}, where {free / 1e9:.2f} GB are "
                 "free: set the environment variable TMPDIR to a directory with more"
             )
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="kt_jax-"))
-        weakref.finalize(self, _remove, folder, os.getpid())
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-"))
+        streams = {file: folder / f"{number:05d}.arrow" for number, file in enumerate(files)}
+        copy = _Copy(folder, streams)
         _log.info(
-            "%s: rows of Parquet cannot be read alone: copying the images to %s (%.2f GB) until "
-            "this process ends; `python -m kt_jax.data prepare` does it once for all",
+            "%s: rows of Parquet cannot be read alone: copying the images to %s (%.2f GB), for "
+            "as long as they are used; `python -m kt_jax.data prepare` does it once for all",
             *(self.name, folder, needed / 1e9),
         )
-        streams = {file: folder / f"{number:05d}.arrow" for number, file in enumerate(files)}
         for file, stream in streams.items():
             wanted = [field for field in schemas[file] if field.name in columns]
             names = [field.name for field in wanted]
@@ -185,7 +198,40 @@ class HuggingFace(Source):
                         writer.write_batch(batch)
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{file} cannot be copied to {folder}: {error}") from error
-        return streams
+        _copies[key] = copy
+        return copy
+
+
+class _Copy:
+    """A temporary directory with a stream of Arrow for each file, there as long as this object."""
+
+    def __init__(self, folder: pathlib.Path, streams: dict[pathlib.Path, pathlib.Path]) -> None:
+        self.streams = streams
+        weakref.finalize(self, _remove, folder, os.getpid())
+
+
+# By process, files and columns: what the sources of this process have copied.
+_copies: weakref.WeakValueDictionary[tuple, _Copy] = weakref.WeakValueDictionary()
+
+
+def _prefix() -> str:
+    """How the names of all copies begin that processes of this machine make."""
+    # A process is alive or dead on its own machine alone, but others may see the same disk.
+    return f"kt_jax-{re.sub('[^0-9A-Za-z.]', '_', socket.gethostname())}-"
+
+
+def _remove_abandoned() -> None:
+    """Removes the copies of processes of this user that were killed."""
+    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_prefix()}*-*"):
+        process = folder.name.removeprefix(_prefix()).split("-")[0]
+        try:
+            if process.isdecimal() and folder.stat().st_uid == os.getuid():
+                os.kill(int(process), 0)
+        except ProcessLookupError:
+            _log.info("%s: removed, its process was killed", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # of another user, or just removed by another process
 
 
 def _read_batches(stream: pathlib.Path, *columns: str) -> list[pa.RecordBatch]:

@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kt_jax.data.sources.array_record import MANIFEST_NAME, PREPARED
 from kt_jax.data.sources.base import is_image
+from kt_jax.data.sources.listing import SCANNED
 
 # What is wrong, in most cases, with a file that cannot be read.
 COPY = "was the data set copied to its end?"
@@ -31,9 +33,12 @@ def is_huggingface(path: pathlib.Path) -> bool:
         return True
     for folder, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        tables = [name for name in sorted(files) if name.endswith(".parquet")]
-        if tables:
-            return any(_holds_images(pathlib.Path(folder, name)) for name in tables)
+        names = [name for name in sorted(files) if not name.startswith(".")]
+        tables = [pathlib.Path(folder, name) for name in names if name.endswith(".parquet")]
+        if any(map(_holds_images, tables)):
+            return True
+        if not all(map(_is_own, tables)):
+            return False
         # A folder of images need not be walked to its end. On the Hub, an image at the root is
         # one of the card.
         if folder != str(path) and any(is_image(name) for name in files):
@@ -56,7 +61,8 @@ def find_files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     splits: dict[str, list[pathlib.Path]] = {}
     for file in files:
         name = file.relative_to(root).as_posix()
-        if file.suffix == ".parquet" and not name.startswith(".") and "/." not in name:
+        hidden = name.startswith(".") or "/." in name
+        if file.suffix == ".parquet" and not hidden and not _is_own(file):
             splits.setdefault(_split_of(name), []).append(file)
     if not splits:
         raise ValueError(
@@ -126,6 +132,18 @@ def _holds_images(file: pathlib.Path) -> bool:
         return any(_is_image_type(field.type) for field in pq.read_schema(file))
     except (pa.ArrowException, OSError):
         return False
+
+
+def _is_own(file: pathlib.Path) -> bool:
+    """Whether a table is no data: what a scan left, or what lies where `prepare` has written."""
+    return SCANNED in _metadata(file) or PREPARED in _metadata(file.with_name(MANIFEST_NAME))
+
+
+def _metadata(file: pathlib.Path) -> set[bytes]:
+    try:
+        return set(pq.read_schema(file).metadata or ())
+    except (pa.ArrowException, OSError):
+        return set()
 
 
 def _is_image_type(type: pa.DataType) -> bool:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,13 +12,15 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from kt_jax.data.layout import TEST_FOLDERS
+from kt_jax.data.decode import why_too_large
+from kt_jax.data.layout import choose_splits
 from kt_jax.data.sources.base import (
     SUBSET,
     Excluded,
     Source,
     existing,
     make_entries,
+    plain_options,
     read_file,
     stat_file,
 )
@@ -25,15 +28,31 @@ from kt_jax.data.sources.base import (
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
 
-# The key of a scanned manifest's metadata: the source that was scanned, and its options.
-_SCANNED = b"kt_jax.scanned"
+# The key of a scanned manifest's metadata, which holds its Note.
+SCANNED = b"kt_jax.scanned"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a manifest says of its scan.
+
+    Attributes:
+      source: the name of the source that opens the same entries again.
+      options: what it is opened with; those of a "folder" are its root alone.
+      asked: the options of the scan: a part of a folder may have the root of the whole.
+    """
+
+    source: str
+    options: dict[str, Any]
+    asked: dict[str, Any]
 
 
 class Listing(Source):
     """The files that a .csv or .parquet lists, one a row.
 
     Paths are absolute, or relative to the table's folder; keys are the paths as they are written.
-    A column `split` ("train", "test", "val", ...) says which rows are for training.
+    A column `split` ("train", "test", "val", ...) says which rows are for training; a value that is
+    not known is kept as the subset, so that it can be named.
     """
 
     def __init__(
@@ -54,7 +73,7 @@ class Listing(Source):
         if len(table) == 0:
             raise ValueError(f"{path} has a header, but lists no file")
         paths = _texts(table, path_column)
-        labels = _texts(table, label_column) if label_column in table.column_names else None
+        labels = _names(table, label_column) if label_column in table.column_names else None
         if labels is None and label_column != "label":
             raise ValueError(
                 f"{path} has no column {label_column!r}, only {', '.join(table.column_names)}: "
@@ -69,7 +88,10 @@ class Listing(Source):
                     raise ValueError("an empty path")
                 if key in found:
                     raise ValueError(f"row {row} repeats row {found[key][0]}")
-                found[key] = (row, *stat_file(self.root / key))
+                size, stamp = stat_file(self.root / key)
+                if reason := why_too_large(size):
+                    raise ValueError(reason)
+                found[key] = row, size, stamp
             except ValueError as error:
                 self.refused.append(Excluded(key or f"row {row} of {path.name}", str(error)))
         rows = [row for row, _, _ in found.values()]
@@ -87,7 +109,11 @@ class Listing(Source):
 
 
 def make_scanned(
-    scanned: pa.Table, opened: Source, source: str, options: dict[str, Any]
+    scanned: pa.Table,
+    opened: Source,
+    source: str,
+    options: dict[str, Any],
+    asked: dict[str, Any] | None = None,
 ) -> pa.Table:
     """Returns the manifest to keep of a scan, so that `read_scanned` needs no other listing.
 
@@ -96,8 +122,9 @@ def make_scanned(
       opened: the source that was scanned; what it refused gets rows of its own, at the end.
       source: the name of the source that opens the same entries again.
       options: what it is opened with; those of a "folder" are its root alone.
+      asked: the options of the scan, where they are others.
     """
-    table = scanned
+    table, options = scanned, plain_options(options)
     if "subset" in opened.entries.column_names:
         table = table.append_column(SUBSET, opened.entries["subset"])
     refused = [
@@ -110,20 +137,24 @@ def make_scanned(
         paths = pc.if_else(pc.starts_with(keys, "/"), keys, below)
     table = table.add_column(1, "path", paths)
     table = pa.concat_tables([table, pa.Table.from_pylist(refused, schema=table.schema)])
-    note = json.dumps({"source": source, "options": options})
-    return table.replace_schema_metadata({_SCANNED: note})
+    asked = options if asked is None else plain_options(asked)
+    note = json.dumps({"source": source, "options": options, "asked": asked})
+    return table.replace_schema_metadata({SCANNED: note})
 
 
-def read_note(path: str | os.PathLike) -> tuple[str, dict[str, Any]] | None:
-    """Returns source and options of a manifest that a scan wrote, None if it is another table."""
+def read_note(path: str | os.PathLike) -> Note | None:
+    """Returns what a manifest that a scan wrote says of it, None if it is another table."""
     path = existing(path)
     if path.suffix.lower() != ".parquet":
         return None
     try:
-        note = (pq.read_schema(path).metadata or {}).get(_SCANNED)
+        written = (pq.read_schema(path).metadata or {}).get(SCANNED)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
-    return None if note is None else tuple(json.loads(note).values())
+    if written is None:
+        return None
+    note = json.loads(written)
+    return Note(note["source"], note["options"], note.get("asked", note["options"]))
 
 
 def read_scanned(path: str | os.PathLike) -> tuple[pa.Table, list[Excluded]]:
@@ -166,7 +197,12 @@ def _texts(table: pa.Table, name: str) -> list[str | None]:
         raise ValueError(f"column {name!r} holds {column.type}, but must hold texts") from error
 
 
+def _names(table: pa.Table, column: str) -> list[str | None]:
+    """The texts of a column; a blank one names nothing."""
+    return [text if text and text.strip() else None for text in _texts(table, column)]
+
+
 def _subsets(table: pa.Table) -> list[str | None]:
-    splits = [split and split.lower() for split in _texts(table, "split")]
-    test = next((name for name in TEST_FOLDERS if name in splits), None)
-    return [{"train": "train", test: "test"}.get(split) for split in splits]
+    splits = _names(table, "split")
+    subsets = choose_splits({split for split in splits if split})
+    return [split and subsets.get(split, split) for split in splits]

@@ -1,0 +1,68 @@
+"""What folders say: subsets by the names of splits, and the classes below them."""
+
+import logging
+
+import pytest
+
+from kt_jax.data.layout import choose_splits, classes_of, in_subset
+
+KAGGLE = ["cat/1.png", "dog/2.png"]
+
+
+def subset_of(keys, subset):
+    chosen = in_subset(keys, None, subset, 0.0)
+    return [key for key, each in zip(keys, chosen, strict=True) if each]
+
+
+def below(**folders):
+    return [f"{top}/{name}" for top, names in folders.items() for name in names]
+
+
+@pytest.mark.parametrize("train", ["train", "Train", "TRAINING", "training"])
+@pytest.mark.parametrize(
+    "test", ["Test", "testing", "Val", "valid", "Validation", "VALIDATION", "dev", "Eval"]
+)
+def test_splits_in_any_case(train, test):
+    keys = below(**{train: KAGGLE, test: KAGGLE})
+    assert subset_of(keys, "train") == below(**{train: KAGGLE})
+    assert subset_of(keys, "test") == below(**{test: KAGGLE})
+    assert classes_of(keys) == ["cat", "dog"] * 2
+
+
+def test_of_several_for_testing_the_first_is_taken():
+    names = ["eval", "dev", "Validation", "valid", "val", "testing", "Test"]
+    while names:
+        splits = choose_splits(["x", *names, "training", ""])
+        assert splits == dict.fromkeys(names) | {names[-1]: "test", "training": "train"}
+        names.pop()
+    assert choose_splits(["x", "training"]) == {"training": "train"}
+
+
+def test_a_flat_test_folder_takes_no_labels_away(caplog):
+    keys = below(train=KAGGLE, val=KAGGLE, test=["1.png", "2.png"])
+    assert subset_of(keys, "train") == below(train=KAGGLE)
+    assert subset_of(keys, "test") == below(val=KAGGLE)
+    assert len(subset_of(keys, "all")) == 6
+    with caplog.at_level(logging.WARNING):
+        assert classes_of(keys) == ["cat", "dog", "cat", "dog", None, None]
+    assert not caplog.records
+    # Without classes to choose by, the order of the names does.
+    flat = below(train=["1.png"], val=["2.png"], test=["3.png"])
+    assert subset_of(flat, "test") == ["test/3.png"]
+    assert classes_of(flat) is None
+    unlabelled = below(train=KAGGLE, test=["1.png"])
+    assert subset_of(unlabelled, "test") == ["test/1.png"]
+    assert classes_of(unlabelled) is None
+    assert "1 of 3 images lie in no class folder, such as test/1.png" in caplog.text
+
+
+def test_every_split_has_classes():
+    keys = below(train=KAGGLE, val=KAGGLE, test=KAGGLE, extra=KAGGLE)
+    assert subset_of(keys, "test") == below(test=KAGGLE)
+    assert classes_of(keys) == ["cat", "dog"] * 3 + [None] * 2
+
+
+def test_one_split_alone_is_a_class():
+    keys = below(train=["a/1.png"], plane=["2.png"], bus=["3.png"])
+    assert classes_of(keys) == ["train", "plane", "bus"]
+    assert subset_of(keys, "train") == keys
