@@ -139,9 +139,11 @@ def _decode(
         raise ValueError("the file is empty (0 bytes)")
     unknown = f"not an image in any format that is read here ({', '.join(FORMATS)})"
     if data[:2] == b"\xff\xd8":
-        data = jpeg.limit_scans(data)
+        header = jpeg.read_header(data)
+        if header.many_scans:
+            data = jpeg.limit_scans(data)
         try:
-            return _decode_jpeg(data, short_side, grey)
+            return _decode_jpeg(data, header.exif, short_side, grey)
         except _Refused:
             raise
         except ValueError as error:
@@ -174,7 +176,7 @@ def _decode(
 
 
 def _decode_jpeg(
-    data: bytes, short_side: int, grey: bool
+    data: bytes, exif: bytes | None, short_side: int, grey: bool
 ) -> tuple[np.ndarray, int, tuple[int, int], str]:
     *shape, colours, _ = simplejpeg.decode_jpeg_header(data)
     height, width = map(int, shape)
@@ -188,8 +190,7 @@ def _decode_jpeg(
         )
     if grey:
         pixels = pixels[..., 0]
-    segment = jpeg.find_exif(data)
-    orientation = 1 if segment is None else _orientation(functools.partial(_exif, segment))
+    orientation = 1 if exif is None else _orientation(functools.partial(_exif, exif))
     return pixels, orientation, (height, width), _JPEG_MODES[colours]
 
 
@@ -223,12 +224,13 @@ def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if pixels.shape[:2] == shape:
         return pixels
-    smaller = min(shape) < min(pixels.shape[:2])
-    return cv2.resize(
-        np.ascontiguousarray(pixels),
-        shape[::-1],
-        interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC,
-    )
+    ratio = min(pixels.shape[:2]) / min(shape)
+    if ratio >= 2:
+        how = cv2.INTER_AREA
+    else:
+        # Below 2:1 a bilinear look skips no pixel, and takes a fifth of the time of areas.
+        how = cv2.INTER_LINEAR if ratio > 1 else cv2.INTER_CUBIC
+    return cv2.resize(pixels, shape[::-1], interpolation=how)
 
 
 class _Refused(ValueError):

@@ -1,6 +1,7 @@
 """What the markers of a JPEG say, without decoding it."""
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,13 @@ MAX_SCANS = 100
 _SCAN = b"\xff\xda"
 _END_OF_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")  # the next marker but RSTn
 _WITH_LENGTH = bytes([*range(0xC0, 0xD0), *range(0xDA, 0xFF)])
+
+
+class Header(NamedTuple):
+    """The EXIF segment, None if there is none, and whether there may be more than one scan."""
+
+    exif: bytes | None
+    many_scans: bool
 
 
 def limit_scans(data: bytes) -> bytes:
@@ -34,12 +42,17 @@ def limit_scans(data: bytes) -> bytes:
     return data[: at + 2]
 
 
-def find_exif(data: bytes) -> bytes | None:
-    """Returns the EXIF segment, None if there is none before the pixels."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN[1]:
-        length = int.from_bytes(data[at + 2 : at + 4])
-        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return data[at + 4 : at + 2 + length]
+def read_header(data: bytes) -> Header:
+    """Returns what the segments before the pixels say."""
+    at, exif, sequential, components = 2, None, False, 0
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker == _SCAN[1]:
+            # A sequential JPEG whose first scan has all components is read no further.
+            return Header(exif, not sequential or data[at + 4] != components)
+        if marker == 0xE1 and exif is None and data[at + 4 : at + 10] == b"Exif\0\0":
+            exif = data[at + 4 : at + 2 + length]
+        elif marker in (0xC0, 0xC1):
+            sequential, components = True, data[at + 9]
         at += 2 + length
-    return None
+    return Header(exif, many_scans=True)
