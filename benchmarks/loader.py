@@ -298,7 +298,6 @@ def make_manifest(path: Path, folder: Path, rows: int) -> Path:
         "key": sorted(keys),
         "bytes": np.arange(rows),
         "stamp": np.arange(rows),
-        "label": pa.nulls(rows, pa.string()),
         "sha256": [hashlib.sha256(key.encode()).hexdigest() for key in keys],
         "height": np.full(rows, 375, np.int32),
         "width": np.full(rows, 500, np.int32),
@@ -306,6 +305,7 @@ def make_manifest(path: Path, folder: Path, rows: int) -> Path:
         "phash": np.random.default_rng(0).integers(2**64, size=rows, dtype=np.uint64),
         "reason": [""] * rows,
     }
+    columns["label"] = [key.split("/")[0] for key in columns["key"]]
     table = pa.table(columns, schema=MANIFEST)
     opened = make_source("folder", path=folder)
     write_manifest(make_scanned(table, opened, "folder", {"path": str(folder)}), path)

@@ -231,22 +231,23 @@ def _labels(
     if opened.presence is not None:
         return opened.presence[rows], opened.class_names
     if table["label"].null_count < len(table):
-        classes = table["label"].to_pylist()
+        classes = table["label"]
+    elif "label" in opened.entries.schema.names:
+        classes = opened.entries["label"]
+    elif (found := layout.classes_of(keys)) is not None:
+        classes = pa.array(found, pa.string())
     else:
-        classes = _column(opened, "label") or layout.classes_of(keys)
-    if classes is None:
         return None, ()
-    names = opened.class_names or layout.sorted_names(classes)
-    ids = {name: number for number, name in enumerate(names)}
-    labels = [ids.get(classes[row], -1) for row in rows]
-    if -1 in labels:
-        first = keys[rows[labels.index(-1)]]
+    names = opened.class_names or layout.sorted_names(pc.unique(classes).to_pylist())
+    numbers = pc.index_in(classes.take(rows), value_set=pa.array(names, pa.string()))
+    labels = pc.fill_null(numbers, -1).to_numpy().astype(np.int32)
+    if len(unknown := np.flatnonzero(labels < 0)):
         _log.warning(
             "%s: %d of %d images have no class, such as %s: the set has no labels",
-            *(opened.name, labels.count(-1), len(labels), first),
+            *(opened.name, len(unknown), len(labels), keys[rows[unknown[0]]]),
         )
         return None, ()
-    return np.array(labels, np.int32), names
+    return labels, names
 
 
 @dataclass(frozen=True)
@@ -286,11 +287,6 @@ def _open_photographs(
         fingerprint=_fingerprint(size, keys, labels, details),
         load=views,
     )
-
-
-def _column(opened: Source, name: str) -> list[str | None] | None:
-    present = name in opened.entries.schema.names
-    return opened.entries[name].to_pylist() if present else None
 
 
 def _boxes_of(boxes: pa.Table | None, rows: np.ndarray) -> pa.Table | None:

@@ -160,7 +160,11 @@ def _find(entries: pa.Table, known: pa.Table | None, doubt_reasons: bool) -> np.
     """The row of `known` that tells of every entry as it is now, -1 where there is none."""
     if known is None:
         return np.full(len(entries), -1)
-    rows = pc.fill_null(pc.index_in(entries["key"], known["key"].combine_chunks()), -1).to_numpy()
+    if entries["key"].equals(known["key"]):  # as mostly: many times faster to see
+        rows = np.arange(len(entries))
+    else:
+        found = pc.index_in(entries["key"], known["key"].combine_chunks())
+        rows = pc.fill_null(found, -1).to_numpy()
     # What could not be read at all may be readable now: the stamp does not tell.
     holds = known["sha256"].is_valid().to_numpy()
     if doubt_reasons:
