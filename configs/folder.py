@@ -53,11 +53,16 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     batch_norm = by_size(True, True, False)
     optimizer = {
+        "name": "sgd",
         "learning_rate": by_size(0.05, 0.05, 0.01),
         "momentum": 0.9,
         "weight_decay": 5e-4,
         "clip": 5.0,
         "warmup": by_size(50, 100, 1_000),
+        "reference_batch": 0,
+        "schedule": "cosine",
+        "drop_every": 0,
+        "bias_rate": 1.0,
     }
     # How images are read, which changes no result.
     config.loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
@@ -69,6 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "steps": by_size(500, 3_000, 350_000),
         "log_every": by_size(25, 50, 100),
         "checkpoint_every": by_size(100, 250, 5_000),
+        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
         "puzzles": {
             "crop": by_size(48, 96, 255),
             "tile": by_size(12, 24, 64),
@@ -123,6 +129,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "steps": by_size(400, 3_000, 450_000),
         "log_every": by_size(25, 50, 100),
         "checkpoint_every": by_size(100, 250, 5_000),
+        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
         "uniform_over_clusters": False,
         "crop_area": (0.4, 1.0),
         "backbone": {

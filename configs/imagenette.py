@@ -33,6 +33,7 @@ def get_config(arg: str = "imagenette2_128.zip") -> ConfigDict:
         "steps": 2000,
         "log_every": 50,
         "checkpoint_every": 250,
+        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
         # The paper's ratios of tile, jitter and channel shift to the cell, at 32 px cells.
         "puzzles": {
             "crop": 96,
@@ -54,11 +55,16 @@ def get_config(arg: str = "imagenette2_128.zip") -> ConfigDict:
         },
         "head": {"fc6": 128, "fc7": 512, "dropout": 0.0, "batch_norm": True},
         "optimizer": {
+            "name": "sgd",
             "learning_rate": 0.05,
             "momentum": 0.9,  # paper (the authors' solver)
             "weight_decay": 5e-4,  # paper (the authors' solver)
             "clip": 5.0,
             "warmup": 100,
+            "reference_batch": 0,
+            "schedule": "cosine",
+            "drop_every": 0,
+            "bias_rate": 1.0,
         },
     }
     config.features = {
@@ -89,6 +95,7 @@ def get_config(arg: str = "imagenette2_128.zip") -> ConfigDict:
         "steps": 2200,
         "log_every": 50,
         "checkpoint_every": 250,
+        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
         "uniform_over_clusters": False,
         "crop_area": (0.4, 1.0),
         "backbone": {
@@ -100,11 +107,16 @@ def get_config(arg: str = "imagenette2_128.zip") -> ConfigDict:
         },
         "head": {"hidden": (512,), "dropout": 0.5, "batch_norm": True},
         "optimizer": {
+            "name": "sgd",
             "learning_rate": 0.05,
             "momentum": 0.9,
             "weight_decay": 5e-4,
             "clip": 5.0,
             "warmup": 100,
+            "reference_batch": 0,
+            "schedule": "cosine",
+            "drop_every": 0,
+            "bias_rate": 1.0,
         },
     }
     config.probe = {

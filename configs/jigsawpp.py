@@ -55,6 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "steps": 2 if tiny else 350_000,  # the 2016 paper
         "log_every": 2 if tiny else 100,
         "checkpoint_every": 2 if tiny else 5_000,
+        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
         "puzzles": {
             "crop": 255,  # authors' code
             "tile": 64,  # authors' code
@@ -81,11 +82,16 @@ def get_config(arg: str = "") -> ConfigDict:
             "batch_norm": True,
         },
         "optimizer": {
-            "learning_rate": 0.01,  # authors' code; its steps of /10 are a cosine here
+            "name": "sgd",
+            "learning_rate": 0.01,  # authors' code
             "momentum": 0.9,  # authors' code
             "weight_decay": 5e-4,  # authors' code
             "clip": 5.0,
             "warmup": 1_000,
+            "reference_batch": 0,
+            "schedule": "step",
+            "drop_every": 100_000,  # authors' code
+            "bias_rate": 2.0,  # authors' code
         },
     }
     config.features = {
@@ -116,6 +122,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "steps": 2 if tiny else 450_000,  # Caffe's AlexNet
         "log_every": 2 if tiny else 100,
         "checkpoint_every": 2 if tiny else 5_000,
+        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
         "uniform_over_clusters": False,
         # Caffe takes 227 px squares of 256 px images: an area of 0.79; ours vary about it.
         "crop_area": (0.6, 1.0),
@@ -132,12 +139,17 @@ def get_config(arg: str = "") -> ConfigDict:
             "batch_norm": False,
         },
         "optimizer": {
+            "name": "sgd",
             "learning_rate": 0.01,  # Caffe's AlexNet
             "momentum": 0.9,
             "weight_decay": 5e-4,
             # A clip of the global norm, since Caffe's initialisation is kept.
             "clip": 5.0,
             "warmup": 1_000,
+            "reference_batch": 0,
+            "schedule": "step",
+            "drop_every": 100_000,  # Caffe's AlexNet
+            "bias_rate": 2.0,  # Caffe's AlexNet
         },
     }
     config.probe = {

@@ -41,6 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "steps": 3 if tiny else 600,
         "log_every": 25,
         "checkpoint_every": 100,
+        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
         # The paper's ratios of tile, jitter and channel shift to the cell, at 16 px cells.
         "puzzles": {
             "crop": 48,
@@ -62,11 +63,16 @@ def get_config(arg: str = "") -> ConfigDict:
         },
         "head": {"fc6": 64, "fc7": 256, "dropout": 0.5, "batch_norm": True},
         "optimizer": {
+            "name": "sgd",
             "learning_rate": 0.05,
             "momentum": 0.9,
             "weight_decay": 5e-4,
             "clip": 5.0,
             "warmup": 50,
+            "reference_batch": 0,
+            "schedule": "cosine",
+            "drop_every": 0,
+            "bias_rate": 1.0,
         },
     }
     config.features = {
@@ -97,6 +103,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "steps": 3 if tiny else 400,
         "log_every": 25,
         "checkpoint_every": 100,
+        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
         "uniform_over_clusters": False,
         "crop_area": (0.2, 1.0),
         "backbone": {
@@ -108,11 +115,16 @@ def get_config(arg: str = "") -> ConfigDict:
         },
         "head": {"hidden": (256,), "dropout": 0.5, "batch_norm": True},
         "optimizer": {
+            "name": "sgd",
             "learning_rate": 0.05,
             "momentum": 0.9,
             "weight_decay": 5e-4,
             "clip": 5.0,
             "warmup": 50,
+            "reference_batch": 0,
+            "schedule": "cosine",
+            "drop_every": 0,
+            "bias_rate": 1.0,
         },
     }
     config.probe = {

@@ -31,6 +31,7 @@ _NOT_OUTPUTS = {
     "checkpoints",
     "checkpoint.safetensors",
     "cache",
+    "profile",
 }
 _PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -46,6 +47,8 @@ class Stage:
     images: Mapping[str, Any]
     reading: Any
     mesh: Any
+    notice: Any
+    profile_steps: tuple[int, int] | None = None
 
     @property
     def directory(self) -> Path:
@@ -100,6 +103,8 @@ def finish(
     directory: Path, fingerprint: Mapping[str, Any], facts: Mapping[str, Any], seconds: float
 ) -> None:
     """Writes the manifest, last: its presence is the finished mark."""
+    if _others_write:
+        return
     manifest = {
         "fingerprint": fingerprint,
         "facts": facts,
@@ -140,10 +145,33 @@ def _output_files(directory: Path) -> Iterator[Path]:
 
 def remove(directory: Path) -> None:
     """Deletes a stage; renamed first, so that a kill leaves no half of it under its name."""
+    if _others_write:
+        return
     doomed = directory.with_name(f".{directory.name}.deleted")
     shutil.rmtree(doomed, ignore_errors=True)
     os.replace(directory, doomed)
     shutil.rmtree(doomed)
+
+
+# Of several processes with one disk, the first alone writes.
+_others_write = False
+
+
+def leave_writing_to_others() -> None:
+    """From here on, this process writes and deletes nothing: another does the same work."""
+    global _others_write
+    _others_write = True
+
+
+def writes() -> bool:
+    """Whether this process writes."""
+    return not _others_write
+
+
+def delete(directory: Path) -> None:
+    """Deletes a directory of scratch files, if it is there."""
+    if not _others_write:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -152,6 +180,8 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
       OSError: if it cannot be written, as on a full disk; what stood there before still does.
     """
+    if _others_write:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # A dot in front: left behind by a kill, it is no output, and the next try replaces it.
     partial = path.with_name(f".{path.name}.partial{path.suffix}")

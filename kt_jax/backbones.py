@@ -92,17 +92,17 @@ def extract(
 
     variables = jax.device_put((backbone.params, backbone.batch_stats), partition.replicated(mesh))
     for batch in data.eval_batches(images, batch_size, reading=reading):
-        mask = batch.pop("mask")
-        rows = jax.device_get(
-            features(variables, partition.put_batch({"image": batch["image"]}, mesh)["image"])
-        )
+        pixels = partition.put_batch({"image": batch.pop("image")}, mesh)["image"]
+        shown = partition.put_batch({name: batch[name] for name in ("index", "mask")}, mesh)
+        rows, shown = partition.fetch((features(variables, pixels), shown))
+        mask = shown["mask"]
         for name, x in rows.items():
             if not np.isfinite(x[mask]).all():
                 raise ValueError(
                     f"layer {name!r} exceeds the range of float16 (65504) or is not finite: use "
                     "an earlier layer, or a backbone with batch_norm."
                 )
-        yield batch["index"][mask], {name: x[mask] for name, x in rows.items()}
+        yield shown["index"][mask], {name: x[mask] for name, x in rows.items()}
 
 
 def layer_shapes(options: Mapping[str, Any], size: int) -> dict[str, tuple[int, int, int]]:

@@ -1,40 +1,70 @@
 """Training state on disk: every call of orbax stands here."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+_log = logging.getLogger(__name__)
+
 
 class Checkpoints:
-    """The checkpoints of one training run, the newest kept, written behind the training."""
+    """The checkpoints of one training run, the two newest kept, written behind the training."""
 
     def __init__(self, directory: Path) -> None:
         options = ocp.CheckpointManagerOptions(
             create=True,
             # What a killed run left half-written.
             cleanup_tmp_directories=True,
-            preservation_policy=ocp.checkpoint_managers.LatestN(1),
+            preservation_policy=ocp.checkpoint_managers.LatestN(2),
         )
+        self._directory = directory
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
-
-    def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint; None before the first."""
-        return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
         """Starts writing `state`; returns once it is copied from the devices."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=ocp.args.StandardSave(state))
 
-    def restore(self, step: int, like: Any) -> Any:
-        """The state of `step` with the shapes, dtypes and shardings of `like`."""
+    def wait(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """Step and state of the newest checkpoint that can be read; None before the first.
+
+        The state has the shapes, dtypes and shardings of `like`. One that is broken is named and
+        deleted.
+
+        Raises:
+          ValueError: there are checkpoints, and none can be read.
+        """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            except Exception as error:  # what orbax and tensorstore raise has no common name
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                _log.warning(
+                    "%s cannot be read, and is left out: %s", self._directory / str(step), reason
+                )
+                continue
+            for broken in steps[: steps.index(step)]:
+                self._manager.delete(broken)
+            return step, state
+        if steps:
+            raise ValueError(
+                f"no checkpoint in {self._directory} can be read: delete it, and the same command "
+                "begins its training anew"
+            )
+        return None
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk, and ends."""
+        self.wait()
         self._manager.close()

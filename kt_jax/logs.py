@@ -1,4 +1,4 @@
-"""Where a stage's numbers go: metrics.jsonl, TensorBoard events and one console line."""
+"""Where a stage's numbers go: metrics.jsonl, TensorBoard events, a console line, profiles."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 from tensorboardX import SummaryWriter
 
 _log = logging.getLogger(__name__)
@@ -16,11 +17,21 @@ class StageLog:
     """The numbers of one stage's training.
 
     Lines of metrics.jsonl are {"step", ...}; after a kill, those that the resumed run will
-    write again are removed first, so that every step stands there once.
+    write again are removed first, so that every step stands there once. Of several processes, all
+    speak to their consoles, and the first writes files.
     """
 
-    def __init__(self, directory: Path, *, stage: str, steps: int, images_per_step: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        stage: str,
+        steps: int,
+        images_per_step: int,
+        profile_steps: tuple[int, int] | None = None,
+    ) -> None:
         self._directory = directory
+        self._profile_steps, self._profiling = profile_steps, False
         self._stage, self._steps, self._images_per_step = stage, steps, images_per_step
         self._started = self._last_time = time.monotonic()
         self._first = self._last_step = 0
@@ -30,17 +41,33 @@ class StageLog:
         """Forgets what an interrupted run wrote beyond `step`."""
         self._first = self._last_step = step
         self._started = self._last_time = time.monotonic()
+        if step:
+            _log.info("%s: carrying on from step %d of %d", self._stage, step, self._steps)
+        if jax.process_index() > 0:
+            return
         path = self._directory / "metrics.jsonl"
         if path.exists():
             kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
             partial = path.with_suffix(".partial")
             partial.write_text("".join(kept))
             os.replace(partial, path)
-        if step:
-            _log.info("%s: carrying on from step %d of %d", self._stage, step, self._steps)
         self._events = SummaryWriter(
             str(self._directory / "tensorboard"), purge_step=step + 1, write_to_disk=True
         )
+
+    def begin(self, step: int) -> None:
+        """Starts and ends the profile of the steps that were asked for."""
+        first, last = self._profile_steps or (0, 0)
+        if step == first and not self._profiling:
+            jax.profiler.start_trace(self._directory / "profile")
+            self._profiling = True
+        elif step > last and self._profiling:
+            self._end_profile()
+
+    def _end_profile(self) -> None:
+        jax.profiler.stop_trace()
+        self._profiling = False
+        _log.info("%s: profile in %s", self._stage, self._directory / "profile")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the means since the last call, and the speed."""
@@ -49,9 +76,9 @@ class StageLog:
         remaining = (self._steps - step) * (now - self._started) / max(step - self._first, 1)
         self._last_step, self._last_time = step, now
         line = {"step": step, **metrics, "images_per_second": rate}
-        with (self._directory / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
         if self._events is not None:
+            with (self._directory / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
             for name, value in line.items():
                 self._events.add_scalar(name, value, step)
             self._events.flush()
@@ -67,7 +94,9 @@ class StageLog:
         )
 
     def close(self) -> None:
-        """Closes the event file."""
+        """Ends what is open."""
+        if self._profiling:
+            self._end_profile()
         if self._events is not None:
             self._events.close()
 

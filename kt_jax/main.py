@@ -4,14 +4,17 @@ python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 import logging
+import os
+import re
 import sys
 from collections.abc import Sequence
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from kt_jax import pipeline
+from kt_jax import distributed, pipeline
 from kt_jax.config import check_key, load_config
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
@@ -19,6 +22,14 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.", requir
 _STAGES = flags.DEFINE_list("stages", [], "Only these stages.")
 _REDO = flags.DEFINE_list("redo", [], "Delete these stages and all that read them; do them again.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", "", "FIRST:LAST: of every training, trace these steps into STAGE/profile."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, where no cluster tells it."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes run together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
 
 
@@ -33,13 +44,25 @@ def main(argv: Sequence[str]) -> None:
     # Ours in full; of the libraries' chatter (orbax, grain) only what is wrong.
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("kt_jax").setLevel(logging.INFO)
+    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     pipeline.run(
         _CONFIG.value,
         _WORKDIR.value,
         stages=_STAGES.value,
         redo=_REDO.value,
         dry_run=_DRY_RUN.value,
+        profile_steps=_parse_steps(_PROFILE_STEPS.value),
     )
+
+
+def _parse_steps(text: str) -> tuple[int, int] | None:
+    """The first and the last step of FIRST:LAST; None of nothing."""
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"--profile_steps={text}: give FIRST:LAST, such as 100:110")
+    return int(match[1]), int(match[2])
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -57,17 +80,28 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def run() -> None:
-    """The entry point: like app.run, with errors as one message."""
+    """The entry point: like app.run, with errors as one message.
+
+    Status 2 is an error that will come again, 75 (os.EX_TEMPFAIL) one to start again after:
+    SIGTERM, or the loss of another process.
+    """
     try:
         app.run(main, flags_parser=_parse_flags)
     except KeyboardInterrupt:
-        print("kt_jax: interrupted; the same command carries on", file=sys.stderr)
-        sys.exit(130)
+        distributed.end(130, "kt_jax: interrupted; the same command carries on")
     except (ValueError, OSError, FloatingPointError, flags.Error) as error:
         if flags.FLAGS.is_parsed() and _TRACEBACK.value:
             raise
-        print(f"kt_jax: {error}", file=sys.stderr)
-        sys.exit(2)
+        distributed.end(2, f"kt_jax: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or _TRACEBACK.value:
+            raise
+        distributed.end(
+            os.EX_TEMPFAIL,
+            f"kt_jax: process {jax.process_index()}: {str(error).splitlines()[0]}\nMost likely "
+            "another process of this run has ended: its own words say why. Start all of them "
+            "again by the same command: they carry on from the last checkpoint",
+        )
 
 
 if __name__ == "__main__":

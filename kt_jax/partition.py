@@ -3,10 +3,12 @@
 import collections
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -50,6 +52,28 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {
         name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
     }
+
+
+def put_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The same global batch, which every process holds whole, on the devices."""
+    sharding = NamedSharding(mesh, P("data"))
+    return {
+        name: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+        for name, rows in batch.items()
+    }
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays of the devices whole on the host, on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come to the same place; at once if there is only one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def put_ahead(

@@ -1,14 +1,18 @@
 """The order of the stages: what is skipped, carried on, refused or done again."""
 
+import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kt_jax import artifacts, data, logs, partition
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from kt_jax import artifacts, data, lock, logs, partition, preemption
 from kt_jax.stages import clusters, features, pretext, probe, pseudo_labels, report, student
 
 _log = logging.getLogger(__name__)
@@ -34,17 +38,22 @@ def run(
     stages: Collection[str] = (),
     redo: Collection[str] = (),
     dry_run: bool = False,
+    profile_steps: tuple[int, int] | None = None,
 ) -> None:
     """Runs the config's stages (or those named) that are not finished in `workdir`.
 
     Stages named in `redo`, and all that read them, are deleted first. The same call after any
-    interruption carries on.
+    interruption carries on. Several processes (see `distributed.initialize`) all call it, with a
+    workdir that all of them see; the first of them writes. Of every training, the steps
+    `profile_steps` (first, last) are traced into STAGE/profile.
 
     Raises:
       ValueError: for unknown stages, for a config that cannot work with these images and
-        devices, or when a finished or begun stage was made by another config or from other
-        inputs; nothing is touched then.
+        devices, when a finished or begun stage was made by another config or from other
+        inputs, or when another process works in `workdir`; nothing is touched then.
       FileNotFoundError: when a stage that must be read is not finished.
+      OSError: when `workdir` cannot be written.
+      SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same call carries on.
     """
     if not logging.getLogger().handlers:  # A notebook: its reader wants to see the progress.
         logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -54,22 +63,67 @@ def run(
     _check_names("--redo", redo)
     wanted = [name for name in STAGES if name in (stages or config.stages)]
     workdir = Path(workdir).expanduser().absolute()
+    partition.configure_xla()
+    if dry_run:
+        _print_plans(config, workdir, wanted, redo)
+        return
+    with _alone(workdir), _compilations(workdir), preemption.Notice() as notice:
+        _run_wanted(config, workdir, wanted, redo, notice, profile_steps)
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of the workdir; of several processes, lets the first alone write."""
+    if jax.process_index() == 0:
+        held = lock.hold(workdir)
+    else:
+        artifacts.leave_writing_to_others()
+        held = contextlib.nullcontext()
+    with held:
+        partition.wait_for_all("the lock")
+        if not (workdir / lock.NAME).exists():
+            raise FileNotFoundError(
+                f"process {jax.process_index()} sees no {workdir / lock.NAME}, which process 0 "
+                "has made: --workdir must be on a disk that all processes share"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _compilations(workdir: Path) -> Iterator[None]:
+    """Lets a run that is started again load what XLA compiled before; a user's own cache counts."""
+    option = "jax_compilation_cache_dir"
+    if jax.config.values[option] is not None:
+        yield
+        return
+    jax.config.update(option, str(workdir / "compilations"))
+    try:
+        yield
+    finally:
+        jax.config.update(option, None)
+        compilation_cache.reset_cache()
+
+
+def _run_wanted(
+    config: Any,
+    workdir: Path,
+    wanted: Collection[str],
+    redo: Collection[str],
+    notice: preemption.Notice,
+    profile_steps: tuple[int, int] | None,
+) -> None:
     # A redo that was interrupted has deleted already: the same command carries on.
     request = {"redo": sorted(redo), "config": artifacts.plain(config)}
     again = [] if _is_pending(workdir, request) else _with_readers(redo)
-    partition.configure_xla()
-    sources = _Sources(config, None if dry_run else workdir / "images")
+    sources = _Sources(config, workdir / "images")
     # Before anything is computed: most of what cannot work is found here.
-    plans = {name: STAGES[name].plan(config, sources) for name in wanted}
-    if dry_run:
-        changes = {name: _find_changes(config, workdir, name, sources) for name in wanted}
-        _print_plans(workdir, plans, again, changes)
-        return
-
+    for name in wanted:
+        STAGES[name].plan(config, sources)
     _check_inputs(config, workdir, wanted, again)
     for name in _with_inputs(wanted):
         if name not in again and (name in wanted or _is_finished(workdir, name)):
             _refuse_changes(config, workdir, name, sources)
+    partition.wait_for_all("the checks")
     for name in again:
         if (workdir / name).exists():
             _log.info("%s: deleted, to be done again", name)
@@ -78,48 +132,60 @@ def run(
     if again:
         artifacts.write_json(pending, request)
     _write_config(config, workdir)
+    partition.wait_for_all("the beginning")
 
     mesh = partition.make_mesh()
     _log.info("devices: %s", ", ".join(str(device) for device in mesh.devices.flat))
+    if jax.process_count() > 1:
+        _log.info("process %d of %d", jax.process_index(), jax.process_count())
     begun = time.monotonic()
     for name in wanted:
         # Again, since a stage before may only now be finished.
         _refuse_changes(config, workdir, name, sources)
         if _is_finished(workdir, name):
             _log.info("%s: finished before, skipped", name)
-        else:
-            _run_stage(config, workdir, name, sources, mesh)
-    pending.unlink(missing_ok=True)
+            continue
+        stage = artifacts.Stage(
+            name=name,
+            section=config[name],
+            seed=_stage_seed(config.seed, name),
+            workdir=workdir,
+            images={key: sources[key] for key in _image_names(config, name)},
+            reading=_reading(config),
+            mesh=mesh,
+            notice=notice,
+            profile_steps=profile_steps,
+        )
+        _run_stage(stage, _fingerprint(config, workdir, name, sources))
+    if artifacts.writes():
+        pending.unlink(missing_ok=True)
     _log.info("finished in %s: %s", logs.format_seconds(time.monotonic() - begun), workdir)
     if "report" in wanted:
         for line in report.headlines(workdir / "report"):
             _log.info("%s", line)
 
 
-def _run_stage(
-    config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images], mesh: Any
-) -> None:
-    for image_name in _image_names(config, name):
-        _report_exclusions(workdir, image_name, sources[image_name])
-    stage = artifacts.Stage(
-        name=name,
-        section=config[name],
-        seed=_stage_seed(config.seed, name),
-        workdir=workdir,
-        images={key: sources[key] for key in _image_names(config, name)},
-        reading=data.Reading(
-            workers=config.loader.workers, max_unreadable=config.loader.max_unreadable
-        ),
-        mesh=mesh,
+def _reading(config: Any) -> data.Reading:
+    return data.Reading(
+        workers=config.loader.workers,
+        max_unreadable=config.loader.max_unreadable,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
-    _log.info("%s: begins", name)
+
+
+def _run_stage(stage: artifacts.Stage, fingerprint: Mapping[str, Any]) -> None:
+    for name, images in stage.images.items():
+        _report_exclusions(stage.workdir, name, images)
+    _log.info("%s: begins", stage.name)
     begun = time.monotonic()
-    fingerprint = _fingerprint(config, workdir, name, sources)
     artifacts.start(stage.directory, fingerprint)
-    facts = STAGES[name].run(stage)
+    partition.wait_for_all(f"the beginning of {stage.name}")
+    facts = STAGES[stage.name].run(stage)
     seconds = time.monotonic() - begun
     artifacts.finish(stage.directory, fingerprint, facts, seconds)
-    _log.info("%s: finished in %s", name, logs.format_seconds(seconds))
+    partition.wait_for_all(f"the end of {stage.name}")
+    _log.info("%s: finished in %s", stage.name, logs.format_seconds(seconds))
 
 
 class _Sources(Mapping[str, data.Images]):
@@ -133,6 +199,9 @@ class _Sources(Mapping[str, data.Images]):
         if name not in self._opened:
             options = artifacts.plain(self._config.images[name])
             source = options.pop("source")
+            if not artifacts.writes():
+                # The first process scans; this one finds what that has written.
+                partition.wait_for_all(f"images.{name}")
             self._opened[name] = data.open_images(
                 source,
                 cache_dir=self._cache_dir,
@@ -140,6 +209,8 @@ class _Sources(Mapping[str, data.Images]):
                 workers=self._config.loader.workers,
                 **options,
             )
+            if artifacts.writes():
+                partition.wait_for_all(f"images.{name}")
         return self._opened[name]
 
     def __iter__(self) -> Any:
@@ -274,19 +345,20 @@ def _report_exclusions(workdir: Path, name: str, images: data.Images) -> None:
 
 
 def _print_plans(
-    workdir: Path,
-    plans: Mapping[str, Collection[str]],
-    again: Collection[str],
-    changes: Mapping[str, Collection[str]],
+    config: Any, workdir: Path, wanted: Collection[str], redo: Collection[str]
 ) -> None:
     """What a run would do."""
-    for name, lines in plans.items():
+    sources = _Sources(config, None)
+    again = _with_readers(redo)
+    for name in wanted:
+        lines = STAGES[name].plan(config, sources)
+        changes = _find_changes(config, workdir, name, sources)
         directory = workdir / name
         status = "to do"
         if name in again and directory.exists():
             status = "to be deleted and done again"
-        elif changes[name]:
-            status = "made otherwise, would be refused: " + "; ".join(changes[name])
+        elif changes:
+            status = "made otherwise, would be refused: " + "; ".join(changes)
         elif _is_finished(workdir, name):
             status = "finished"
         elif directory.exists():

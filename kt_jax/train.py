@@ -4,6 +4,9 @@ Modules are flax NNX, training is functional: a module is split once into its st
 its arrays, plain `jax.jit` takes a state and returns one, no module crosses a jit border.
 """
 
+import contextlib
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +19,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
+
+_log = logging.getLogger(__name__)
+
+_STUCK_STEPS = 1000
 
 Batch = Mapping[str, Array]
 Model = Callable[..., dict[str, Array]]
@@ -42,16 +49,16 @@ class TrainState:
 class CheckpointStore(Protocol):
     """Where the loop's state is kept."""
 
-    def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint."""
-        ...
-
-    def restore(self, step: int, like: Any) -> Any:
-        """The state of that step, sharded as `like` is."""
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """The newest step and its state, sharded as `like` is; None if nothing was saved."""
         ...
 
     def save(self, step: int, state: Any) -> None:
-        """Keeps the state."""
+        """Begins to keep the state, unless that of this step is kept already."""
+        ...
+
+    def wait(self) -> None:
+        """Returns when all that was saved is kept."""
         ...
 
 
@@ -63,8 +70,25 @@ class MetricsSink(Protocol):
         """Forgets what was written for later steps."""
         ...
 
+    def begin(self, step: int) -> None:
+        """A step is about to begin."""
+        ...
+
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Means since the last call."""
+        ...
+
+
+@runtime_checkable
+class StopNotice(Protocol):
+    """Whether the loop has been told to stop."""
+
+    def deferred(self) -> contextlib.AbstractContextManager:
+        """While this lasts, the loop asks; otherwise a notice stops the process at once."""
+        ...
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step; the same on all processes."""
         ...
 
 
@@ -102,33 +126,6 @@ def init_state(
     return jax.jit(init, out_shardings=NamedSharding(mesh, P()))()
 
 
-def make_optimizer(
-    *,
-    steps: int,
-    learning_rate: float,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    clip: float = 5.0,
-    warmup: int = 100,
-) -> optax.GradientTransformation:
-    """SGD with momentum; linear warm-up, then a cosine to zero at `steps`.
-
-    Weight decay acts on kernels only: not on biases, not on normalisations.
-    `clip` bounds the global norm of the gradient.
-    """
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, min(warmup, steps // 10), max(steps, 1)
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(clip),
-        optax.add_decayed_weights(
-            weight_decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-        ),
-        # As a float: optax divides the step, which strict dtype promotion refuses of integers.
-        optax.sgd(lambda step: schedule(jnp.asarray(step, jnp.float32)), momentum),
-    )
-
-
 def cross_entropy(
     outputs: Mapping[str, Array], labels: Int[Array, " b"]
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -138,6 +135,20 @@ def cross_entropy(
     return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == labels).mean()}
 
 
+def compute_dtype(precision: str) -> Any:
+    """The dtype of activations: float32 or bfloat16; "auto" asks the devices.
+
+    Raises:
+      ValueError: any other word.
+    """
+    if precision == "auto":
+        # CPUs compute bfloat16 convolutions in float32, and convert on top.
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision = {precision!r}: choose auto, float32 or bfloat16")
+    return jnp.dtype(precision)
+
+
 def make_step(
     make_model: MakeModel,
     make_examples: MakeExamples,
@@ -145,26 +156,83 @@ def make_step(
     *,
     key: Key[Array, ""],
     loss_fn: Callable[..., tuple[Array, dict[str, Array]]] = cross_entropy,
+    precision: str = "float32",
+    accumulate: int = 1,
+    remat: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The jitted step; it gives back the state it is given, one step on, in the same memory."""
+    """The jitted step; it gives back the state it is given, one step on, in the same memory.
+
+    Args:
+      make_model: the network.
+      make_examples: inputs and labels from a batch, drawn with a key of the step.
+      optimizer: what turns gradients into updates.
+      key: of the training; each step folds its number into it.
+      loss_fn: (outputs in float32, labels) -> (loss, metrics).
+      precision: "float32"; "bfloat16", in which activations and the weights that meet them are
+        rounded, while parameters, statistics, loss and updates stay float32; or "auto".
+      accumulate: the batch is worked off in so many parts, one after the other, whose gradients
+        are averaged: it takes less memory. Normalisations see one part at a time.
+      remat: of the activations, keeps those that the network names "pooled", and computes the
+        others again in the backward pass: it takes less memory, and a third more time.
+    """
     graphdef = structure(make_model, training=True)
+    dtype = compute_dtype(precision)
+
+    def loss_of(
+        params: Any, batch_stats: Any, inputs: Any, labels: Any, key: Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        model = bind(graphdef, _cast(params, dtype), batch_stats)
+        loss, metrics = loss_fn(_cast(model(_cast(inputs, dtype), key), jnp.float32), labels)
+        return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+    if remat:
+        policy = jax.checkpoint_policies.save_only_these_names("pooled")
+        loss_of = jax.checkpoint(loss_of, policy=policy)
+    differentiate = jax.grad(loss_of, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         views_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        inputs, labels = make_examples(views_key, batch)
-
-        def loss_of(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
-            model = bind(graphdef, params, state.batch_stats)
-            loss, metrics = loss_fn(model(inputs, dropout_key), labels)
-            batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-            return loss, (metrics, batch_stats)
-
-        grads, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+        examples = make_examples(views_key, batch)
+        if accumulate == 1:
+            grads, (metrics, batch_stats) = differentiate(
+                state.params, state.batch_stats, *examples, dropout_key
+            )
+        else:
+            grads, (metrics, batch_stats) = _in_parts(
+                differentiate, state, examples, dropout_key, accumulate
+            )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        metrics = {**metrics, "gradient_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def _in_parts(
+    differentiate: Callable[..., Any], state: TrainState, examples: Any, key: Array, parts: int
+) -> Any:
+    """The mean gradient and metrics of the parts of a batch, and the last statistics."""
+    # Row r is in part r % parts: each device cuts its own rows, and sends none to another.
+    cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), examples)
+
+    def add(carried: Any, number: Array) -> tuple[Any, dict[str, Array]]:
+        total, batch_stats = carried
+        part = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, 1, False), cut)
+        part_key = jax.random.fold_in(key, number)
+        grads, (metrics, batch_stats) = differentiate(state.params, batch_stats, *part, part_key)
+        return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    (total, batch_stats), metrics = jax.lax.scan(add, (zeros, state.batch_stats), jnp.arange(parts))
+    metrics = {name: values.mean() for name, values in metrics.items()}
+    return jax.tree.map(lambda x: x / parts, total), (metrics, batch_stats)
 
 
 def fit(
@@ -175,46 +243,102 @@ def fit(
     steps: int,
     checkpoints: CheckpointStore,
     log: MetricsSink,
+    notice: StopNotice,
     log_every: int,
     checkpoint_every: int,
+    chance: float | None = None,
 ) -> TrainState:
     """Trains from the newest checkpoint (or from `state`) to `steps`.
 
-    `make_batches(first_step)` gives the batches of first_step, first_step + 1, ... .
-    Metrics stay on the devices between logs, so that no step waits for the host.
+    Metrics stay on the devices until the next step is on its way, so that no step waits for the
+    host.
+
+    Args:
+      state: at step 0, where the devices want it.
+      step_fn: one step.
+      make_batches: make_batches(first_step) gives the batches of first_step, first_step + 1, ...
+      steps: how many in all.
+      checkpoints: where the state is kept.
+      log: where means over `log_every` steps go.
+      notice: asked after every step whether to stop.
+      log_every: in steps.
+      checkpoint_every: in steps.
+      chance: the loss of guessing; when the loss has been no better for a thousand steps, a
+        warning is logged.
 
     Raises:
-      FloatingPointError: when the loss is no longer finite, or the parameters before they
-        would be kept.
+      FloatingPointError: a loss, a gradient or the parameters are no longer finite; checkpoints
+        are from before.
+      SystemExit: with status 75 (os.EX_TEMPFAIL), after saving, when the notice says to stop.
     """
-    first = checkpoints.latest_step() or 0
-    if first:
-        state = checkpoints.restore(first, state)
+    first, state = checkpoints.restore(state) or (0, state)
     log.resume(first)
-    pending: list[dict[str, Array]] = []
     batches = make_batches(first)
-    for number in range(first + 1, steps + 1):
-        state, metrics = step_fn(state, next(batches))
-        pending.append(metrics)
-        if number % log_every == 0 or number == steps:
-            means = {
-                name: float(np.mean([float(metrics[name]) for metrics in pending]))
-                for name in pending[0]
-            }
-            pending.clear()
-            if not np.isfinite(means["loss"]):
-                raise _diverged("the loss", number, log_every)
-            log.write(number, means)
-        if number % checkpoint_every == 0 or number == steps:
-            if not np.isfinite(float(optax.tree.norm(state.params))):
-                raise _diverged("the parameters", number, log_every)
-            checkpoints.save(number, state)
+    pending: list[dict[str, Array]] = []
+    due = _Due(log, first, chance)
+    with notice.deferred():
+        for number in range(first + 1, steps + 1):
+            log.begin(number)
+            state, metrics = step_fn(state, next(batches))
+            pending.append(metrics)
+            due.write()
+            stop = notice.reached(number)
+            if number % log_every == 0 or number == steps:
+                due.add(number, pending)
+                pending = []
+            if number % checkpoint_every == 0 or number == steps or stop:
+                due.write()
+                due.check(number, pending)
+                if not np.isfinite(float(optax.tree.norm(state.params))):
+                    raise _diverged("a parameter", number)
+                checkpoints.save(number, state)
+            if stop and number < steps:
+                checkpoints.wait()
+                _log.warning("told to stop: saved at step %d of %d", number, steps)
+                raise SystemExit(os.EX_TEMPFAIL)
+    due.write()
     return state
 
 
-def _diverged(what: str, step: int, log_every: int) -> FloatingPointError:
+class _Due:
+    """Metrics that wait, on the devices, to be written when the next step is on its way."""
+
+    def __init__(self, log: MetricsSink, step: int, chance: float | None) -> None:
+        self._log, self._chance = log, chance
+        self._better = step  # the last step known to be better than chance
+        self._number, self._metrics = step, []
+
+    def add(self, number: int, metrics: list[dict[str, Array]]) -> None:
+        self._number, self._metrics = number, metrics
+
+    def check(self, number: int, metrics: list[dict[str, Array]]) -> list[dict[str, float]]:
+        """The metrics of the steps up to `number`, fetched; refuses those that are not finite."""
+        fetched = [{name: float(x) for name, x in each.items()} for each in metrics]
+        for step, each in enumerate(fetched, start=number - len(fetched) + 1):
+            for name, what in (("loss", "the loss"), ("gradient_norm", "a gradient")):
+                if not np.isfinite(each[name]):
+                    raise _diverged(what, step)
+        return fetched
+
+    def write(self) -> None:
+        if not self._metrics:
+            return
+        fetched = self.check(self._number, self._metrics)
+        means = {name: float(np.mean([each[name] for each in fetched])) for name in fetched[0]}
+        self._log.write(self._number, means)
+        if self._chance is not None and means["loss"] < 0.99 * self._chance:
+            self._better = self._number
+        elif self._chance is not None and self._number - self._better >= _STUCK_STEPS:
+            _log.warning(
+                "step %d: the loss is %.4g, no better than chance (%.4g), for %d steps now. Try a "
+                "lower or higher learning rate, a longer warm-up, or batch_norm.",
+                *(self._number, means["loss"], self._chance, self._number - self._better),
+            )
+        self._metrics = []
+
+
+def _diverged(what: str, step: int) -> FloatingPointError:
     return FloatingPointError(
-        f"{what} became NaN or infinite between steps {step - log_every} and {step}; the last "
-        "checkpoint is finite. Try a lower learning rate, a longer warm-up or stronger clipping, "
-        "and another --workdir."
+        f"{what} became NaN or infinite in step {step}; checkpoints are from before, and finite. "
+        "Try a lower learning rate, a longer warm-up or stronger clipping, and another --workdir."
     )

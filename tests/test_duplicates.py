@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import kt_jax
-from kt_jax import artifacts, data, leakage, partition, pipeline
+from kt_jax import artifacts, data, leakage, partition, pipeline, preemption
 from kt_jax.data import Hashes, duplicates, find_duplicates, find_leaks, hash_images, open_images
 from kt_jax.stages import probe, report
 
@@ -267,6 +267,7 @@ def make_stage(name, workdir, sets=None, **section):
         images=sets or {},
         reading=data.Reading(),
         mesh=partition.make_mesh(),
+        notice=preemption.Notice(),
     )
 
 

@@ -63,7 +63,7 @@ def test_every_stage_leaves_its_artifacts(finished):
         assert (workdir / name).stat().st_size > 0
     assert list((workdir / "pretext" / "checkpoints").iterdir())
     assert list((workdir / "student" / "tensorboard").glob("events.*"))
-    assert not list(workdir.rglob(".*"))
+    assert [path.name for path in workdir.rglob(".*")] == [".lock"]
 
 
 def test_results_have_their_fixed_shapes(finished):

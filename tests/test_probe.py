@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import kt_jax
-from kt_jax import artifacts, data, partition
+from kt_jax import artifacts, data, partition, preemption
 from kt_jax.stages import probe
 
 
@@ -34,7 +34,14 @@ def test_pixels_tell_colours_apart_and_nothing_else(tmp_path, shuffled, least, m
         seen.labels[:] = rng.permutation(seen.labels)
     config = kt_jax.load_config("configs/quickstart.py", probe={"size": 8, "batch_size": 16})
     stage = artifacts.Stage(
-        "probe", config.probe, 0, tmp_path, {}, data.Reading(), partition.make_mesh()
+        "probe",
+        config.probe,
+        0,
+        tmp_path,
+        {},
+        data.Reading(),
+        partition.make_mesh(),
+        preemption.Notice(),
     )
     subject = probe.Subject("pixels", None, ("pixels",), seed=0)
     accuracy = probe.probe(stage, subject, seen, held_out)["pixels"]

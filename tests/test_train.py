@@ -1,3 +1,7 @@
+import contextlib
+import logging
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,24 +10,38 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType
 
-from kt_jax import models, partition, puzzles, train, views
+from kt_jax import models, optimizers, partition, puzzles, train, views
 from kt_jax.permutations import make_permutations
 
 
 class Memory:
-    """Checkpoints and metrics in memory."""
+    """Checkpoints and metrics in memory, and a notice to stop at a step."""
 
-    def __init__(self):
-        self.saved, self.lines, self.resumed = {}, [], None
-
-    def latest_step(self):
-        return max(self.saved, default=None)
+    def __init__(self, stop_at=None):
+        self.saved, self.lines, self.resumed, self.begun = {}, [], None, []
+        self.stop_at, self.waited = stop_at, []
 
     def save(self, step, state):
         self.saved[step] = jax.device_get(state)
 
-    def restore(self, step, like):
-        return jax.device_put(self.saved[step], jax.tree.map(lambda x: x.sharding, like))
+    def wait(self):
+        self.waited.append(max(self.saved))
+
+    def restore(self, like):
+        if not self.saved:
+            return None
+        step = max(self.saved)
+        return step, jax.device_put(self.saved[step], jax.tree.map(lambda x: x.sharding, like))
+
+    @contextlib.contextmanager
+    def deferred(self):
+        yield
+
+    def reached(self, step):
+        return step == self.stop_at
+
+    def begin(self, step):
+        self.begun.append(step)
 
     def resume(self, step):
         self.resumed = step
@@ -56,18 +74,25 @@ def make_batches(first_step, mesh=None):
         step += 1
 
 
-def run(memory, steps, optimizer=None):
-    optimizer = optimizer or train.make_optimizer(steps=6, learning_rate=0.1)
+def make_optimizer(**options):
+    return optimizers.make_optimizer(
+        **{"steps": 6, "batch_size": 8, "learning_rate": 0.1} | options
+    )
+
+
+def run(memory, steps, optimizer=None, chance=None):
+    optimizer = optimizer or make_optimizer()
     state = train.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
     step_fn = train.make_step(make_classifier, make_examples, optimizer, key=jax.random.key(0))
     return train.fit(
         state, step_fn, make_batches, steps=steps,
-        checkpoints=memory, log=memory, log_every=2, checkpoint_every=3,
+        checkpoints=memory, log=memory, notice=memory, log_every=2, checkpoint_every=3,
+        chance=chance,
     )  # fmt: skip
 
 
 def test_everything_in_the_state_moves():
-    optimizer = train.make_optimizer(steps=6, learning_rate=0.1)
+    optimizer = make_optimizer()
     before = train.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
     before = jax.device_get(before)
     memory = Memory()
@@ -97,17 +122,107 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
-    with pytest.raises(FloatingPointError, match="became NaN or infinite between steps 0 and 2"):
+    with pytest.raises(FloatingPointError, match="the loss became NaN or infinite in step 2"):
         run(Memory(), 6, optax.chain(optax.scale(jnp.inf), optax.sgd(1.0)))
 
 
-def test_weight_decay_spares_biases_and_norms():
-    optimizer = train.make_optimizer(steps=10, learning_rate=1.0, weight_decay=0.1, warmup=0)
-    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-    assert (np.asarray(updates["bias"]) == 0).all()
-    assert (np.asarray(updates["kernel"]) < 0).all()
+def test_parameters_that_are_not_finite_are_never_kept():
+    memory = Memory()
+    with pytest.raises(FloatingPointError, match="a parameter became NaN or infinite in step 1"):
+        run(memory, 1, optax.chain(optax.scale(jnp.inf), optax.sgd(1.0)))
+    assert memory.saved == {}
+
+
+def test_told_to_stop_it_saves_and_another_call_carries_on():
+    whole = jax.device_get(run(Memory(), 6))
+    memory = Memory(stop_at=4)
+    with pytest.raises(SystemExit) as stopped:
+        run(memory, 6)
+    assert stopped.value.code == 75
+    assert sorted(memory.saved) == [3, 4]
+    assert memory.waited == [4]
+    assert memory.begun == [1, 2, 3, 4]
+    memory.stop_at = None
+    assert_equal(jax.device_get(run(memory, 6)), whole)
+    assert memory.begun[4:] == [5, 6]
+    # Told so after its last step, it has nothing more to do.
+    assert jax.device_get(run(Memory(stop_at=6), 6)).step == 6
+
+
+def assert_equal(a, b):
+    assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+
+
+def test_a_loss_stuck_at_chance_is_warned_of(monkeypatch, caplog):
+    monkeypatch.setattr(train, "_STUCK_STEPS", 4)
+    frozen = optax.set_to_zero()
+    with caplog.at_level(logging.WARNING):
+        run(Memory(), 6, frozen, chance=1e-3)
+    assert [record.message[:6] for record in caplog.records] == ["step 4", "step 6"]
+    assert "no better than chance (0.001), for 4 steps now" in caplog.text
+    caplog.clear()
+    run(Memory(), 6, frozen, chance=1e3)
+    assert caplog.text == ""
+
+
+def first_update(parts=1, **options):
+    """Gradient norm, metrics and parameters after a step of a network without normalisation."""
+
+    def make_model(rngs):
+        backbone = models.make_backbone("vgg", channels=(4,), convs=(2,), rngs=rngs)
+        return models.Classifier(
+            backbone, size=8, classes=3, hidden=(8,), dropout=0.0, batch_norm=True, rngs=rngs
+        )
+
+    optimizer = make_optimizer(warmup=0)
+    mesh = partition.make_mesh()
+    state = train.init_state(make_model, optimizer, seed=0, mesh=mesh)
+    step_fn = train.make_step(
+        make_model, make_examples, optimizer, key=jax.random.key(0), accumulate=parts, **options
+    )
+    batch = next(make_batches(0))
+    compiled = step_fn.lower(state, batch).compile()
+    return *jax.device_get(step_fn(state, batch)), compiled
+
+
+def test_parts_of_a_batch_give_its_gradient():
+    # Without normalisations in the way: they see a part at a time.
+    whole, metrics, _ = first_update()
+    parts, same, compiled = first_update(parts=2)
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(same[name], metrics[name], rtol=0.2)
+    assert parts.step == whole.step == 1
+    text = compiled.as_text()
+    assert "all-reduce" in text
+    for moved in ("all-gather", "all-to-all", "collective-permute"):
+        assert moved not in text
+
+
+def test_rematerialised_activations_change_nothing():
+    whole, metrics, _ = first_update()
+    again, same, _ = first_update(remat=True)
+    assert same["loss"] == metrics["loss"]
+    close = jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), whole.params, again.params)
+    assert jax.tree.all(close)
+
+
+def test_bfloat16_keeps_float32_where_it_matters():
+    _, metrics, _ = first_update()
+    # bfloat16 meets float32 in normalisations, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        rounded, same, compiled = first_update(precision="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(rounded.params)} == {np.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(rounded.batch_stats)} == {np.dtype("float32")}
+    assert "bf16[" in compiled.as_text()
+    assert same["loss"] != metrics["loss"]
+    np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=0.02)
+    np.testing.assert_allclose(same["gradient_norm"], metrics["gradient_norm"], rtol=0.05)
+
+
+def test_unknown_precisions_are_refused():
+    assert train.compute_dtype("auto") == jnp.float32
+    with pytest.raises(ValueError, match="precision = 'float16': choose auto, float32 or bfloat16"):
+        train.compute_dtype("float16")
 
 
 @pytest.mark.slow
@@ -127,7 +242,7 @@ def test_a_small_network_overfits_eight_puzzles():
             backbone, size=12, classes=8, fc6=16, fc7=32, dropout=0.0, batch_norm=True, rngs=rngs
         )
 
-    optimizer = train.make_optimizer(steps=60, learning_rate=0.1, warmup=5)
+    optimizer = make_optimizer(steps=60, warmup=5)
     mesh = partition.make_mesh()
     state = train.init_state(make_model, optimizer, seed=0, mesh=mesh)
     batch = {"tiles": views.standardise(made.tiles), "label": made.label}
@@ -140,15 +255,40 @@ def test_a_small_network_overfits_eight_puzzles():
     assert float(metrics["accuracy"]) == 1.0
 
 
-def test_the_step_reduces_gradients_and_gathers_nothing():
-    optimizer = train.make_optimizer(steps=6, learning_rate=0.1)
+def make_alexnet(rngs):
+    """In groups and with LRN, as the paper's."""
+    backbone = models.make_backbone("alexnet", channels=(4, 8, 8, 8, 8), rngs=rngs)
+    return models.Classifier(backbone, size=67, classes=3, hidden=(8,), rngs=rngs)
+
+
+@pytest.mark.parametrize(("make_model", "size"), [(make_classifier, 8), (make_alexnet, 67)])
+def test_the_step_reduces_gradients_and_moves_nothing_else(make_model, size):
+    optimizer = make_optimizer()
     mesh = partition.make_mesh()
-    state = train.init_state(make_classifier, optimizer, seed=0, mesh=mesh)
-    step_fn = train.make_step(make_classifier, make_examples, optimizer, key=jax.random.key(0))
-    text = step_fn.lower(state, next(make_batches(0))).compile().as_text()
+    state = train.init_state(make_model, optimizer, seed=0, mesh=mesh)
+    step_fn = train.make_step(make_model, make_examples, optimizer, key=jax.random.key(0))
+    pixels = np.zeros((8, size, size, 3), np.uint8)
+    batch = partition.put_batch({"image": pixels, "label": np.zeros(8, np.int32)}, mesh)
+    text = step_fn.lower(state, batch).compile().as_text()
     assert "all-reduce" in text
-    assert "all-gather" not in text
-    assert "input_output_alias" in text
+    for moved in ("all-gather", "all-to-all", "collective-permute"):
+        assert moved not in text
+    donated = re.search(r"input_output_alias=\{(.*?)\}, entry", text)[1]
+    assert donated.count("may-alias") + donated.count("must-alias") == len(jax.tree.leaves(state))
+
+
+def test_a_training_is_compiled_once():
+    optimizer = make_optimizer()
+    state = train.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
+    step_fn = train.make_step(make_classifier, make_examples, optimizer, key=jax.random.key(0))
+    memory = Memory(stop_at=3)
+    options = {"checkpoints": memory, "log": memory, "notice": memory, "steps": 6}
+    options |= {"log_every": 2, "checkpoint_every": 3}
+    with pytest.raises(SystemExit):
+        train.fit(state, step_fn, make_batches, **options)
+    state = train.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
+    train.fit(state, step_fn, make_batches, **options)
+    assert step_fn._cache_size() == 1
 
 
 def test_one_device_and_four_learn_the_same():
@@ -156,7 +296,7 @@ def test_one_device_and_four_learn_the_same():
         mesh = jax.make_mesh(
             (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
         )
-        optimizer = train.make_optimizer(steps=3, learning_rate=0.1)
+        optimizer = make_optimizer(steps=3)
         state = train.init_state(make_classifier, optimizer, seed=0, mesh=mesh)
         step_fn = train.make_step(make_classifier, make_examples, optimizer, key=jax.random.key(0))
         values = []

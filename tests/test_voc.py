@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import kt_jax
-from kt_jax import artifacts, data, partition
+from kt_jax import artifacts, data, partition, preemption
 from kt_jax.data import eval_batches, open_images
 from kt_jax.data.sources.voc import CLASSES, Voc
 from kt_jax.stages import features, probe, report
@@ -262,7 +262,14 @@ def test_sets_of_several_labels_count_as_without_labels(devkit, tmp_path):
     reason = "VOC2007, all is multi-label: probes of several classes an image are not measured here"
     assert probe.plan(config, sets) == [f"left out: {reason}"]
     stage = artifacts.Stage(
-        "probe", config.probe, 0, tmp_path, sets, data.Reading(), partition.make_mesh()
+        "probe",
+        config.probe,
+        0,
+        tmp_path,
+        sets,
+        data.Reading(),
+        partition.make_mesh(),
+        preemption.Notice(),
     )
     assert probe.run(stage) == {"left_out": reason}
     results = artifacts.read_json(tmp_path / "probe/results.json")
@@ -276,7 +283,14 @@ def test_sets_of_several_labels_count_as_without_labels(devkit, tmp_path):
     artifacts.write_table(tmp_path / "pseudo_labels/labels.parquet", table)
     artifacts.finish(tmp_path / "pseudo_labels", {}, {}, 1.0)
     stage = artifacts.Stage(
-        "report", config.report, 0, tmp_path, sets, data.Reading(), partition.make_mesh()
+        "report",
+        config.report,
+        0,
+        tmp_path,
+        sets,
+        data.Reading(),
+        partition.make_mesh(),
+        preemption.Notice(),
     )
     described = report._describe_labels(stage, {})
     assert (described["images"], described["labelled"]) == (4, 0)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 he_normal = nnx.initializers.he_normal()
@@ -42,7 +43,8 @@ def max_pool(
         ]
         return functools.reduce(jnp.maximum, slices)
 
-    return maximum(maximum(x, 1, rows), 2, columns)
+    # The name is what `train.make_step(remat=True)` keeps.
+    return checkpoint_name(maximum(maximum(x, 1, rows), 2, columns), "pooled")
 
 
 def adaptive_max_pool(x: Float[Array, "n h w c"], grid: int) -> Float[Array, "n g g c"]:

@@ -1,6 +1,5 @@
 """Stage 3: k-means of the teacher's features (paper, section on knowledge transfer)."""
 
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +47,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         "seed": stage.seed,
     }
     clustering.write(stage.directory, result, result.assignment, description)
-    shutil.rmtree(state.parent, ignore_errors=True)
+    artifacts.delete(state.parent)
     rows, dims = len(result.assignment), result.centroids.shape[1]
     return {"rows": rows, "dims": dims, "largest_share": share}
 

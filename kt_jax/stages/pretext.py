@@ -12,10 +12,9 @@ from flax import nnx
 from kt_jax import (
     artifacts,
     backbones,
-    checkpoints,
     data,
     leakage,
-    logs,
+    learning,
     models,
     partition,
     permutations,
@@ -40,8 +39,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     _keep_permutations(stage.directory / "permutations.npy", chosen)
 
     make_model = make_network(section)
-    optimizer = train.make_optimizer(steps=section.steps, **artifacts.plain(section.optimizer))
-    key = jax.random.key(stage.seed)
 
     def make_examples(key: jax.Array, batch: train.Batch) -> tuple[jax.Array, jax.Array]:
         made = jigsaw.make_puzzles(key, batch["image"], jnp.asarray(chosen), rules)
@@ -60,26 +57,22 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         )
         return partition.put_ahead(({"image": batch["image"]} for batch in batches), stage.mesh)
 
-    store = checkpoints.Checkpoints(stage.directory / "checkpoints")
-    log = logs.StageLog(
-        stage.directory,
-        stage=stage.name,
-        steps=section.steps,
-        images_per_step=section.batch_size,
-    )
-    state = train.fit(
-        train.init_state(make_model, optimizer, seed=stage.seed, mesh=stage.mesh),
-        train.make_step(make_model, make_examples, optimizer, key=key),
+    state = learning.learn(
+        stage,
+        make_model,
+        make_examples,
         make_batches,
+        name=stage.name,
+        seed=stage.seed,
         steps=section.steps,
-        checkpoints=store,
-        log=log,
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
+        log_directory=stage.directory,
+        store_directory=stage.directory / "checkpoints",
+        classes=len(chosen),
+        compute=artifacts.plain(section.compute),
     )
     results = solve(stage, state, make_model, held_out, chosen, rules)
-    store.close()
-    log.close()
     artifacts.write_json(stage.directory / "results.json", results)
     options = artifacts.plain(section.backbone)
     backbones.save_network(stage.directory, options, state.params, state.batch_stats)
@@ -126,8 +119,9 @@ def solve(
         for number, batch in enumerate(batches):
             draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
             pixels = partition.put_batch({"image": batch["image"]}, stage.mesh)["image"]
-            correct, occluders = jax.device_get(solved(state, draw, pixels))
-            mask = _whole_groups(batch["mask"])
+            mask = partition.put_batch({"mask": batch["mask"]}, stage.mesh)["mask"]
+            correct, occluders, mask = partition.fetch((*solved(state, draw, pixels), mask))
+            mask = _whole_groups(mask)
             np.add.at(seen, occluders[mask], 1)
             np.add.at(right, occluders[mask], correct[mask].astype(np.int64))
     return {
@@ -208,7 +202,7 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
     section = config.pretext
     rules = make_rules(section)
     batch = section.batch_size
-    partition.check_batch_size("config.pretext.batch_size", batch, multiple_of=jigsaw.GROUP)
+    learning.check(config, "pretext", multiple_of=jigsaw.GROUP)
     for key in ("images", "test_images"):
         data.check_size(images[section[key]], f"config.pretext.{key}", rules.crop)
         if len(images[section[key]]) < jigsaw.GROUP:

@@ -7,7 +7,6 @@ mirror image, testing the central view. The last step counts; no test image chos
 """
 
 import functools
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,9 @@ from flax import nnx
 from kt_jax import (
     artifacts,
     backbones,
-    checkpoints,
     data,
     leakage,
-    logs,
+    learning,
     models,
     partition,
     train,
@@ -102,7 +100,7 @@ def probe(
     done = stage.directory / "cache" / f"{name}.json"
     scratch = stage.directory / "cache" / name
     if done.exists():
-        shutil.rmtree(scratch, ignore_errors=True)
+        artifacts.delete(scratch)
         return artifacts.read_json(done)
     grids = _grids(subject, section)
     seen = _cache(stage, subject, grids, train_images, scratch / "train", mirrored=(False, True))
@@ -123,31 +121,26 @@ def probe(
         for step in range(first_step, steps):
             chosen = np.array([order(step * size + row) for row in range(size)])
             batch = {layer: rows[chosen] for layer, rows in seen.items()}
-            yield partition.put_batch({**batch, "label": targets[chosen]}, stage.mesh)
+            yield partition.put_rows({**batch, "label": targets[chosen]}, stage.mesh)
 
-    optimizer = train.make_optimizer(steps=steps, **artifacts.plain(section.optimizer))
-    store = checkpoints.Checkpoints(stage.directory / "checkpoints" / name)
-    log = logs.StageLog(
-        scratch, stage=f"probe of {name}", steps=steps, images_per_step=section.batch_size
-    )
-    state = train.fit(
-        train.init_state(make_model, optimizer, seed=stage.seed + subject.seed, mesh=stage.mesh),
-        train.make_step(
-            make_model, make_examples, optimizer, key=jax.random.key(0), loss_fn=_sum_of_losses
-        ),
+    state = learning.learn(
+        stage,
+        make_model,
+        make_examples,
         make_batches,
+        name=f"probe of {name}",
+        seed=stage.seed + subject.seed,
         steps=steps,
-        checkpoints=store,
-        log=log,
         log_every=max(1, steps // 5),
         checkpoint_every=steps,
+        log_directory=scratch,
+        store_directory=stage.directory / "checkpoints" / name,
+        loss_fn=_sum_of_losses,
     )
     held_out = _cache(stage, subject, grids, test_images, scratch / "test", mirrored=(False,))
     accuracies = _test(stage, state, make_model, held_out, test_images.labels)
-    store.close()
-    log.close()
     artifacts.write_json(done, accuracies)
-    shutil.rmtree(scratch)
+    artifacts.delete(scratch)
     return accuracies
 
 
@@ -186,7 +179,7 @@ def _cache(
     files: dict[str, np.ndarray] = {}
     for view, flip in enumerate(mirrored):
         for index, rows in _extract(stage, subject, grids, images, mirrored=flip):
-            for layer, x in rows.items():
+            for layer, x in rows.items() if artifacts.writes() else ():
                 if layer not in files:
                     files[layer] = np.lib.format.open_memmap(
                         directory / f"{layer}.npy",
@@ -195,7 +188,8 @@ def _cache(
                         shape=(len(mirrored) * len(images), x.shape[1]),
                     )
                 files[layer][view * len(images) + index] = x
-    return files
+    partition.wait_for_all(str(directory))
+    return {layer: np.load(directory / f"{layer}.npy", mmap_mode="r") for layer in grids}
 
 
 def _extract(
@@ -229,9 +223,11 @@ def _extract(
         return small.reshape(small.shape[0], -1).astype(jnp.float16)
 
     for batch in data.eval_batches(images, section.batch_size, reading=stage.reading):
-        mask = batch["mask"]
-        shown = partition.put_batch({"image": batch["image"]}, stage.mesh)["image"]
-        yield batch["index"][mask], {"pixels": jax.device_get(pixels(shown))[mask]}
+        shown = partition.put_batch(
+            {name: batch[name] for name in ("image", "index", "mask")}, stage.mesh
+        )
+        rows, index, mask = partition.fetch((pixels(shown["image"]), shown["index"], shown["mask"]))
+        yield index[mask], {"pixels": rows[mask]}
 
 
 def _test(
@@ -276,7 +272,7 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
         of other classes.
     """
     section = config.probe
-    partition.check_batch_size("config.probe.batch_size", section.batch_size)
+    learning.check(config, "probe")
     seen, held_out = images[section.train_images], images[section.test_images]
     if reason := _why_left_out(seen, held_out):
         return [f"left out: {reason}"]

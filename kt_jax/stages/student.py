@@ -10,10 +10,9 @@ from flax import nnx
 from kt_jax import (
     artifacts,
     backbones,
-    checkpoints,
     data,
     leakage,
-    logs,
+    learning,
     models,
     partition,
     train,
@@ -38,7 +37,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     )
 
     make_model = make_network(section, classes)
-    optimizer = train.make_optimizer(steps=section.steps, **artifacts.plain(section.optimizer))
 
     def make_examples(key: jax.Array, batch: train.Batch) -> tuple[jax.Array, jax.Array]:
         crops = views.random_resized_crop(
@@ -59,25 +57,21 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         shown = ({"image": batch["image"], "label": batch["label"]} for batch in batches)
         return partition.put_ahead(shown, stage.mesh)
 
-    store = checkpoints.Checkpoints(stage.directory / "checkpoints")
-    log = logs.StageLog(
-        stage.directory,
-        stage=stage.name,
-        steps=section.steps,
-        images_per_step=section.batch_size,
-    )
-    state = train.fit(
-        train.init_state(make_model, optimizer, seed=stage.seed, mesh=stage.mesh),
-        train.make_step(make_model, make_examples, optimizer, key=jax.random.key(stage.seed)),
+    state = learning.learn(
+        stage,
+        make_model,
+        make_examples,
         make_batches,
+        name=stage.name,
+        seed=stage.seed,
         steps=section.steps,
-        checkpoints=store,
-        log=log,
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
+        log_directory=stage.directory,
+        store_directory=stage.directory / "checkpoints",
+        classes=classes,
+        compute=artifacts.plain(section.compute),
     )
-    store.close()
-    log.close()
     options = artifacts.plain(section.backbone)
     backbones.save_network(stage.directory, options, state.params, state.batch_stats)
     leakage.write_images(stage, images)
@@ -107,7 +101,7 @@ def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
       ValueError: for a batch that the devices cannot share, or images that have no labels.
     """
     section = config.student
-    partition.check_batch_size("config.student.batch_size", section.batch_size)
+    learning.check(config, "student")
     labelled = config.pseudo_labels.images
     if images[section.images].fingerprint != images[labelled].fingerprint:
         raise ValueError(

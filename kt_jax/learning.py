@@ -1,0 +1,116 @@
+"""What the stages that learn share: a network, its checkpoints and its log around `train.fit`."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from kt_jax import artifacts, checkpoints, logs, optimizers, partition, train
+
+
+def learn(
+    stage: artifacts.Stage,
+    make_model: train.MakeModel,
+    make_examples: train.MakeExamples,
+    make_batches: Callable[[int], Iterator[train.Batch]],
+    *,
+    name: str,
+    seed: int,
+    steps: int,
+    log_every: int,
+    checkpoint_every: int,
+    log_directory: Path,
+    store_directory: Path,
+    classes: int | None = None,
+    compute: Mapping[str, Any] | None = None,
+    **step_options: Any,
+) -> train.TrainState:
+    """Trains a network as the stage's section says, or carries on with it.
+
+    Args:
+      stage: whose section holds `batch_size` and `optimizer`.
+      make_model: the network.
+      make_examples: inputs and labels from a batch.
+      make_batches: the batches from a step on, on the devices.
+      name: in the log.
+      seed: of the parameters, and of what the steps draw.
+      steps: how many in all.
+      log_every: in steps.
+      checkpoint_every: in steps.
+      log_directory: where metrics.jsonl, TensorBoard's events and profiles go.
+      store_directory: where checkpoints go.
+      classes: how many there are to guess from; of None, no loss is known to be chance.
+      compute: precision, accumulate and remat of `train.make_step`.
+      **step_options: of `train.make_step`.
+
+    Raises:
+      FloatingPointError, SystemExit: as `train.fit`.
+    """
+    section = stage.section
+    optimizer = make_optimizer(section, steps)
+    store = checkpoints.Checkpoints(store_directory)
+    log = logs.StageLog(
+        log_directory,
+        stage=name,
+        steps=steps,
+        images_per_step=section.batch_size,
+        profile_steps=stage.profile_steps,
+    )
+    try:
+        return train.fit(
+            train.init_state(make_model, optimizer, seed=seed, mesh=stage.mesh),
+            train.make_step(
+                make_model,
+                make_examples,
+                optimizer,
+                key=jax.random.key(seed),
+                **(compute or {}),
+                **step_options,
+            ),
+            make_batches,
+            steps=steps,
+            checkpoints=store,
+            log=log,
+            notice=stage.notice,
+            log_every=log_every,
+            checkpoint_every=checkpoint_every,
+            chance=None if classes is None else math.log(classes),
+        )
+    finally:
+        store.close()
+        log.close()
+
+
+def check(config: Any, name: str, *, multiple_of: int = 1) -> None:
+    """Refuses what the section of a stage that learns asks for in vain.
+
+    `multiple_of` is the number of consecutive examples that must stay on one device.
+
+    Raises:
+      ValueError: a batch that devices or parts cannot share evenly, an unknown optimizer or
+        precision.
+    """
+    section, origin = config[name], f"config.{name}"
+    parts = section.compute.accumulate if "compute" in section else 1
+    if parts < 1:
+        raise ValueError(f"{origin}.compute.accumulate = {parts}: give 1 or more parts")
+    # Puzzles are made of whole groups before the batch is cut into parts.
+    unit = math.lcm(multiple_of, parts)
+    partition.check_batch_size(f"{origin}.batch_size", section.batch_size, multiple_of=unit)
+    try:
+        make_optimizer(section, 1)
+        train.compute_dtype(section.compute.precision if "compute" in section else "auto")
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from None
+
+
+def make_optimizer(section: Any, steps: int) -> Any:
+    """The optimizer that a section describes.
+
+    Raises:
+      ValueError: as `optimizers.make_optimizer`.
+    """
+    options = artifacts.plain(section.optimizer)
+    return optimizers.make_optimizer(steps=steps, batch_size=section.batch_size, **options)

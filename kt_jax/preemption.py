@@ -1,0 +1,62 @@
+"""Being told to stop: SIGTERM, as batch systems and clouds send it before they kill."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+_log = logging.getLogger(__name__)
+
+
+class Notice:
+    """Listens for SIGTERM while it is entered.
+
+    A loop that asks `reached` is told after a step, so that it can save; any other work, which
+    loses little, is stopped at once. Either way the process ends with status 75 (os.EX_TEMPFAIL):
+    the same command carries on. Among several processes JAX listens, and all of them agree on
+    the step.
+    """
+
+    def __init__(self) -> None:
+        self._given = self._deferred = False
+        self._before: Any = None
+
+    def __enter__(self) -> "Notice":
+        # Signals belong to the main thread; in another, as in some notebooks, nobody listens.
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While this lasts, the work asks by itself."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step of a loop."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._given
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._given = True
+        if self._deferred:
+            _log.warning("told to stop (SIGTERM): saving after this step")
+            return
+        _log.warning("told to stop (SIGTERM); the same command carries on")
+        raise SystemExit(os.EX_TEMPFAIL)

@@ -1,0 +1,305 @@
+"""Kills, signals, locks, broken checkpoints, and several processes."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from kt_jax import checkpoints, distributed, lock, logs, main, preemption
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "--config=configs/quickstart.py:tiny",
+    "--config.pretext.steps=50",
+    "--config.pretext.log_every=1",
+    "--config.student.steps=50",
+    "--config.student.log_every=1",
+)
+
+
+def start(command, devices=1, **environment):
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), **environment}
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def run_main(workdir, *options):
+    return [sys.executable, "-m", "kt_jax.main", *TINY, f"--workdir={workdir}", *options]
+
+
+def read_until(process, pattern):
+    """What a process says up to the line that has the pattern."""
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if re.search(pattern, line):
+            return "".join(said)
+    pytest.fail(f"ended with {process.wait()} before {pattern!r}:\n{''.join(said)}")
+
+
+def test_a_lock_names_who_holds_it(tmp_path):
+    workdir = tmp_path / "new/run"
+    with lock.hold(workdir):
+        here = f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(ValueError, match=f"in use by {here}: wait for it"), lock.hold(workdir):
+            pass
+    with lock.hold(workdir):
+        pass
+
+
+def test_a_lock_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OSError, match="file/run cannot be written"),
+        lock.hold(tmp_path / "file/run"),
+    ):
+        pass
+
+
+def test_a_lock_where_there_are_none(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with lock.hold(tmp_path):
+        assert "cannot be locked" in caplog.text
+
+
+def test_sigterm_stops_at_once_unless_a_loop_asks(caplog):
+    before = signal.getsignal(signal.SIGTERM)
+    with preemption.Notice() as notice:
+        with pytest.raises(SystemExit) as stopped:
+            signal.raise_signal(signal.SIGTERM)
+        assert stopped.value.code == os.EX_TEMPFAIL == 75
+        assert "the same command carries on" in caplog.text
+    with preemption.Notice() as notice, notice.deferred():
+        assert not notice.reached(1)
+        signal.raise_signal(signal.SIGTERM)
+        assert notice.reached(2)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def make_state(value):
+    noise = jax.random.normal(jax.random.key(0), (256, 256))  # does not compress
+    return {"kernel": noise.at[0, 0].set(value), "step": jnp.int32(value)}
+
+
+def damage(directory):
+    """Cuts the files that hold a checkpoint's arrays in half."""
+    for path in [path for path in (directory).rglob("*") if path.is_file()]:
+        if path.stat().st_size > 1000:
+            with path.open("r+b") as file:
+                file.truncate(path.stat().st_size // 2)
+
+
+def test_a_broken_checkpoint_is_left_out_for_the_one_before(tmp_path, caplog):
+    store = checkpoints.Checkpoints(tmp_path / "c")
+    assert store.restore(make_state(0.0)) is None
+    for step in (3, 6, 9):
+        store.save(step, make_state(float(step)))
+        store.save(step, make_state(0.0))  # kept already
+    store.close()
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["6", "9"]
+    damage(tmp_path / "c/9")
+    store = checkpoints.Checkpoints(tmp_path / "c")
+    with caplog.at_level(logging.WARNING):
+        step, state = store.restore(make_state(0.0))
+    assert (step, float(state["kernel"][0, 0])) == (6, 6.0)
+    assert "c/9 cannot be read, and is left out" in caplog.text
+    store.save(9, state)  # its place is free again
+    store.close()
+    damage(tmp_path / "c/6")
+    damage(tmp_path / "c/9")
+    store = checkpoints.Checkpoints(tmp_path / "c")
+    with pytest.raises(ValueError, match=r"no checkpoint in .*/c can be read: delete it"):
+        store.restore(make_state(0.0))
+    store.close()
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["6", "9"]
+
+
+def test_profiles_of_the_steps_asked_for(tmp_path):
+    log = logs.StageLog(tmp_path, stage="s", steps=4, images_per_step=1, profile_steps=(2, 3))
+    log.resume(0)
+    for step in range(1, 5):
+        log.begin(step)
+        assert log._profiling == (step in (2, 3))
+        jnp.ones(3).sum().block_until_ready()
+    log.close()
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_profile_steps_are_two_numbers():
+    assert main._parse_steps("") is None
+    assert main._parse_steps("100:110") == (100, 110)
+    for text in ("100", "0:3", "7:6", "a:b"):
+        with pytest.raises(ValueError, match=f"--profile_steps={text}: give FIRST:LAST"):
+            main._parse_steps(text)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """The calls of jax.distributed.initialize, in no cluster."""
+    for name in ("TPU_WORKER_HOSTNAMES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: calls.append(given))
+    return calls
+
+
+def test_who_joins(joined, monkeypatch):
+    distributed.initialize()
+    distributed.initialize("host:1", 1, 0)
+    assert joined == []
+    distributed.initialize("host:1", 2, 1)
+    assert joined == [("host:1", 2, 1)]
+    for name, alone, several in (
+        ("TPU_WORKER_HOSTNAMES", "a", "a,b"),
+        ("SLURM_STEP_NUM_TASKS", "1", "4"),
+        ("OMPI_COMM_WORLD_SIZE", "1", "2"),
+    ):
+        joined.clear()
+        monkeypatch.setenv(name, alone)
+        distributed.initialize()
+        assert joined == []
+        monkeypatch.setenv(name, several)
+        distributed.initialize()
+        assert joined == [()]
+        monkeypatch.delenv(name)
+
+
+def test_what_does_not_fit_together(joined):
+    with pytest.raises(ValueError, match="--process_id not given: --coordinator=HOST:PORT"):
+        distributed.initialize("host:1", 2)
+    with pytest.raises(ValueError, match="--process_id=2 of --num_processes=2: give 0 to 1"):
+        distributed.initialize("host:1", 2, 2)
+    assert joined == []
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_a_second_run_is_kept_out(tmp_path):
+    pretext = "--stages=pretext"
+    running = start(run_main(tmp_path / "run", pretext))
+    read_until(running, "pretext 5/50")
+    second = start(run_main(tmp_path / "run", pretext))
+    said, _ = second.communicate()
+    assert second.returncode == 2
+    assert f"run is in use by process {running.pid} on " in said
+    running.send_signal(signal.SIGTERM)
+    said, _ = running.communicate()
+    assert running.returncode == 75, said
+    saved = int(re.search(r"told to stop: saved at step (\d+) of 50", said)[1])
+    assert 5 <= saved < 50
+    again = start(run_main(tmp_path / "run", pretext))
+    said, _ = again.communicate()
+    assert again.returncode == 0, said
+    assert f"carrying on from step {saved} of 50" in said
+    lines = (tmp_path / "run/pretext/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 51))
+
+
+@pytest.mark.slow
+def test_two_processes_and_eight_devices_do_as_one(tmp_path):
+    launched = start(["launch/local_procs.sh", 2, *run_main(tmp_path / "two")], LOGS=str(tmp_path))
+    said, _ = launched.communicate()
+    assert launched.returncode == 0, said
+    assert "process 0 of 2" in said
+    assert "process 1 of 2" in (tmp_path / "process-1.log").read_text()
+    for devices in (1, 8):
+        workdir = tmp_path / str(devices)
+        done = start(run_main(workdir, f"--stages={ALL_BUT_PROBE}"), devices=devices)
+        said, _ = done.communicate()
+        assert done.returncode == 0, said
+    one = tmp_path / "1"
+    for other in (tmp_path / "two", tmp_path / "8"):
+        for stage in ("pretext", "student"):
+            lines = [
+                [json.loads(line) for line in (run / stage / "metrics.jsonl").open()]
+                for run in (one, other)
+            ]
+            assert [line["step"] for line in lines[1]] == list(range(1, 51))
+            np.testing.assert_allclose(*([x["loss"] for x in run] for run in lines), rtol=1e-4)
+        tables = [pq.read_table(run / "pseudo_labels/labels.parquet") for run in (one, other)]
+        assert tables[0]["cluster"].equals(tables[1]["cluster"])
+        np.testing.assert_allclose(
+            *(
+                load_file(run / "clusters/centroids.safetensors")["centroids"]
+                for run in (one, other)
+            ),
+            atol=1e-3,
+        )
+
+
+ALL_BUT_PROBE = "pretext,features,clusters,pseudo_labels,student"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_process_dies_the_other_ends(killed, tmp_path):
+    port = 20_000 + os.getpid() % 20_000 + killed
+    processes = [
+        start(
+            run_main(
+                tmp_path, "--stages=pretext", "--config.pretext.steps=5000",
+                f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={number}",
+            )
+        )
+        for number in (0, 1)
+    ]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.callback(process.kill)
+        read_until(processes[1], "pretext 3/5000")
+        processes[killed].kill()
+        processes[killed].communicate()
+        died = time.monotonic()
+        said, _ = processes[1 - killed].communicate()
+        # README says: within two minutes.
+        assert time.monotonic() - died < 120
+        assert processes[1 - killed].returncode == 75
+        assert "Most likely another process of this run has ended" in said
+
+
+@pytest.mark.slow
+def test_local_procs_ends_as_its_processes_do(tmp_path):
+    """Status, signals and what --dry_run prints."""
+    script = "launch/local_procs.sh"
+    said, _ = start([script, "--dry_run", 2, "a", "b c"]).communicate()
+    first, second = said.splitlines()
+    assert re.fullmatch(
+        r"a b\\ c --coordinator=127.0.0.1:\d+ --num_processes=2 --process_id=0 ?", first
+    )
+    assert second.replace("--process_id=1", "--process_id=0") == first
+    fails = "import sys, time; time.sleep(0 if sys.argv[-1][-1] == '1' else 60); sys.exit(7)"
+    failing = start([script, 2, sys.executable, "-c", fails])
+    said, _ = failing.communicate(timeout=50)
+    assert failing.returncode == 7
+    assert "ended with status 7" in said
+    told = (
+        "import os, signal, sys, time; signal.signal(15, lambda *_: os._exit(75)); "
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    stopping = start([script, 2, sys.executable, "-c", told])
+    read_until(stopping, "ready")
+    time.sleep(1)  # until the other listens too
+    stopping.send_signal(signal.SIGTERM)
+    stopping.communicate(timeout=50)
+    assert stopping.returncode == 75
+    usage = start([script, "0", "x"])
+    said, _ = usage.communicate()
+    assert (usage.returncode, said.split()[0]) == (2, "N")
