@@ -10,8 +10,9 @@ LOADER_STAMP := $(STAMP)-bench-loader
 # A run's features directory, or one .npy: make bench-kmeans FEATURES=runs/quickstart/features
 FEATURES ?=
 BENCH_FLAGS ?=
+CHAOS_FLAGS ?=
 
-.PHONY: quickstart test test-all check fix bench-kmeans bench-loader clean
+.PHONY: quickstart test test-all check fix bench-kmeans bench-loader bench-train chaos clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -22,11 +23,12 @@ test: $(STAMP)  ## The fast tests
 test-all: $(STAMP)  ## All tests, minutes longer
 	$(BIN)/python -m pytest -q
 
-check: $(STAMP)  ## Style, types, who imports whom
+check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/shellcheck launch/*.sh launch/slurm.sbatch
 
 fix: $(STAMP)  ## What ruff can mend by itself
 	$(BIN)/ruff format .
@@ -37,6 +39,12 @@ bench-kmeans: $(BENCH_STAMP)  ## k-means beside its peers, an hour or two; the p
 
 bench-loader: $(LOADER_STAMP)  ## Images in, beside torch and tf.data, half an hour; the page is benchmarks/loader.md
 	$(BIN)/python benchmarks/loader.py $(BENCH_FLAGS)
+
+bench-train: $(LOADER_STAMP)  ## Training steps beside torch, an hour; the page is benchmarks/train.md
+	$(BIN)/python benchmarks/train.py $(BENCH_FLAGS)
+
+chaos: $(STAMP)  ## Kills quickstart 20 times, and compares every byte with an undisturbed run, 15 minutes
+	$(BIN)/python tests/chaos.py $(CHAOS_FLAGS)
 
 clean:
 	rm -rf $(VENV)

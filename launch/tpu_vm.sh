@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# A run on all workers of a Cloud TPU VM.
+#
+#   launch/tpu_vm.sh [--dry_run] create     a TPU, now
+#   launch/tpu_vm.sh [--dry_run] queue      a TPU, when there is one (queued resources)
+#   launch/tpu_vm.sh [--dry_run] install    this checkout and its packages, on every worker
+#   launch/tpu_vm.sh [--dry_run] run --config=... --workdir=...     started in the background
+#   launch/tpu_vm.sh [--dry_run] tail       what worker 0 says
+#   launch/tpu_vm.sh [--dry_run] stop       SIGTERM on every worker: the run saves; run carries on
+#   launch/tpu_vm.sh [--dry_run] delete     the TPU, queued or there
+#
+# NAME, ZONE, TYPE (v5litepod-64, ...) and VERSION (v2-alpha-tpuv5-lite, ...) come from the
+# environment; GCLOUD_FLAGS are added to every command (--project=..., --spot for create and queue).
+# --workdir must be on a disk that all workers see (Filestore, or a bucket mounted by gcsfuse).
+# shellcheck disable=SC2153 # in capitals: from the environment
+set -euo pipefail
+
+usage() {
+  sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+}
+
+dry_run=false
+if [[ "${1:-}" == --dry_run ]]; then
+  dry_run=true
+  shift
+fi
+[[ $# -ge 1 ]] || usage
+verb=$1
+shift
+for name in NAME ZONE; do
+  [[ -n "${!name:-}" ]] || { echo "tpu_vm.sh: set $name" >&2; exit 2; }
+done
+if [[ $verb == create || $verb == queue ]]; then
+  for name in TYPE VERSION; do
+    [[ -n "${!name:-}" ]] || { echo "tpu_vm.sh: set $name" >&2; exit 2; }
+  done
+fi
+read -ra flags <<<"${GCLOUD_FLAGS:-}"
+
+do_it() {
+  if $dry_run; then
+    printf '%q ' "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+
+tpus() { do_it gcloud compute tpus "$@" --zone="$ZONE" "${flags[@]}"; }
+
+on() { # WORKER COMMAND
+  tpus tpu-vm ssh "$NAME" --worker="$1" --command="$2"
+}
+
+case $verb in
+  create) tpus tpu-vm create "$NAME" --accelerator-type="$TYPE" --version="$VERSION" ;;
+  queue)
+    tpus queued-resources create "$NAME" --node-id="$NAME" --accelerator-type="$TYPE" \
+      --runtime-version="$VERSION"
+    ;;
+  install)
+    checkout=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
+    bundle=$(mktemp -d)
+    trap 'rm -rf "$bundle"' EXIT
+    git -C "$checkout" archive --format=tar.gz --output="$bundle/kt_jax.tar.gz" HEAD
+    tpus tpu-vm scp "$bundle/kt_jax.tar.gz" "$NAME:" --worker=all
+    on all "mkdir -p kt_jax && tar -xzf kt_jax.tar.gz -C kt_jax && cd kt_jax &&
+python3 -m venv .venv && .venv/bin/pip install --quiet -e . 'jax[tpu]'"
+    ;;
+  run)
+    [[ $# -ge 1 ]] || usage
+    # Told to stop, or left by another worker, it is started again; an error is not.
+    again="until .venv/bin/python -m kt_jax.main $(printf '%q ' "$@"); do
+status=\$?; [[ \$status == 75 ]] || exit \$status; done"
+    on all "cd kt_jax && nohup bash -c $(printf '%q' "$again") >run.log 2>&1 </dev/null &"
+    ;;
+  tail) on 0 "tail -n 100 -F kt_jax/run.log" ;;
+  stop) on all "pkill -TERM -f '[u]ntil .venv/bin/python'; pkill -TERM -f '[k]t_jax.main'" ;;
+  delete)
+    tpus tpu-vm delete "$NAME" --quiet ||
+      tpus queued-resources delete "$NAME" --quiet --force
+    ;;
+  *) usage ;;
+esac

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# A run on a TPU slice of a GKE cluster that xpk made.
+#
+#   launch/xpk.sh [--dry_run] run --config=... --workdir=...
+#   launch/xpk.sh [--dry_run] delete
+#
+# From the environment: NAME (of the workload), CLUSTER, ZONE, TYPE (v5litepod-64, ...), and
+# XPK_FLAGS for all else (--project=..., --storage=... for the disk of --workdir). xpk builds the
+# image from this checkout, and starts the workload again up to 100 times.
+# shellcheck disable=SC2153 # in capitals: from the environment
+set -euo pipefail
+
+usage() {
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+}
+
+dry_run=false
+if [[ "${1:-}" == --dry_run ]]; then
+  dry_run=true
+  shift
+fi
+[[ $# -ge 1 ]] || usage
+verb=$1
+shift
+for name in NAME CLUSTER ZONE; do
+  [[ -n "${!name:-}" ]] || { echo "xpk.sh: set $name" >&2; exit 2; }
+done
+read -ra flags <<<"${XPK_FLAGS:-}"
+
+do_it() {
+  if $dry_run; then
+    printf '%q ' "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+
+case $verb in
+  run)
+    [[ $# -ge 1 ]] || usage
+    [[ -n "${TYPE:-}" ]] || { echo "xpk.sh: set TYPE" >&2; exit 2; }
+    checkout=$(cd "$(dirname "$0")/.." && pwd)
+    main="python -m kt_jax.main $(printf '%q ' "$@")"
+    do_it xpk workload create --workload="$NAME" --cluster="$CLUSTER" --zone="$ZONE" \
+      --tpu-type="$TYPE" --max-restarts=100 --base-docker-image=python:3.12 \
+      --script-dir="$checkout" --command="pip install --quiet -e . 'jax[tpu]' && $main" \
+      "${flags[@]}"
+    ;;
+  delete)
+    do_it xpk workload delete --workload="$NAME" --cluster="$CLUSTER" --zone="$ZONE" "${flags[@]}"
+    ;;
+  *) usage ;;
+esac
