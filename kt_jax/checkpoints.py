@@ -49,10 +49,8 @@ class Checkpoints:
             try:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:  # what orbax and tensorstore raise has no common name
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                _log.warning(
-                    "%s cannot be read, and is left out: %s", self._directory / str(step), reason
-                )
+                where = self._directory / str(step)
+                _log.warning("%s cannot be read, and is left out: %s", where, _reason(error))
                 continue
             for broken in steps[: steps.index(step)]:
                 self._manager.delete(broken)
@@ -68,3 +66,10 @@ class Checkpoints:
         """Waits until everything is on disk, and ends."""
         self.wait()
         self._manager.close()
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at bottom, in a line: orbax wraps tensorstore's reasons in pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -29,6 +29,7 @@ TINY = (
     "--config.student.steps=50",
     "--config.student.log_every=1",
 )
+ALL_BUT_PROBE = "pretext,features,clusters,pseudo_labels,student"
 
 
 def start(command, devices=1, **environment):
@@ -51,6 +52,11 @@ def read_until(process, pattern):
         if re.search(pattern, line):
             return "".join(said)
     pytest.fail(f"ended with {process.wait()} before {pattern!r}:\n{''.join(said)}")
+
+
+def metrics(stage):
+    """The lines that a stage logged."""
+    return [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_lock_names_who_holds_it(tmp_path):
@@ -102,12 +108,14 @@ def make_state(value):
 
 def damage(directory):
     """Cuts the files that hold a checkpoint's arrays in half."""
-    for path in [path for path in (directory).rglob("*") if path.is_file()]:
+    for path in [path for path in directory.rglob("*") if path.is_file()]:
         if path.stat().st_size > 1000:
             with path.open("r+b") as file:
                 file.truncate(path.stat().st_size // 2)
 
 
+# Reads that orbax no longer waits for, once one has failed, end after its event loop.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_a_broken_checkpoint_is_left_out_for_the_one_before(tmp_path, caplog):
     store = checkpoints.Checkpoints(tmp_path / "c")
     assert store.restore(make_state(0.0)) is None
@@ -121,7 +129,7 @@ def test_a_broken_checkpoint_is_left_out_for_the_one_before(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         step, state = store.restore(make_state(0.0))
     assert (step, float(state["kernel"][0, 0])) == (6, 6.0)
-    assert "c/9 cannot be read, and is left out" in caplog.text
+    assert re.search("c/9 cannot be read, and is left out: .* range .* is not valid", caplog.text)
     store.save(9, state)  # its place is free again
     store.close()
     damage(tmp_path / "c/6")
@@ -209,43 +217,40 @@ def test_sigterm_saves_and_a_second_run_is_kept_out(tmp_path):
     said, _ = again.communicate()
     assert again.returncode == 0, said
     assert f"carrying on from step {saved} of 50" in said
-    lines = (tmp_path / "run/pretext/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, 51))
+    assert [line["step"] for line in metrics(tmp_path / "run/pretext")] == list(range(1, 51))
+
+
+# Another order of a sum is another last digit, which 50 steps at the config's rate (0.05) make a
+# hundredth of the loss, and at this one nothing that can be seen.
+SLOWLY = tuple(
+    f"--config.{stage}.optimizer.learning_rate=0.001" for stage in ("pretext", "student")
+)
 
 
 @pytest.mark.slow
 def test_two_processes_and_eight_devices_do_as_one(tmp_path):
-    launched = start(["launch/local_procs.sh", 2, *run_main(tmp_path / "two")], LOGS=str(tmp_path))
+    command = ["launch/local_procs.sh", 2, *run_main(tmp_path / "two", *SLOWLY)]
+    launched = start(command, LOGS=str(tmp_path))
     said, _ = launched.communicate()
     assert launched.returncode == 0, said
     assert "process 0 of 2" in said
     assert "process 1 of 2" in (tmp_path / "process-1.log").read_text()
     for devices in (1, 8):
         workdir = tmp_path / str(devices)
-        done = start(run_main(workdir, f"--stages={ALL_BUT_PROBE}"), devices=devices)
+        done = start(run_main(workdir, *SLOWLY, f"--stages={ALL_BUT_PROBE}"), devices=devices)
         said, _ = done.communicate()
         assert done.returncode == 0, said
     one = tmp_path / "1"
     for other in (tmp_path / "two", tmp_path / "8"):
         for stage in ("pretext", "student"):
-            lines = [
-                [json.loads(line) for line in (run / stage / "metrics.jsonl").open()]
-                for run in (one, other)
-            ]
+            lines = [metrics(run / stage) for run in (one, other)]
             assert [line["step"] for line in lines[1]] == list(range(1, 51))
             np.testing.assert_allclose(*([x["loss"] for x in run] for run in lines), rtol=1e-4)
         tables = [pq.read_table(run / "pseudo_labels/labels.parquet") for run in (one, other)]
         assert tables[0]["cluster"].equals(tables[1]["cluster"])
-        np.testing.assert_allclose(
-            *(
-                load_file(run / "clusters/centroids.safetensors")["centroids"]
-                for run in (one, other)
-            ),
-            atol=1e-3,
-        )
-
-
-ALL_BUT_PROBE = "pretext,features,clusters,pseudo_labels,student"
+        paths = [run / "clusters/centroids.safetensors" for run in (one, other)]
+        centroids = [load_file(path)["centroids"] for path in paths]
+        np.testing.assert_allclose(*centroids, atol=1e-3)
 
 
 @pytest.mark.slow
