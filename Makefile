@@ -12,7 +12,7 @@ FEATURES ?=
 BENCH_FLAGS ?=
 CHAOS_FLAGS ?=
 
-.PHONY: quickstart test test-all check fix bench-kmeans bench-loader bench-train chaos clean
+.PHONY: quickstart test test-all check fix bench-kmeans bench-loader bench-train scale chaos clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -42,6 +42,9 @@ bench-loader: $(LOADER_STAMP)  ## Images in, beside torch and tf.data, half an h
 
 bench-train: $(LOADER_STAMP)  ## Training steps beside torch, an hour; the page is benchmarks/train.md
 	$(BIN)/python benchmarks/train.py $(BENCH_FLAGS)
+
+scale: $(STAMP)  ## What large machines would take, from programs compiled for 64 pretended devices: docs/scale.md
+	$(BIN)/python benchmarks/scale.py
 
 chaos: $(STAMP)  ## Kills quickstart 20 times, and compares every byte with an undisturbed run, 15 minutes
 	$(BIN)/python tests/chaos.py $(CHAOS_FLAGS)

@@ -28,7 +28,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 CORES = 2
 # name: (examples in a batch, how many pictures each is)
-NETWORKS = {"JigsawNet": (4, 9), "AlexNet": (32, 1)}
+NETWORKS = {"JigsawNet": (8, 9), "AlexNet": (64, 1)}
 SYSTEMS = (
     "kt_jax", "torch", "torch, channels_last", "torch, compiled", "torch, compiled, channels_last",
 )  # fmt: skip

@@ -1,6 +1,8 @@
 """Training state on disk: every call of orbax stands here."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ _log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one training run, the two newest kept, written behind the training."""
+    """The checkpoints of one training run, the two newest kept, written behind the training.
+
+    What goes wrong there is an OSError of the next call of `save`, `wait` or `close`.
+    """
 
     def __init__(self, directory: Path) -> None:
         options = ocp.CheckpointManagerOptions(
@@ -26,11 +31,13 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Starts writing `state`; returns once it is copied from the devices."""
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            with self._writing():
+                self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def wait(self) -> None:
         """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """Step and state of the newest checkpoint that can be read; None before the first.
@@ -67,9 +74,19 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # as above
+            raise OSError(
+                f"no checkpoint could be written in {self._directory}: {_reason(error)}. Mend "
+                "this: the same command carries on from the last whole one"
+            ) from error
+
 
 def _reason(error: BaseException) -> str:
-    """What went wrong at bottom, in a line: orbax wraps tensorstore's reasons in pages."""
+    """What went wrong at bottom: orbax wraps tensorstore's reasons in pages, those in paths."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0].split('": ')[-1]

@@ -41,7 +41,16 @@ def main(argv: Sequence[str]) -> None:
     absl_logging.get_absl_handler().setFormatter(
         logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     )
-    # Ours in full; of the libraries' chatter (orbax, grain) only what is wrong.
+    # Orbax's threads each log the stack of what is raised as well, thousands of lines in all.
+    absl_logging.get_absl_handler().addFilter(
+        lambda record: _TRACEBACK.value or "/orbax/" not in record.pathname
+    )
+    # And what it leaves undone, once one thing has failed, ends after the loop that waited for it.
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda told: (
+        None if str(told.exc_value) == "Event loop is closed" else hook(told)
+    )
+    # Ours in full; of the libraries' chatter only what is wrong.
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("kt_jax").setLevel(logging.INFO)
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

@@ -181,7 +181,15 @@ def _run_stage(stage: artifacts.Stage, fingerprint: Mapping[str, Any]) -> None:
     begun = time.monotonic()
     artifacts.start(stage.directory, fingerprint)
     partition.wait_for_all(f"the beginning of {stage.name}")
-    facts = STAGES[stage.name].run(stage)
+    try:
+        facts = STAGES[stage.name].run(stage)
+    except OSError as error:
+        # A full disk does not say which file it is full for.
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(
+            f"{stage.directory}: {error.strerror}. Mend this: the same command carries on"
+        ) from error
     seconds = time.monotonic() - begun
     artifacts.finish(stage.directory, fingerprint, facts, seconds)
     partition.wait_for_all(f"the end of {stage.name}")

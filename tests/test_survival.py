@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -139,6 +140,30 @@ def test_a_broken_checkpoint_is_left_out_for_the_one_before(tmp_path, caplog):
         store.restore(make_state(0.0))
     store.close()
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["6", "9"]
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_a_checkpoint_that_finds_no_room(tmp_path):
+    """A limit to the size of files is what a full disk is to them, but needs no disk."""
+    store = checkpoints.Checkpoints(tmp_path / "c")
+    store.save(3, make_state(3.0))
+    store.wait()
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))
+    try:
+        store.save(6, make_state(6.0))  # behind our back
+        with pytest.raises(
+            OSError, match=r"could be written in .*/c: .*File too large.* Mend this"
+        ):
+            store.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    store = checkpoints.Checkpoints(tmp_path / "c")
+    step, state = store.restore(make_state(0.0))
+    assert (step, float(state["kernel"][0, 0])) == (3, 3.0)
+    store.save(6, make_state(6.0))
+    store.close()
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["3", "6"]
 
 
 def test_profiles_of_the_steps_asked_for(tmp_path):

@@ -1,0 +1,292 @@
+"""The plan for large machines, by the shapes of the programs themselves: `make scale`.
+
+Lowers and compiles the steps of configs/jigsawpp.py for 64 devices that this machine only
+pretends to have: nothing is computed. Their FLOPs, collectives and memory, what loaders were
+measured to do (loader.json) and the figures that makers print of their machines give docs/scale.md.
+"""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+DEVICES = 64
+os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES)}
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import NamedSharding  # noqa: E402
+from jax.sharding import PartitionSpec as P  # noqa: E402
+
+from kt_jax import learning, models, partition, puzzles, train, views  # noqa: E402
+from kt_jax.config import load_config  # noqa: E402
+from kt_jax.stages import features, pretext, student  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+# Jigsaw's batch norms and Caffe's AlexNet want no more: Goyal et al. 2017 scale linearly to 8,192.
+BATCH = 1024
+# The share of the peak that a step is taken to reach; timm measures 0.7 for VGG-16 on one GPU.
+UTILISATION = 0.4
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "u64": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What its maker prints: FLOP/s in bfloat16, bytes/s and bytes of each chip; cores of all."""
+
+    name: str
+    chips: int
+    flops: float
+    memory: float
+    link: float
+    cores: int
+
+
+MACHINES = (
+    # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, 1,600 Gbit/s between chips; 224 vCPU a host
+    # of 8.
+    Machine("v5e-64", 64, 197e12, 16e9, 200e9, 8 * 112),
+    # nvidia.com, H100 SXM: 989 TFLOP/s dense, 80 GB, NVLink 900 GB/s (450 a way); 208 vCPU a host.
+    Machine("8 x H100", 8, 989e12, 80e9, 450e9, 104),
+)
+SETS = {"ImageNet": 1_281_167, "100M images": 100_000_000}
+
+
+def abstract_step(config: Any, name: str, mesh: Any) -> dict[str, Any]:
+    """FLOPs, collectives and memory of a stage's step, compiled for the mesh."""
+    section = config[name]
+    if name == "pretext":
+        make_model = pretext.make_network(section)
+        rules = pretext.make_rules(section)
+        chosen = pretext.make_permutation_set(section, 0)
+
+        def make_examples(key: Any, batch: Any) -> Any:
+            made = puzzles.make_puzzles(key, batch["image"], jnp.asarray(chosen), rules)
+            return views.standardise(made.tiles), made.label
+    else:
+        make_model = student.make_network(section, config.clusters.k)
+
+        def make_examples(key: Any, batch: Any) -> Any:
+            crops = views.random_resized_crop(
+                key, batch["image"], size=section.size, area=tuple(section.crop_area)
+            )
+            return crops, batch["label"]
+
+    optimizer = learning.make_optimizer(section, section.steps)
+    step_fn = train.make_step(
+        make_model, make_examples, optimizer, key=jax.random.key(0), precision="bfloat16"
+    )
+    shapes = jax.eval_shape(lambda: train.init_state(make_model, optimizer, seed=0, mesh=mesh))
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())), shapes
+    )
+    rows = NamedSharding(mesh, P("data"))
+    batch = {
+        "image": jax.ShapeDtypeStruct((BATCH, 256, 256, 3), jnp.uint8, sharding=rows),
+        "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32, sharding=rows),
+    }
+    lowered: Any = jax.jit(step_fn, donate_argnums=0).lower(state, batch)
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    return {
+        "flops": lowered.cost_analysis()["flops"] / BATCH,
+        "collectives": collectives(compiled.as_text()),
+        "state": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)),
+        "parameters": sum(x.size for x in jax.tree.leaves(shapes.params)),
+        "activations": memory.temp_size_in_bytes,
+    }
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """How many of each kind a compiled program has, and the bytes that they move in all."""
+    found: dict[str, tuple[int, int]] = {}
+    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    for shape, kind in re.findall(rf"^ .*? = (.*?) ({kinds})(?:-start)?\(", text, re.MULTILINE):
+        size = sum(
+            BYTES[dtype] * int(np.prod([int(x) for x in dims.split(",") if x]))
+            for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", shape)
+        )
+        count, total = found.get(kind, (0, 0))
+        found[kind] = (count + 1, total + size)
+    return found
+
+
+def forward_flops(config: Any) -> float:
+    """Of the teacher, up to the layer that is clustered, for one image of the features' size."""
+    options = config.pretext.backbone.to_dict()
+
+    def make_model(rngs: Any) -> Any:
+        return models.make_backbone(rngs=rngs, **options)
+
+    graphdef = train.structure(make_model, training=False)
+    size = config.features.size
+    lowered: Any = jax.jit(
+        lambda variables, pixels: train.bind(graphdef, *variables)(pixels)[config.features.layer]
+    ).lower(
+        jax.eval_shape(lambda: train.init_variables(make_model, 0)),
+        jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
+    )
+    return lowered.cost_analysis()["flops"]
+
+
+def hours(seconds: float) -> str:
+    """Hours and minutes, or days."""
+    if seconds > 100 * 3600:
+        return f"{seconds / 86400:,.0f} days"
+    return f"{seconds / 3600:,.1f} h" if seconds > 600 else f"{seconds:,.0f} s"
+
+
+def size(count: float) -> str:
+    """Bytes, as a person writes them."""
+    power = min(int(np.log10(max(count, 1)) / 3), 4)
+    return f"{count / 1000**power:,.1f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def plan(
+    machine: Machine, images: int, facts: dict[str, Any], config: Any, rate: float
+) -> list[str]:
+    """The rows of one machine and one set: what every stage asks for and how long it takes."""
+    dims = facts["dims"]
+    k = config.clusters.k
+    iterations = config.clusters.max_iterations
+    # Products of "exact": bfloat16 for all, float32 (six passes of bfloat16) for some rows.
+    scored = images * k * dims * 2
+    trained = {
+        name: config[name].steps * config[name].batch_size for name in ("pretext", "student")
+    }
+    feature_bytes = images * dims * 2
+    rows = [
+        ("pretext", trained["pretext"] * facts["pretext"]["flops"], trained["pretext"],
+         2 * 3 * facts["pretext"]["parameters"] * 4),
+        ("features", images * facts["forward"], images, feature_bytes),
+        ("clusters", scored * iterations, 0, 3 * k * dims * 4),
+        ("pseudo_labels", images * facts["forward"] + scored, images, images * 40),
+        ("student", trained["student"] * facts["student"]["flops"], trained["student"],
+         2 * 3 * facts["student"]["parameters"] * 4),
+    ]  # fmt: skip
+    lines = []
+    for name, flops, read, stored in rows:
+        computing = flops / (machine.flops * machine.chips * UTILISATION)
+        loading = read / (rate * machine.cores)
+        moving = 0.0
+        if name in ("pretext", "student"):
+            _, moved = facts[name]["collectives"]["all-reduce"]
+            # A ring sends everything twice, less one share.
+            moving = config[name].steps * 2 * moved / machine.link
+        bound = max(
+            ("computing", computing), ("loading", loading), ("moving", moving), key=lambda x: x[1]
+        )
+        cells = [
+            name, f"{flops / 1e15:,.1f}", hours(computing), hours(loading) if read else "",
+            hours(moving) if moving else "", bound[0], hours(bound[1]), size(stored),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    resident = feature_bytes / machine.chips
+    fits = resident < 0.8 * machine.memory
+    lines.append(
+        f"\nFeatures: {size(feature_bytes)}, {size(resident)} a chip: "
+        + (
+            "they stay on the devices."
+            if fits
+            else "more than a chip holds, so that k-means reads them from disk in every iteration "
+            f"({hours(feature_bytes * iterations / 5e9)} at 5 GB/s)."
+        )
+    )
+    return lines
+
+
+def main() -> None:
+    """Writes docs/scale.md."""
+    partition.configure_xla()
+    config = load_config(str(HERE.parent / "configs/jigsawpp.py"))
+    mesh = partition.make_mesh()
+    for name in ("pretext", "student"):
+        section = config[name]
+        section.steps = section.steps * section.batch_size // BATCH
+        section.batch_size = BATCH
+        section.optimizer.reference_batch = 256
+    facts: dict[str, Any] = {
+        name: abstract_step(config, name, mesh) for name in ("pretext", "student")
+    }
+    facts["forward"] = forward_flops(config)
+    facts["dims"] = features.feature_dims(config.features, config.pretext.backbone.to_dict())
+    measured = json.loads((HERE / "loader.json").read_text())["rates"]["500 x 375 to 224 px"]
+    rate = statistics.median(measured["kt_jax"]) / 2
+    write_page(config, facts, rate, HERE.parent / "docs/scale.md")
+    print((HERE.parent / "docs/scale.md").read_text())
+
+
+def write_page(config: Any, facts: dict[str, Any], rate: float, path: Path) -> None:
+    """The page, of what was counted."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax"))
+    lines = [
+        "# The plan for large machines\n",
+        f"`make scale`, {datetime.date.today()}, {versions}. **Nothing on this page was timed on "
+        "the machines that it names**: it multiplies what the compiled programs say of themselves "
+        "with what makers print, and none of it has been run.\n",
+        "configs/jigsawpp.py with `--config.pretext.batch_size=1024 "
+        "--config.student.batch_size=1024`, `optimizer.reference_batch=256` (the linear scaling "
+        "rule) and a quarter of the steps: puzzles are made in groups of "
+        f"{puzzles.GROUP} that stay on one chip, so 64 chips want batches of at least "
+        f"{puzzles.GROUP * DEVICES}.\n",
+        f"## The steps, compiled for {DEVICES} simulated devices\n",
+        "FLOPs as XLA counts them. Collectives are those of the compiled program: gradients and "
+        "batch norms' moments are summed, and nothing of the batch or the activations moves. "
+        "Activations are those of XLA's CPU compiler in bfloat16; accelerators fuse more.\n",
+        "| stage | parameters | GFLOP an image | collectives | a chip's state | a chip's "
+        "activations |",
+        "|---" * 6 + "|",
+    ]
+    for name in ("pretext", "student"):
+        fact = facts[name]
+        moved = ", ".join(
+            f"{count} {kind}, {size(total)}" for kind, (count, total) in fact["collectives"].items()
+        )
+        lines.append(
+            f"| {name} | {fact['parameters'] / 1e6:.1f} M | {fact['flops'] / 1e9:,.1f} | {moved} | "
+            f"{size(fact['state'])} | {size(fact['activations'])} |"
+        )
+    lines += [
+        f"\nFeatures: {facts['forward'] / 1e9:,.1f} GFLOP an image up to "
+        f"{config.features.layer} at {config.features.size} px, {facts['dims']:,} numbers of "
+        "float16.\n",
+        "## Hours and storage\n",
+        f"*Computing* is FLOPs over {UTILISATION:.0%} of the peak in bfloat16. *Loading* is JPEG "
+        f"files over {rate:,.0f} images/s a core (benchmarks/loader.json, 500 x 375 px), on all of "
+        "the hosts' cores. *Moving* is the all-reduce "
+        "over the chips' links, were none of it hidden behind the computing. A stage takes the "
+        f"longest of the three. k-means: {config.clusters.k:,} clusters, "
+        f"{config.clusters.max_iterations} iterations, not counting what pruning saves; its "
+        f"all-reduce is {size(2 * config.clusters.k * facts['dims'] * 4)} an iteration. Training "
+        "takes the same steps whatever the set: that is the paper's schedule.\n",
+    ]
+    for machine in MACHINES:
+        for name, images in SETS.items():
+            lines += [
+                f"### {name} on {machine.name}\n",
+                "| stage | PFLOP | computing | loading | moving | bound by | time | stored |",
+                "|---" * 8 + "|",
+                *plan(machine, images, facts, config, rate),
+                "",
+            ]
+    lines += [
+        "## What this says\n",
+        "- The probe is not in the tables: it keeps the features of five layers of every image "
+        "twice, about 250 GB for ImageNet, on the first host's disk. Probe a part of a larger set.",
+        "- AlexNet computes little for every image and has many parameters: eight GPUs wait for "
+        "JPEG decoding (prepare the images at 256 px once), 64 chips for the gradients of its "
+        "dense layers (a larger batch).",
+        "- k-means over 100 million images is bound by the disks that features are read from, not "
+        "by its products: a smaller `features.grid` divides both.",
+    ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
