@@ -21,7 +21,7 @@ test: $(STAMP)  ## The fast tests
 	$(BIN)/python -m pytest -q -m "not slow"
 
 test-all: $(STAMP)  ## All tests, minutes longer
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --durations=10
 
 check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 	$(BIN)/ruff format --check .

@@ -133,7 +133,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "size": 48,
         "batch_size": 64,
         "epochs": 1 if tiny else 16,
-        # Fewer than the 960 views: 9,600, the usual figure, let a random network learn them by heart.
+        # Fewer than the 960 views: with the usual 9,600, a random network learns them by heart.
         "max_dims": 400,
         "seeds": (0,),
         "teacher_layers": ("conv1_2", "conv2_2", "conv3_2"),
