@@ -215,6 +215,7 @@ def main() -> None:
         section.steps = section.steps * section.batch_size // BATCH
         section.batch_size = BATCH
         section.optimizer.reference_batch = 256
+        section.optimizer.drop_every //= 4
     facts: dict[str, Any] = {
         name: abstract_step(config, name, mesh) for name in ("pretext", "student")
     }
@@ -236,7 +237,7 @@ def write_page(config: Any, facts: dict[str, Any], rate: float, path: Path) -> N
         "with what makers print, and none of it has been run.\n",
         "configs/jigsawpp.py with `--config.pretext.batch_size=1024 "
         "--config.student.batch_size=1024`, `optimizer.reference_batch=256` (the linear scaling "
-        "rule) and a quarter of the steps: puzzles are made in groups of "
+        "rule), and a quarter of `steps` and `optimizer.drop_every`: puzzles are made in groups of "
         f"{puzzles.GROUP} that stay on one chip, so 64 chips want batches of at least "
         f"{puzzles.GROUP * DEVICES}.\n",
         f"## The steps, compiled for {DEVICES} simulated devices\n",

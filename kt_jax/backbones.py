@@ -65,6 +65,7 @@ def extract(
     batch_size: int,
     mesh: Mesh,
     reading: data.Reading,
+    notice: Any,
     mirrored: bool = False,
 ) -> Iterator[tuple[np.ndarray, dict[str, Float[np.ndarray, "rows d"]]]]:
     """Yields (indices, {layer: features}) batch by batch, in the order of the images.
@@ -75,6 +76,7 @@ def extract(
 
     Raises:
       ValueError: for activations beyond float16.
+      SystemExit: when `notice`, asked before every batch, says to stop.
     """
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
@@ -92,6 +94,7 @@ def extract(
 
     variables = jax.device_put((backbone.params, backbone.batch_stats), partition.replicated(mesh))
     for batch in data.eval_batches(images, batch_size, reading=reading):
+        notice.check()
         pixels = partition.put_batch({"image": batch.pop("image")}, mesh)["image"]
         shown = partition.put_batch({name: batch[name] for name in ("index", "mask")}, mesh)
         rows, shown = partition.fetch((features(variables, pixels), shown))

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Checkpoints:
 
         Raises:
           ValueError: there are checkpoints, and none can be read.
+          OSError: the newest may be sound, but the disk or the memory does not let it be read.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
@@ -56,8 +59,14 @@ class Checkpoints:
             try:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:  # what orbax and tensorstore raise has no common name
-                where = self._directory / str(step)
+                where, state = self._directory / str(step), None
+                if _may_pass(error):
+                    raise OSError(
+                        f"{where} could not be read now: {_reason(error)}. Nothing was changed"
+                    ) from error
                 _log.warning("%s cannot be read, and is left out: %s", where, _reason(error))
+            # What one process cannot read, none takes.
+            if not multihost_utils.process_allgather(np.array(state is not None)).all():
                 continue
             for broken in steps[: steps.index(step)]:
                 self._manager.delete(broken)
@@ -78,6 +87,8 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:
+            raise  # another process was lost, which orbax waits for
         except Exception as error:  # as above
             raise OSError(
                 f"no checkpoint could be written in {self._directory}: {_reason(error)}. Mend "
@@ -85,8 +96,24 @@ class Checkpoints:
             ) from error
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong at bottom: orbax wraps tensorstore's reasons in pages, those in paths."""
+def _root(error: BaseException) -> BaseException:
+    """What went wrong at bottom."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0].split('": ')[-1]
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """The root in a line: orbax wraps tensorstore's reasons in pages, those in paths."""
+    root = _root(error)
+    return (str(root).splitlines() or [type(root).__name__])[0].split('": ')[-1]
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether another attempt to read may succeed: what is broken is not the checkpoint."""
+    root = _root(error)
+    if isinstance(root, FileNotFoundError) or "NOT_FOUND" in str(root):
+        return False
+    return isinstance(
+        root, OSError | MemoryError | jax.errors.JaxRuntimeError
+    ) or "os_error_code" in str(root)

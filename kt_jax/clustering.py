@@ -5,6 +5,7 @@ What the stage `clusters` and `python -m kt_jax.kmeans` share; k-means itself kn
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ def fit(
     state: Path,
     max_iterations: int,
     restarts: int,
+    check_stop: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> kmeans.KMeans:
     """`kmeans.fit`, one line in the log for each iteration and its state in a file.
 
     If the file exists, it was written by the same call, which carries on from there to the
-    same result. The caller deletes it when the results are on disk.
+    same result. The caller deletes it when the results are on disk. `check_stop` is called after
+    every iteration, once it is written.
 
     Raises:
       ValueError, FileNotFoundError: as `kmeans.fit`; a state that is broken.
@@ -54,6 +57,7 @@ def fit(
     def report(progress: kmeans.Progress) -> None:
         nonlocal begun
         artifacts.write_tensors(state, progress.state())
+        check_stop()
         now = time.monotonic()
         seconds, begun = now - begun, now
         restart = f"restart {progress.restart + 1}/{restarts}, " if restarts > 1 else ""

@@ -17,11 +17,12 @@ def initialize(
 ) -> None:
     """Joins the processes of this run; does nothing for a run of one.
 
-    Must come before anything asks for devices. On TPU pods, in a Slurm step of several tasks and
-    under Open MPI, JAX finds out all three by itself; elsewhere they are given.
+    Must come before anything asks for devices. On TPUs in GKE, in a Slurm step of several tasks
+    and under Open MPI, JAX finds out all three by itself; elsewhere they are given.
 
     Args:
-      coordinator: HOST:PORT on which process 0 listens.
+      coordinator: HOST:PORT on which process 0 listens; "auto" where JAX is to find out all
+        three though no variable says that there are several, as on Cloud TPU VMs.
       num_processes: how many there are.
       process_id: which of them this is, from 0.
 
@@ -33,6 +34,9 @@ def initialize(
         "--num_processes": num_processes,
         "--process_id": process_id,
     }
+    if coordinator == "auto" and num_processes is None and process_id is None:
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        return
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == 3:
         if not _is_one_of_several():

@@ -1,5 +1,6 @@
 """What the stages that learn share: a network, its checkpoints and its log around `train.fit`."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ def learn(
     checkpoint_every: int,
     log_directory: Path,
     store_directory: Path,
-    classes: int | None = None,
+    chance: float | None = None,
     compute: Mapping[str, Any] | None = None,
     **step_options: Any,
 ) -> train.TrainState:
@@ -41,7 +42,7 @@ def learn(
       checkpoint_every: in steps.
       log_directory: where metrics.jsonl, TensorBoard's events and profiles go.
       store_directory: where checkpoints go.
-      classes: how many there are to guess from; of None, no loss is known to be chance.
+      chance: the loss of guessing, if it is known.
       compute: precision, accumulate and remat of `train.make_step`.
       **step_options: of `train.make_step`.
 
@@ -59,7 +60,7 @@ def learn(
         profile_steps=stage.profile_steps,
     )
     try:
-        return train.fit(
+        state = train.fit(
             train.init_state(make_model, optimizer, seed=seed, mesh=stage.mesh),
             train.make_step(
                 make_model,
@@ -76,10 +77,17 @@ def learn(
             notice=stage.notice,
             log_every=log_every,
             checkpoint_every=checkpoint_every,
-            chance=None if classes is None else math.log(classes),
+            chance=chance,
         )
-    finally:
         store.close()
+        return state
+    except jax.errors.JaxRuntimeError:
+        raise  # without waiting for what another process may never end
+    except BaseException:
+        with contextlib.suppress(OSError, jax.errors.JaxRuntimeError):
+            store.close()
+        raise
+    finally:
         log.close()
 
 

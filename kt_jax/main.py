@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 import jax
@@ -26,7 +27,7 @@ _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", "", "FIRST:LAST: of every training, trace these steps into STAGE/profile."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of process 0, where no cluster tells it."
+    "coordinator", "", "HOST:PORT of process 0; auto: ask the machine, as on a Cloud TPU VM."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes run together.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
@@ -92,25 +93,39 @@ def run() -> None:
     """The entry point: like app.run, with errors as one message.
 
     Status 2 is an error that will come again, 75 (os.EX_TEMPFAIL) one to start again after:
-    SIGTERM, or the loss of another process.
+    SIGTERM, or the loss of another process; 1 a defect, with its stack trace.
     """
     try:
         app.run(main, flags_parser=_parse_flags)
     except KeyboardInterrupt:
         distributed.end(130, "kt_jax: interrupted; the same command carries on")
-    except (ValueError, OSError, FloatingPointError, flags.Error) as error:
-        if flags.FLAGS.is_parsed() and _TRACEBACK.value:
-            raise
-        distributed.end(2, f"kt_jax: {error}")
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or _TRACEBACK.value:
-            raise
-        distributed.end(
-            os.EX_TEMPFAIL,
-            f"kt_jax: process {jax.process_index()}: {str(error).splitlines()[0]}\nMost likely "
-            "another process of this run has ended: its own words say why. Start all of them "
-            "again by the same command: they carry on from the last checkpoint",
+    except Exception as error:
+        status, words = _explain(error)
+        if status == 1 or (flags.FLAGS.is_parsed() and _TRACEBACK.value):
+            traceback.print_exc()
+        distributed.end(status, f"kt_jax: {words}")
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """The status to end with, and what to say; 1 is a defect of ours."""
+    words = str(error)
+    if isinstance(error, ValueError | OSError | FloatingPointError | flags.Error):
+        return 2, words
+    first = words.splitlines()[0] if words else ""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first:
+        return 2, (
+            f"out of memory: {first}. Give a smaller batch_size, or more parts in "
+            "compute.accumulate, or compute.remat=True"
         )
+    ours = ("INVALID_ARGUMENT", "UNIMPLEMENTED")
+    several = jax.distributed.is_initialized() and jax.process_count() > 1
+    if isinstance(error, jax.errors.JaxRuntimeError) and several and not first.startswith(ours):
+        return os.EX_TEMPFAIL, (
+            f"process {jax.process_index()}: {first}\nMost likely another process of this run has "
+            "ended: its own words say why. Start all of them again by the same command: they carry "
+            "on from the last checkpoint"
+        )
+    return 1, f"{type(error).__name__}: {first}"
 
 
 if __name__ == "__main__":

@@ -145,6 +145,7 @@ def _run_wanted(
         if _is_finished(workdir, name):
             _log.info("%s: finished before, skipped", name)
             continue
+        notice.check()
         stage = artifacts.Stage(
             name=name,
             section=config[name],

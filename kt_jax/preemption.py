@@ -20,12 +20,13 @@ class Notice:
 
     A loop that asks `reached` is told after a step, so that it can save; any other work, which
     loses little, is stopped at once. Either way the process ends with status 75 (os.EX_TEMPFAIL):
-    the same command carries on. Among several processes JAX listens, and all of them agree on
-    the step.
+    the same command carries on. Among several processes JAX listens, and they agree at which of
+    their questions to stop: all must ask equally often, and other work asks by `check`.
     """
 
     def __init__(self) -> None:
         self._given = self._deferred = False
+        self._asked = 0
         self._before: Any = None
 
     def __enter__(self) -> "Notice":
@@ -46,12 +47,22 @@ class Notice:
             yield
         finally:
             self._deferred = False
+        if self._given:  # since the last question
+            raise SystemExit(os.EX_TEMPFAIL)
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after this step of a loop."""
+    def reached(self) -> bool:
+        """Whether to stop here."""
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            # Counted over the whole run: JAX names one number, which must come in every process.
+            self._asked += 1
+            return multihost_utils.reached_preemption_sync_point(self._asked)
         return self._given
+
+    def check(self) -> None:
+        """Ends the process here if it has been told to stop."""
+        if self.reached():
+            _log.warning("told to stop (SIGTERM); the same command carries on")
+            raise SystemExit(os.EX_TEMPFAIL)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._given = True

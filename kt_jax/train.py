@@ -87,8 +87,8 @@ class StopNotice(Protocol):
         """While this lasts, the loop asks; otherwise a notice stops the process at once."""
         ...
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after this step; the same on all processes."""
+    def reached(self) -> bool:
+        """Whether to stop after the step that has just been made; the same on all processes."""
         ...
 
 
@@ -263,8 +263,8 @@ def fit(
       notice: asked after every step whether to stop.
       log_every: in steps.
       checkpoint_every: in steps.
-      chance: the loss of guessing; when the loss has been no better for a thousand steps, a
-        warning is logged.
+      chance: the loss of the best guess that does not look; when the loss has been no better for a
+        thousand steps, a warning is logged.
 
     Raises:
       FloatingPointError: a loss, a gradient or the parameters are no longer finite; checkpoints
@@ -282,22 +282,27 @@ def fit(
             state, metrics = step_fn(state, next(batches))
             pending.append(metrics)
             due.write()
-            stop = notice.reached(number)
+            stop = notice.reached()
             if number % log_every == 0 or number == steps:
                 due.add(number, pending)
                 pending = []
             if number % checkpoint_every == 0 or number == steps or stop:
                 due.write()
                 due.check(number, pending)
-                if not np.isfinite(float(optax.tree.norm(state.params))):
-                    raise _diverged("a parameter", number)
+                if not np.isfinite(float(_norm(state.params))):
+                    raise _diverged("a parameter", number, due.saved)
                 checkpoints.save(number, state)
-            if stop and number < steps:
+                due.saved = number
+            if stop:
                 checkpoints.wait()
                 _log.warning("told to stop: saved at step %d of %d", number, steps)
                 raise SystemExit(os.EX_TEMPFAIL)
     due.write()
     return state
+
+
+# One program: leaf by leaf it would be a hundred, compiled for seconds.
+_norm = jax.jit(optax.tree.norm)
 
 
 class _Due:
@@ -306,6 +311,7 @@ class _Due:
     def __init__(self, log: MetricsSink, step: int, chance: float | None) -> None:
         self._log, self._chance = log, chance
         self._better = step  # the last step known to be better than chance
+        self.saved = step  # the last checkpoint, 0 before the first
         self._number, self._metrics = step, []
 
     def add(self, number: int, metrics: list[dict[str, Array]]) -> None:
@@ -317,7 +323,7 @@ class _Due:
         for step, each in enumerate(fetched, start=number - len(fetched) + 1):
             for name, what in (("loss", "the loss"), ("gradient_norm", "a gradient")):
                 if not np.isfinite(each[name]):
-                    raise _diverged(what, step)
+                    raise _diverged(what, step, self.saved)
         return fetched
 
     def write(self) -> None:
@@ -337,8 +343,13 @@ class _Due:
         self._metrics = []
 
 
-def _diverged(what: str, step: int) -> FloatingPointError:
+def _diverged(what: str, step: int, saved: int) -> FloatingPointError:
+    kept = (
+        f"the checkpoint of step {saved} is from before, and finite"
+        if saved
+        else ("there is no checkpoint yet")
+    )
     return FloatingPointError(
-        f"{what} became NaN or infinite in step {step}; checkpoints are from before, and finite. "
-        "Try a lower learning rate, a longer warm-up or stronger clipping, and another --workdir."
+        f"{what} became NaN or infinite in step {step}; {kept}. Try a lower learning rate, a "
+        "longer warm-up or stronger clipping, and another --workdir."
     )

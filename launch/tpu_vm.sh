@@ -70,13 +70,14 @@ python3 -m venv .venv && .venv/bin/pip install --quiet -e . 'jax[tpu]'"
     ;;
   run)
     [[ $# -ge 1 ]] || usage
-    # Told to stop, or left by another worker, it is started again; an error is not.
-    again="until .venv/bin/python -m kt_jax.main $(printf '%q ' "$@"); do
-status=\$?; [[ \$status == 75 ]] || exit \$status; done"
+    # Told to stop, left by another worker or killed, it is started again; an error is not.
+    again="for attempt in {1..100}; do
+.venv/bin/python -m kt_jax.main --coordinator=auto $(printf '%q ' "$@")
+status=\$?; [[ \$status != 0 && \$status != 2 ]] || break; done; exit \$status"
     on all "cd kt_jax && nohup bash -c $(printf '%q' "$again") >run.log 2>&1 </dev/null &"
     ;;
   tail) on 0 "tail -n 100 -F kt_jax/run.log" ;;
-  stop) on all "pkill -TERM -f '[u]ntil .venv/bin/python'; pkill -TERM -f '[k]t_jax.main'" ;;
+  stop) on all "pkill -TERM -f '[f]or attempt in'; pkill -TERM -f '[k]t_jax.main'" ;;
   delete)
     tpus tpu-vm delete "$NAME" --quiet ||
       tpus queued-resources delete "$NAME" --quiet --force

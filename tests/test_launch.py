@@ -57,14 +57,16 @@ def test_tpu_vm_runs_on_every_worker_until_it_is_done(fake):
     assert "--worker=all" in arguments
     assert "--zone=z" in arguments
     (command,) = [text for text in arguments if text.startswith("--command=")]
-    # What each worker's shell makes of it: kt_jax.main, until its status is not 75.
+    # What each worker's shell makes of it: kt_jax.main, until it is done or an error.
     home = fake.path / "home"
     (home / "kt_jax/.venv/bin").mkdir(parents=True)
-    notes = fake("python", 75, 75, 0)
+    notes = fake("python", 75, 137, 0)
     (fake.path / "python").rename(home / "kt_jax/.venv/bin/python")
     shell = command.removeprefix("--command=").removesuffix("&")
     subprocess.run(["bash", "-c", shell], cwd=home, check=True)
-    assert [arguments for arguments, _ in notes()] == [["-m", "kt_jax.main", *RUN]] * 3
+    assert [arguments for arguments, _ in notes()] == [
+        ["-m", "kt_jax.main", "--coordinator=auto", *RUN]
+    ] * 3
 
 
 def test_tpu_vm_does_not_repeat_an_error(fake):
@@ -146,7 +148,7 @@ def test_xpk_gets_the_command(fake):
                             "--a", "--b"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("status", "again"), [(0, 0), (2, 0), (75, 1), (143, 1)])
+@pytest.mark.parametrize(("status", "again"), [(0, 0), (2, 0), (75, 1), (134, 1)])
 def test_slurm_queues_again_what_was_told_to_stop(fake, status, again):
     runs, requeues = fake("srun", status), fake("scontrol", 0)
     found, _, _ = call("slurm.sbatch", *RUN, path=fake.path, SLURM_JOB_ID="7", PYTHON="python")
@@ -155,6 +157,16 @@ def test_slurm_queues_again_what_was_told_to_stop(fake, status, again):
     if again:
         assert requeues()[0][0] == ["requeue", "7"]
     assert (fake.path / "scontrol.json").exists() == bool(again)
+
+
+def test_slurm_gives_up(fake):
+    runs = fake("srun", 75)
+    fake("scontrol", 0)
+    found, _, _ = call(
+        "slurm.sbatch", *RUN, path=fake.path, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="100"
+    )
+    assert (found, len(runs())) == (75, 1)
+    assert not (fake.path / "scontrol.json").exists()
 
 
 def test_slurm_says_what_it_would_do():

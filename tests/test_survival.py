@@ -96,10 +96,58 @@ def test_sigterm_stops_at_once_unless_a_loop_asks(caplog):
         assert stopped.value.code == os.EX_TEMPFAIL == 75
         assert "the same command carries on" in caplog.text
     with preemption.Notice() as notice, notice.deferred():
-        assert not notice.reached(1)
+        assert not notice.reached()
+        notice.check()
         signal.raise_signal(signal.SIGTERM)
-        assert notice.reached(2)
+        assert notice.reached()
+        with pytest.raises(SystemExit):
+            notice.check()
+        notice._given = False
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_after_the_last_question(caplog):
+    def ask_no_more():
+        with notice.deferred():
+            signal.raise_signal(signal.SIGTERM)
+
+    with preemption.Notice() as notice, pytest.raises(SystemExit) as stopped:
+        ask_no_more()
+    assert stopped.value.code == 75
+
+
+def test_processes_count_their_questions_over_all_loops(monkeypatch):
+    numbers = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        preemption.multihost_utils,
+        "reached_preemption_sync_point",
+        lambda number: numbers.append(number) or number == 4,
+    )
+    with preemption.Notice() as notice:
+        for _ in range(2):
+            with notice.deferred():
+                assert not notice.reached()
+        notice.check()
+        with pytest.raises(SystemExit):
+            notice.check()
+    assert numbers == [1, 2, 3, 4]
+
+
+def test_what_an_error_ends_with(monkeypatch):
+    lost = jax.errors.JaxRuntimeError("UNAVAILABLE: connection reset\nmore")
+    assert main._explain(ValueError("k = 0")) == (2, "k = 0")
+    assert main._explain(lost)[0] == 1
+    assert main._explain(KeyError("x"))[0] == 1
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")
+    status, words = main._explain(full)
+    assert status == 2
+    assert words.startswith("out of memory: RESOURCE_EXHAUSTED: Out of memory. Give a smaller")
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert main._explain(lost)[0] == 75
+    assert main._explain(full)[0] == 2
+    assert main._explain(jax.errors.JaxRuntimeError("INVALID_ARGUMENT: x"))[0] == 1
 
 
 def make_state(value):
@@ -166,6 +214,32 @@ def test_a_checkpoint_that_finds_no_room(tmp_path):
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["3", "6"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        ValueError("UNKNOWN: Error reading local file: Input/output error [os_error_code='5']"),
+        jax.errors.JaxRuntimeError("UNAVAILABLE: peer"),
+        MemoryError(),
+    ],
+)
+def test_a_disk_that_fails_costs_no_checkpoint(error, tmp_path, monkeypatch):
+    store = checkpoints.Checkpoints(tmp_path / "c")
+    for step in (3, 6):
+        store.save(step, make_state(float(step)))
+    store.wait()
+
+    def fail(*_, **__):
+        raise Exception("pages of orbax") from error
+
+    monkeypatch.setattr(store._manager, "restore", fail)
+    with pytest.raises(OSError, match=r"c/6 could not be read now: .*\. Nothing was changed"):
+        store.restore(make_state(0.0))
+    monkeypatch.undo()
+    assert store.restore(make_state(0.0))[0] == 6
+    store.close()
+
+
 def test_profiles_of_the_steps_asked_for(tmp_path):
     log = logs.StageLog(tmp_path, stage="s", steps=4, images_per_step=1, profile_steps=(2, 3))
     log.resume(0)
@@ -201,6 +275,9 @@ def test_who_joins(joined, monkeypatch):
     assert joined == []
     distributed.initialize("host:1", 2, 1)
     assert joined == [("host:1", 2, 1)]
+    joined.clear()
+    distributed.initialize("auto")
+    assert joined == [()]
     for name, alone, several in (
         ("TPU_WORKER_HOSTNAMES", "a", "a,b"),
         ("SLURM_STEP_NUM_TASKS", "1", "4"),

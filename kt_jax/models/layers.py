@@ -101,9 +101,17 @@ class GroupedConv(nnx.Module):
         )
 
 
-def batch_norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+class BatchNorm(nnx.BatchNorm):
+    """Moments in float32, as flax has them, but the result in the precision of what comes in."""
+
+    def __call__(self, x: Array) -> Array:  # pyrefly: ignore[bad-override]
+        """Normalises over all but the last axis."""
+        return super().__call__(x).astype(x.dtype)
+
+
+def batch_norm(features: int, rngs: nnx.Rngs) -> BatchNorm:
     """Batch normalisation over the global batch, running averages with momentum 0.9."""
-    return nnx.BatchNorm(features, momentum=0.9, rngs=rngs)
+    return BatchNorm(features, momentum=0.9, rngs=rngs)
 
 
 def identity(x: Array) -> Array:

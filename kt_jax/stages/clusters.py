@@ -33,6 +33,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         mesh=stage.mesh,
         precision=section.precision,
         restarts=section.restarts,
+        check_stop=stage.notice.check,
     )
     share = clustering.largest_share(stage.name, result.sizes, section.warn_share)
     description = {

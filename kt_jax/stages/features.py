@@ -34,6 +34,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
                 batch_size=section.batch_size,
                 mesh=stage.mesh,
                 reading=stage.reading,
+                notice=stage.notice,
             )
         ]
         artifacts.write_array(path, np.concatenate(parts))

@@ -1,5 +1,6 @@
 """Stage 1: a teacher learns to solve Jigsaw++ puzzles (paper, section on Jigsaw++)."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         checkpoint_every=section.checkpoint_every,
         log_directory=stage.directory,
         store_directory=stage.directory / "checkpoints",
-        classes=len(chosen),
+        chance=math.log(len(chosen)),
         compute=artifacts.plain(section.compute),
     )
     results = solve(stage, state, make_model, held_out, chosen, rules)

@@ -140,6 +140,7 @@ def probe(
     held_out = _cache(stage, subject, grids, test_images, scratch / "test", mirrored=(False,))
     accuracies = _test(stage, state, make_model, held_out, test_images.labels)
     artifacts.write_json(done, accuracies)
+    partition.wait_for_all(f"the tests of {name}")
     artifacts.delete(scratch)
     return accuracies
 
@@ -176,7 +177,7 @@ def _cache(
 ) -> dict[str, np.ndarray]:
     """Each layer's features [views * n, d] float16 as a file that the page cache holds."""
     directory.mkdir(parents=True, exist_ok=True)
-    files: dict[str, np.ndarray] = {}
+    files: dict[str, np.memmap] = {}
     for view, flip in enumerate(mirrored):
         for index, rows in _extract(stage, subject, grids, images, mirrored=flip):
             for layer, x in rows.items() if artifacts.writes() else ():
@@ -188,6 +189,8 @@ def _cache(
                         shape=(len(mirrored) * len(images), x.shape[1]),
                     )
                 files[layer][view * len(images) + index] = x
+    for file in files.values():
+        file.flush()  # where other hosts see it
     partition.wait_for_all(str(directory))
     return {layer: np.load(directory / f"{layer}.npy", mmap_mode="r") for layer in grids}
 
@@ -210,6 +213,7 @@ def _extract(
             batch_size=section.batch_size,
             mesh=stage.mesh,
             reading=stage.reading,
+            notice=stage.notice,
             mirrored=mirrored,
         )
         return

@@ -32,6 +32,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         batch_size=section.batch_size,
         mesh=stage.mesh,
         reading=stage.reading,
+        notice=stage.notice,
     ):
         parts.append(
             kmeans.assign(

@@ -13,6 +13,7 @@ from kt_jax import (
     data,
     leakage,
     learning,
+    metrics,
     models,
     partition,
     train,
@@ -36,6 +37,9 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         else data.Shuffled(len(images), stage.seed)
     )
 
+    sizes = np.bincount(targets)
+    # Who knows only how often each label comes guesses with its entropy.
+    chance = metrics.entropy(sizes > 0 if section.uniform_over_clusters else sizes)
     make_model = make_network(section, classes)
 
     def make_examples(key: jax.Array, batch: train.Batch) -> tuple[jax.Array, jax.Array]:
@@ -69,7 +73,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         checkpoint_every=section.checkpoint_every,
         log_directory=stage.directory,
         store_directory=stage.directory / "checkpoints",
-        classes=classes,
+        chance=chance,
         compute=artifacts.plain(section.compute),
     )
     options = artifacts.plain(section.backbone)
