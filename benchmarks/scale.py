@@ -242,7 +242,8 @@ def write_page(config: Any, facts: dict[str, Any], rate: float, path: Path) -> N
         f"{puzzles.GROUP * DEVICES}.\n",
         f"## The steps, compiled for {DEVICES} simulated devices\n",
         "FLOPs as XLA counts them. Collectives are those of the compiled program: gradients and "
-        "batch norms' moments are summed, and nothing of the batch or the activations moves. "
+        "batch norms' moments are summed, and nothing of the batch or the activations moves. Here "
+        "gradients are summed in float32; accelerators sum them in bfloat16, half the bytes. "
         "Activations are those of XLA's CPU compiler in bfloat16; accelerators fuse more.\n",
         "| stage | parameters | GFLOP an image | collectives | a chip's state | a chip's "
         "activations | with `remat` |",

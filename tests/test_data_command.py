@@ -83,6 +83,7 @@ def test_what_it_prints_and_leaves(photos, tmp_path, monkeypatch, capsys):
         "  dog/gone.png: a link to a file that does not exist",
         "sizes       width 30 to 35, height 20 to 20 pixels",
         "modes       7 RGB, 1 L",
+        "subsets     none: a hash of each name holds some out for tests",
         "classes     2: dog (5), cat (3)",
         f"manifest    {tmp_path}/photos.manifest.parquet",
         "equal       1 groups of equal images",
@@ -344,8 +345,8 @@ def test_what_must_not_be_overwritten(photos, tmp_path, capsys):
     out.unlink()
     assert run(photos, f"--out={out}") == 0
     capsys.readouterr()
-    fails(capsys, f"is the manifest of {photos} (source 'folder'), not of {tmp_path / 'other'} "
-          f"('folder'): {choose}", tmp_path / "other", f"--out={out}")  # fmt: skip
+    message = f"is the manifest of {photos}, not of {tmp_path / 'other'}: {choose}"
+    fails(capsys, message, tmp_path / "other", f"--out={out}")
     fails(capsys, "the name of a manifest ends in .parquet", photos, f"--out={tmp_path / 'm.csv'}")
 
 
@@ -360,16 +361,16 @@ def test_a_part_does_not_overwrite_the_whole(tmp_path, monkeypatch, capsys, part
     (tmp_path / "kag/list.csv").write_text("path\nTrain/cat/a.png\n")
     assert run("kag") == 0
     whole = (tmp_path / "kag.manifest.parquet").read_bytes()
-    capsys.readouterr()
+    assert "subsets     2 for training, 2 for tests, 0 for neither\n" in capsys.readouterr().out
     paths = sorted(str(tmp_path / each) for each in part if each.startswith("kag"))
-    message = f"is the manifest of {tmp_path}/kag (source 'folder'), not of {', '.join(paths)} ("
+    message = f"is the manifest of {tmp_path}/kag, not of {', '.join(paths)}: choose"
     fails(capsys, message, *part)
     assert (tmp_path / "kag.manifest.parquet").read_bytes() == whole
     (tmp_path / "kag.manifest.parquet").unlink()
     for again in (part, [*reversed(part)]):  # the part itself is scanned again
         assert run(*again) == 0
     capsys.readouterr()
-    fails(capsys, f"is the manifest of {', '.join(paths)} (source 'folder'), not of", "kag")
+    fails(capsys, f"is the manifest of {', '.join(paths)}, not of", "kag")
 
 
 def test_a_manifest_of_before_it_said_what_was_asked(photos, tmp_path, examined):
@@ -485,7 +486,7 @@ def test_a_source_without_a_path(tmp_path, monkeypatch, capsys):
     assert run(*named) == 0
     assert len(open_images("auto", size=8, path="n-s.manifest.parquet")) == 3
     other = [*named[:2], "--option=split=t", "--out=n-s.manifest.parquet"]
-    fails(capsys, "is the manifest of name=n, split=s (source 'named'), not of name=n", *other)
+    fails(capsys, "is the manifest of name=n, split=s, not of name=n", *other)
     assert command.main(["prepare", *named, "--out=out", "--size=8"]) == 0
     assert open_images("auto", size=8, path="out").keys == ("s0", "s1", "s2")
     monkeypatch.setattr(Named, "read", lambda self, row: 1 / 0)

@@ -56,9 +56,12 @@ def test_a_flat_test_folder_takes_no_labels_away(caplog):
     assert "1 of 3 images lie in no class folder, such as test/1.png" in caplog.text
 
 
-def test_every_split_has_classes():
+def test_every_split_has_classes(caplog):
     keys = below(train=KAGGLE, val=KAGGLE, test=KAGGLE, extra=KAGGLE)
     assert subset_of(keys, "test") == below(test=KAGGLE)
+    with caplog.at_level(logging.INFO):
+        assert subset_of(keys, "train") == below(train=KAGGLE)
+    assert "4 of 8 images are for neither training nor tests, such as" in caplog.text
     assert classes_of(keys) == ["cat", "dog"] * 3 + [None] * 2
 
 

@@ -593,3 +593,8 @@ def test_errors_say_what_to_do(tree, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install scikit-image"):
         open_images("photographs", size=8)
+
+
+def test_a_set_says_what_it_is_in_a_line(tree):
+    images = open_images("folder", size=8, path=tree)
+    assert repr(images) == f"Images({images.origin}: 5 of 8 px, 3 classes)"

@@ -25,6 +25,7 @@ import pyarrow.compute
 
 from kt_jax.data.duplicates import find_duplicates, find_leaks
 from kt_jax.data.images import Hashes, make_hashes
+from kt_jax.data.layout import subsets_of
 from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST, labels_of, scan, write_manifest
 from kt_jax.data.sources import Source, detect, make_source
@@ -154,7 +155,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     options, source = dict(arguments.option), arguments.source
     if not arguments.paths:
         if source == "auto":
-            raise ValueError("there is no PATH: say where the images are")
+            raise ValueError("there is no PATH: say where the images are, before --against")
         return options
     # Sorted: the same places in another order are the same set.
     paths = sorted(os.path.abspath(os.path.expanduser(path)) for path in arguments.paths)
@@ -191,10 +192,12 @@ def _read_known(out: pathlib.Path, wanted: Note) -> pa.Table | None:
     if note is None:
         raise ValueError(f"--out: {out} exists and is no manifest of a scan: choose another --out")
     if note != wanted:
+        there, asked = (_describe_options(each.asked) for each in (note, wanted))
+        if there == asked:
+            there, asked = (f"{there} (source {each.source!r})" for each in (note, wanted))
         raise ValueError(
-            f"--out: {out} is the manifest of {_describe_options(note.asked)} (source "
-            f"{note.source!r}), not of {_describe_options(wanted.asked)} ({wanted.source!r}): "
-            "choose another --out, or delete it"
+            f"--out: {out} is the manifest of {there}, not of {asked}: choose another --out, or "
+            "delete it"
         )
     return read_scanned(out)[0]
 
@@ -228,12 +231,29 @@ def _describe(opened: Source, table: pa.Table) -> None:
         ranges = [f"{name} {side['min']:,} to {side['max']:,}" for name, side in sides.items()]
         print(f"sizes       {', '.join(ranges)} pixels")
         print(f"modes       {', '.join(f'{n:,} {mode}' for mode, n in _count(kept['mode']))}")
+    given = (
+        opened.entries["subset"].to_pylist() if "subset" in opened.entries.column_names else None
+    )
+    subsets = subsets_of(opened.entries["key"].to_pylist(), given)
+    if subsets is None:
+        print("subsets     none: a hash of each name holds some out for tests")
+    else:
+        readable = pc.equal(table["reason"], "").to_pylist()
+        train, test = (
+            sum(each == name for each, is_kept in zip(subsets, readable, strict=True) if is_kept)
+            for name in ("train", "test")
+        )
+        print(
+            f"subsets     {train:,} for training, {test:,} for tests, {len(kept) - train - test:,} "
+            "for neither"
+        )
     classes = _count(kept["label"].drop_null())
     if opened.presence is not None:
         print(f"classes     {len(opened.class_names)}, several may be in an image")
     elif classes:
         some = _some([f"{name} ({n:,})" for name, n in classes])
-        print(f"classes     {len(classes):,}: {', '.join(some)}")
+        none = f"; {nulls:,} images have none" if (nulls := kept["label"].null_count) else ""
+        print(f"classes     {len(classes):,}: {', '.join(some)}{none}")
     else:
         print("classes     none")
 

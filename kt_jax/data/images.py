@@ -39,7 +39,7 @@ class Hashes:
     perceptual: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Images:
     """An indexable set of verified images: `images[i]` is uint8 `[size, size, 3]`.
 
@@ -80,6 +80,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __repr__(self) -> str:
+        classes = f", {len(self.class_names)} classes" if self.class_names else ""
+        return f"Images({self.origin}: {len(self):,} of {self.size} px{classes})"
+
     def __getitem__(self, i: int | np.integer) -> np.ndarray:
         i = operator.index(i)
         if not 0 <= i < len(self):
@@ -89,7 +93,7 @@ class Images:
         except ValueError as error:
             raise ValueError(
                 f"{self.keys[i]} ({self.origin}) cannot be read: {error}. Restore the file, "
-                "or touch or delete it and open the set again"
+                "or touch or delete it and open the set again (of a manifest: scan it again)"
             ) from error
 
 

@@ -41,14 +41,27 @@ def in_subset(
         raise ValueError(f"holdout is {holdout} but must be a fraction in [0, 1)")
     if subset == "all":
         return np.ones(len(keys), bool)
-    roots = _split_roots(keys)
-    if given is not None:
-        where = given
-    elif roots:
-        where = [roots.get(key.split("/", 1)[0]) for key in keys]
-    else:
+    where = subsets_of(keys, given)
+    if where is None:
         where = [_draw(key, holdout) for key in keys]
+    unused = [key for key, place in zip(keys, where, strict=True) if place not in SUBSETS]
+    if unused and subset == "train":
+        _log.info(
+            "%d of %d images are for neither training nor tests, such as %s",
+            *(len(unused), len(keys), unused[0]),
+        )
     return np.array([place == subset for place in where], bool)
+
+
+def subsets_of(keys: list[str], given: list[str | None] | None) -> list[str | None] | None:
+    """What every image is for: "train", "test", or neither; None where keys and source do not say.
+
+    `given` is what the source says, if it does.
+    """
+    roots = _split_roots(keys)
+    if given is not None or not roots:
+        return given
+    return [roots.get(key.split("/", 1)[0]) for key in keys]
 
 
 def classes_of(keys: list[str]) -> list[str | None] | None:
