@@ -9,26 +9,23 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
 import re
 import statistics
 from pathlib import Path
 from typing import Any
 
-DEVICES = 64
-os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES)}
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.sharding import NamedSharding  # noqa: E402
-from jax.sharding import PartitionSpec as P  # noqa: E402
-
-from kt_jax import learning, models, partition, puzzles, train, views  # noqa: E402
-from kt_jax.config import load_config  # noqa: E402
-from kt_jax.stages import features, pretext, student  # noqa: E402
+from kt_jax import learning, models, partition, puzzles, train, views
+from kt_jax.config import load_config
+from kt_jax.stages import features, pretext, student
 
 HERE = Path(__file__).resolve().parent
+DEVICES = 64
 # Jigsaw's batch norms and Caffe's AlexNet want no more: Goyal et al. 2017 scale linearly to 8,192.
 BATCH = 1024
 # The share of the peak that a step is taken to reach; timm measures 0.7 for VGG-16 on one GPU.
@@ -207,6 +204,8 @@ def plan(
 
 def main() -> None:
     """Writes docs/scale.md."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES)
     partition.configure_xla()
     config = load_config(str(HERE.parent / "configs/jigsawpp.py"))
     mesh = partition.make_mesh()

@@ -95,8 +95,10 @@ def extract(
     variables = jax.device_put((backbone.params, backbone.batch_stats), partition.replicated(mesh))
     for batch in data.eval_batches(images, batch_size, reading=reading):
         notice.check()
-        pixels = partition.put_batch({"image": batch.pop("image")}, mesh)["image"]
-        shown = partition.put_batch({name: batch[name] for name in ("index", "mask")}, mesh)
+        shown = partition.put_batch(
+            {name: batch[name] for name in ("image", "index", "mask")}, mesh
+        )
+        pixels = shown.pop("image")
         rows, shown = partition.fetch((features(variables, pixels), shown))
         mask = shown["mask"]
         for name, x in rows.items():

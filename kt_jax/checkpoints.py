@@ -49,7 +49,8 @@ class Checkpoints:
 
         Raises:
           ValueError: there are checkpoints, and none can be read.
-          OSError: the newest may be sound, but the disk or the memory does not let it be read.
+          OSError: the newest may be sound, but the disk does not let it be read.
+          JaxRuntimeError, MemoryError: another process or the memory is the cause.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
@@ -60,6 +61,7 @@ class Checkpoints:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             except Exception as error:  # what orbax and tensorstore raise has no common name
                 where, state = self._directory / str(step), None
+                _raise_unless_of_files(error)
                 if _may_pass(error):
                     raise OSError(
                         f"{where} could not be read now: {_reason(error)}. Nothing was changed"
@@ -87,9 +89,8 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except jax.errors.JaxRuntimeError:
-            raise  # another process was lost, which orbax waits for
         except Exception as error:  # as above
+            _raise_unless_of_files(error)
             raise OSError(
                 f"no checkpoint could be written in {self._directory}: {_reason(error)}. Mend "
                 "this: the same command carries on from the last whole one"
@@ -109,11 +110,16 @@ def _reason(error: BaseException) -> str:
     return (str(root).splitlines() or [type(root).__name__])[0].split('": ')[-1]
 
 
+def _raise_unless_of_files(error: BaseException) -> None:
+    """Raises what is no file's fault: another process, which orbax waits for, or the memory."""
+    root = _root(error)
+    if isinstance(root, jax.errors.JaxRuntimeError | MemoryError):
+        raise root
+
+
 def _may_pass(error: BaseException) -> bool:
     """Whether another attempt to read may succeed: what is broken is not the checkpoint."""
     root = _root(error)
     if isinstance(root, FileNotFoundError) or "NOT_FOUND" in str(root):
         return False
-    return isinstance(
-        root, OSError | MemoryError | jax.errors.JaxRuntimeError
-    ) or "os_error_code" in str(root)
+    return isinstance(root, OSError) or "os_error_code" in str(root)

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ def learn(
     log_directory: Path,
     store_directory: Path,
     chance: float | None = None,
-    compute: Mapping[str, Any] | None = None,
     **step_options: Any,
 ) -> train.TrainState:
     """Trains a network as the stage's section says, or carries on with it.
 
     Args:
-      stage: whose section holds `batch_size` and `optimizer`.
+      stage: whose section holds `batch_size`, `optimizer` and perhaps `compute` (precision,
+        accumulate and remat of `train.make_step`).
       make_model: the network.
       make_examples: inputs and labels from a batch.
       make_batches: the batches from a step on, on the devices.
@@ -43,7 +43,6 @@ def learn(
       log_directory: where metrics.jsonl, TensorBoard's events and profiles go.
       store_directory: where checkpoints go.
       chance: the loss of guessing, if it is known.
-      compute: precision, accumulate and remat of `train.make_step`.
       **step_options: of `train.make_step`.
 
     Raises:
@@ -67,7 +66,7 @@ def learn(
                 make_examples,
                 optimizer,
                 key=jax.random.key(seed),
-                **(compute or {}),
+                **_compute(section),
                 **step_options,
             ),
             make_batches,
@@ -101,7 +100,8 @@ def check(config: Any, name: str, *, multiple_of: int = 1) -> None:
         precision.
     """
     section, origin = config[name], f"config.{name}"
-    parts = section.compute.accumulate if "compute" in section else 1
+    compute = _compute(section)
+    parts = compute.get("accumulate", 1)
     if parts < 1:
         raise ValueError(f"{origin}.compute.accumulate = {parts}: give 1 or more parts")
     # Puzzles are made of whole groups before the batch is cut into parts.
@@ -109,9 +109,13 @@ def check(config: Any, name: str, *, multiple_of: int = 1) -> None:
     partition.check_batch_size(f"{origin}.batch_size", section.batch_size, multiple_of=unit)
     try:
         make_optimizer(section, 1)
-        train.compute_dtype(section.compute.precision if "compute" in section else "auto")
+        train.compute_dtype(compute.get("precision", "auto"))
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from None
+
+
+def _compute(section: Any) -> dict[str, Any]:
+    return artifacts.plain(section.compute) if "compute" in section else {}
 
 
 def make_optimizer(section: Any, steps: int) -> Any:

@@ -231,22 +231,14 @@ def _describe(opened: Source, table: pa.Table) -> None:
         ranges = [f"{name} {side['min']:,} to {side['max']:,}" for name, side in sides.items()]
         print(f"sizes       {', '.join(ranges)} pixels")
         print(f"modes       {', '.join(f'{n:,} {mode}' for mode, n in _count(kept['mode']))}")
-    given = (
-        opened.entries["subset"].to_pylist() if "subset" in opened.entries.column_names else None
-    )
-    subsets = subsets_of(opened.entries["key"].to_pylist(), given)
+    subsets = subsets_of(opened.entries["key"].to_pylist(), opened.given_subsets)
     if subsets is None:
         print("subsets     none: a hash of each name holds some out for tests")
     else:
-        readable = pc.equal(table["reason"], "").to_pylist()
-        train, test = (
-            sum(each == name for each, is_kept in zip(subsets, readable, strict=True) if is_kept)
-            for name in ("train", "test")
-        )
-        print(
-            f"subsets     {train:,} for training, {test:,} for tests, {len(kept) - train - test:,} "
-            "for neither"
-        )
+        what = np.array(subsets)[pc.equal(table["reason"], "").to_numpy()]
+        train, test = (what == "train").sum(), (what == "test").sum()
+        neither = len(what) - train - test
+        print(f"subsets     {train:,} for training, {test:,} for tests, {neither:,} for neither")
     classes = _count(kept["label"].drop_null())
     if opened.presence is not None:
         print(f"classes     {len(opened.class_names)}, several may be in an image")

@@ -168,9 +168,7 @@ def check_size(images: Images, origin: str, size: int) -> None:
 
 def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdout: float) -> Images:
     keys = table["key"].to_pylist()
-    given = (
-        opened.entries["subset"].to_pylist() if "subset" in opened.entries.schema.names else None
-    )
+    given = opened.given_subsets
     chosen = layout.in_subset(keys, given, subset, holdout)
     if not chosen.any():
         if unknown := sorted({place for place in given or () if place} - {"train", "test"}):

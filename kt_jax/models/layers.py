@@ -1,6 +1,7 @@
 """Layers that flax lacks, or that XLA makes slow as it spells them."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,9 +105,9 @@ class GroupedConv(nnx.Module):
 class BatchNorm(nnx.BatchNorm):
     """Moments in float32, as flax has them, but the result in the precision of what comes in."""
 
-    def __call__(self, x: Array) -> Array:  # pyrefly: ignore[bad-override]
+    def __call__(self, x: Array, *rest: Any, **options: Any) -> Array:
         """Normalises over all but the last axis."""
-        return super().__call__(x).astype(x.dtype)
+        return super().__call__(x, *rest, **options).astype(x.dtype)
 
 
 def batch_norm(features: int, rngs: nnx.Rngs) -> BatchNorm:

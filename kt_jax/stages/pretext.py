@@ -71,7 +71,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         log_directory=stage.directory,
         store_directory=stage.directory / "checkpoints",
         chance=math.log(len(chosen)),
-        compute=artifacts.plain(section.compute),
     )
     results = solve(stage, state, make_model, held_out, chosen, rules)
     artifacts.write_json(stage.directory / "results.json", results)
@@ -119,9 +118,11 @@ def solve(
         batches = data.eval_batches(images, section.batch_size, reading=stage.reading)
         for number, batch in enumerate(batches):
             draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
-            pixels = partition.put_batch({"image": batch["image"]}, stage.mesh)["image"]
-            mask = partition.put_batch({"mask": batch["mask"]}, stage.mesh)["mask"]
-            correct, occluders, mask = partition.fetch((*solved(state, draw, pixels), mask))
+            shown = partition.put_batch(
+                {name: batch[name] for name in ("image", "mask")}, stage.mesh
+            )
+            answers = solved(state, draw, shown["image"])
+            correct, occluders, mask = partition.fetch((*answers, shown["mask"]))
             mask = _whole_groups(mask)
             np.add.at(seen, occluders[mask], 1)
             np.add.at(right, occluders[mask], correct[mask].astype(np.int64))

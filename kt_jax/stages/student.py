@@ -74,7 +74,6 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         log_directory=stage.directory,
         store_directory=stage.directory / "checkpoints",
         chance=chance,
-        compute=artifacts.plain(section.compute),
     )
     options = artifacts.plain(section.backbone)
     backbones.save_network(stage.directory, options, state.params, state.batch_stats)

@@ -64,6 +64,12 @@ class Source:
     manifest: pa.Table | None = None
     originals: pa.ChunkedArray | None = None
 
+    @property
+    def given_subsets(self) -> list[str | None] | None:
+        """The column SUBSET, if the source has it."""
+        given = "subset" in self.entries.column_names
+        return self.entries["subset"].to_pylist() if given else None
+
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file.
 
