@@ -28,7 +28,7 @@ check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/shellcheck launch/*.sh launch/slurm.sbatch
+	$(BIN)/shellcheck --external-sources launch/*.sh launch/slurm.sbatch
 
 fix: $(STAMP)  ## What ruff can mend by itself
 	$(BIN)/ruff format .

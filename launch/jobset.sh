@@ -9,35 +9,11 @@
 # (tpu-v5-lite-podslice, ...), TOPOLOGY (8x8, ...), HOSTS and CHIPS of each (16 and 4 for 8x8), and
 # CLAIM, a ReadWriteMany volume claim (Filestore, or a bucket by gcsfuse), mounted at /runs.
 # shellcheck disable=SC2153 # in capitals: from the environment
-set -euo pipefail
-
-usage() {
-  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
-  exit 2
-}
-
-dry_run=false
-if [[ "${1:-}" == --dry_run ]]; then
-  dry_run=true
-  shift
-fi
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "$0")/common.sh"
 [[ $# -ge 1 ]] || usage
 verb=$1
 shift
-need() {
-  for name in "$@"; do
-    [[ -n "${!name:-}" ]] || { echo "jobset.sh: set $name" >&2; exit 2; }
-  done
-}
-do_it() {
-  if $dry_run; then
-    printf '%q ' "$@"
-    echo
-  else
-    "$@"
-  fi
-}
-
 need NAME
 case $verb in
   apply)

@@ -6,18 +6,8 @@
 # Process 0 speaks to this console, the others into $LOGS/process-I.log (LOGS: a new temporary
 # directory). When one fails the others are told to stop, and the status is that of the first that
 # failed (75: told to stop; run the same again). PORT: of process 0 (a random one).
-set -euo pipefail
-
-usage() {
-  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
-  exit 2
-}
-
-dry_run=false
-if [[ "${1:-}" == --dry_run ]]; then
-  dry_run=true
-  shift
-fi
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "$0")/common.sh"
 [[ $# -ge 2 && "$1" =~ ^[1-9][0-9]*$ ]] || usage
 count=$1
 shift
@@ -30,8 +20,7 @@ command_of() {
 if $dry_run; then
   for ((i = 0; i < count; i++)); do
     mapfile -d '' -t words < <(command_of "$i" "$@")
-    printf '%q ' "${words[@]}"
-    echo
+    show "${words[@]}"
   done
   exit
 fi

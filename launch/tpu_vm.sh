@@ -13,39 +13,16 @@
 # environment; GCLOUD_FLAGS are added to every command (--project=..., --spot for create and queue).
 # --workdir must be on a disk that all workers see (Filestore, or a bucket mounted by gcsfuse).
 # shellcheck disable=SC2153 # in capitals: from the environment
-set -euo pipefail
-
-usage() {
-  sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
-  exit 2
-}
-
-dry_run=false
-if [[ "${1:-}" == --dry_run ]]; then
-  dry_run=true
-  shift
-fi
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "$0")/common.sh"
 [[ $# -ge 1 ]] || usage
 verb=$1
 shift
-for name in NAME ZONE; do
-  [[ -n "${!name:-}" ]] || { echo "tpu_vm.sh: set $name" >&2; exit 2; }
-done
+need NAME ZONE
 if [[ $verb == create || $verb == queue ]]; then
-  for name in TYPE VERSION; do
-    [[ -n "${!name:-}" ]] || { echo "tpu_vm.sh: set $name" >&2; exit 2; }
-  done
+  need TYPE VERSION
 fi
 read -ra flags <<<"${GCLOUD_FLAGS:-}"
-
-do_it() {
-  if $dry_run; then
-    printf '%q ' "$@"
-    echo
-  else
-    "$@"
-  fi
-}
 
 tpus() { do_it gcloud compute tpus "$@" --zone="$ZONE" "${flags[@]}"; }
 

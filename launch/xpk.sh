@@ -8,39 +8,18 @@
 # XPK_FLAGS for all else (--project=..., --storage=... for the disk of --workdir). xpk builds the
 # image from this checkout, and starts the workload again up to 100 times.
 # shellcheck disable=SC2153 # in capitals: from the environment
-set -euo pipefail
-
-usage() {
-  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
-  exit 2
-}
-
-dry_run=false
-if [[ "${1:-}" == --dry_run ]]; then
-  dry_run=true
-  shift
-fi
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "$0")/common.sh"
 [[ $# -ge 1 ]] || usage
 verb=$1
 shift
-for name in NAME CLUSTER ZONE; do
-  [[ -n "${!name:-}" ]] || { echo "xpk.sh: set $name" >&2; exit 2; }
-done
+need NAME CLUSTER ZONE
 read -ra flags <<<"${XPK_FLAGS:-}"
-
-do_it() {
-  if $dry_run; then
-    printf '%q ' "$@"
-    echo
-  else
-    "$@"
-  fi
-}
 
 case $verb in
   run)
     [[ $# -ge 1 ]] || usage
-    [[ -n "${TYPE:-}" ]] || { echo "xpk.sh: set TYPE" >&2; exit 2; }
+    need TYPE
     checkout=$(cd "$(dirname "$0")/.." && pwd)
     main="python -m kt_jax.main $(printf '%q ' "$@")"
     do_it xpk workload create --workload="$NAME" --cluster="$CLUSTER" --zone="$ZONE" \
