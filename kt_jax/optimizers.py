@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kt_jax.sums import global_norm
+
 NAMES = ("sgd", "lars", "adamw")
 SCHEDULES = ("cosine", "step", "constant")
 
@@ -79,9 +81,9 @@ def make_optimizer(
         "adamw": lambda: optax.adamw(rates, b1=momentum, mask=_kernels, **decay),
     }[name]()
     if bias_rate == 1.0:
-        return optax.chain(optax.clip_by_global_norm(clip), rule)
+        return optax.chain(_clip_by_global_norm(clip), rule)
     return optax.chain(
-        optax.clip_by_global_norm(clip), rule, optax.masked(optax.scale(bias_rate), _biases)
+        _clip_by_global_norm(clip), rule, optax.masked(optax.scale(bias_rate), _biases)
     )
 
 
@@ -98,6 +100,17 @@ def _make_schedule(
         schedule = optax.join_schedules([rising, lambda step: after(step + warmup)], [warmup])
     # As a float: optax divides the step, which strict dtype promotion refuses of integers.
     return lambda step: schedule(jnp.asarray(step, jnp.float32))
+
+
+def _clip_by_global_norm(most: float) -> optax.GradientTransformation:
+    """As optax has it, with a norm that is quick on CPUs."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        factor = jnp.minimum(1.0, most / global_norm(updates))
+        return jax.tree.map(lambda x: x * factor, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _kernels(params: Any) -> Any:

@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
+from kt_jax.sums import global_norm
+
 _log = logging.getLogger(__name__)
 
 _STUCK_STEPS = 1000
@@ -203,7 +205,7 @@ def make_step(
             )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {**metrics, "gradient_norm": optax.tree.norm(grads)}
+        metrics = {**metrics, "gradient_norm": global_norm(grads)}
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -302,7 +304,7 @@ def fit(
 
 
 # One program: leaf by leaf it would be a hundred, compiled for seconds.
-_norm = jax.jit(optax.tree.norm)
+_norm = jax.jit(global_norm)
 
 
 class _Due:

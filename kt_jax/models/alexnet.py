@@ -6,8 +6,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kt_jax.models.layers import (
+    BatchNorm,
+    Conv,
     GroupedConv,
-    batch_norm,
     he_normal,
     identity,
     local_response_norm,
@@ -96,7 +97,7 @@ class _Layer(nnx.Module):
     ) -> None:
         options = {
             "kernel_size": (kernel, kernel),
-            "strides": stride,
+            "strides": (stride, stride),
             "padding": padding,
             "kernel_init": he_normal if norm else nnx.initializers.normal(0.01),
             "rngs": rngs,
@@ -106,8 +107,8 @@ class _Layer(nnx.Module):
                 inputs, outputs, groups=2, bias_init=nnx.initializers.ones, **options
             )
         else:
-            self.conv = nnx.Conv(inputs, outputs, **options)
-        self.norm = batch_norm(outputs, rngs) if norm else identity
+            self.conv = Conv(inputs, outputs, **options)
+        self.norm = BatchNorm(outputs) if norm else identity
 
     def __call__(self, x: Array) -> Array:
         return nnx.relu(self.norm(self.conv(x)))

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from kt_jax.models.alexnet import AlexNet
-from kt_jax.models.layers import batch_norm, he_normal, identity, small_normal
+from kt_jax.models.layers import BatchNorm, he_normal, identity, small_normal
 from kt_jax.models.vgg import Vgg
 
 Backbone = Vgg | AlexNet
@@ -135,7 +135,7 @@ class _Dense(nnx.Module):
             bias_init=nnx.initializers.zeros if norm else nnx.initializers.ones,
             rngs=rngs,
         )
-        self.norm = batch_norm(outputs, rngs) if norm else identity
+        self.norm = BatchNorm(outputs) if norm else identity
         self.dropout = nnx.Dropout(dropout)
 
     def __call__(self, x: Array, key: Array | None) -> Array:

@@ -1,13 +1,14 @@
 """Layers that flax lacks, or that XLA makes slow as it spells them."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from kt_jax.sums import channel_sums, spread
 
 he_normal = nnx.initializers.he_normal()
 # A tenth of He's deviation: the first logits are near zero and the first loss near ln(classes).
@@ -79,6 +80,35 @@ def local_response_norm(
     return x / (1 + alpha / size * total) ** beta
 
 
+class Conv(nnx.Module):
+    """A convolution of pictures and a bias, whose gradient flax's makes slow on CPUs."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: tuple[int, int],
+        strides: tuple[int, int] = (1, 1),
+        *,
+        padding: str = "SAME",
+        kernel_init: nnx.Initializer = he_normal,
+        bias_init: nnx.Initializer = nnx.initializers.zeros,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.strides, self.padding = strides, padding
+        shape = (*kernel_size, in_features, out_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q d"]:
+        """In the precision of `x`."""
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        x = jax.lax.conv_general_dilated(
+            x, kernel, self.strides, self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return x + spread(bias, x.shape)
+
+
 class GroupedConv(nnx.Module):
     """A convolution in groups, as dense convolutions of the channel groups and a concatenation.
 
@@ -88,10 +118,7 @@ class GroupedConv(nnx.Module):
 
     def __init__(self, in_features: int, out_features: int, *, groups: int, **options) -> None:
         self.convs = nnx.List(
-            [
-                nnx.Conv(in_features // groups, out_features // groups, **options)
-                for _ in range(groups)
-            ]
+            [Conv(in_features // groups, out_features // groups, **options) for _ in range(groups)]
         )
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q d"]:
@@ -102,17 +129,35 @@ class GroupedConv(nnx.Module):
         )
 
 
-class BatchNorm(nnx.BatchNorm):
-    """Moments in float32, as flax has them, but the result in the precision of what comes in."""
+class BatchNorm(nnx.Module):
+    """Batch normalisation over the global batch, with sums that are quick on CPUs.
 
-    def __call__(self, x: Array, *rest: Any, **options: Any) -> Array:
+    Moments in float32, the result in the precision of what comes in; running averages with
+    momentum 0.9, which `eval()` normalises with.
+    """
+
+    def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5) -> None:
+        self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
+        self.mean, self.var = nnx.BatchStat(jnp.zeros(features)), nnx.BatchStat(jnp.ones(features))
+        self.momentum, self.epsilon = momentum, epsilon
+        self.use_running_average = False
+
+    def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
         """Normalises over all but the last axis."""
-        return super().__call__(x, *rest, **options).astype(x.dtype)
-
-
-def batch_norm(features: int, rngs: nnx.Rngs) -> BatchNorm:
-    """Batch normalisation over the global batch, running averages with momentum 0.9."""
-    return BatchNorm(features, momentum=0.9, rngs=rngs)
+        scale, bias = (each[...].astype(jnp.float32) for each in (self.scale, self.bias))
+        wide = x.astype(jnp.float32)
+        if self.use_running_average:
+            mean, variance = self.mean[...], self.var[...]
+        else:
+            count = x.size // x.shape[-1]
+            mean = channel_sums(wide) / count
+            variance = channel_sums(jnp.square(wide)) / count - jnp.square(mean)
+            variance = jnp.maximum(variance, 0.0)  # rounding may say less
+            for running, now in ((self.mean, mean), (self.var, variance)):
+                running[...] = self.momentum * running[...] + (1 - self.momentum) * now
+        factor = scale * jax.lax.rsqrt(variance + self.epsilon)
+        centred = wide - spread(mean, x.shape)
+        return (centred * spread(factor, x.shape) + spread(bias, x.shape)).astype(x.dtype)
 
 
 def identity(x: Array) -> Array:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kt_jax.models.layers import batch_norm, he_normal, identity, max_pool
+from kt_jax.models.layers import BatchNorm, Conv, he_normal, identity, max_pool
 
 
 class Vgg(nnx.Module):
@@ -57,8 +57,8 @@ class Vgg(nnx.Module):
 
 class _ConvNormRelu(nnx.Module):
     def __init__(self, inputs: int, outputs: int, *, norm: bool, rngs: nnx.Rngs) -> None:
-        self.conv = nnx.Conv(inputs, outputs, (3, 3), kernel_init=he_normal, rngs=rngs)
-        self.norm = batch_norm(outputs, rngs) if norm else identity
+        self.conv = Conv(inputs, outputs, (3, 3), kernel_init=he_normal, rngs=rngs)
+        self.norm = BatchNorm(outputs) if norm else identity
 
     def __call__(self, x: Array) -> Array:
         return nnx.relu(self.norm(self.conv(x)))
