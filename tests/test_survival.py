@@ -341,9 +341,9 @@ def test_sigterm_saves_and_a_second_run_is_kept_out(tmp_path):
 
 
 # Another order of a sum is another last digit, which 50 steps at the config's rate (0.05) make a
-# hundredth of the loss, and at this one nothing that can be seen.
+# hundredth of the loss, and at this one four millionths.
 SLOWLY = tuple(
-    f"--config.{stage}.optimizer.learning_rate=0.001" for stage in ("pretext", "student")
+    f"--config.{stage}.optimizer.learning_rate=0.0003" for stage in ("pretext", "student")
 )
 
 
