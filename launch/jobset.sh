@@ -9,8 +9,8 @@
 # (tpu-v5-lite-podslice, ...), TOPOLOGY (8x8, ...), HOSTS and CHIPS of each (16 and 4 for 8x8), and
 # CLAIM, a ReadWriteMany volume claim (Filestore, or a bucket by gcsfuse), mounted at /runs.
 # shellcheck disable=SC2153 # in capitals: from the environment
-# shellcheck source-path=SCRIPTDIR source=common.sh
-. "$(dirname "$0")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=command_line.sh
+. "$(dirname "$0")/command_line.sh"
 [[ $# -ge 1 ]] || usage
 verb=$1
 shift

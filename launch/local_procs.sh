@@ -6,8 +6,8 @@
 # Process 0 speaks to this console, the others into $LOGS/process-I.log (LOGS: a new temporary
 # directory). When one fails the others are told to stop, and the status is that of the first that
 # failed (75: told to stop; run the same again). PORT: of process 0 (a random one).
-# shellcheck source-path=SCRIPTDIR source=common.sh
-. "$(dirname "$0")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=command_line.sh
+. "$(dirname "$0")/command_line.sh"
 [[ $# -ge 2 && "$1" =~ ^[1-9][0-9]*$ ]] || usage
 count=$1
 shift

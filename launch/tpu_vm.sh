@@ -13,8 +13,8 @@
 # environment; GCLOUD_FLAGS are added to every command (--project=..., --spot for create and queue).
 # --workdir must be on a disk that all workers see (Filestore, or a bucket mounted by gcsfuse).
 # shellcheck disable=SC2153 # in capitals: from the environment
-# shellcheck source-path=SCRIPTDIR source=common.sh
-. "$(dirname "$0")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=command_line.sh
+. "$(dirname "$0")/command_line.sh"
 [[ $# -ge 1 ]] || usage
 verb=$1
 shift

@@ -8,8 +8,8 @@
 # XPK_FLAGS for all else (--project=..., --storage=... for the disk of --workdir). xpk builds the
 # image from this checkout, and starts the workload again up to 100 times.
 # shellcheck disable=SC2153 # in capitals: from the environment
-# shellcheck source-path=SCRIPTDIR source=common.sh
-. "$(dirname "$0")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=command_line.sh
+. "$(dirname "$0")/command_line.sh"
 [[ $# -ge 1 ]] || usage
 verb=$1
 shift
