@@ -17,9 +17,9 @@ from PIL import Image
 from kt_jax.data import __main__ as command
 from kt_jax.data import open_images, scan
 from kt_jax.data.sources import SOURCES, Source, make_source
-from kt_jax.data.sources.base import make_entries
 from kt_jax.data.sources.folder import Folder
 from kt_jax.data.sources.listing import SCANNED
+from kt_jax.data.sources.source import make_entries
 
 COLUMNS = [
     "key", "path", "bytes", "stamp", "label", "sha256", "height", "width", "mode", "phash",

@@ -27,7 +27,7 @@ from kt_jax.data.decode import decode_image
 from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST
 from kt_jax.data.sources import SOURCES, Source, detect, make_source
-from kt_jax.data.sources.base import make_entries
+from kt_jax.data.sources.source import make_entries
 
 
 def picture(seed, height=80, width=100):

@@ -24,7 +24,7 @@ from kt_jax.data.scan import MANIFEST, labels_of
 from kt_jax.data.shards import Job, digest_source, place, write_here, write_on_beam
 from kt_jax.data.sources import make_source
 from kt_jax.data.sources.array_record import MANIFEST_NAME, PREPARED, REQUEST_NAME, UNFINISHED
-from kt_jax.data.sources.base import SUBSET, plain_options
+from kt_jax.data.sources.source import SUBSET, plain_options
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute

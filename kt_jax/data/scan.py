@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from kt_jax.data import layout
 from kt_jax.data.decode import DECODER, THUMBNAIL, examine_image
-from kt_jax.data.sources.base import ENTRIES, Source
+from kt_jax.data.sources.source import ENTRIES, Source
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute

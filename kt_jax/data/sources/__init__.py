@@ -11,11 +11,11 @@ from typing import Any
 
 from kt_jax.data.sources.archives import Tar, Zip
 from kt_jax.data.sources.array_record import ArrayRecord, holds_records
-from kt_jax.data.sources.base import ENTRIES, EXTENSIONS, Excluded, Source, existing
 from kt_jax.data.sources.folder import Folder
 from kt_jax.data.sources.huggingface import HuggingFace
 from kt_jax.data.sources.huggingface_files import is_huggingface
 from kt_jax.data.sources.listing import Listing, read_note, read_scanned
+from kt_jax.data.sources.source import ENTRIES, EXTENSIONS, Excluded, Source, existing
 from kt_jax.data.sources.tfds import Tfds
 from kt_jax.data.sources.voc import Voc, find_years
 

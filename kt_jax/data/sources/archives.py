@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kt_jax.data.decode import why_too_large
-from kt_jax.data.sources.base import (
+from kt_jax.data.sources.source import (
     Excluded,
     Source,
     existing,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from array_record.python import array_record_module
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from kt_jax.data.sources.base import ENTRIES, Source, existing, make_entries
+from kt_jax.data.sources.source import ENTRIES, Source, existing, make_entries
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow as pa
 
 from kt_jax.data.decode import why_too_large
-from kt_jax.data.sources.base import (
+from kt_jax.data.sources.source import (
     Excluded,
     Source,
     existing,

@@ -18,14 +18,6 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from kt_jax.data.layout import TEST_FOLDERS
-from kt_jax.data.sources.base import (
-    Excluded,
-    Source,
-    existing,
-    make_entries,
-    read_file,
-    stat_file,
-)
 from kt_jax.data.sources.huggingface_files import (
     COPY,
     check_image_column,
@@ -33,6 +25,14 @@ from kt_jax.data.sources.huggingface_files import (
     describe,
     find_files,
     read_schema,
+)
+from kt_jax.data.sources.source import (
+    Excluded,
+    Source,
+    existing,
+    make_entries,
+    read_file,
+    stat_file,
 )
 
 # Its functions are made at run time, where no type checker sees them.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from kt_jax.data.decode import why_too_large
 from kt_jax.data.layout import choose_splits
-from kt_jax.data.sources.base import (
+from kt_jax.data.sources.source import (
     SUBSET,
     Excluded,
     Source,

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from kt_jax.data.sources.base import Source, make_entries
+from kt_jax.data.sources.source import Source, make_entries
 
 
 class Tfds(Source):

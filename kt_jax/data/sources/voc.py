@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from kt_jax.data.decode import why_too_large
-from kt_jax.data.sources.base import (
+from kt_jax.data.sources.source import (
     Excluded,
     Source,
     existing,
