@@ -132,14 +132,16 @@ class GroupedConv(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation over the global batch, with sums that are quick on CPUs.
 
-    Moments in float32, the result in the precision of what comes in; running averages with
-    momentum 0.9, which `eval()` normalises with.
+    Moments in float32, the result in the precision of what comes in; running averages, which
+    `eval()` normalises with.
     """
 
-    def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5) -> None:
+    momentum = 0.9  # of the running averages
+    epsilon = 1e-5
+
+    def __init__(self, features: int) -> None:
         self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
         self.mean, self.var = nnx.BatchStat(jnp.zeros(features)), nnx.BatchStat(jnp.ones(features))
-        self.momentum, self.epsilon = momentum, epsilon
         self.use_running_average = False
 
     def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
