@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 
 from kt_jax import models, optimizers, partition, puzzles, train, views
 from kt_jax.permutations import make_permutations
+from kt_jax.train import loop
 
 
 class Memory:
@@ -157,7 +158,7 @@ def assert_equal(a, b):
 
 
 def test_a_loss_stuck_at_chance_is_warned_of(monkeypatch, caplog):
-    monkeypatch.setattr(train, "_STUCK_STEPS", 4)
+    monkeypatch.setattr(loop, "_STUCK_STEPS", 4)
     frozen = optax.set_to_zero()
     with caplog.at_level(logging.WARNING):
         run(Memory(), 6, frozen, chance=1e-3)

@@ -1,0 +1,27 @@
+"""The one training loop: every stage that learns is a classifier."""
+
+from kt_jax.train.loop import fit
+from kt_jax.train.state import (
+    MakeModel,
+    TrainState,
+    bind,
+    init_state,
+    init_variables,
+    structure,
+)
+from kt_jax.train.step import Batch, MakeExamples, compute_dtype, cross_entropy, make_step
+
+__all__ = [
+    "Batch",
+    "MakeExamples",
+    "MakeModel",
+    "TrainState",
+    "bind",
+    "compute_dtype",
+    "cross_entropy",
+    "fit",
+    "init_state",
+    "init_variables",
+    "make_step",
+    "structure",
+]

@@ -1,0 +1,186 @@
+"""The steps of a training, one after the other, from its newest checkpoint."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from kt_jax.sums import global_norm
+from kt_jax.train.state import TrainState
+from kt_jax.train.step import Batch
+
+_log = logging.getLogger(__name__)
+
+_STUCK_STEPS = 1000
+
+
+@runtime_checkable
+class CheckpointStore(Protocol):
+    """Where the loop's state is kept."""
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """The newest step and its state, sharded as `like` is; None if nothing was saved."""
+        ...
+
+    def save(self, step: int, state: Any) -> None:
+        """Begins to keep the state, unless that of this step is kept already."""
+        ...
+
+    def wait(self) -> None:
+        """Returns when all that was saved is kept."""
+        ...
+
+
+@runtime_checkable
+class MetricsSink(Protocol):
+    """Where the loop's numbers go."""
+
+    def resume(self, step: int) -> None:
+        """Forgets what was written for later steps."""
+        ...
+
+    def begin(self, step: int) -> None:
+        """A step is about to begin."""
+        ...
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Means since the last call."""
+        ...
+
+
+@runtime_checkable
+class StopNotice(Protocol):
+    """Whether the loop has been told to stop."""
+
+    def deferred(self) -> contextlib.AbstractContextManager:
+        """While this lasts, the loop asks; otherwise a notice stops the process at once."""
+        ...
+
+    def reached(self) -> bool:
+        """Whether to stop after the step that has just been made; the same on all processes."""
+        ...
+
+
+def fit(
+    state: TrainState,
+    step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
+    make_batches: Callable[[int], Iterator[Batch]],
+    *,
+    steps: int,
+    checkpoints: CheckpointStore,
+    log: MetricsSink,
+    notice: StopNotice,
+    log_every: int,
+    checkpoint_every: int,
+    chance: float | None = None,
+) -> TrainState:
+    """Trains from the newest checkpoint (or from `state`) to `steps`.
+
+    Metrics stay on the devices until the next step is on its way, so that no step waits for the
+    host.
+
+    Args:
+      state: at step 0, where the devices want it.
+      step_fn: one step.
+      make_batches: make_batches(first_step) gives the batches of first_step, first_step + 1, ...
+      steps: how many in all.
+      checkpoints: where the state is kept.
+      log: where means over `log_every` steps go.
+      notice: asked after every step whether to stop.
+      log_every: in steps.
+      checkpoint_every: in steps.
+      chance: the loss of the best guess that does not look; when the loss has been no better for a
+        thousand steps, a warning is logged.
+
+    Raises:
+      FloatingPointError: a loss, a gradient or the parameters are no longer finite; checkpoints
+        are from before.
+      SystemExit: with status 75 (os.EX_TEMPFAIL), after saving, when the notice says to stop.
+    """
+    first, state = checkpoints.restore(state) or (0, state)
+    log.resume(first)
+    batches = make_batches(first)
+    pending: list[dict[str, Array]] = []
+    due = _Due(log, first, chance)
+    with notice.deferred():
+        for number in range(first + 1, steps + 1):
+            log.begin(number)
+            state, metrics = step_fn(state, next(batches))
+            pending.append(metrics)
+            due.write()
+            stop = notice.reached()
+            if number % log_every == 0 or number == steps:
+                due.add(number, pending)
+                pending = []
+            if number % checkpoint_every == 0 or number == steps or stop:
+                due.write()
+                due.check(number, pending)
+                if not np.isfinite(float(_norm(state.params))):
+                    raise _diverged("a parameter", number, due.saved)
+                checkpoints.save(number, state)
+                due.saved = number
+            if stop:
+                checkpoints.wait()
+                _log.warning("told to stop: saved at step %d of %d", number, steps)
+                raise SystemExit(os.EX_TEMPFAIL)
+    due.write()
+    return state
+
+
+# One program: leaf by leaf it would be a hundred, compiled for seconds.
+_norm = jax.jit(global_norm)
+
+
+class _Due:
+    """Metrics that wait, on the devices, to be written when the next step is on its way."""
+
+    def __init__(self, log: MetricsSink, step: int, chance: float | None) -> None:
+        self._log, self._chance = log, chance
+        self._better = step  # the last step known to be better than chance
+        self.saved = step  # the last checkpoint, 0 before the first
+        self._number, self._metrics = step, []
+
+    def add(self, number: int, metrics: list[dict[str, Array]]) -> None:
+        self._number, self._metrics = number, metrics
+
+    def check(self, number: int, metrics: list[dict[str, Array]]) -> list[dict[str, float]]:
+        """The metrics of the steps up to `number`, fetched; refuses those that are not finite."""
+        fetched = [{name: float(x) for name, x in each.items()} for each in metrics]
+        for step, each in enumerate(fetched, start=number - len(fetched) + 1):
+            for name, what in (("loss", "the loss"), ("gradient_norm", "a gradient")):
+                if not np.isfinite(each[name]):
+                    raise _diverged(what, step, self.saved)
+        return fetched
+
+    def write(self) -> None:
+        if not self._metrics:
+            return
+        fetched = self.check(self._number, self._metrics)
+        means = {name: float(np.mean([each[name] for each in fetched])) for name in fetched[0]}
+        self._log.write(self._number, means)
+        if self._chance is not None and means["loss"] < 0.99 * self._chance:
+            self._better = self._number
+        elif self._chance is not None and self._number - self._better >= _STUCK_STEPS:
+            _log.warning(
+                "step %d: the loss is %.4g, no better than chance (%.4g), for %d steps now. Try a "
+                "lower or higher learning rate, a longer warm-up, or batch_norm.",
+                *(self._number, means["loss"], self._chance, self._number - self._better),
+            )
+        self._metrics = []
+
+
+def _diverged(what: str, step: int, saved: int) -> FloatingPointError:
+    kept = (
+        f"the checkpoint of step {saved} is from before, and finite"
+        if saved
+        else ("there is no checkpoint yet")
+    )
+    return FloatingPointError(
+        f"{what} became NaN or infinite in step {step}; {kept}. Try a lower learning rate, a "
+        "longer warm-up or stronger clipping, and another --workdir."
+    )

@@ -1,0 +1,66 @@
+"""Networks as structure and arrays, and all that changes in training.
+
+Modules are flax NNX, training is functional: a module is split once into its structure and
+its arrays, plain `jax.jit` takes a state and returns one, no module crosses a jit border.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+MakeModel = Callable[[nnx.Rngs], nnx.Module]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that changes in training, and all that a checkpoint holds.
+
+    Typed loosely: JAX also fills it with shapes, shardings and argument descriptions.
+    """
+
+    step: Any  # int32 []
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def structure(make_model: MakeModel, *, training: bool) -> nnx.GraphDef:
+    """What a network is apart from its arrays; dropout and batch statistics on in training."""
+    model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
+    model.train() if training else model.eval()
+    return nnx.split(model, nnx.Param, nnx.BatchStat)[0]
+
+
+def init_variables(make_model: MakeModel, seed: int) -> tuple[Any, Any]:
+    """Parameters and batch statistics of a new network, as nested dicts.
+
+    Every module draws from its own stream of `seed`.
+    """
+    model = make_model(nnx.Rngs(params=seed))
+    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+
+def bind(graphdef: nnx.GraphDef, params: Any, batch_stats: Any) -> nnx.Module:
+    """The network with these arrays."""
+    return nnx.merge(graphdef, nnx.State(params), nnx.State(batch_stats))
+
+
+def init_state(
+    make_model: MakeModel, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh
+) -> TrainState:
+    """A new network and optimizer on all devices, made there."""
+
+    def init() -> TrainState:
+        params, batch_stats = init_variables(make_model, seed)
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+
+    return jax.jit(init, out_shardings=NamedSharding(mesh, P()))()

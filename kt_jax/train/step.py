@@ -1,0 +1,126 @@
+"""One step: examples from a batch, the loss, its gradient, the update."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from kt_jax.sums import global_norm
+from kt_jax.train.state import MakeModel, TrainState, bind, structure
+
+Batch = Mapping[str, Array]
+# (key, batch) -> (inputs of the network, labels), inside the jitted step.
+MakeExamples = Callable[[Array, Batch], tuple[Any, Array]]
+
+
+def cross_entropy(
+    outputs: Mapping[str, Array], labels: Int[Array, " b"]
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The loss of a network with `logits`, and its metrics."""
+    logits = outputs["logits"]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == labels).mean()}
+
+
+def compute_dtype(precision: str) -> Any:
+    """The dtype of activations: float32 or bfloat16; "auto" asks the devices.
+
+    Raises:
+      ValueError: any other word.
+    """
+    if precision == "auto":
+        # CPUs compute bfloat16 convolutions in float32, and convert on top.
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision = {precision!r}: choose auto, float32 or bfloat16")
+    return jnp.dtype(precision)
+
+
+def make_step(
+    make_model: MakeModel,
+    make_examples: MakeExamples,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: Key[Array, ""],
+    loss_fn: Callable[..., tuple[Array, dict[str, Array]]] = cross_entropy,
+    precision: str = "float32",
+    accumulate: int = 1,
+    remat: bool = False,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The jitted step; it gives back the state it is given, one step on, in the same memory.
+
+    Args:
+      make_model: the network.
+      make_examples: inputs and labels from a batch, drawn with a key of the step.
+      optimizer: what turns gradients into updates.
+      key: of the training; each step folds its number into it.
+      loss_fn: (outputs in float32, labels) -> (loss, metrics).
+      precision: "float32"; "bfloat16", in which activations and the weights that meet them are
+        rounded, while parameters, statistics, loss and updates stay float32; or "auto".
+      accumulate: the batch is worked off in so many parts, one after the other, whose gradients
+        are averaged: it takes less memory. Normalisations see one part at a time.
+      remat: of the activations, keeps those that the network names "pooled", and computes the
+        others again in the backward pass: it takes less memory, and a third more time.
+    """
+    graphdef = structure(make_model, training=True)
+    dtype = compute_dtype(precision)
+
+    def loss_of(
+        params: Any, batch_stats: Any, inputs: Any, labels: Any, key: Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        model = bind(graphdef, _cast(params, dtype), batch_stats)
+        loss, metrics = loss_fn(_cast(model(_cast(inputs, dtype), key), jnp.float32), labels)
+        return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+    if remat:
+        policy = jax.checkpoint_policies.save_only_these_names("pooled")
+        loss_of = jax.checkpoint(loss_of, policy=policy)
+    differentiate = jax.grad(loss_of, has_aux=True)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        views_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        examples = make_examples(views_key, batch)
+        if accumulate == 1:
+            grads, (metrics, batch_stats) = differentiate(
+                state.params, state.batch_stats, *examples, dropout_key
+            )
+        else:
+            grads, (metrics, batch_stats) = _in_parts(
+                differentiate, state, examples, dropout_key, accumulate
+            )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {**metrics, "gradient_norm": global_norm(grads)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def _in_parts(
+    differentiate: Callable[..., Any], state: TrainState, examples: Any, key: Array, parts: int
+) -> Any:
+    """The mean gradient and metrics of the parts of a batch, and the last statistics."""
+    # Row r is in part r % parts: each device cuts its own rows, and sends none to another.
+    cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), examples)
+
+    def add(carried: Any, number: Array) -> tuple[Any, dict[str, Array]]:
+        total, batch_stats = carried
+        part = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, 1, False), cut)
+        part_key = jax.random.fold_in(key, number)
+        grads, (metrics, batch_stats) = differentiate(state.params, batch_stats, *part, part_key)
+        return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    (total, batch_stats), metrics = jax.lax.scan(add, (zeros, state.batch_stats), jnp.arange(parts))
+    metrics = {name: values.mean() for name, values in metrics.items()}
+    return jax.tree.map(lambda x: x / parts, total), (metrics, batch_stats)
