@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import kt_jax
-from kt_jax import artifacts, backbones, data, pipeline
+from kt_jax import artifacts, backbones, data
+from kt_jax.pipeline import order
 from kt_jax.stages import features, pretext, probe, student
 
 CONFIGS = [
@@ -44,10 +45,10 @@ def make_images(config, count=2500):
 def test_every_stage_can_be_planned(path):
     config = kt_jax.load_config(path)
     images = make_images(config)
-    lines = [line for stage in pipeline.STAGES.values() for line in stage.plan(config, images)]
+    lines = [line for stage in order.STAGES.values() for line in stage.plan(config, images)]
     assert len(lines) >= 7
     assert all(lines)
-    assert set(config.stages) == set(pipeline.STAGES)
+    assert set(config.stages) == set(order.STAGES)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_what_cannot_work_is_found_in_the_plan(overrides, message):
     config = kt_jax.load_config("configs/quickstart.py", **overrides)
     images = make_images(config)
     with pytest.raises(ValueError, match=message):
-        [stage.plan(config, images) for stage in pipeline.STAGES.values()]
+        [stage.plan(config, images) for stage in order.STAGES.values()]
 
 
 def test_sets_that_do_not_fit_are_found_in_the_plan():

@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from kt_jax import artifacts, pipeline
+from kt_jax.pipeline import order
 
 
 class Fake:
@@ -34,7 +35,7 @@ class Fake:
 @pytest.fixture
 def stages(monkeypatch):
     fakes = {"one": Fake(), "two": Fake(("one",)), "three": Fake(("two",)), "four": Fake(("one",))}
-    monkeypatch.setattr(pipeline, "STAGES", fakes)
+    monkeypatch.setattr(order, "STAGES", fakes)
     return types.SimpleNamespace(**fakes)
 
 

@@ -1,4 +1,4 @@
-"""The order of the stages: what is skipped, carried on, refused or done again."""
+"""Runs stages: what is skipped, carried on, refused or done again."""
 
 import contextlib
 import hashlib
@@ -6,29 +6,20 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from kt_jax import artifacts, data, lock, logs, partition, preemption
-from kt_jax.stages import clusters, features, pretext, probe, pseudo_labels, report, student
+from kt_jax.pipeline import order, provenance
+from kt_jax.pipeline.sources import Sources, report_exclusions
+from kt_jax.stages import report
 
 _log = logging.getLogger(__name__)
 
 # Holds what a --redo asked for, from its deletions until its end.
 _PENDING_REDO = ".redo.json"
-
-STAGES: dict[str, ModuleType] = {
-    "pretext": pretext,
-    "features": features,
-    "clusters": clusters,
-    "pseudo_labels": pseudo_labels,
-    "student": student,
-    "probe": probe,
-    "report": report,
-}
 
 
 def run(
@@ -58,10 +49,10 @@ def run(
     if not logging.getLogger().handlers:  # A notebook: its reader wants to see the progress.
         logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         logging.getLogger("kt_jax").setLevel(logging.INFO)
-    _check_names("config.stages", config.stages)
-    _check_names("--stages", stages)
-    _check_names("--redo", redo)
-    wanted = [name for name in STAGES if name in (stages or config.stages)]
+    order.check_names("config.stages", config.stages)
+    order.check_names("--stages", stages)
+    order.check_names("--redo", redo)
+    wanted = [name for name in order.STAGES if name in (stages or config.stages)]
     workdir = Path(workdir).expanduser().absolute()
     partition.configure_xla()
     if dry_run:
@@ -114,15 +105,15 @@ def _run_wanted(
 ) -> None:
     # A redo that was interrupted has deleted already: the same command carries on.
     request = {"redo": sorted(redo), "config": artifacts.plain(config)}
-    again = [] if _is_pending(workdir, request) else _with_readers(redo)
-    sources = _Sources(config, workdir / "images")
+    again = [] if _is_pending(workdir, request) else order.with_readers(redo)
+    sources = Sources(config, workdir / "images")
     # Before anything is computed: most of what cannot work is found here.
     for name in wanted:
-        STAGES[name].plan(config, sources)
-    _check_inputs(config, workdir, wanted, again)
-    for name in _with_inputs(wanted):
-        if name not in again and (name in wanted or _is_finished(workdir, name)):
-            _refuse_changes(config, workdir, name, sources)
+        order.STAGES[name].plan(config, sources)
+    provenance.check_inputs(config, workdir, wanted, again)
+    for name in order.with_inputs(wanted):
+        if name not in again and (name in wanted or provenance.is_finished(workdir, name)):
+            provenance.refuse_changes(config, workdir, name, sources)
     partition.wait_for_all("the checks")
     for name in again:
         if (workdir / name).exists():
@@ -131,7 +122,7 @@ def _run_wanted(
     pending = workdir / _PENDING_REDO
     if again:
         artifacts.write_json(pending, request)
-    _write_config(config, workdir)
+    provenance.write_config(config, workdir)
     partition.wait_for_all("the beginning")
 
     mesh = partition.make_mesh()
@@ -141,8 +132,8 @@ def _run_wanted(
     begun = time.monotonic()
     for name in wanted:
         # Again, since a stage before may only now be finished.
-        _refuse_changes(config, workdir, name, sources)
-        if _is_finished(workdir, name):
+        provenance.refuse_changes(config, workdir, name, sources)
+        if provenance.is_finished(workdir, name):
             _log.info("%s: finished before, skipped", name)
             continue
         notice.check()
@@ -151,13 +142,13 @@ def _run_wanted(
             section=config[name],
             seed=_stage_seed(config.seed, name),
             workdir=workdir,
-            images={key: sources[key] for key in _image_names(config, name)},
+            images={key: sources[key] for key in provenance.image_names(config, name)},
             reading=_reading(config),
             mesh=mesh,
             notice=notice,
             profile_steps=profile_steps,
         )
-        _run_stage(stage, _fingerprint(config, workdir, name, sources))
+        _run_stage(stage, provenance.fingerprint(config, workdir, name, sources))
     if artifacts.writes():
         pending.unlink(missing_ok=True)
     _log.info("finished in %s: %s", logs.format_seconds(time.monotonic() - begun), workdir)
@@ -177,13 +168,13 @@ def _reading(config: Any) -> data.Reading:
 
 def _run_stage(stage: artifacts.Stage, fingerprint: Mapping[str, Any]) -> None:
     for name, images in stage.images.items():
-        _report_exclusions(stage.workdir, name, images)
+        report_exclusions(stage.workdir, name, images)
     _log.info("%s: begins", stage.name)
     begun = time.monotonic()
     artifacts.start(stage.directory, fingerprint)
     partition.wait_for_all(f"the beginning of {stage.name}")
     try:
-        facts = STAGES[stage.name].run(stage)
+        facts = order.STAGES[stage.name].run(stage)
     except OSError as error:
         # A full disk does not say which file it is full for.
         if error.errno is None or error.filename is not None:
@@ -197,74 +188,10 @@ def _run_stage(stage: artifacts.Stage, fingerprint: Mapping[str, Any]) -> None:
     _log.info("%s: finished in %s", stage.name, logs.format_seconds(seconds))
 
 
-class _Sources(Mapping[str, data.Images]):
-    """The config's image sources, opened when first asked for."""
-
-    def __init__(self, config: Any, cache_dir: Path | None) -> None:
-        self._config, self._cache_dir = config, cache_dir
-        self._opened: dict[str, data.Images] = {}
-
-    def __getitem__(self, name: str) -> data.Images:
-        if name not in self._opened:
-            options = artifacts.plain(self._config.images[name])
-            source = options.pop("source")
-            if not artifacts.writes():
-                # The first process scans; this one finds what that has written.
-                partition.wait_for_all(f"images.{name}")
-            self._opened[name] = data.open_images(
-                source,
-                cache_dir=self._cache_dir,
-                cache=self._config.loader.cache,
-                workers=self._config.loader.workers,
-                **options,
-            )
-            if artifacts.writes():
-                partition.wait_for_all(f"images.{name}")
-        return self._opened[name]
-
-    def __iter__(self) -> Any:
-        return iter(self._config.images)
-
-    def __len__(self) -> int:
-        return len(self._config.images)
-
-
-def _check_names(origin: str, names: Collection[str]) -> None:
-    unknown = [name for name in names if name not in STAGES]
-    if unknown:
-        raise ValueError(f"{origin} names {unknown[0]!r}: the stages are {', '.join(STAGES)}.")
-
-
 def _is_pending(workdir: Path, request: Mapping[str, Any]) -> bool:
     """Whether a run that has not ended was asked to redo the same stages with the same config."""
     pending = workdir / _PENDING_REDO
     return pending.exists() and artifacts.read_json(pending) == request
-
-
-def _check_inputs(
-    config: Any, workdir: Path, wanted: Collection[str], again: Collection[str]
-) -> None:
-    """Refuses to begin, or to delete, what would lack an input in the end."""
-    for name in wanted:
-        for needed in STAGES[name].READS:
-            if needed not in config.stages or needed in wanted:
-                continue
-            if needed in again:
-                raise ValueError(
-                    f"--redo would delete stage {needed!r}, which stage {name!r} reads, and "
-                    f"--stages does not do it again: add {needed} to --stages."
-                )
-            artifacts.open_manifest(workdir, needed, reader=name)
-
-
-def _write_config(config: Any, workdir: Path) -> None:
-    """The config that made what is here: sections of finished stages stay as they were."""
-    resolved = artifacts.plain(config)
-    for name in STAGES:
-        if _is_finished(workdir, name):
-            manifest = artifacts.read_json(workdir / name / artifacts.MANIFEST)
-            resolved[name] = manifest["fingerprint"]["config"][name]
-    artifacts.write_json(workdir / "config.json", resolved)
 
 
 def _stage_seed(seed: int, name: str) -> int:
@@ -273,102 +200,22 @@ def _stage_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:4], "little") >> 1
 
 
-def _with_readers(names: Collection[str]) -> list[str]:
-    """The stages and all that read them, in order."""
-    found: list[str] = []
-    for name, module in STAGES.items():
-        if name in names or any(needed in found for needed in module.READS):
-            found.append(name)
-    return found
-
-
-def _with_inputs(names: Collection[str]) -> list[str]:
-    """The stages and all that they read, in order."""
-    found: set[str] = set()
-    for name in reversed(STAGES):
-        if name in names or name in found:
-            found |= {name, *STAGES[name].READS}
-    return [name for name in STAGES if name in found]
-
-
-def _image_names(config: Any, name: str) -> list[str]:
-    """The image sources that a stage's section names, under keys that end in "images"."""
-    section = config[name]
-    return sorted({section[key] for key in section if key.endswith("images")})
-
-
-def _is_finished(workdir: Path, name: str) -> bool:
-    return (workdir / name / artifacts.MANIFEST).exists()
-
-
-def _fingerprint(
-    config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images]
-) -> dict[str, Any]:
-    """All that decides a stage's results: its config, its images and its inputs."""
-    inputs = {
-        needed: artifacts.open_manifest(workdir, needed, reader=name)["outputs"]
-        for needed in STAGES[name].READS
-        if _is_finished(workdir, needed)
-    }
-    images = {key: sources[key].fingerprint for key in _image_names(config, name)}
-    return {
-        "config": {"seed": config.seed, name: artifacts.plain(config[name])},
-        "images": images,
-        "inputs": inputs,
-    }
-
-
-def _find_changes(
-    config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images]
-) -> list[str]:
-    """Where that which a stage was made with differs from what is asked for now."""
-    found = artifacts.read_fingerprint(workdir / name)
-    if found is None:
-        return []
-    return list(artifacts.differences(found, _fingerprint(config, workdir, name, sources)))
-
-
-def _refuse_changes(
-    config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images]
-) -> None:
-    changes = _find_changes(config, workdir, name, sources)
-    if changes:
-        lines = "\n  ".join(changes)
-        raise ValueError(
-            f"stage {name!r} in {workdir} was made by another config or from other inputs "
-            f"(found -> now asked for):\n  {lines}\nNothing was changed. Either do it and what "
-            f"reads it again with --redo={name}, or choose another --workdir."
-        )
-
-
-def _report_exclusions(workdir: Path, name: str, images: data.Images) -> None:
-    """Names the first excluded files on the console, and all of them in a file."""
-    _log.info("images.%s: %s, %d images", name, images.origin, len(images))
-    if not images.excluded:
-        return
-    path = workdir / "images" / f"{name}.excluded.json"
-    artifacts.write_json(path, [[excluded.key, excluded.reason] for excluded in images.excluded])
-    _log.warning("images.%s: %d files excluded, listed in %s", name, len(images.excluded), path)
-    for excluded in images.excluded[:10]:
-        _log.warning("  %s: %s", excluded.key, excluded.reason)
-
-
 def _print_plans(
     config: Any, workdir: Path, wanted: Collection[str], redo: Collection[str]
 ) -> None:
     """What a run would do."""
-    sources = _Sources(config, None)
-    again = _with_readers(redo)
+    sources = Sources(config, None)
+    again = order.with_readers(redo)
     for name in wanted:
-        lines = STAGES[name].plan(config, sources)
-        changes = _find_changes(config, workdir, name, sources)
+        lines = order.STAGES[name].plan(config, sources)
+        changes = provenance.find_changes(config, workdir, name, sources)
         directory = workdir / name
         status = "to do"
         if name in again and directory.exists():
             status = "to be deleted and done again"
         elif changes:
             status = "made otherwise, would be refused: " + "; ".join(changes)
-        elif _is_finished(workdir, name):
+        elif provenance.is_finished(workdir, name):
             status = "finished"
         elif directory.exists():
             status = "begun, would carry on"
