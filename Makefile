@@ -40,7 +40,7 @@ bench-kmeans: $(BENCH_STAMP)  ## k-means beside its peers, an hour or two; the p
 bench-loader: $(LOADER_STAMP)  ## Images in, beside torch and tf.data, half an hour; the page is benchmarks/loader.md
 	$(BIN)/python benchmarks/loader.py $(BENCH_FLAGS)
 
-bench-train: $(LOADER_STAMP)  ## Training steps beside torch, an hour; the page is benchmarks/train.md
+bench-train: $(LOADER_STAMP)  ## Training steps beside torch, half an hour; the page is benchmarks/train.md
 	$(BIN)/python benchmarks/train.py $(BENCH_FLAGS)
 
 scale: $(STAMP)  ## What large machines would take, from programs compiled for 64 pretended devices: docs/scale.md
