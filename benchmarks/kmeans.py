@@ -9,7 +9,6 @@ keeps the others. Linux only: memory is read from /proc.
 import argparse
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -22,11 +21,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import harness
 import kmeans_report
 import kmeans_rows
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
 SECTIONS = ("main", "seeding", "out_of_core", "growth", "update")
 GEMMS = ("NumPy", "JAX", "JAX (YNN)")
 LIMIT = 2 * 3600  # seconds of one process
@@ -140,14 +139,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scratch", type=Path, help="directory for rows on disk")
     parser.add_argument("--out_of_core_gb", type=float, help="twice that is written to --scratch")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does everything run?")
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=Path, default=harness.HERE)
     options = parser.parse_args()
     unknown = set(options.only.split(",")) - set(SECTIONS)
     if unknown:
         parser.error(f"--only={options.only}: sections are {', '.join(SECTIONS)}")
     if options.repeats < 1:
         parser.error(f"--repeats={options.repeats}: give 1 or more")
-    if options.quick and options.out == HERE:
+    if options.quick and options.out == harness.HERE:
         parser.error("--quick measures nothing real: give it another --out")
     if options.features and not list(kmeans_rows.shards(options.features)):
         parser.error(f"--features={options.features}: no .npy file is there")
@@ -164,7 +163,7 @@ def child(job: dict[str, Any], script: str = "kmeans_jobs.py") -> dict[str, Any]
         env["JAX_PLATFORMS"] = "cpu"
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, str(HERE / script), json.dumps(job), str(result)]
+        command = [sys.executable, str(harness.HERE / script), json.dumps(job), str(result)]
         try:
             done = subprocess.run(
                 command, env=env, capture_output=True, text=True, timeout=LIMIT, check=False
@@ -188,12 +187,8 @@ def in_turns(
         for name in (*names[first:], *names[:first]):
             if not any("error" in result for result in results[name]):
                 results[name].append(child(job(name)))
-                say(f"  {name}, repeat {repeat + 1}: {short(results[name][-1])}")
+                harness.say(f"  {name}, repeat {repeat + 1}: {short(results[name][-1])}")
     return results
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def short(result: dict[str, Any]) -> str:
@@ -219,7 +214,7 @@ def measure_main(run: Run) -> dict[str, Any]:
             continue
         n, d = np.load(path, mmap_mode="r").shape
         for k in (k for k in run.sizes.ks if k <= n / 2):
-            say(f"main: {name} {n} x {d}, k = {k}")
+            harness.say(f"main: {name} {n} x {d}, k = {k}")
             start = kmeans_rows.make_start(run.scratch, path, k)
             rows.append({"data": name, "n": n, "d": d, "k": k, **measure_row(run, path, start)})
     return {"iterations": run.sizes.iterations, "repeats": run.repeats, "rows": rows}
@@ -256,7 +251,7 @@ def measure_seeding(run: Run) -> dict[str, Any]:
         n, d = np.load(path, mmap_mode="r").shape
         if k > n / 2:
             continue
-        say(f"seeding: {name} {n} x {d}, k = {k}")
+        harness.say(f"seeding: {name} {n} x {d}, k = {k}")
         tries = [measure_seed(path, k, seed) for seed in run.sizes.seeds]
         rows.append({"data": name, "n": n, "d": d, "k": k, "tries": tries})
     return {"rows": rows}
@@ -265,11 +260,11 @@ def measure_seeding(run: Run) -> dict[str, Any]:
 def measure_seed(rows: Path, k: int, seed: int) -> dict[str, Any]:
     job = {"rows": str(rows), "k": k, "seed": seed}
     peer = child({"job": "sklearn_defaults", **job})
-    say(f"  scikit-learn, seed {seed}: {short(peer)}")
+    harness.say(f"  scikit-learn, seed {seed}: {short(peer)}")
     if "error" in peer:
         return {"seed": seed, "scikit-learn": peer, "kt_jax": {}}
     ours = child({"job": "until", "target": peer["inertia"] * 1.001, **job})
-    say(f"  kt_jax, seed {seed}: {short(ours)}")
+    harness.say(f"  kt_jax, seed {seed}: {short(ours)}")
     return {"seed": seed, "scikit-learn": peer, "kt_jax": ours}
 
 
@@ -287,7 +282,7 @@ def measure_out_of_core(run: Run) -> dict[str, Any]:
     k, resident_rows = run.sizes.stream_k, run.sizes.n
     whole, parts = kmeans_rows.make_large(run.scratch, run.sizes.stream_gb)
     n = np.load(whole, mmap_mode="r").shape[0]
-    say(f"out_of_core: {n} x {kmeans_rows.STREAM_D}, k = {k}")
+    harness.say(f"out_of_core: {n} x {kmeans_rows.STREAM_D}, k = {k}")
     features = {"one memory map": str(whole), "12 shards": [str(path) for path in parts]}
 
     def job(name: str) -> dict[str, Any]:
@@ -337,7 +332,7 @@ def measure_gpu(run: Run) -> dict[str, Any]:
 
     def measure(**job: Any) -> dict[str, Any]:
         result = {**job, **child({**job, "most_rows": sizes.gpu_rows}, script="kmeans_gpu.py")}
-        say(short(result))
+        harness.say(short(result))
         return result
 
     own = ("float32", "exact", "tensorfloat32", "bfloat16")
@@ -367,21 +362,14 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
     words += [f"--repeats={options.repeats}"] if options.repeats != 3 else []
     if options.out_of_core_gb is not None:
         words.append(f"--out_of_core_gb={options.out_of_core_gb:g}")
-    versions = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     return {
         "command": " ".join(["python benchmarks/kmeans.py", *words]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cpu": model.group(1) if model else platform.machine(),
+        "cpu": harness.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load_before": os.getloadavg()[0],
-        "versions": versions,
+        "versions": {"Python": platform.python_version(), **harness.find_versions(PACKAGES)},
     }
 
 
