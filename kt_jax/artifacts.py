@@ -26,6 +26,7 @@ STARTED = "started.json"
 _NOT_OUTPUTS = {
     MANIFEST,
     STARTED,
+    ".lock",
     "metrics.jsonl",
     "tensorboard",
     "checkpoints",

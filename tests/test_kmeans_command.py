@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from kt_jax import artifacts, clustering, kmeans
+from kt_jax import artifacts, clustering, kmeans, lock
 from kt_jax.kmeans.__main__ import main
 
 K = 12
@@ -64,7 +64,7 @@ def same_results(a, b):
 def test_it_leaves_what_others_can_read(features, finished):
     out, printed = finished
     names = {path.name for path in out.iterdir()}
-    assert names == {*OUTPUTS, "manifest.json", "started.json"}  # and no checkpoint
+    assert names == {*OUTPUTS, "manifest.json", "started.json", ".lock"}  # and no checkpoint
     found = artifacts.read_json(out / "clusters.json")
     tensors = artifacts.read_tensors(out / "centroids.safetensors")
     assignment = np.load(out / "assignment.npy", allow_pickle=False)
@@ -106,6 +106,14 @@ def test_other_arguments_are_refused_with_the_difference(features, finished, cap
     assert "options.spherical: false -> true\n" in printed
     assert "Nothing was changed" in printed
     assert times(out) == before
+
+
+def test_a_second_process_is_kept_out(features, tmp_path, capsys):
+    out = tmp_path / "out"
+    with lock.hold(out):
+        assert call_here(features, out) == 2
+    assert f"{out} is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert not (out / artifacts.STARTED).exists()
 
 
 def test_other_features_are_refused(features, tmp_path, capsys):
@@ -253,7 +261,7 @@ def test_a_full_disk_leaves_nothing_half_written(features, finished, tmp_path):
     assert "checkpoint.safetensors could not be written: " in last
     assert "File too large" in last
     assert "Traceback" not in done.stderr
-    assert [path.name for path in out.iterdir()] == ["started.json"]
+    assert {path.name for path in out.iterdir()} == {"started.json", ".lock"}
     assert call_here(features, out) == 0  # there is room again
     tensors = [
         artifacts.read_tensors(path / "centroids.safetensors") for path in (out, finished[0])
@@ -271,7 +279,7 @@ def test_a_full_disk_at_the_end_leaves_no_mark(features, tmp_path, monkeypatch, 
         assert call_here(features, tmp_path / "out") == 2
     assert "assignment.npy could not be written: 100 requested and 4" in capsys.readouterr().err
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"started.json", "checkpoint.safetensors", "centroids.safetensors"}
+    assert names == {"started.json", ".lock", "checkpoint.safetensors", "centroids.safetensors"}
 
 
 def test_a_subsample_is_clustered_and_all_rows_assigned(features, tmp_path, caplog):
@@ -371,7 +379,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, given, options, message):
     assert printed.startswith("kt_jax.kmeans: ")
     assert message in printed
     assert printed.count("\n") == 1
-    assert not {path.name for path in (tmp_path / "out").glob("*")} - {"started.json"}
+    assert not {path.name for path in (tmp_path / "out").glob("*")} - {"started.json", ".lock"}
 
 
 def test_a_directory_of_other_things_is_left_alone(features, capsys):

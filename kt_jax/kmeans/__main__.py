@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,25 +66,39 @@ def _share(text: str) -> float:
 def _run(argv: Sequence[str] | None) -> None:
     arguments, begun = _parse(argv), time.monotonic()
     paths = find_shards("--features", [*arguments.features, *arguments.shards])
-    options = {name: getattr(arguments, name) for name in ("seed", *command.OPTIONS)}
-    own = {"k": arguments.k, "subsample": arguments.subsample}
-    fingerprint = {"features": command.describe_files(paths), "options": own | options}
-    out = arguments.out
-    state = out / "checkpoint.safetensors"
-    if not command.begin(out, fingerprint):
-        state.unlink(missing_ok=True)  # a kill between the manifest and this leaves it
-        _log.info("%s: finished, nothing to do", out)
-        return
+    names = ("k", "subsample", "seed", *command.OPTIONS)
+    options = {name: getattr(arguments, name) for name in names}
+    fingerprint = {"features": command.describe_files(paths), "options": options}
+    with command.working_in(arguments.out, fingerprint) as anything:
+        if anything:
+            facts = _cluster(arguments, paths, options)
+            seconds = time.monotonic() - begun
+            artifacts.finish(arguments.out, fingerprint, facts, seconds)
+            _log.info("finished in %s: %s", logs.format_seconds(seconds), arguments.out)
+        else:
+            _log.info("%s: finished, nothing to do", arguments.out)
+        # After the manifest: a kill between the two has nothing to compute again.
+        _state(arguments.out).unlink(missing_ok=True)
 
+
+def _state(out: Path) -> Path:
+    return out / "checkpoint.safetensors"
+
+
+def _cluster(
+    arguments: argparse.Namespace, paths: list[Path], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the results, and returns the facts that the manifest states."""
     rows = paths
     if arguments.subsample is not None:
         rows = _draw(paths, arguments.subsample, arguments.k, arguments.seed)
-    found = clustering.fit("k-means", rows, arguments.k, state=state, **options)
+    of_fit = {name: getattr(arguments, name) for name in ("seed", *command.OPTIONS)}
+    found = clustering.fit("k-means", rows, arguments.k, state=_state(arguments.out), **of_fit)
     assignment, sizes = found.assignment, found.sizes
     description = {
         "d": found.centroids.shape[1],
         "features": [str(path) for path in paths],
-        "options": own | options,
+        "options": options,
         "seed": arguments.seed,
         "subsample": arguments.subsample,
     }
@@ -106,12 +121,8 @@ def _run(argv: Sequence[str] | None) -> None:
         }
     description["rows"] = len(assignment)
     share = clustering.largest_share("k-means", sizes, arguments.warn_share)
-    clustering.write(out, found, assignment, description)
-    seconds = time.monotonic() - begun
-    facts = {"rows": len(assignment), "dims": description["d"], "largest_share": share}
-    artifacts.finish(out, fingerprint, facts, seconds)
-    state.unlink(missing_ok=True)
-    _log.info("finished in %s: %s", logs.format_seconds(seconds), out)
+    clustering.write(arguments.out, found, assignment, description)
+    return {"rows": len(assignment), "dims": description["d"], "largest_share": share}
 
 
 def _draw(paths: list[Path], count: int, k: int, seed: int) -> np.ndarray:

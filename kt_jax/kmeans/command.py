@@ -1,6 +1,7 @@
 """What the two commands share: their options, their inputs, their directory, their errors."""
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kt_jax import artifacts
+from kt_jax import artifacts, lock
 from kt_jax.kmeans.checks import PRECISIONS
 from kt_jax.kmeans.seeding import METHODS
 
@@ -85,23 +86,37 @@ def describe_files(paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def begin(directory: Path, fingerprint: dict[str, Any]) -> bool:
-    """Marks a directory as begun; returns whether there is anything to do.
+@contextlib.contextmanager
+def working_in(directory: Path, fingerprint: dict[str, Any]) -> Iterator[bool]:
+    """Whether there is anything to do in a directory; if so, keeps other processes out of it.
 
     Raises:
-      ValueError: if it was made with another fingerprint, or holds what is not ours or is broken;
-        nothing is touched then.
+      ValueError: if it was made with another fingerprint, or holds what is not ours or is broken,
+        or another process works in it; nothing is touched then.
       FileNotFoundError: if it is finished, and files of it have gone.
       OSError: if it can be neither made nor written.
     """
+    if _is_finished(directory, fingerprint):
+        yield False
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.hold(directory))
+            artifacts.start(directory, fingerprint)
+        except OSError as error:
+            raise OSError(f"--out: {error}; give a directory that can be written") from None
+        yield True
+
+
+def _is_finished(directory: Path, fingerprint: dict[str, Any]) -> bool:
+    """Refuses, too, to work in what is not ours or was made otherwise."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         present = {path.name for path in directory.iterdir()}
         found = _read_fingerprint(directory)
         others = {name for name in present if not name.startswith(".")}
         if not others - ({artifacts.STARTED} if found else set()):
-            artifacts.start(directory, fingerprint)  # what has begun so far has computed nothing
-            return True
+            return False  # what has begun so far has computed nothing
     except OSError as error:
         raise OSError(f"--out: {error}; give a directory that can be written") from None
     if found is None:
@@ -117,7 +132,7 @@ def begin(directory: Path, fingerprint: dict[str, Any]) -> bool:
             f"for):\n  {lines}\nNothing was changed. Delete it, or choose another --out."
         )
     if artifacts.MANIFEST not in present:
-        return True
+        return False
     manifest = artifacts.read_json(directory / artifacts.MANIFEST)
     gone = [name for name in manifest["files"] if name not in present]
     if gone:
@@ -126,13 +141,13 @@ def begin(directory: Path, fingerprint: dict[str, Any]) -> bool:
             "all): bring it back, or delete the directory and run the same command"
         )
     # The hash is of all files there: of a directory with others among them it says nothing.
-    ours = {artifacts.MANIFEST, artifacts.STARTED, *manifest["files"]}
+    ours = {artifacts.MANIFEST, artifacts.STARTED, lock.NAME, *manifest["files"]}
     if present <= ours and artifacts.hash_outputs(directory) != manifest["outputs"]:
         raise ValueError(
             f"{directory} is marked as finished, but {', '.join(manifest['files'])} are no longer "
             "what was written: bring them back, or delete the directory and run the same command"
         )
-    return False
+    return True
 
 
 def _read_fingerprint(directory: Path) -> dict[str, Any] | None:

@@ -60,22 +60,25 @@ def _run(argv: Sequence[str] | None) -> None:
         "options": asked,
     }
     out = arguments.out
-    if command.begin(out, fingerprint):
-        rows = sweep(features, arguments.k, seeds=arguments.seeds, labels=labels, **options)
-        described = {
-            "rows": rows,
-            "options": asked,
-            "features": {name: [str(path) for path in paths] for name, paths in features.items()},
-            "labels": arguments.labels,
-        }
-        table = make_table(rows)
-        artifacts.write_file(out / "sweep.md", lambda partial: partial.write_text(table))
-        artifacts.write_json(out / "sweep.json", described)
-        seconds = time.monotonic() - begun
-        artifacts.finish(out, fingerprint, {"rows": len(rows)}, seconds)
-        _log.info("finished in %s: %s", logs.format_seconds(seconds), out)
-    else:
-        _log.info("%s: finished, nothing to do", out)
+    with command.working_in(out, fingerprint) as anything:
+        if anything:
+            rows = sweep(features, arguments.k, seeds=arguments.seeds, labels=labels, **options)
+            described = {
+                "rows": rows,
+                "options": asked,
+                "features": {
+                    name: [str(path) for path in paths] for name, paths in features.items()
+                },
+                "labels": arguments.labels,
+            }
+            table = make_table(rows)
+            artifacts.write_file(out / "sweep.md", lambda partial: partial.write_text(table))
+            artifacts.write_json(out / "sweep.json", described)
+            seconds = time.monotonic() - begun
+            artifacts.finish(out, fingerprint, {"rows": len(rows)}, seconds)
+            _log.info("finished in %s: %s", logs.format_seconds(seconds), out)
+        else:
+            _log.info("%s: finished, nothing to do", out)
     print((out / "sweep.md").read_text(), end="")
 
 
