@@ -1,6 +1,7 @@
 """Loads a config file in a notebook or for the command line."""
 
 import difflib
+import functools
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,4 +61,15 @@ def _override(config: ConfigDict, overrides: Mapping[str, Any], name: str) -> No
             _override(config, value, dotted)
         else:
             check_key(config, dotted)
-            config.update_from_flattened_dict({dotted: value})
+            _set(config, dotted, value)
+
+
+def _set(config: ConfigDict, dotted: str, value: Any) -> None:
+    try:
+        config.update_from_flattened_dict({dotted: value})
+    except TypeError as error:
+        now = functools.reduce(lambda node, part: node[part], dotted.split("."), config)
+        shape = (
+            "a section, not one value" if isinstance(now, ConfigDict) else f"of the kind of {now!r}"
+        )
+        raise TypeError(f"config.{dotted} = {value!r}: it is {shape}") from error

@@ -128,7 +128,18 @@ def test_overrides_reach_the_config():
         ("configs/jigsawpp.py:huge", {}, ValueError, "the only argument is tiny"),
         ("configs/folder.py", {}, ValueError, "needs a path"),
         ("configs/folder.py:/no/images,tinny", {}, ValueError, "'tinny' is no size"),
-        ("configs/quickstart.py", {"seed": "x"}, TypeError, "seed"),
+        (
+            "configs/quickstart.py",
+            {"seed": "x"},
+            TypeError,
+            "config.seed = 'x': it is of the kind of 0",
+        ),
+        (
+            "configs/quickstart.py",
+            {"clusters": 3},
+            TypeError,
+            "config.clusters = 3: it is a section",
+        ),
     ],
 )
 def test_wrong_configs_are_answered(path, overrides, error, message):
