@@ -76,6 +76,15 @@ def test_a_changed_section_is_refused_with_its_difference(stages, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["two"]["value"] == 0
 
 
+def test_how_often_is_logged_may_change(stages, tmp_path):
+    config = make_config()
+    config.one.log_every, config.one.checkpoint_every = 10, 20
+    pipeline.run(config, tmp_path)
+    config.one.log_every, config.one.checkpoint_every = 1, 2
+    pipeline.run(config, tmp_path)
+    assert runs(stages) == [1, 1, 1, 1]
+
+
 def test_a_changed_section_of_a_begun_stage_is_refused(stages, tmp_path):
     stages.two.fail = True
     with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,9 @@ from typing import Any
 from kt_jax import artifacts, data
 from kt_jax.pipeline import order
 
+# Of a section: how often a training is written down. A run may carry on otherwise.
+_CHANGES_NOTHING = ("log_every", "checkpoint_every")
+
 
 def is_finished(workdir: Path, name: str) -> bool:
     """Whether a stage has ended: its manifest is written last."""
@@ -43,7 +46,11 @@ def find_changes(
     found = artifacts.read_fingerprint(workdir / name)
     if found is None:
         return []
-    return list(artifacts.differences(found, fingerprint(config, workdir, name, sources)))
+    wanted = fingerprint(config, workdir, name, sources)
+    for made in (found, wanted):
+        for key in _CHANGES_NOTHING:
+            made["config"][name].pop(key, None)
+    return list(artifacts.differences(found, wanted))
 
 
 def refuse_changes(
