@@ -57,6 +57,9 @@ class StageLog:
 
     def begin(self, step: int) -> None:
         """Starts and ends the profile of the steps that were asked for."""
+        if step == self._first + 2:
+            # The first step has been compiled, and is only now computed.
+            self._started = self._last_time = time.monotonic()
         first, last = self._profile_steps or (0, 0)
         if step == first and not self._profiling:
             jax.profiler.start_trace(self._directory / "profile")

@@ -269,6 +269,20 @@ def test_profiles_of_the_steps_asked_for(tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_compiling_is_no_part_of_the_speed(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    log = logs.StageLog(tmp_path, stage="s", steps=4, images_per_step=10)
+    log.resume(0)
+    for step in range(1, 5):
+        log.begin(step)
+        now[0] += 100 if step == 1 else 1
+        if step % 2 == 0:
+            log.write(step, {"loss": 1.0})
+    log.close()
+    assert [line["images_per_second"] for line in metrics(tmp_path)] == [20, 10]
+
+
 def test_profile_steps_are_two_numbers():
     assert main._parse_steps("") is None
     assert main._parse_steps("100:110") == (100, 110)
@@ -333,6 +347,9 @@ def test_sigterm_saves_and_a_second_run_is_kept_out(tmp_path):
     assert running.returncode == 75, said
     saved = int(re.search(r"told to stop: saved at step (\d+) of 50", said)[1])
     assert 5 <= saved < 50
+    # As if the clock had been set back since.
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        os.utime(path, (time.time() + 1e7,) * 2)
     again = start(run_main(tmp_path / "run", pretext))
     said, _ = again.communicate()
     assert again.returncode == 0, said
