@@ -69,7 +69,5 @@ def _set(config: ConfigDict, dotted: str, value: Any) -> None:
         config.update_from_flattened_dict({dotted: value})
     except TypeError as error:
         now = functools.reduce(lambda node, part: node[part], dotted.split("."), config)
-        shape = (
-            "a section, not one value" if isinstance(now, ConfigDict) else f"of the kind of {now!r}"
-        )
-        raise TypeError(f"config.{dotted} = {value!r}: it is {shape}") from error
+        what = "its keys" if isinstance(now, ConfigDict) else f"a value like {now!r}"
+        raise TypeError(f"config.{dotted} = {value!r}: give {what}") from error

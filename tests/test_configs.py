@@ -132,13 +132,13 @@ def test_overrides_reach_the_config():
             "configs/quickstart.py",
             {"seed": "x"},
             TypeError,
-            "config.seed = 'x': it is of the kind of 0",
+            "config.seed = 'x': give a value like 0",
         ),
         (
             "configs/quickstart.py",
             {"clusters": 3},
             TypeError,
-            "config.clusters = 3: it is a section",
+            "config.clusters = 3: give its keys",
         ),
     ],
 )
