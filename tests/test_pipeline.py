@@ -76,6 +76,15 @@ def test_a_changed_section_is_refused_with_its_difference(stages, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["two"]["value"] == 0
 
 
+def test_a_manifest_that_has_gone_is_made_again(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    (tmp_path / "one" / "manifest.json").unlink()
+    with pytest.raises(FileNotFoundError, match="stage 'one', which is unfinished"):
+        pipeline.run(make_config(), tmp_path, stages=["two"])
+    pipeline.run(make_config(), tmp_path)
+    assert runs(stages) == [2, 1, 1, 1]
+
+
 def test_how_often_is_logged_may_change(stages, tmp_path):
     config = make_config()
     config.one.log_every, config.one.checkpoint_every = 10, 20

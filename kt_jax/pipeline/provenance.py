@@ -47,6 +47,10 @@ def find_changes(
     if found is None:
         return []
     wanted = fingerprint(config, workdir, name, sources)
+    # Inputs that are to be made, again or first, are compared when they have been.
+    found["inputs"] = {
+        key: found["inputs"][key] for key in found["inputs"] if key in wanted["inputs"]
+    }
     for made in (found, wanted):
         for key in _CHANGES_NOTHING:
             made["config"][name].pop(key, None)
