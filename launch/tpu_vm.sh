@@ -50,8 +50,10 @@ python3 -m venv .venv && .venv/bin/pip install --quiet -e . 'jax[tpu]'"
     # Told to stop, left by another worker or killed, it is started again; an error is not.
     again="for attempt in {1..100}; do
 .venv/bin/python -m kt_jax.main --coordinator=auto $(printf '%q ' "$@")
-status=\$?; [[ \$status != 0 && \$status != 2 ]] || break; done; exit \$status"
-    on all "cd kt_jax && nohup bash -c $(printf '%q' "$again") >run.log 2>&1 </dev/null &"
+status=\$?; [[ \$status != 0 && \$status != 2 ]] || break; sleep 10; done; exit \$status"
+    # What it starts inherits the lock, and lets go of it when it ends.
+    on all "cd kt_jax && { flock --nonblock 9 || { echo 'a run is going on here: stop it first' >&2
+exit 3; }; nohup bash -c $(printf '%q' "$again") >run.log 2>&1 </dev/null & } 9>run.lock"
     ;;
   tail) on 0 "tail -n 100 -F kt_jax/run.log" ;;
   stop) on all "pkill -TERM -f '[f]or attempt in'; pkill -TERM -f '[k]t_jax.main'" ;;

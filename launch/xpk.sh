@@ -6,7 +6,8 @@
 #
 # From the environment: NAME (of the workload), CLUSTER, ZONE, TYPE (v5litepod-64, ...), and
 # XPK_FLAGS for all else (--project=..., --storage=... for the disk of --workdir). xpk builds the
-# image from this checkout, and starts the workload again up to 100 times.
+# image from this checkout, and starts the workload again, up to 100 times, after all but an error
+# that would come again (status 2). Needs an xpk that has --restart-on-exit-codes.
 # shellcheck disable=SC2153 # in capitals: from the environment
 # shellcheck source-path=SCRIPTDIR source=command_line.sh
 . "$(dirname "$0")/command_line.sh"
@@ -23,7 +24,8 @@ case $verb in
     checkout=$(cd "$(dirname "$0")/.." && pwd)
     main="python -m kt_jax.main $(printf '%q ' "$@")"
     do_it xpk workload create --workload="$NAME" --cluster="$CLUSTER" --zone="$ZONE" \
-      --tpu-type="$TYPE" --max-restarts=100 --base-docker-image=python:3.12 \
+      --tpu-type="$TYPE" --max-restarts=100 --restart-on-exit-codes=1,75 \
+      --termination-grace-period-seconds=120 --base-docker-image=python:3.12 \
       --script-dir="$checkout" --command="pip install --quiet -e . 'jax[tpu]' && $main" \
       "${flags[@]}"
     ;;

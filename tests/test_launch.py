@@ -1,5 +1,6 @@
 """The launch scripts as far as they go without a cloud: what they print, and what they call."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -45,6 +46,16 @@ def fake(tmp_path):
     return make
 
 
+def on_a_worker(command, home, path):
+    """What a worker's shell makes of --command=, which is waited for."""
+    shell = command.removeprefix("--command=")
+    assert shell.endswith("& } 9>run.lock")
+    return subprocess.run(
+        ["bash", "-c", shell.replace("& } 9>", "; } 9>")], cwd=home, text=True, check=False,
+        capture_output=True, env={"PATH": f"{path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+
+
 TPU = {"NAME": "t", "ZONE": "z", "TYPE": "v5litepod-64", "VERSION": "v2"}
 
 
@@ -62,11 +73,17 @@ def test_tpu_vm_runs_on_every_worker_until_it_is_done(fake):
     (home / "kt_jax/.venv/bin").mkdir(parents=True)
     notes = fake("python", 75, 137, 0)
     (fake.path / "python").rename(home / "kt_jax/.venv/bin/python")
-    shell = command.removeprefix("--command=").removesuffix("&")
-    subprocess.run(["bash", "-c", shell], cwd=home, check=True)
+    pauses = fake("sleep", 0)
+    assert on_a_worker(command, home, fake.path).returncode == 0
     assert [arguments for arguments, _ in notes()] == [
         ["-m", "kt_jax.main", "--coordinator=auto", *RUN]
     ] * 3
+    assert len(pauses()) == 2
+    with (home / "kt_jax/run.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = on_a_worker(command, home, fake.path)
+    assert (refused.returncode, len(notes())) == (3, 3)
+    assert "a run is going on here: stop it first" in refused.stderr
 
 
 def test_tpu_vm_does_not_repeat_an_error(fake):
@@ -77,8 +94,7 @@ def test_tpu_vm_does_not_repeat_an_error(fake):
     (home / "kt_jax/.venv/bin").mkdir(parents=True)
     notes = fake("python", 2)
     (fake.path / "python").rename(home / "kt_jax/.venv/bin/python")
-    shell = command.removeprefix("--command=").removesuffix("&")
-    assert subprocess.run(["bash", "-c", shell], cwd=home, check=False).returncode == 2
+    assert on_a_worker(command, home, fake.path).returncode == 2
     assert len(notes()) == 1
 
 
@@ -120,7 +136,7 @@ def test_jobset_is_filled_in(fake):
     assert container["image"] == "i:1"
     assert job["parallelism"] == job["completions"] == 16
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
-    # README: status 2 ends the run, all others start it again.
+    # docs/launch.md: status 2 ends the run, all others start it again.
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [2]
     assert rule["onExitCodes"]["containerName"] == container["name"]
@@ -141,6 +157,9 @@ def test_xpk_gets_the_command(fake):
     assert arguments[:2] == ["workload", "create"]
     assert arguments[-2:] == ["--a", "--b"]
     assert f"--script-dir={LAUNCH.parent}" in arguments
+    # By itself xpk starts again after 42 and 127 to 255 only.
+    assert {"--max-restarts=100", "--restart-on-exit-codes=1,75"} <= set(arguments)
+    assert "--termination-grace-period-seconds=120" in arguments
     (command,) = [text for text in arguments if text.startswith("--command=")]
     assert command.rstrip().endswith("--workdir=/runs/a\\ b --config.seed=1")
     status, said, _ = call("xpk.sh", "--dry_run", "delete", **xpk)
