@@ -30,8 +30,8 @@ def learn(
     """Trains a network as the stage's section says, or carries on with it.
 
     Args:
-      stage: whose section holds `batch_size`, `optimizer` and perhaps `compute` (precision,
-        accumulate and remat of `train.make_step`).
+      stage: whose section holds `batch_size`, `optimizer` and, but for probes, `compute`
+        (precision, accumulate and remat of `train.make_step`).
       make_model: the network.
       make_examples: inputs and labels from a batch.
       make_batches: the batches from a step on, on the devices.
@@ -96,26 +96,33 @@ def check(config: Any, name: str, *, multiple_of: int = 1) -> None:
     `multiple_of` is the number of consecutive examples that must stay on one device.
 
     Raises:
-      ValueError: a batch that devices or parts cannot share evenly, an unknown optimizer or
-        precision.
+      ValueError: a batch that devices or parts cannot share evenly, an optimizer that cannot learn,
+        an unknown precision, or a count below 1.
     """
     section, origin = config[name], f"config.{name}"
+    for key in ("steps", "epochs", "log_every", "checkpoint_every", "test_repeats"):
+        if key in section and section[key] < 1:
+            raise ValueError(f"{origin}.{key} = {section[key]}: give 1 or more")
     compute = _compute(section)
-    parts = compute.get("accumulate", 1)
+    parts = compute["accumulate"]
     if parts < 1:
         raise ValueError(f"{origin}.compute.accumulate = {parts}: give 1 or more parts")
     # Puzzles are made of whole groups before the batch is cut into parts.
     unit = math.lcm(multiple_of, parts)
-    partition.check_batch_size(f"{origin}.batch_size", section.batch_size, multiple_of=unit)
+    why = f" ({parts} parts, as compute.accumulate says)" if parts > 1 else ""
+    partition.check_batch_size(f"{origin}.batch_size{why}", section.batch_size, multiple_of=unit)
     try:
         make_optimizer(section, 1)
-        train.compute_dtype(compute.get("precision", "auto"))
+        train.compute_dtype(compute["precision"])
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from None
 
 
 def _compute(section: Any) -> dict[str, Any]:
-    return artifacts.plain(section.compute) if "compute" in section else {}
+    """How steps are computed; probes, which are small, are left no choice."""
+    if "compute" not in section:
+        return {"precision": "float32", "accumulate": 1, "remat": False}
+    return artifacts.plain(section.compute)
 
 
 def make_optimizer(section: Any, steps: int) -> Any:

@@ -1,5 +1,6 @@
 """Optimizers by name: the paper's SGD, and what large batches ask for."""
 
+import math
 from typing import Any
 
 import jax
@@ -44,15 +45,28 @@ def make_optimizer(
       momentum: of SGD and LARS; AdamW's first.
       weight_decay: in SGD and LARS added to the gradient, in AdamW apart from it.
       clip: bounds the global norm of the gradient.
-      bias_rate: what the rate of biases is multiplied by; Caffe's AlexNet has 2.
+      bias_rate: what the rate of biases, those of normalisations too, is multiplied by; Caffe's
+        AlexNet has 2.
       schedule: "cosine" to zero at `steps`, "step" (a tenth every `drop_every` steps) or
         "constant".
       drop_every: of the schedule "step".
       warmup: steps of linear warm-up, at most a tenth of all.
 
     Raises:
-      ValueError: unknown names; a step schedule without `drop_every`, or it without one.
+      ValueError: unknown names; a step schedule without `drop_every`, or it without one; numbers
+        that nothing can be learned with.
     """
+    for option, value, good, wanted in (
+        ("learning_rate", learning_rate, 0 < learning_rate < math.inf, "a number above 0"),
+        ("clip", clip, clip > 0, "a number above 0"),
+        ("bias_rate", bias_rate, 0 < bias_rate < math.inf, "a number above 0"),
+        ("momentum", momentum, 0 <= momentum < 1, "a number from 0 to below 1"),
+        ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
+        ("reference_batch", reference_batch, reference_batch >= 0, "0 or more"),
+        ("warmup", warmup, warmup >= 0, "0 or more steps"),
+    ):
+        if not good:
+            raise ValueError(f"optimizer.{option} = {value}: give {wanted}")
     if name not in NAMES:
         raise ValueError(f"optimizer.name = {name!r}: choose one of {', '.join(NAMES)}")
     if schedule not in SCHEDULES:

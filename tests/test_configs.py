@@ -74,6 +74,13 @@ def test_every_stage_can_be_planned(path):
         ({"pretext": {"batch_size": 8}}, "groups of 8 examples: .* Nearest: 32"),
         ({"report": {"clusters": 0}}, "config.report.clusters = 0: it must be at least 1"),
         ({"pretext": {"puzzles": {"tile": 15}}}, "must fit into a cell"),
+        ({"pretext": {"log_every": 0}}, "config.pretext.log_every = 0: give 1 or more"),
+        ({"pretext": {"test_repeats": 0}}, "config.pretext.test_repeats = 0: give 1 or more"),
+        ({"student": {"checkpoint_every": 0}}, "config.student.checkpoint_every = 0: give 1"),
+        ({"student": {"steps": -5}}, "config.student.steps = -5: give 1 or more"),
+        ({"student": {"optimizer": {"clip": 0.0}}}, "config.student: optimizer.clip = 0.0: give a"),
+        ({"student": {"compute": {"accumulate": 3}}}, r"\(3 parts, as compute.accumulate says\)"),
+        ({"probe": {"epochs": 0}}, "config.probe.epochs = 0: give 1 or more"),
     ],
 )
 def test_what_cannot_work_is_found_in_the_plan(overrides, message):

@@ -8,7 +8,7 @@ from kt_jax import optimizers
 
 PARAMS = {
     "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
-    "norm": {"scale": jnp.ones(2)},
+    "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
 }
 
 
@@ -38,6 +38,7 @@ def test_weight_decay_spares_biases_and_norms(name):
     assert (found["dense"]["kernel"] < 0).all()
     assert (found["dense"]["bias"] == 0).all()
     assert (found["norm"]["scale"] == 0).all()
+    assert (found["norm"]["bias"] == 0).all()
 
 
 def test_momentum_is_caffes():
@@ -75,6 +76,7 @@ def test_biases_may_learn_faster():
     options = {"momentum": 0.0, "weight_decay": 0.0, "clip": 1e9, "schedule": "constant"}
     (found,) = updates(make(bias_rate=2.0, **options), [full(1.0)])
     assert (found["dense"]["bias"] == -2.0).all()
+    assert (found["norm"]["bias"] == -2.0).all()
     assert (found["dense"]["kernel"] == -1.0).all()
     assert (found["norm"]["scale"] == -1.0).all()
 
@@ -91,6 +93,14 @@ def test_the_gradient_is_clipped():
         ({"schedule": "poly"}, "optimizer.schedule = 'poly': choose one of cosine, step, constant"),
         ({"schedule": "step"}, "drop_every = 0 with schedule = 'step'"),
         ({"drop_every": 5}, "drop_every = 5 with schedule = 'cosine'"),
+        ({"learning_rate": float("nan")}, "optimizer.learning_rate = nan: give a number above 0"),
+        ({"learning_rate": 0.0}, "optimizer.learning_rate = 0.0: give a number above 0"),
+        ({"clip": 0.0}, "optimizer.clip = 0.0: give a number above 0"),
+        ({"bias_rate": -1.0}, "optimizer.bias_rate = -1.0: give a number above 0"),
+        ({"momentum": 1.0}, "optimizer.momentum = 1.0: give a number from 0 to below 1"),
+        ({"weight_decay": -1e-4}, "optimizer.weight_decay = -0.0001: give 0 or more"),
+        ({"reference_batch": -64}, "optimizer.reference_batch = -64: give 0 or more"),
+        ({"warmup": -5}, "optimizer.warmup = -5: give 0 or more steps"),
     ],
 )
 def test_what_is_refused(options, message):
