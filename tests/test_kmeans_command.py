@@ -116,6 +116,20 @@ def test_a_second_process_is_kept_out(features, tmp_path, capsys):
     assert not (out / artifacts.STARTED).exists()
 
 
+def test_a_process_that_finishes_just_before_is_noticed(features, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    hold = lock.hold
+
+    def late(directory):
+        monkeypatch.setattr(lock, "hold", hold)
+        assert call_here(features, out, "--k=2") == 0
+        return hold(directory)
+
+    monkeypatch.setattr(lock, "hold", late)
+    assert call_here(features, out, "--k=3") == 2
+    assert "options.k: 2 -> 3" in capsys.readouterr().err
+
+
 def test_other_features_are_refused(features, tmp_path, capsys):
     path = tmp_path / "f.npy"
     np.save(path, np.load(features))

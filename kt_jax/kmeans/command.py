@@ -102,6 +102,13 @@ def working_in(directory: Path, fingerprint: dict[str, Any]) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock.hold(directory))
+        except OSError as error:
+            raise OSError(f"--out: {error}; give a directory that can be written") from None
+        # Another process may have done it, or something else, until now.
+        if _is_finished(directory, fingerprint):
+            yield False
+            return
+        try:
             artifacts.start(directory, fingerprint)
         except OSError as error:
             raise OSError(f"--out: {error}; give a directory that can be written") from None
