@@ -28,8 +28,26 @@ def configure_xla() -> None:
     if _YNN_FUSION in flags:
         _log.info("XLA_FLAGS (yours, kept): %s", flags)
         return
+    if _has_begun():
+        _log.warning(
+            "JAX has begun to compute, too early for XLA_FLAGS: on a CPU, training takes twice as "
+            "long. Start again, and call kt_jax first or set XLA_FLAGS=%s",
+            _YNN_FUSION,
+        )
+        return
     os.environ["XLA_FLAGS"] = f"{flags} {_YNN_FUSION}".strip()
     _log.info("XLA_FLAGS: %s", os.environ["XLA_FLAGS"])
+
+
+def _has_begun() -> bool:
+    """Whether JAX has started its backends: then this setting, as it says, can no longer change."""
+    devices = jax.config.values["jax_num_cpu_devices"]
+    try:
+        jax.config.update("jax_num_cpu_devices", devices + 1)
+    except RuntimeError:
+        return True
+    jax.config.update("jax_num_cpu_devices", devices)
+    return False
 
 
 def make_mesh() -> Mesh:
@@ -74,6 +92,13 @@ def wait_for_all(what: str) -> None:
     """Returns when every process has come to the same place; at once if there is only one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def is_as_in_first(number: int) -> bool:
+    """Whether all processes ask this with a number, and this one's is that of process 0."""
+    return jax.process_count() == 1 or bool(
+        multihost_utils.broadcast_one_to_all(np.uint32(number)) == number
+    )
 
 
 def put_ahead(

@@ -1,5 +1,7 @@
 """Batches on their way to the devices."""
 
+import os
+
 import jax
 import numpy as np
 
@@ -19,3 +21,11 @@ def test_batches_are_sent_ahead_and_in_order():
     assert taken == [0, 1, 2]
     assert len(first.sharding.device_set) == jax.device_count() == 4
     assert [int(batch["image"][3, 1]) for batch in [{"image": first}, *arriving]] == [0, 1, 2, 3, 4]
+
+
+def test_flags_that_come_too_late_are_warned_of(monkeypatch, caplog):
+    jax.devices()
+    monkeypatch.setenv("XLA_FLAGS", "--yours")
+    partition.configure_xla()
+    assert "JAX has begun to compute, too early for XLA_FLAGS" in caplog.text
+    assert os.environ["XLA_FLAGS"] == "--yours"
