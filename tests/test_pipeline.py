@@ -81,6 +81,8 @@ def test_a_manifest_that_has_gone_is_made_again(stages, tmp_path):
     (tmp_path / "one" / "manifest.json").unlink()
     with pytest.raises(FileNotFoundError, match="stage 'one', which is unfinished"):
         pipeline.run(make_config(), tmp_path, stages=["two"])
+    with pytest.raises(FileNotFoundError, match="stage 'one', which is unfinished"):
+        pipeline.run(make_config(), tmp_path, stages=["two"], dry_run=True)
     pipeline.run(make_config(), tmp_path)
     assert runs(stages) == [2, 1, 1, 1]
 
@@ -132,6 +134,21 @@ def test_an_interrupted_redo_carries_on(stages, tmp_path):
     # The redo has ended: asking again means again.
     pipeline.run(make_config(two=5), tmp_path, redo=["two"])
     assert runs(stages) == [1, 3, 4, 1]
+
+
+def test_an_interrupted_redo_carries_on_with_another_loader_or_log(stages, tmp_path, capsys):
+    config = make_config()
+    config.one.log_every = 10
+    pipeline.run(config, tmp_path)
+    stages.three.fail = True
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(config, tmp_path, redo=["one"])
+    stages.three.fail = False
+    config.one.log_every, config.loader.workers = 20, 2
+    pipeline.run(config, tmp_path, redo=["one"], dry_run=True)
+    assert "one: finished" in capsys.readouterr().out
+    pipeline.run(config, tmp_path, redo=["one"])
+    assert runs(stages) == [2, 2, 3, 2]
 
 
 def test_an_interrupted_redo_gives_way_to_one_with_another_config(stages, tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import time
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,12 @@ def _alone(workdir: Path) -> Iterator[None]:
         held = contextlib.nullcontext()
     with held:
         partition.wait_for_all("the lock")
-        if not (workdir / lock.NAME).exists():
+        # It names process 0 of this run; an older one may lie on a disk of this host's own.
+        path = workdir / lock.NAME
+        if not partition.is_as_in_first(zlib.crc32(path.read_bytes()) if path.exists() else 0):
             raise FileNotFoundError(
-                f"process {jax.process_index()} sees no {workdir / lock.NAME}, which process 0 "
-                "has made: --workdir must be on a disk that all processes share"
+                f"process {jax.process_index()} does not see {path} as process 0 has made it: "
+                "--workdir must be on a disk that all processes share"
             )
         yield
 
@@ -104,7 +107,7 @@ def _run_wanted(
     profile_steps: tuple[int, int] | None,
 ) -> None:
     # A redo that was interrupted has deleted already: the same command carries on.
-    request = {"redo": sorted(redo), "config": artifacts.plain(config)}
+    request = _describe_redo(config, redo)
     again = [] if _is_pending(workdir, request) else order.with_readers(redo)
     sources = Sources(config, workdir / "images")
     # Before anything is computed: most of what cannot work is found here.
@@ -177,7 +180,7 @@ def _run_stage(stage: artifacts.Stage, fingerprint: Mapping[str, Any]) -> None:
         facts = order.STAGES[stage.name].run(stage)
     except OSError as error:
         # A full disk does not say which file it is full for.
-        if error.errno is None or error.filename is not None:
+        if error.strerror is None or error.filename is not None:
             raise
         raise OSError(
             f"{stage.directory}: {error.strerror}. Mend this: the same command carries on"
@@ -186,6 +189,17 @@ def _run_stage(stage: artifacts.Stage, fingerprint: Mapping[str, Any]) -> None:
     artifacts.finish(stage.directory, fingerprint, facts, seconds)
     partition.wait_for_all(f"the end of {stage.name}")
     _log.info("%s: finished in %s", stage.name, logs.format_seconds(seconds))
+
+
+def _describe_redo(config: Any, redo: Collection[str]) -> dict[str, Any]:
+    """What a --redo asks for."""
+    sections = {
+        name: provenance.deciding(artifacts.plain(config[name]))
+        for name in order.with_readers(redo)
+        if name in config
+    }
+    images = artifacts.plain(config.images)
+    return {"redo": sorted(redo), "config": {"seed": config.seed, "images": images, **sections}}
 
 
 def _is_pending(workdir: Path, request: Mapping[str, Any]) -> bool:
@@ -205,7 +219,8 @@ def _print_plans(
 ) -> None:
     """What a run would do."""
     sources = Sources(config, None)
-    again = order.with_readers(redo)
+    again = [] if _is_pending(workdir, _describe_redo(config, redo)) else order.with_readers(redo)
+    provenance.check_inputs(config, workdir, wanted, again)
     for name in wanted:
         lines = order.STAGES[name].plan(config, sources)
         changes = provenance.find_changes(config, workdir, name, sources)

@@ -11,6 +11,11 @@ from kt_jax.pipeline import order
 _CHANGES_NOTHING = ("log_every", "checkpoint_every")
 
 
+def deciding(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a section decides results."""
+    return {key: section[key] for key in section if key not in _CHANGES_NOTHING}
+
+
 def is_finished(workdir: Path, name: str) -> bool:
     """Whether a stage has ended: its manifest is written last."""
     return (workdir / name / artifacts.MANIFEST).exists()
@@ -52,8 +57,7 @@ def find_changes(
         key: found["inputs"][key] for key in found["inputs"] if key in wanted["inputs"]
     }
     for made in (found, wanted):
-        for key in _CHANGES_NOTHING:
-            made["config"][name].pop(key, None)
+        made["config"][name] = deciding(made["config"][name])
     return list(artifacts.differences(found, wanted))
 
 
