@@ -6,11 +6,16 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 _log = logging.getLogger(__name__)
+
+_proto: Any = event_pb2  # its classes are made at run time, where no type checker sees them
 
 
 class StageLog:
@@ -35,7 +40,7 @@ class StageLog:
         self._stage, self._steps, self._images_per_step = stage, steps, images_per_step
         self._started = self._last_time = time.monotonic()
         self._first = self._last_step = 0
-        self._events: SummaryWriter | None = None
+        self._events: EventsWriter | None = None
 
     def resume(self, step: int) -> None:
         """Forgets what an interrupted run wrote beyond `step`."""
@@ -51,20 +56,32 @@ class StageLog:
             partial = path.with_suffix(".partial")
             partial.write_text("".join(kept))
             os.replace(partial, path)
-        self._events = SummaryWriter(
-            str(self._directory / "tensorboard"), purge_step=step + 1, write_to_disk=True
+        # Not SummaryWriter: when its thread cannot write, the training waits for it for ever.
+        (self._directory / "tensorboard").mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(self._directory / "tensorboard/events"))
+        begun = _proto.SessionLog(
+            status=_proto.SessionLog.START
+        )  # TensorBoard hides later steps from before
+        self._events.write_event(
+            _proto.Event(step=step + 1, wall_time=time.time(), session_log=begun)
         )
 
-    def begin(self, step: int) -> None:
-        """Starts and ends the profile of the steps that were asked for."""
+    def begin(self, step: int, before: Any) -> None:
+        """Starts and ends the profile of the steps that were asked for.
+
+        Waits for the step before, whose metrics are `before`, so that the profile holds whole
+        steps, and these alone.
+        """
         if step == self._first + 2:
             # The first step has been compiled, and is only now computed.
             self._started = self._last_time = time.monotonic()
         first, last = self._profile_steps or (0, 0)
-        if step == first and not self._profiling:
+        if step == first and jax.process_index() == 0:
+            jax.block_until_ready(before)
             jax.profiler.start_trace(self._directory / "profile")
             self._profiling = True
         elif step > last and self._profiling:
+            jax.block_until_ready(before)
             self._end_profile()
 
     def _end_profile(self) -> None:
@@ -78,12 +95,12 @@ class StageLog:
         rate = (step - self._last_step) * self._images_per_step / max(now - self._last_time, 1e-9)
         remaining = (self._steps - step) * (now - self._started) / max(step - self._first, 1)
         self._last_step, self._last_time = step, now
-        line = {"step": step, **metrics, "images_per_second": rate}
+        values = {**metrics, "images_per_second": rate}
         if self._events is not None:
             with (self._directory / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            for name, value in line.items():
-                self._events.add_scalar(name, value, step)
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._write_event(step, summary=scalar(name, value))
             self._events.flush()
         numbers = " | ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         _log.info(
@@ -95,6 +112,10 @@ class StageLog:
             rate,
             numbers,
         )
+
+    def _write_event(self, step: int, **what: Any) -> None:
+        if self._events is not None:
+            self._events.write_event(_proto.Event(step=step, wall_time=time.time(), **what))
 
     def close(self) -> None:
         """Ends what is open."""

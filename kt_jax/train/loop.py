@@ -44,8 +44,8 @@ class MetricsSink(Protocol):
         """Forgets what was written for later steps."""
         ...
 
-    def begin(self, step: int) -> None:
-        """A step is about to begin."""
+    def begin(self, step: int, before: Any) -> None:
+        """A step is about to begin; the devices may still compute `before`, the last metrics."""
         ...
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -106,10 +106,10 @@ def fit(
     log.resume(first)
     batches = make_batches(first)
     pending: list[dict[str, Array]] = []
-    due = _Due(log, first, chance)
+    due, metrics = _Due(log, first, chance), {}
     with notice.deferred():
         for number in range(first + 1, steps + 1):
-            log.begin(number)
+            log.begin(number, metrics)
             state, metrics = step_fn(state, next(batches))
             pending.append(metrics)
             due.write()
