@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ class Checkpoints:
                 where, state = self._directory / str(step), None
                 _raise_unless_of_files(error)
                 if _may_pass(error):
-                    raise OSError(
-                        f"{where} could not be read now: {_reason(error)}. Nothing was changed"
+                    raise _disk_error(
+                        f"{where} could not be read now: {_reason(error)}. Nothing was changed",
+                        error,
                     ) from error
                 _log.warning("%s cannot be read, and is left out: %s", where, _reason(error))
             # What one process cannot read, none takes.
@@ -91,9 +93,10 @@ class Checkpoints:
             yield
         except Exception as error:  # as above
             _raise_unless_of_files(error)
-            raise OSError(
+            raise _disk_error(
                 f"no checkpoint could be written in {self._directory}: {_reason(error)}. Mend "
-                "this: the same command carries on from the last whole one"
+                "this: the same command carries on from the last whole one",
+                error,
             ) from error
 
 
@@ -108,6 +111,14 @@ def _reason(error: BaseException) -> str:
     """The root in a line: orbax wraps tensorstore's reasons in pages, those in paths."""
     root = _root(error)
     return (str(root).splitlines() or [type(root).__name__])[0].split('": ')[-1]
+
+
+def _disk_error(words: str, error: BaseException) -> OSError:
+    """An OSError with the number of its cause, which tensorstore has in its text only."""
+    root, told = _root(error), OSError(words)
+    code = re.search(r"os_error_code='(\d+)'", str(root))
+    told.errno = root.errno if isinstance(root, OSError) else int(code[1]) if code else None
+    return told
 
 
 def _raise_unless_of_files(error: BaseException) -> None:

@@ -3,6 +3,7 @@
 python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
+import errno
 import logging
 import os
 import re
@@ -32,6 +33,8 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes run together.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
+# Of disks and the networks that they hang on; another attempt may find them well.
+_PASSING = (errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -93,7 +96,8 @@ def run() -> None:
     """The entry point: like app.run, with errors as one message.
 
     Status 2 is an error that will come again, 75 (os.EX_TEMPFAIL) one to start again after:
-    SIGTERM, or the loss of another process; 1 a defect, with its stack trace.
+    SIGTERM, the loss of another process, or a disk that fails for now; 1 a defect, with its stack
+    trace.
     """
     try:
         app.run(main, flags_parser=_parse_flags)
@@ -109,6 +113,8 @@ def run() -> None:
 def _explain(error: Exception) -> tuple[int, str]:
     """The status to end with, and what to say; 1 is a defect of ours."""
     words = str(error)
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        return os.EX_TEMPFAIL, words
     if isinstance(error, ValueError | OSError | FloatingPointError | flags.Error):
         return 2, words
     first = words.splitlines()[0] if words else ""

@@ -137,6 +137,8 @@ def test_processes_count_their_questions_over_all_loops(monkeypatch):
 def test_what_an_error_ends_with(monkeypatch):
     lost = jax.errors.JaxRuntimeError("UNAVAILABLE: connection reset\nmore")
     assert main._explain(ValueError("k = 0")) == (2, "k = 0")
+    assert main._explain(OSError(28, "No space left on device"))[0] == 2
+    assert main._explain(OSError(116, "Stale file handle"))[0] == 75
     assert main._explain(lost)[0] == 1
     assert main._explain(KeyError("x"))[0] == 1
     full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")
@@ -231,8 +233,11 @@ def test_a_disk_that_fails_costs_no_checkpoint(error, tmp_path, monkeypatch):
         raise Exception("pages of orbax") from error
 
     monkeypatch.setattr(store._manager, "restore", fail)
-    with pytest.raises(OSError, match=r"c/6 could not be read now: .*\. Nothing was changed"):
+    with pytest.raises(
+        OSError, match=r"c/6 could not be read now: .*\. Nothing was changed"
+    ) as told:
         store.restore(make_state(0.0))
+    assert main._explain(told.value)[0] == 75
     monkeypatch.undo()
     assert store.restore(make_state(0.0))[0] == 6
     store.close()
@@ -259,14 +264,35 @@ def test_a_lost_process_is_no_fault_of_the_disk(error, tmp_path, monkeypatch):
 
 
 def test_profiles_of_the_steps_asked_for(tmp_path):
+    class Metrics:
+        """Of a step that the devices still compute."""
+
+        def block_until_ready(self):
+            waited.append(step)
+
+    waited = []
     log = logs.StageLog(tmp_path, stage="s", steps=4, images_per_step=1, profile_steps=(2, 3))
     log.resume(0)
     for step in range(1, 5):
-        log.begin(step)
+        log.begin(step, {"loss": Metrics()})
         assert log._profiling == (step in (2, 3))
         jnp.ones(3).sum().block_until_ready()
     log.close()
+    assert waited == [2, 4]
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_events_that_cannot_be_written_stop_the_run(tmp_path, monkeypatch):
+    log = logs.StageLog(tmp_path, stage="s", steps=4, images_per_step=1)
+    log.resume(0)
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(logs.EventsWriter, "write_event", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        log.write(1, {"loss": 1.0})
+    log.close()
 
 
 def test_compiling_is_no_part_of_the_speed(tmp_path, monkeypatch):
@@ -275,7 +301,7 @@ def test_compiling_is_no_part_of_the_speed(tmp_path, monkeypatch):
     log = logs.StageLog(tmp_path, stage="s", steps=4, images_per_step=10)
     log.resume(0)
     for step in range(1, 5):
-        log.begin(step)
+        log.begin(step, {})
         now[0] += 100 if step == 1 else 1
         if step % 2 == 0:
             log.write(step, {"loss": 1.0})
@@ -411,7 +437,7 @@ def test_when_one_process_dies_the_other_ends(killed, tmp_path):
         processes[killed].communicate()
         died = time.monotonic()
         said, _ = processes[1 - killed].communicate()
-        # README says: within two minutes.
+        # docs/launch.md says: within two minutes.
         assert time.monotonic() - died < 120
         assert processes[1 - killed].returncode == 75
         assert "Most likely another process of this run has ended" in said

@@ -117,6 +117,7 @@ def solve(
     for repeat in range(section.test_repeats):
         batches = data.eval_batches(images, section.batch_size, reading=stage.reading)
         for number, batch in enumerate(batches):
+            stage.notice.check()
             draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
             shown = partition.put_batch(
                 {name: batch[name] for name in ("image", "mask")}, stage.mesh

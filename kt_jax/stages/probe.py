@@ -227,6 +227,7 @@ def _extract(
         return small.reshape(small.shape[0], -1).astype(jnp.float16)
 
     for batch in data.eval_batches(images, section.batch_size, reading=stage.reading):
+        stage.notice.check()
         shown = partition.put_batch(
             {name: batch[name] for name in ("image", "index", "mask")}, stage.mesh
         )
@@ -252,6 +253,7 @@ def _test(
 
     right = dict.fromkeys(features, 0)
     for begin in range(0, len(labels), stage.section.batch_size):
+        stage.notice.check()
         rows = slice(begin, begin + stage.section.batch_size)
         predicted = predict(state, {name: np.asarray(x[rows]) for name, x in features.items()})
         for name, guess in predicted.items():
