@@ -1,5 +1,6 @@
 import contextlib
 import logging
+import math
 import re
 
 import jax
@@ -20,7 +21,7 @@ class Memory:
 
     def __init__(self, stop_at=None):
         self.saved, self.lines, self.resumed, self.begun = {}, [], None, []
-        self.stop_at, self.waited = stop_at, []
+        self.stop_at, self.waited, self.before = stop_at, [], []
 
     def save(self, step, state):
         self.saved[step] = jax.device_get(state)
@@ -41,8 +42,9 @@ class Memory:
     def reached(self):
         return self.begun[-1] == self.stop_at
 
-    def begin(self, step):
+    def begin(self, step, before):
         self.begun.append(step)
+        self.before.append(sorted(before))
 
     def resume(self, step):
         self.resumed = step
@@ -143,6 +145,7 @@ def test_told_to_stop_it_saves_and_another_call_carries_on():
     assert sorted(memory.saved) == [3, 4]
     assert memory.waited == [4]
     assert memory.begun == [1, 2, 3, 4]
+    assert memory.before == [[], *[["accuracy", "gradient_norm", "loss"]] * 3]
     memory.stop_at = None
     assert_equal(jax.device_get(run(memory, 6)), whole)
     assert memory.begun[4:] == [5, 6]
@@ -208,8 +211,10 @@ def test_parts_of_a_batch_give_its_gradient():
 
 
 def test_rematerialised_activations_change_nothing():
-    whole, metrics, _ = first_update()
-    again, same, _ = first_update(remat=True)
+    whole, metrics, program = first_update()
+    again, same, more = first_update(remat=True)
+    convolutions = [each.as_text().count("stablehlo.convolution") for each in (program, more)]
+    assert convolutions == [5, 7]  # forward and backward; the forward ones again
     assert same["loss"] == metrics["loss"]
     close = jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), whole.params, again.params)
     assert jax.tree.all(close)
@@ -272,18 +277,51 @@ def make_alexnet(rngs):
     return models.Classifier(backbone, size=67, classes=3, hidden=(8,), rngs=rngs)
 
 
-@pytest.mark.parametrize(("make_model", "size"), [(make_classifier, 8), (make_alexnet, 67)])
-def test_the_step_reduces_gradients_and_moves_nothing_else(make_model, size):
+def make_solver(rngs):
+    """A network of puzzles, with batch norms."""
+    backbone = models.make_backbone(
+        "vgg", channels=(4, 8), convs=(1, 1), batch_norm=True, rngs=rngs
+    )
+    return models.JigsawNet(
+        backbone, size=12, classes=8, fc6=16, fc7=32, batch_norm=True, rngs=rngs
+    )
+
+
+def make_puzzles(key, batch):
+    rules = puzzles.PuzzleRules(
+        crop=48, tile=12, jitter=2, channel_shift=1, grey=0.5, max_occluders=2
+    )
+    chosen = jnp.asarray(make_permutations(8, min_distance=3, seed=0))
+    made = puzzles.make_puzzles(key, batch["image"], chosen, rules)
+    return views.standardise(made.tiles), made.label
+
+
+def make_crops(key, batch):
+    crops = views.random_resized_crop(key, batch["image"], size=67, area=(0.5, 1.0))
+    return crops, batch["label"]
+
+
+@pytest.mark.parametrize(
+    ("make_model", "make_examples", "size"),
+    [(make_solver, make_puzzles, 48), (make_alexnet, make_crops, 80)],
+)
+def test_the_step_reduces_gradients_and_moves_nothing_else(make_model, make_examples, size):
     optimizer = make_optimizer()
     mesh = partition.make_mesh()
     state = train.init_state(make_model, optimizer, seed=0, mesh=mesh)
     step_fn = train.make_step(make_model, make_examples, optimizer, key=jax.random.key(0))
-    pixels = np.zeros((8, size, size, 3), np.uint8)
-    batch = partition.put_batch({"image": pixels, "label": np.zeros(8, np.int32)}, mesh)
+    pixels = np.zeros((32, size, size, 3), np.uint8)
+    batch = partition.put_batch({"image": pixels, "label": np.zeros(32, np.int32)}, mesh)
     text = step_fn.lower(state, batch).compile().as_text()
-    assert "all-reduce" in text
-    for moved in ("all-gather", "all-to-all", "collective-permute"):
-        assert moved not in text
+    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    moves = re.findall(rf"^ .*? = (.*?) ({kinds})(?:-start)?\(", text, re.MULTILINE)
+    assert {kind for _, kind in moves} == {"all-reduce"}
+    shapes = re.findall(r"\w+\[([\d,]*)\]", " ".join(shape for shape, _ in moves))
+    reduced = sum(math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)
+    # Two moments of each normalised channel forward and two backward; loss and accuracy.
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    moments = 2 * sum(x.size for x in jax.tree.leaves(state.batch_stats))
+    assert parameters <= reduced <= parameters + moments + 4
     donated = re.search(r"input_output_alias=\{(.*?)\}, entry", text)[1]
     assert donated.count("may-alias") + donated.count("must-alias") == len(jax.tree.leaves(state))
 

@@ -62,9 +62,11 @@ def make_step(
       precision: "float32"; "bfloat16", in which activations and the weights that meet them are
         rounded, while parameters, statistics, loss and updates stay float32; or "auto".
       accumulate: the batch is worked off in so many parts, one after the other, whose gradients
-        are averaged: it takes less memory. Normalisations see one part at a time.
+        are averaged: it takes less memory. Normalisations see one part at a time, and devices sum
+        the gradient of each part, unless XLA moves that behind the last.
       remat: of the activations, keeps those that the network names "pooled", and computes the
-        others again in the backward pass: it takes less memory, and a third more time.
+        others again in the backward pass (a third more products): it takes less memory. XLA:CPU
+        finds most of what is computed twice, and keeps it after all.
     """
     graphdef = structure(make_model, training=True)
     dtype = compute_dtype(precision)
