@@ -35,11 +35,15 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What its maker prints: FLOP/s in bfloat16, bytes/s and bytes of each chip; cores of all."""
+    """What its maker prints: FLOP/s, bytes and bytes/s of each chip; cores of all.
+
+    flops: in bfloat16; float32: of float32 in the precision that JAX's products have by default.
+    """
 
     name: str
     chips: int
     flops: float
+    float32: float
     memory: float
     link: float
     cores: int
@@ -48,9 +52,11 @@ class Machine:
 MACHINES = (
     # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, 1,600 Gbit/s between chips; 224 vCPU a host
     # of 8.
-    Machine("v5e-64", 64, 197e12, 16e9, 200e9, 8 * 112),
+    # There float32 is rounded to bfloat16 in products.
+    Machine("v5e-64", 64, 197e12, 197e12, 16e9, 200e9, 8 * 112),
     # nvidia.com, H100 SXM: 989 TFLOP/s dense, 80 GB, NVLink 900 GB/s (450 a way); 208 vCPU a host.
-    Machine("8 x H100", 8, 989e12, 80e9, 450e9, 104),
+    # There float32 is rounded to TensorFloat-32 in products: half as many.
+    Machine("8 x H100", 8, 989e12, 494e12, 80e9, 450e9, 104),
 )
 SETS = {"ImageNet": 1_281_167, "100M images": 100_000_000}
 
@@ -173,7 +179,9 @@ def plan(
     ]  # fmt: skip
     lines = []
     for name, flops, read, stored in rows:
-        computing = flops / (machine.flops * machine.chips * UTILISATION)
+        # Frozen networks compute in float32.
+        peak = machine.float32 if name in ("features", "pseudo_labels") else machine.flops
+        computing = flops / (peak * machine.chips * UTILISATION)
         loading = read / (rate * machine.cores)
         moving = 0.0
         if name in ("pretext", "student"):
@@ -243,7 +251,8 @@ def write_page(config: Any, facts: dict[str, Any], rate: float, path: Path) -> N
         "FLOPs as XLA counts them. Collectives are those of the compiled program: gradients and "
         "batch norms' moments are summed, and nothing of the batch or the activations moves. Here "
         "gradients are summed in float32; accelerators sum them in bfloat16, half the bytes. "
-        "Activations are those of XLA's CPU compiler in bfloat16; accelerators fuse more.\n",
+        "Activations are those of XLA's CPU compiler in bfloat16, which keeps most of what `remat` "
+        "would compute again; accelerators fuse more, and compute it again.\n",
         "| stage | parameters | GFLOP an image | collectives | a chip's state | a chip's "
         "activations | with `remat` |",
         "|---" * 7 + "|",
@@ -263,7 +272,9 @@ def write_page(config: Any, facts: dict[str, Any], rate: float, path: Path) -> N
         f"{config.features.layer} at {config.features.size} px, {facts['dims']:,} numbers of "
         "float16.\n",
         "## Hours and storage\n",
-        f"*Computing* is FLOPs over {UTILISATION:.0%} of the peak in bfloat16. *Loading* is JPEG "
+        f"*Computing* is FLOPs over {UTILISATION:.0%} of the peak: in bfloat16 for training and "
+        "k-means, in float32 (on TPUs products of bfloat16, on GPUs of TensorFloat-32) for "
+        "features and pseudo-labels. *Loading* is JPEG "
         f"files over {rate:,.0f} images/s a core (benchmarks/loader.json, 500 x 375 px), on all of "
         "the hosts' cores. *Moving* is the all-reduce "
         "over the chips' links, were none of it hidden behind the computing. A stage takes the "

@@ -126,7 +126,7 @@ def make_page(found: dict[str, Any]) -> list[str]:
     lines += [
         "## The loop\n",
         f"Quickstart's teacher: a bare jitted step {bare * 1e3:.1f} ms, within `train.fit` with "
-        f"its log {fit * 1e3:.1f} ms: {fit / bare - 1:+.1%}. To the first step's end: "
+        f"its log {fit * 1e3:.1f} ms: {fit / bare - 1:+.1%}. The first step, with its compilation: "
         f"{found['first']['cold']:.1f} s, with a warm compilation cache "
         f"{found['first']['warm']:.1f} s.\n",
     ]

@@ -198,7 +198,7 @@ class Nowhere:
 def run_loop(*, cache: str | None) -> dict[str, Any]:
     """Quickstart's teacher: the bare jitted step, and `train.fit` around it, with log and views.
 
-    With a compilation cache, only until the first step's end.
+    With a compilation cache, only the first step.
     """
     import jax
     import jax.numpy as jnp
