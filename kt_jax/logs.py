@@ -59,12 +59,9 @@ class StageLog:
         # Not SummaryWriter: when its thread cannot write, the training waits for it for ever.
         (self._directory / "tensorboard").mkdir(parents=True, exist_ok=True)
         self._events = EventsWriter(str(self._directory / "tensorboard/events"))
-        begun = _proto.SessionLog(
-            status=_proto.SessionLog.START
-        )  # TensorBoard hides later steps from before
-        self._events.write_event(
-            _proto.Event(step=step + 1, wall_time=time.time(), session_log=begun)
-        )
+        # A session that starts there hides what an earlier one wrote of later steps.
+        begun = _proto.SessionLog(status=_proto.SessionLog.START)
+        self._write_event(step + 1, session_log=begun)
 
     def begin(self, step: int, before: Any) -> None:
         """Starts and ends the profile of the steps that were asked for.

@@ -29,11 +29,12 @@ def configure_xla() -> None:
         _log.info("XLA_FLAGS (yours, kept): %s", flags)
         return
     if _has_begun():
-        _log.warning(
-            "JAX has begun to compute, too early for XLA_FLAGS: on a CPU, training takes twice as "
-            "long. Start again, and call kt_jax first or set XLA_FLAGS=%s",
-            _YNN_FUSION,
-        )
+        if jax.default_backend() == "cpu":
+            _log.warning(
+                "JAX has begun to compute, too early for XLA_FLAGS: training takes twice as long. "
+                "Start again, and call kt_jax first or set XLA_FLAGS=%s",
+                _YNN_FUSION,
+            )
         return
     os.environ["XLA_FLAGS"] = f"{flags} {_YNN_FUSION}".strip()
     _log.info("XLA_FLAGS: %s", os.environ["XLA_FLAGS"])
