@@ -115,7 +115,7 @@ def make_page(found: dict[str, Any]) -> list[str]:
                 continue
             rate = flops / seconds
             cells = [
-                f"{seconds:.3g}", f"{pictures / seconds:,.1f}", f"{rate / 1e9:,.0f}",
+                f"{seconds:#.3g}", f"{pictures / seconds:,.1f}", f"{rate / 1e9:,.0f}",
                 f"{rate / gemm:.0%}", f"{median(each, 'compile'):.1f}",
                 f"{(median(each, 'memory') or 0) / 1e9:.2f}",
                 "" if best is None else f"{best / seconds:.2f}",
