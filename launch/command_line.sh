@@ -7,6 +7,8 @@ usage() {
   exit 2
 }
 
+if [[ "${1:-}" == --help ]]; then usage; fi
+
 dry_run=false
 if [[ "${1:-}" == --dry_run ]]; then
   dry_run=true
@@ -27,5 +29,12 @@ show() {
 }
 
 do_it() {
-  if $dry_run; then show "$@"; else "$@"; fi
+  if $dry_run; then
+    show "$@"
+  elif command -v "$1" >/dev/null; then
+    "$@"
+  else
+    echo "${0##*/}: $1 is not installed here" >&2
+    exit 2
+  fi
 }

@@ -57,5 +57,7 @@ for ((left = count; left > 0; left--)); do
 done
 if ((status != 0)); then
   echo "local_procs.sh: a process ended with status $status; the others' words are in $logs" >&2
+  # It may be one of those that failed first.
+  if ((count > 1)); then tail -n 3 -v "$logs"/process-*.log >&2; fi
 fi
 exit "$status"

@@ -188,6 +188,19 @@ def test_slurm_gives_up(fake):
     assert not (fake.path / "scontrol.json").exists()
 
 
+def test_what_is_not_here_is_named():
+    status, _, error = call("slurm.sbatch", *RUN)
+    assert (status, error.count("\n")) == (2, 1)
+    assert "this is no Slurm job: give it to sbatch" in error
+    xpk = {"NAME": "x", "CLUSTER": "c", "ZONE": "z", "TYPE": "v5litepod-64"}
+    assert call("xpk.sh", "run", *RUN, **xpk) == (2, "", "xpk.sh: xpk is not installed here\n")
+    status, _, error = call("xpk.sh", "--help")
+    assert (status, error.split("\n")[0]) == (
+        2,
+        "A run on a TPU slice of a GKE cluster that xpk made.",
+    )
+
+
 def test_slurm_says_what_it_would_do():
     status, said, _ = call("slurm.sbatch", "--dry_run", *RUN)
     assert status == 0
