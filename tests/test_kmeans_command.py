@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -114,6 +115,14 @@ def test_a_second_process_is_kept_out(features, tmp_path, capsys):
         assert call_here(features, out) == 2
     assert f"{out} is in use by process {os.getpid()} on " in capsys.readouterr().err
     assert not (out / artifacts.STARTED).exists()
+
+
+def test_sigterm_ends_with_75_and_the_same_command_carries_on(features, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(clustering, "fit", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(SystemExit, match="75"):
+            call_here(features, tmp_path / "out", "--k=2")
+    assert call_here(features, tmp_path / "out", "--k=2") == 0
 
 
 def test_a_process_that_finishes_just_before_is_noticed(features, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kt_jax import artifacts, lock
+from kt_jax import artifacts, lock, preemption
 from kt_jax.kmeans.checks import PRECISIONS
 from kt_jax.kmeans.seeding import METHODS
 
@@ -30,9 +30,14 @@ OPTIONS = (
 
 
 def call(name: str, run: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
-    """Runs a command and returns its exit status; a user's error is one message and status 2."""
+    """Runs a command and returns its exit status; a user's error is one message and status 2.
+
+    Raises:
+      SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same command carries on.
+    """
     try:
-        run(argv)
+        with preemption.Notice():
+            run(argv)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; run the same command again", file=sys.stderr)
         return 130
