@@ -48,6 +48,11 @@ class StageLog:
         self._started = self._last_time = time.monotonic()
         if step:
             _log.info("%s: carrying on from step %d of %d", self._stage, step, self._steps)
+        if self._profile_steps is not None and self._profile_steps[0] > self._steps:
+            _log.warning(
+                "%s: none of the steps %d to %d is profiled: its last is %d",
+                *(self._stage, *self._profile_steps, self._steps),
+            )
         if jax.process_index() > 0:
             return
         path = self._directory / "metrics.jsonl"
@@ -72,6 +77,8 @@ class StageLog:
         if step == self._first + 2:
             # The first step has been compiled, and is only now computed.
             self._started = self._last_time = time.monotonic()
+        if step == self._first + 1:
+            _log.info("%s: compiling its step", self._stage)
         first, last = self._profile_steps or (0, 0)
         if step == first and jax.process_index() == 0:
             jax.block_until_ready(before)

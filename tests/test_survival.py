@@ -263,7 +263,7 @@ def test_a_lost_process_is_no_fault_of_the_disk(error, tmp_path, monkeypatch):
     store.close()
 
 
-def test_profiles_of_the_steps_asked_for(tmp_path):
+def test_profiles_of_the_steps_asked_for(tmp_path, caplog):
     class Metrics:
         """Of a step that the devices still compute."""
 
@@ -280,6 +280,10 @@ def test_profiles_of_the_steps_asked_for(tmp_path):
     log.close()
     assert waited == [2, 4]
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    log = logs.StageLog(tmp_path, stage="s", steps=4, images_per_step=1, profile_steps=(9, 12))
+    log.resume(0)
+    log.close()
+    assert "s: none of the steps 9 to 12 is profiled: its last is 4" in caplog.text
 
 
 def test_events_that_cannot_be_written_stop_the_run(tmp_path, monkeypatch):
@@ -453,11 +457,15 @@ def test_local_procs_ends_as_its_processes_do(tmp_path):
         r"a b\\ c --coordinator=127.0.0.1:\d+ --num_processes=2 --process_id=0 ?", first
     )
     assert second.replace("--process_id=1", "--process_id=0") == first
-    fails = "import sys, time; time.sleep(0 if sys.argv[-1][-1] == '1' else 60); sys.exit(7)"
+    fails = (
+        "import sys, time; time.sleep(0 if sys.argv[-1][-1] == '1' else 60); "
+        "print('why it fails'); sys.exit(7)"
+    )
     failing = start([script, 2, sys.executable, "-c", fails])
     said, _ = failing.communicate(timeout=50)
     assert failing.returncode == 7
     assert "ended with status 7" in said
+    assert said.endswith("why it fails\n")
     told = (
         "import os, signal, sys, time; signal.signal(15, lambda *_: os._exit(75)); "
         "print('ready', flush=True); time.sleep(60)"

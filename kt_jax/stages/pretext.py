@@ -1,5 +1,6 @@
 """Stage 1: a teacher learns to solve Jigsaw++ puzzles (paper, section on Jigsaw++)."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from kt_jax import (
     views,
 )
 from kt_jax import puzzles as jigsaw
+
+_log = logging.getLogger(__name__)
 
 READS = ()
 
@@ -111,6 +114,7 @@ def solve(
         logits = model(views.standardise(made.tiles))["logits"]
         return logits.argmax(-1) == made.label, made.occluded.sum(-1)
 
+    _log.info("%s: solves puzzles of %d held-out images", stage.name, len(images))
     right = np.zeros(rules.max_occluders + 1, np.int64)
     seen = np.zeros_like(right)
     key = jax.random.fold_in(jax.random.key(stage.seed), section.steps)

@@ -126,7 +126,10 @@ def fit(
                 due.saved = number
             if stop:
                 checkpoints.wait()
-                _log.warning("told to stop: saved at step %d of %d", number, steps)
+                _log.warning(
+                    "told to stop: saved at step %d of %d; the same command carries on",
+                    *(number, steps),
+                )
                 raise SystemExit(os.EX_TEMPFAIL)
     due.write()
     return state
