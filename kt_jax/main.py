@@ -20,7 +20,7 @@ from kt_jax import distributed, pipeline
 from kt_jax.config import check_key, load_config
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.")
 _STAGES = flags.DEFINE_list("stages", [], "Only these stages.")
 _REDO = flags.DEFINE_list("redo", [], "Delete these stages and all that read them; do them again.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
@@ -57,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
     # Ours in full; of the libraries' chatter only what is wrong.
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("kt_jax").setLevel(logging.INFO)
+    if not _WORKDIR.value:
+        raise ValueError("no --workdir=DIR given: where the run is kept and carried on.")
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     pipeline.run(
         _CONFIG.value,

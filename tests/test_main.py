@@ -184,6 +184,7 @@ def test_a_folder_with_labels_is_probed(tmp_path):
         (["--stages=cluster"], "the stages are pretext, features"),
         (["--stages=features"], "reads stage 'pretext', which is absent"),
         (["--config.pretext.batch_size=60"], "Nearest: 48 or 64"),
+        (["--workdir="], "no --workdir=DIR given"),
         (["more"], "unexpected argument 'more'"),
     ],
 )

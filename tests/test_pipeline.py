@@ -202,10 +202,22 @@ def test_a_dry_run_touches_nothing(stages, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "one: finished\n    seed 0" in printed
     assert "two: to do" in printed
-    pipeline.run(make_config(one=5), tmp_path, dry_run=True)
-    refused = "one: made otherwise, would be refused: config.one.value: 0 -> 5"
-    assert refused in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("wanted", [[], ["two"]])
+def test_a_dry_run_ends_as_the_run_would(stages, tmp_path, capsys, wanted):
+    """Also where a stage that is only read was made otherwise."""
+    pipeline.run(make_config(), tmp_path, stages=["one"])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"as said above: add --redo=one, or"):
+        pipeline.run(make_config(one=5), tmp_path, stages=wanted, dry_run=True)
+    printed = capsys.readouterr().out
+    assert "one: made otherwise, would be refused: config.one.value: 0 -> 5" in printed
+    assert "two: to do" in printed
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ValueError, match="--redo=one"):
+        pipeline.run(make_config(one=5), tmp_path, stages=wanted)
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(stages, tmp_path):

@@ -243,6 +243,7 @@ def assign(
 def _seeds(task: Task, k: int, init: Any, seed: int, restart: int) -> Float32[np.ndarray, "k d"]:
     matrix = task.matrix
     if isinstance(init, str):
+        _log.info("k-means: drawing seeds (%s)", init)
         seeds = seeding.draw(matrix, k, init, seed, restart)
         if len(np.unique(seeds, axis=0)) < k:
             checks.check_distinct(matrix, k)

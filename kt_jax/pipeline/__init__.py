@@ -217,12 +217,19 @@ def _stage_seed(seed: int, name: str) -> int:
 def _print_plans(
     config: Any, workdir: Path, wanted: Collection[str], redo: Collection[str]
 ) -> None:
-    """What a run would do."""
+    """What a run would do.
+
+    Raises:
+      ValueError: it would be refused, as the lines say.
+    """
     sources = Sources(config, None)
     again = [] if _is_pending(workdir, _describe_redo(config, redo)) else order.with_readers(redo)
     provenance.check_inputs(config, workdir, wanted, again)
-    for name in wanted:
-        lines = order.STAGES[name].plan(config, sources)
+    refused = []
+    for name in order.with_inputs(wanted):
+        if name not in wanted and not provenance.is_finished(workdir, name):
+            continue
+        lines = order.STAGES[name].plan(config, sources) if name in wanted else []
         changes = provenance.find_changes(config, workdir, name, sources)
         directory = workdir / name
         status = "to do"
@@ -230,6 +237,7 @@ def _print_plans(
             status = "to be deleted and done again"
         elif changes:
             status = "made otherwise, would be refused: " + "; ".join(changes)
+            refused.append(name)
         elif provenance.is_finished(workdir, name):
             status = "finished"
         elif directory.exists():
@@ -237,3 +245,8 @@ def _print_plans(
         print(f"{name}: {status}")
         for line in lines:
             print(f"    {line}")
+    if refused:
+        raise ValueError(
+            f"{workdir} was made by another config or from other inputs, as said above: add "
+            f"--redo={','.join(refused)}, or choose another --workdir."
+        )
