@@ -17,6 +17,8 @@ from kt_jax import artifacts, kmeans, logs
 
 _log = logging.getLogger(__name__)
 
+_SECONDS_BETWEEN_SEEDING_STATES = 5.0
+
 
 def fit(
     name: str,
@@ -31,9 +33,10 @@ def fit(
 ) -> kmeans.KMeans:
     """`kmeans.fit`, one line in the log for each iteration and its state in a file.
 
-    If the file exists, it was written by the same call, which carries on from there to the
-    same result. The caller deletes it when the results are on disk. `check_stop` is called after
-    every iteration, once it is written.
+    If the file exists, it was written by the same call, which resumes from there with the same
+    result. The caller deletes it when the results are on disk. `check_stop` is called after every
+    iteration, once its state is written, and after every step of the seeding, whose state is
+    written every few seconds.
 
     Raises:
       ValueError, FileNotFoundError: as `kmeans.fit`; a state that is broken.
@@ -48,11 +51,15 @@ def fit(
                 f"{state}, the state of an interrupted run, is broken ({error}): delete it, and "
                 "the same command begins anew"
             ) from None
-        done = f"{len(resume['curve']) - 1} of {max_iterations}"
+        if "chosen" in resume:
+            done = f"{len(resume['chosen']):,} of {k:,} seeds"
+        else:
+            done = f"iteration {len(resume['curve']) - 1} of {max_iterations}"
         if restarts > 1:
             done += f" of restart {int(resume['restart']) + 1} of {restarts}"
-        _log.info("%s: carrying on after iteration %s", name, done)
+        _log.info("%s: resuming after %s", name, done)
     times: list[float] = []  # of this process's iterations, without seeding
+    saved = begun
 
     def report(progress: kmeans.Progress) -> None:
         nonlocal begun
@@ -73,6 +80,13 @@ def fit(
         eta = logs.format_seconds(left * sum(times) / len(times))
         _log.info("%s%.3g s/iteration | ETA at most %s", line, seconds, eta)
 
+    def report_seeding(progress: kmeans.SeedingProgress) -> None:
+        nonlocal saved
+        if time.monotonic() - saved > _SECONDS_BETWEEN_SEEDING_STATES:
+            artifacts.write_tensors(state, progress.state())
+            saved = time.monotonic()
+        check_stop()
+
     try:
         found = kmeans.fit(
             features,
@@ -80,6 +94,7 @@ def fit(
             max_iterations=max_iterations,
             restarts=restarts,
             on_iteration=report,
+            on_seeding=report_seeding,
             resume=resume,
             **options,
         )

@@ -8,6 +8,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
+import jaxtyping
+import pytest
 
 from kt_jax import partition
 
@@ -17,3 +19,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 hypothesis.settings.register_profile("kt_jax", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("kt_jax")
+
+
+@pytest.fixture
+def untyped():
+    """Without the type checks of tests, as users call it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -261,8 +260,16 @@ def with_value(value):
 @pytest.mark.parametrize(
     ("features", "k", "options", "message"),
     [
-        ([1.0], 1, {}, "paths of .npy shards; got a list of float"),
-        ({}, 1, {}, "features must be a NumPy or JAX array; got a dict"),
+        ([1.0], 1, {}, r"features must be \[rows, d\].*got shape \(1,\)"),
+        (
+            [[1.0], [1.0, 2.0]],
+            1,
+            {},
+            "features is a list that cannot be read as an array: .*inhomo",
+        ),
+        ([], 1, {}, r"got shape \(0,\)"),
+        (["a.npy", 1.0], 1, {}, "features must be"),
+        ({}, 1, {}, "features must be an array of numbers, or what NumPy .*; got a dict"),
         (np.ones(3), 1, {}, r"features must be \[rows, d\].*got shape \(3,\)"),
         (np.ones((0, 3)), 1, {}, r"rows, d >= 1; got shape \(0, 3\)"),
         (np.ones((3, 0)), 1, {}, r"rows, d >= 1; got shape \(3, 0\)"),
@@ -298,14 +305,6 @@ def with_value(value):
 def test_fit_refuses(features, k, options, message, untyped):
     with pytest.raises(ValueError, match=message):
         kmeans.fit(features, k, **options)
-
-
-@pytest.fixture
-def untyped():
-    """Without the type checks of tests, as users call it."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_assign_refuses():

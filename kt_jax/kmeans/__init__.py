@@ -17,7 +17,18 @@ worked off in chunks: the n x k distances never exist.
 
 from kt_jax.kmeans.checks import check_options
 from kt_jax.kmeans.descent import Progress
-from kt_jax.kmeans.fit import Assignment, KMeans, assign, fit
+from kt_jax.kmeans.fit import KMeans, fit
+from kt_jax.kmeans.labelling import Assignment, assign
+from kt_jax.kmeans.seeding import SeedingProgress
 from kt_jax.kmeans.sweep import sweep
 
-__all__ = ["Assignment", "KMeans", "Progress", "assign", "check_options", "fit", "sweep"]
+__all__ = [
+    "Assignment",
+    "KMeans",
+    "Progress",
+    "SeedingProgress",
+    "assign",
+    "check_options",
+    "fit",
+    "sweep",
+]

@@ -72,6 +72,7 @@ def _run(argv: Sequence[str] | None) -> None:
     with command.working_in(arguments.out, fingerprint) as anything:
         if anything:
             facts = _cluster(arguments, paths, options)
+            command.check_unchanged(fingerprint["features"], arguments.out)
             seconds = time.monotonic() - begun
             artifacts.finish(arguments.out, fingerprint, facts, seconds)
             _log.info("finished in %s: %s", logs.format_seconds(seconds), arguments.out)

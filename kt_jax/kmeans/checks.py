@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import numbers
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int, Shaped, UInt8
 
 from kt_jax.kmeans import device, rows, seeding, sources
 
@@ -50,12 +51,17 @@ def check_options(
     restarts: int = 1,
     mesh: Mesh | None = None,
     chunk_rows: int | None = None,
+    centre: bool = False,
+    l2: bool = False,
+    spherical: bool = False,
 ) -> None:
     """Refuses what `fit` would refuse before it sees the features.
 
     Raises:
       ValueError: beginning with the name of the option.
     """
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh is a {type(mesh).__name__}: give a jax.sharding.Mesh, or None")
     if precision not in PRECISIONS:
         raise ValueError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "tensorfloat32" and platform_of(mesh) != "gpu":
@@ -69,9 +75,10 @@ def check_options(
         whole_number(name, value)
     if seed < 0:
         raise ValueError(f"seed = {seed} is negative: give 0 or more")
-    if not tolerance >= 0:
-        what = "is negative" if tolerance < 0 else "is no number"
-        raise ValueError(f"tolerance = {tolerance} {what}: give 0 or a fraction such as 1e-4")
+    number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
+    if not (number and tolerance >= 0):
+        what = "is negative" if number and tolerance < 0 else "is no number"
+        raise ValueError(f"tolerance = {tolerance!r} {what}: give 0 or a fraction such as 1e-4")
     if max_iterations < 0:
         raise ValueError(f"max_iterations = {max_iterations} is negative: give 0 or more")
     if restarts < 1:
@@ -80,32 +87,57 @@ def check_options(
         raise ValueError(f"restarts = {restarts} from given centroids: all would be the same run")
     if chunk_rows is not None and whole_number("chunk_rows", chunk_rows) < 1:
         raise ValueError(f"chunk_rows = {chunk_rows}: give 1 or more, such as 4096")
+    for name, value in {"centre": centre, "l2": l2, "spherical": spherical}.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name} = {value!r}: give True or False")
     if mesh is not None and mesh.axis_names != ("data",):
         raise ValueError(f'mesh has the axes {mesh.axis_names}: k-means needs the one axis "data"')
 
 
-def checked_centroids(centroids: Any, d: int, name: str) -> Float32[np.ndarray, "k d"]:
-    """Returns given centroids as float32; refuses those that are not of the features' kind."""
-    sources.check_matrix(centroids, name)
+def checked_centroids(centroids: Any, name: str) -> Float32[np.ndarray, "k d"]:
+    """Returns given centroids as float32; refuses what is no matrix of finite numbers."""
+    given = sources.as_array(centroids, name)
+    sources.check_matrix(given, name)
+    with np.errstate(over="ignore"):  # infinity is refused below
+        found = np.asarray(given).astype(np.float32)
+    bad = ~(np.abs(found) <= device.value_limit(found.shape[1]))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        where, value = f"{name} row {row}", np.asarray(given)[row, column]
+        raise ValueError(_not_finite(where, value, int(column), found.shape[1]))
+    return found
+
+
+def check_dims(centroids: Float32[np.ndarray, "k c"], name: str, d: int) -> None:
+    """Refuses centroids of other dimensions than the features'."""
     if centroids.shape[1] != d:
         raise ValueError(
             f"{name} have d = {centroids.shape[1]}, features have d = {d}: "
             "use the centroids of the same layer and preprocessing"
         )
-    centroids = np.asarray(centroids).astype(np.float32)
-    bad = ~(np.abs(centroids) <= device.value_limit(d))
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(_not_finite(f"{name} row {row}", centroids[row, column], int(column), d))
-    return centroids
 
 
-def checked_seeds(init: Any, k: int, d: int) -> Float32[np.ndarray, "k d"]:
-    """Returns the centroids to start from as float32; refuses those that are not k of length d."""
-    seeds = checked_centroids(init, d, "init")
+def checked_seeds(init: Any, k: int, *, spherical: bool) -> Float32[np.ndarray, "k d"]:
+    """Returns the centroids to start from as float32; refuses those that are not k."""
+    seeds = checked_centroids(init, "init")
     if len(seeds) != k:
         raise ValueError(f"init has {len(seeds)} centroids, k = {k}: give as many as k")
+    if spherical and not (some := seeds.any(1)).all():
+        raise ValueError(
+            f"init row {int(np.argmin(some))} is zero: a centroid needs a direction where "
+            "spherical = True; give another"
+        )
     return seeds
+
+
+def checked_mean(mean: Any, d: int) -> Float32[np.ndarray, " d"]:
+    """Returns a given mean row as float32; refuses what is not d finite numbers."""
+    given = sources.as_array(mean, "mean")
+    if given.shape != (d,):
+        raise ValueError(
+            f"mean has shape {given.shape}, features have d = {d}: mean must be [d] = ({d},)"
+        )
+    return checked_centroids(np.asarray(given)[None], "mean")[0]
 
 
 def checked_labels(labels: Any, name: str) -> Int[np.ndarray, " n"]:
@@ -127,17 +159,52 @@ def _not_finite(where: str, value: Any, column: int, d: int) -> str:
     )
 
 
-def check_rows(matrix: rows.Rows) -> Float32[np.ndarray, " n"]:
-    """Returns the rows' squared distances from the origin; refuses rows that are not finite."""
-    squares = matrix.join(matrix.for_each(lambda _, block: block.square))
+def check_rows(
+    matrix: rows.Rows,
+) -> tuple[Float32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Returns the rows' squared distances from the origin, and which rows count.
+
+    The squares of rows that do not count are 0.
+
+    Raises:
+      ValueError: a row is not finite.
+    """
+    parts = matrix.for_each(lambda _, block: (block.square, block.counts))
+    squares, counts = (matrix.join(part) for part in zip(*parts, strict=True))
     good = squares <= device.value_limit(1) ** 2  # NaN fails the comparison too
     if good.all():
-        return squares
+        return np.where(counts, squares, 0), counts
     row = int(np.argmin(good))
     values = np.abs(matrix.take_raw(np.array([row]))[0].astype(np.float32))
     column = int(np.argmax(np.where(np.isnan(values), np.inf, values)))
     where, value = matrix.locate(row, column)
     raise ValueError(_not_finite(where, value, column, matrix.d))
+
+
+def check_unchanged(
+    matrix: rows.Rows, before: Float32[np.ndarray, " n"], after: Float32[np.ndarray, " n"]
+) -> None:
+    """Refuses rows whose squared distances from the origin are no longer what they were."""
+    if not np.array_equal(before, after):
+        where, _ = matrix.locate(int(np.argmax(before != after)), 0)
+        raise ValueError(
+            f"{where} has changed since it was first read: what was found is of neither state; "
+            "cluster again once nothing writes to the features"
+        )
+
+
+def check_directions(counts: Bool[np.ndarray, " n"], k: int) -> None:
+    """Warns of rows without a direction, and refuses more clusters than there are others."""
+    missing, n = int((~counts).sum()), len(counts)
+    if not missing:
+        return
+    which = f"{missing:,} of {n:,} rows have no direction (they are zero, less the mean if centred)"
+    if n - missing < k:
+        raise ValueError(f"k = {k} clusters, but {which}: choose k <= {n - missing}")
+    _log.warning(
+        "k-means: %s: they get the nearest cluster, and count for neither centroids nor inertia",
+        which,
+    )
 
 
 def _spread_limit(d: int) -> float:
@@ -177,8 +244,9 @@ def warn_of_rounding(sample: Shaped[np.ndarray, "m d"]) -> None:
     """
     near = sample.astype(np.float32)
     wide = near.astype(np.float64)
-    spread = np.square(wide - wide.mean(0)[None]).sum()
-    rounding = np.square(np.spacing(near), dtype=np.float64).sum() / 12  # of a uniform error
+    # Medians: a wild row among them says nothing of the others.
+    spread = np.median(np.square(wide - np.median(wide, axis=0)[None]).sum(1))
+    rounding = np.median(np.square(np.spacing(near), dtype=np.float64).sum(1)) / 12  # uniform
     if 0 < spread and rounding > _ROUNDED_SHARE * spread:
         _log.warning(
             "k-means: the rows lie so far from zero (%.3g) that rounding to float32 makes up %.1g "

@@ -91,6 +91,21 @@ def describe_files(paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
+def check_unchanged(found: dict[str, Any], out: Path) -> None:
+    """Refuses to finish results of files that are no longer as `describe_files` found them.
+
+    Raises:
+      ValueError: naming the first that has changed or has gone.
+    """
+    for file in found.values():
+        path = Path(file["path"])
+        if not path.exists() or describe_files([path])["00000"] != file:
+            raise ValueError(
+                f"{path} has changed or gone while it was read: {out} is not marked as finished. "
+                "Delete it, and run the same command once nothing writes to the files"
+            )
+
+
 @contextlib.contextmanager
 def working_in(directory: Path, fingerprint: dict[str, Any]) -> Iterator[bool]:
     """Whether there is anything to do in a directory; if so, keeps other processes out of it.

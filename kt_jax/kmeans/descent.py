@@ -1,6 +1,7 @@
 """One run of Lloyd's iteration, from seeds to where it stops, on the host's side."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from kt_jax.kmeans import device, lloyd, rows
+from kt_jax.kmeans import checks, device, lloyd, rows
+from kt_jax.kmeans.labelling import nearest_to_zero
 
 # An iteration is compiled for all centroids and, for when few change, for this share of them...
 _SUBSET = 1 / 8
@@ -98,10 +100,17 @@ class Task:
     """What all restarts share."""
 
     matrix: rows.Rows
-    squares: float  # sum of the rows' squared distances from the origin
+    # The rows' squared distances from the origin as they were first read, 0 if a row never counts.
+    squares: Float32[np.ndarray, " n"]
+    counts: Bool[np.ndarray, " n"]  # which rows have a direction, where they need one
     max_iterations: int
     tolerance: int | float
     call: UInt8[np.ndarray, " b"]  # for its states: `checks.describe_call`
+
+    @functools.cached_property
+    def square(self) -> float:
+        """The inertia of the origin, for all clusters."""
+        return float(self.squares.sum(dtype=np.float64))
 
 
 @dataclasses.dataclass
@@ -160,13 +169,12 @@ def descend(
     while not found.stopped:
         iteration, tried, moved_empties = len(found.curve), at.candidate, at.repairs
         updated, moved, share = _iterate(task, tried, at.changed, at.members)
-        inertia = task.squares + float(share.sum(dtype=np.float64))
-        if inertia * _SPREAD < task.squares:  # a difference of huge numbers
+        inertia = task.square + float(share.sum(dtype=np.float64))
+        if inertia * _SPREAD < task.square:  # a difference of huge numbers
             squared = _measure_own(matrix, tried, at.members.clusters)
             inertia = sum(matrix.fetch(x).clip(0).sum(dtype=np.float64) for x in squared)
         before = found.curve[-1] if found.curve else np.inf
-        # A spherical seed may be shorter than 1, which first updates mend.
-        if inertia > before and not (matrix.setting.spherical and iteration == 1):
+        if inertia > before:
             # By rounding: keep the centroids before it, whose rows' clusters are gone.
             found.stopped, found.clusters = "inertia fell no further in float32", None
             break
@@ -195,7 +203,11 @@ def descend(
 
 
 def finish(task: Task, found: Found) -> tuple[np.ndarray, float]:
-    """The assignment to the centroids that were found, and its inertia, measured row by row."""
+    """The assignment to the centroids that were found, and its inertia, measured row by row.
+
+    Raises:
+      ValueError: the rows are no longer what they were when they were first read.
+    """
     matrix = task.matrix
     clusters = found.clusters
     if clusters is None:
@@ -203,18 +215,36 @@ def finish(task: Task, found: Found) -> tuple[np.ndarray, float]:
         members = _Members.none(matrix, len(changed))
         _iterate(task, found.centroids, changed, members)
         clusters = members.clusters
-    squared = matrix.join(_measure_own(matrix, found.centroids, clusters))
-    return matrix.join(clusters), float(squared.sum(dtype=np.float64))
+    every = _points(matrix, found.centroids)
+
+    def look(number: int, block: Any) -> tuple[Any, ...]:
+        squared = lloyd.own_squared(matrix.setting, block, clusters[number], every)
+        return squared, block.square
+
+    squared, squares = (matrix.join(part) for part in zip(*matrix.for_each(look), strict=True))
+    checks.check_unchanged(matrix, task.squares, np.where(task.counts, squares, 0))
+    assignment = matrix.join(clusters)
+    assignment[~task.counts] = nearest_to_zero(found.centroids)[0]
+    return assignment, float(squared.clip(0).sum(dtype=np.float64))
+
+
+def _points(
+    matrix: rows.Rows,
+    centroids: Float32[np.ndarray, "k d"],
+    keep: Bool[np.ndarray, " k"] | None = None,
+    size: int | None = None,
+) -> device.Points:
+    """The centroids to keep (all: None), ready to be compared."""
+    k = len(centroids)
+    numbers, size = np.arange(k, dtype=np.int32), k if size is None else size
+    return device.points(centroids - matrix.frame.origin[None], numbers, keep, size=size)
 
 
 def _measure_own(matrix: rows.Rows, centroids: np.ndarray, clusters: list[Any]) -> list[Any]:
     """Every row's squared distance from its own centroid."""
-    numbers = np.arange(len(centroids), dtype=np.int32)
-    every = device.points(centroids - matrix.frame.origin[None], numbers, size=len(centroids))
+    every = _points(matrix, centroids)
     return matrix.for_each(
-        lambda number, block: lloyd.own_squared(
-            matrix.setting, block, clusters[number], every, matrix.valid(number)
-        )
+        lambda number, block: lloyd.own_squared(matrix.setting, block, clusters[number], every)
     )
 
 
@@ -223,12 +253,10 @@ def _iterate(
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """Updates the members; returns the new centroids, rows moved, shares of the inertia."""
     matrix, setting, k = task.matrix, task.matrix.setting, len(centroids)
-    numbers = np.arange(k, dtype=np.int32)
     size = _subset_size(task, k, int(changed.sum()))
     full = size == k
-    values = centroids - matrix.frame.origin[None]
-    every = device.points(values, numbers, size=k)
-    subset = every if full else device.points(values, numbers, changed, size=size)
+    every = _points(matrix, centroids)
+    subset = every if full else _points(matrix, centroids, changed, size)
     totals = lloyd.zero_totals(setting, centroids)
 
     def step(number: int, block: Any) -> Any:
@@ -242,7 +270,6 @@ def _iterate(
             every,
             changed,
             np.bool_(full),
-            matrix.valid(number),
         )
         return totals[2]
 

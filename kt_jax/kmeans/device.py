@@ -3,7 +3,8 @@
 A row x is seen as `prepared(x) = l2(x - mean) - origin`: `origin` lies amid the rows, because far
 from it the |c|^2 - 2 x.c that rank the centroids would be differences of huge numbers. Within a
 device a scan goes over chunks of rows, so that the n x k distances never exist. `valid` is the
-number of rows of the block that are rows of the matrix; the padding after them never counts.
+number of rows of the block that are rows of the matrix; the padding after them never counts, nor
+does, where rows are divided by their lengths, a row of length 0: it has no direction.
 """
 
 import dataclasses
@@ -21,7 +22,11 @@ from jaxtyping import Array, Bool, Float32, Int32, Shaped
 
 # Scores are searched in groups: the least of each group first, then within the best group. XLA
 # makes vector code of a minimum, but not of an argmin.
-_GROUP = 8
+GROUP = 8
+
+# So many rows are added up one after another in float32, whose rounding is at most this many times
+# 2^-24 of the sum of their sizes. Such sums are then added up without a loss.
+LANE_ROWS = 256
 
 # k-means is matrix products, which YNN runs faster than Eigen; for the convolutions of training
 # kt_jax.partition turns it off for the whole process.
@@ -55,7 +60,7 @@ class Frame:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("values", "square", "rounding", "length"),
+    data_fields=("values", "square", "rounding", "length", "counts"),
     meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Prepared:
     square: Any  # float32 [rows]: |x|^2
     rounding: Any  # float32 [rows]: |x - x'|
     length: Any  # float32 [rows]: |x'|
+    counts: Any  # bool [rows]: neither padding nor without a direction
 
 
 @functools.partial(
@@ -149,7 +155,7 @@ def points(
     # d 2^-24 |x'| |c'| bounds what summing up d products in float32 adds.
     rounding = _length(values - _rounded(values)) + values.shape[1] * 2.0**-24 * length
     all_of_them = Points(values, jnp.sum(jnp.square(values), axis=1), rounding, length, numbers)
-    size = -(-size // _GROUP) * _GROUP
+    size = -(-size // GROUP) * GROUP
     places = (
         jnp.arange(len(values))
         if keep is None
@@ -187,7 +193,7 @@ def scores(rows: Float32[Array, "rows d"], to: Points, precision: str) -> Float3
 
 def lowest(score: Float32[Array, "p rows"]) -> tuple[Array, Array, Array]:
     """Returns where the lowest score of each row is, of equals the first; it; the next one."""
-    score = score.reshape(-1, _GROUP, score.shape[1])
+    score = score.reshape(-1, GROUP, score.shape[1])
     of_group = jnp.min(score, axis=1)
     best_group = jnp.argmin(of_group, axis=0).astype(jnp.int32)
     within = jnp.take_along_axis(score, best_group[None, None], axis=0)[0]
@@ -199,7 +205,7 @@ def lowest(score: Float32[Array, "p rows"]) -> tuple[Array, Array, Array]:
         return jnp.min(jnp.where(others, values, jnp.inf), axis=0)
 
     following = jnp.minimum(without(within, place), without(of_group, best_group))
-    return best_group * _GROUP + place, low, following
+    return best_group * GROUP + place, low, following
 
 
 def over_chunks(setting: Setting, run: Any, carry: Any, *arrays: Any) -> tuple[Any, Any]:
@@ -219,12 +225,19 @@ def numbers(rows: Shaped[Array, "rows ..."]) -> Int32[Array, " rows"]:
     return lax.axis_index("data") * len(rows) + jnp.arange(len(rows), dtype=jnp.int32)
 
 
+def in_lanes(rows: Shaped[Array, "rows ..."], size: int) -> Shaped[Array, "lanes size ..."]:
+    """Cuts rows into lanes of `size` rows; zeros fill the last."""
+    missing = -len(rows) % size
+    rows = jnp.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
+    return rows.reshape(-1, size, *rows.shape[1:])
+
+
 @program(P("data"), P("data"))
-def chunk_sums(setting, block):
-    """Returns the sum of the rows of each chunk [chunks, d]."""
+def lane_sums(setting, block):
+    """Returns the sums of every `LANE_ROWS` rows [lanes, d]: short sums, for the host to add up."""
 
     def add(carry, rows):
-        return carry, jnp.sum(rows.astype(jnp.float32), axis=0)[None]
+        return carry, jnp.sum(in_lanes(rows.astype(jnp.float32), LANE_ROWS), axis=1)
 
     return over_chunks(setting, add, None, block)[1]
 
@@ -242,18 +255,22 @@ def prepare_few(
     return np.asarray(jax.jit(prepared, static_argnames="l2")(rows, still, l2=setting.l2))
 
 
-@program((P("data"), P()), P("data"))
-def prepare(setting, block, frame):
+@program((P("data"), P(), P()), P("data"))
+def prepare(setting, block, frame, valid):
     """Returns the block as it is compared."""
 
     def run(carry, rows):
         rows = prepared(rows, frame, l2=setting.l2)
         near = _rounded(rows)
-        return carry, Prepared(
-            rows, jnp.sum(jnp.square(rows), axis=1), _length(rows - near), _length(near)
-        )
+        # A row of length 0 is less the origin exactly.
+        directed = jnp.any(rows != -frame.origin[None], axis=1) if setting.l2 else None
+        square = jnp.sum(jnp.square(rows), axis=1)
+        return carry, (rows, square, _length(rows - near), _length(near), directed)
 
-    return over_chunks(setting, run, None, block)[1]
+    rows, square, rounding, length, directed = over_chunks(setting, run, None, block)[1]
+    counts = numbers(block) < valid
+    counts = counts if directed is None else counts & directed
+    return Prepared(rows, square, rounding, length, counts)
 
 
 def nearest_two(
@@ -282,13 +299,24 @@ def nearest_two(
     return chosen(second, first), chosen(first, second)
 
 
-@program((P("data"), P()), P("data"))
-def label(setting, block, to):
-    """Returns cluster, distance, second cluster and margin of every row."""
+@program((P("data"), P(), P()), P("data"))
+def label(setting, block, to, valid):
+    """Returns cluster, distance, second cluster and margin of every row.
 
-    def labelled(carry, rows):
+    A chunk of padding alone costs nothing.
+    """
+
+    def labelled(rows):
         (cluster, squared), (second, second_squared) = nearest_two(rows, to, setting.precision)
         distance = jnp.sqrt(squared)
-        return carry, (cluster, distance, second, jnp.sqrt(second_squared) - distance)
+        return cluster, distance, second, jnp.sqrt(second_squared) - distance
 
-    return over_chunks(setting, labelled, None, block.values)[1]
+    def nothing(rows):
+        kinds = jax.eval_shape(labelled, rows)
+        return varying(tuple(jnp.zeros(kind.shape, kind.dtype) for kind in kinds))
+
+    def run(carry, rows, real):
+        return carry, lax.cond(real[0], labelled, nothing, rows)
+
+    real = numbers(block.square) < valid
+    return over_chunks(setting, run, None, block.values, real)[1]

@@ -2,31 +2,23 @@
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, SupportsIndex
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32, Int64, Shaped
 
-from kt_jax.kmeans import checks, device, rows, seeding, sources
+from kt_jax.kmeans import checks, device, rows, seeding
 from kt_jax.kmeans.descent import Descent, Found, Progress, Task, descend, finish
 from kt_jax.kmeans.device import Frame
+from kt_jax.kmeans.seeding import Seeding, SeedingProgress
 
 _log = logging.getLogger(__name__)
 
-_ORIGIN_ROWS = 256  # whose mean the origin is
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Assignment:
-    """The nearest and second nearest centroid of every row; distances are Euclidean."""
-
-    cluster: Int32[np.ndarray, " n"]
-    distance: Float32[np.ndarray, " n"]
-    second_cluster: Int32[np.ndarray, " n"]  # -1 when k == 1
-    margin: Float32[np.ndarray, " n"]  # second distance - distance; inf when k == 1
+_ORIGIN_ROWS = 256  # whose median the origin is
+_SECONDS_BETWEEN_LINES = 10.0  # while seeds are drawn
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +52,7 @@ def fit(
     precision: str = "auto",
     restarts: int = 1,
     on_iteration: Callable[[Progress], None] | None = None,
+    on_seeding: Callable[[SeedingProgress], None] | None = None,
     resume: Mapping[str, np.ndarray] | None = None,
 ) -> KMeans:
     """Clusters the rows of `features` [n, d] around k centroids.
@@ -104,8 +97,10 @@ def fit(
         that second look. Sums, sizes and the inertia of the result are float32's in all of them.
       restarts: runs from that many seeds, of which the one of the lowest inertia is kept.
       on_iteration: called after each iteration.
-      resume: what `Progress.state()` returned in a call with the same features and arguments, but
-        for `mesh` and `chunk_rows`. Of the features the shape and 256 rows are compared.
+      on_seeding: called after each step of the seeding.
+      resume: what `Progress.state()` or `SeedingProgress.state()` returned in a call with the same
+        features and arguments, but for `mesh` and `chunk_rows`. Of the features the shape and 256
+        rows are compared.
 
     Raises:
       ValueError: features not [n, d], empty, not numbers, masked, not finite, or too large or too
@@ -127,27 +122,33 @@ def fit(
         restarts=restarts,
         mesh=mesh,
         chunk_rows=chunk_rows,
+        centre=centre,
+        l2=l2,
+        spherical=spherical,
     )
     # NumPy's small integers overflow where Python's do not.
     seed, max_iterations, restarts = int(seed), int(max_iterations), int(restarts)
+    if not isinstance(init, str):
+        init = checks.checked_seeds(init, k, spherical=spherical)
     matrix = rows.Rows(
         features,
         k,
-        mesh=_make_mesh() if mesh is None else mesh,
+        mesh=mesh,
         chunk_rows=chunk_rows,
-        l2=l2 or spherical,
-        precision=_chosen(precision, mesh),
-        spherical=spherical,
+        precision=precision,
+        l2=bool(l2 or spherical),
+        spherical=bool(spherical),
     )
     if not 1 <= k <= matrix.n:
         raise ValueError(f"k = {k} clusters for n = {matrix.n} rows: choose k between 1 and n")
     if not isinstance(init, str):
-        init = checks.checked_seeds(init, k, matrix.d)
+        checks.check_dims(init, "init", matrix.d)
     _log.info("k-means: k = %d, %s", k, matrix.describe())
     mean = _mean(matrix) if centre else np.zeros(matrix.d, np.float32)
     sample = matrix.take_raw(_spaced(matrix.n))
     matrix.look_from(Frame(mean, _middle(matrix, sample, mean)))
-    squares = checks.check_rows(matrix)
+    squares, counts = checks.check_rows(matrix)
+    checks.check_directions(counts, k)
     checks.check_spread(matrix, squares)
     checks.warn_of_rounding(sample)
     call = checks.describe_call(
@@ -159,28 +160,34 @@ def fit(
         init=init,
         max_iterations=max_iterations,
         tolerance=tolerance,
-        centre=centre,
-        l2=l2,
-        spherical=spherical,
+        centre=bool(centre),
+        l2=bool(l2),
+        spherical=bool(spherical),
         precision=matrix.setting.precision,
         restarts=restarts,
     )
-    task = Task(matrix, float(squares.sum(dtype=np.float64)), max_iterations, tolerance, call)
+    task = Task(matrix, squares, counts, max_iterations, tolerance, call)
 
+    best, first, draw, going = None, 0, None, None
     if resume is not None:
         checks.check_resume(resume, call)
-    going = None if resume is None else Descent.unpack(matrix, resume)
-    best = None if resume is None or "best_curve" not in resume else Found.unpack(resume, "best_")
-    for restart in range(going.restart if going else 0, restarts):
+        best = Found.unpack(resume, "best_") if "best_curve" in resume else None
+        first = int(resume["restart"])
+        if "chosen" in resume:
+            draw = Seeding.unpack(resume)
+        else:
+            going = Descent.unpack(matrix, resume)
+    for restart in range(first, restarts):
         if going is None:
-            going = Descent.begin(matrix, restart, _seeds(task, k, init, seed, restart))
+            draw = draw or Seeding(restart, np.random.default_rng([seed, restart, k]))
+            seeds = _seeds(task, k, init, draw, best, on_seeding)
+            going, draw = Descent.begin(matrix, restart, seeds), None
         found = descend(task, going, best, on_iteration)
         best = found if best is None or found.curve[-1] < best.curve[-1] else best
         going = None
     assert best is not None  # restarts >= 1, and a resumed one is among them
     assignment, inertia = finish(task, best)
-    sizes = np.bincount(assignment, minlength=k).astype(np.int32)
-    if not sizes.all():
+    if not np.bincount(assignment[counts], minlength=k).all():
         checks.check_distinct(matrix, k)
     return KMeans(
         centroids=best.centroids,
@@ -190,100 +197,50 @@ def fit(
         inertia_curve=tuple(best.curve),
         iterations=len(best.repaired),
         repaired=tuple(best.repaired),
-        sizes=sizes,
+        sizes=np.bincount(assignment, minlength=k).astype(np.int32),
         stopped=best.stopped,
     )
 
 
-def assign(
-    features: Any,
-    centroids: Any,
-    *,
-    mean: Any = None,
-    l2: bool = False,
-    mesh: Mesh | None = None,
-    chunk_rows: int | None = None,
-    precision: str = "auto",
-) -> Assignment:
-    """Gives every row of `features` [n, d] its nearest centroid [k, d]; ties go to the lowest.
-
-    `mean` [d] is subtracted from the rows and `l2` divides them by their lengths: pass what the
-    centroids were fitted with (`KMeans.mean`). The distances are float32 in any precision.
-
-    Raises:
-      ValueError: as in `fit`; features, centroids and mean of different d.
-
-    >>> assign(np.array([[1.0], [8.0]]), np.array([[0.0], [10.0]])).margin.tolist()
-    [8.0, 6.0]
-    """
-    checks.check_options(precision=precision, mesh=mesh, chunk_rows=chunk_rows)
-    sources.check_matrix(centroids, "centroids")
-    matrix = rows.Rows(
-        features,
-        len(centroids),
-        mesh=_make_mesh() if mesh is None else mesh,
-        chunk_rows=chunk_rows,
-        l2=l2,
-        precision=_chosen(precision, mesh),
-    )
-    centroids = checks.checked_centroids(centroids, matrix.d, "centroids")
-    mean = np.zeros(matrix.d, np.float32) if mean is None else np.asarray(mean, np.float32)
-    if mean.shape != (matrix.d,):
-        raise ValueError(
-            f"mean has shape {mean.shape}, features have d = {matrix.d}: mean must be "
-            f"[d] = ({matrix.d},)"
-        )
-    middle = centroids.mean(0, dtype=np.float64).astype(np.float32)
-    checks.check_centroids_spread(centroids, middle)
-    matrix.look_from(Frame(mean, middle))
-    checks.check_rows(matrix)
-    return _label(matrix, centroids)
-
-
-def _seeds(task: Task, k: int, init: Any, seed: int, restart: int) -> Float32[np.ndarray, "k d"]:
+def _seeds(
+    task: Task,
+    k: int,
+    init: Any,
+    at: Seeding,
+    best: Found | None,
+    on_seeding: Callable[[SeedingProgress], None] | None,
+) -> Float32[np.ndarray, "k d"]:
+    """Draws the seeds of a restart, or makes them of the centroids that were given."""
     matrix = task.matrix
-    if isinstance(init, str):
-        _log.info("k-means: drawing seeds (%s)", init)
-        seeds = seeding.draw(matrix, k, init, seed, restart)
-        if len(np.unique(seeds, axis=0)) < k:
-            checks.check_distinct(matrix, k)
-        return seeds
-    if matrix.setting.spherical:
-        length = np.linalg.norm(init, axis=1, keepdims=True)
-        return init / np.where(length > 0, length, 1)
-    return init
+    if not isinstance(init, str):
+        if matrix.setting.spherical:
+            return init / np.linalg.norm(init, axis=1, keepdims=True)
+        return init
+    _log.info("k-means: drawing seeds (%s)", init)
+    begun = said = time.monotonic()
+    before = len(at.chosen)
 
+    def state() -> dict[str, np.ndarray]:
+        return {**at.pack(), **(best.pack("best_") if best else {}), "call": task.call}
 
-def _label(matrix: rows.Rows, centroids: Float32[np.ndarray, "k d"]) -> Assignment:
-    k, setting = len(centroids), matrix.setting
-    if setting.precision == "exact":  # the same labels, and a second nearest to measure
-        setting = dataclasses.replace(setting, precision="float32")
-    values = centroids - matrix.frame.origin[None]
-    to = device.points(values, np.arange(k, dtype=np.int32), size=k)
-    parts = matrix.for_each(lambda _, block: device.label(setting, block, to))
-    cluster, distance, second, margin = (matrix.join(part) for part in zip(*parts, strict=True))
-    if k == 1:
-        second, margin = np.full_like(second, -1), np.full_like(margin, np.inf)
-    return Assignment(cluster, distance, second, margin)
+    def report() -> None:
+        nonlocal said
+        now, drawn = time.monotonic(), len(at.chosen)
+        if now - said > _SECONDS_BETWEEN_LINES and drawn > before:
+            said, left = now, (now - begun) / (drawn - before) * (k - drawn)
+            _log.info("k-means: %s of %s seeds drawn, %.0f s left", f"{drawn:,}", f"{k:,}", left)
+        if on_seeding is not None:
+            on_seeding(SeedingProgress(at.restart, drawn, k, state))
 
-
-def _chosen(precision: str, mesh: Mesh | None) -> str:
-    if precision != "auto":
-        return precision
-    platform = checks.platform_of(mesh)
-    # Several hosts must choose alike, and their CPUs may differ.
-    fast = platform != "cpu" or (jax.process_count() == 1 and device.has_fast_bfloat16())
-    return "exact" if fast else "float32"
-
-
-def _make_mesh() -> Mesh:
-    auto = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
+    seeds = seeding.draw(matrix, task.counts, k, init, at, report)
+    if len(np.unique(seeds, axis=0)) < k:
+        checks.check_distinct(matrix, k)
+    return seeds
 
 
 def _mean(matrix: rows.Rows) -> Float32[np.ndarray, " d"]:
     """Returns the mean row; zeros where it is not finite, for `check_rows` to find out why."""
-    parts = matrix.for_each_raw(lambda _, block: device.chunk_sums(matrix.setting, block))
+    parts = matrix.for_each_raw(lambda _, block: device.lane_sums(matrix.setting, block))
     mean = sum(matrix.fetch(part).sum(0, dtype=np.float64) for part in parts) / matrix.n
     return np.where(np.isfinite(mean).all(), mean, 0).astype(np.float32)
 
@@ -296,7 +253,7 @@ def _spaced(n: int) -> Int64[np.ndarray, " m"]:
 def _middle(
     matrix: rows.Rows, sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray, " d"]
 ) -> Float32[np.ndarray, " d"]:
-    """Returns the mean of some rows, less those that `check_rows` will refuse."""
+    """Returns the median of some rows, by column: a few wild ones do not move it."""
     sample = device.prepare_few(matrix.setting, sample, Frame(mean, np.zeros_like(mean)))
-    sample = sample[np.abs(sample).max(1) <= device.value_limit(matrix.d)]
-    return sample.mean(0, dtype=np.float64).astype(np.float32) if len(sample) else mean
+    sample = sample[np.abs(sample).max(1) <= device.value_limit(matrix.d)]  # not NaN
+    return np.median(sample, axis=0).astype(np.float32) if len(sample) else mean

@@ -14,10 +14,13 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int32
 
 from kt_jax.kmeans import device
-from kt_jax.kmeans.device import Points, Prepared, over_chunks, program
+from kt_jax.kmeans.device import Points, over_chunks, program
 
 # Float32 scatter-add is a compare-and-swap loop on GPUs there: up to thousands of times slower.
 _SLOW_SCATTER = {"0.10.2", "0.11.0"}
+
+# Rows of a lane, in clusters: as many sums as are kept at a time are then a sixteenth of the rows.
+_LANE_SHARE = 16
 
 _RESCUED = 256  # open rows compared at a time; the last of these chunks is seldom full
 
@@ -37,8 +40,8 @@ def update_method(platform: str) -> str:
 _TOTALS = P(None, "data"), P("data"), P("data")
 
 
-@program((P("data"), P("data"), _TOTALS) + (P(),) * 5, (P("data"), _TOTALS), donate=(1, 2))
-def step(setting, block, state, totals, subset, every, changed, full, valid):
+@program((P("data"), P("data"), _TOTALS) + (P(),) * 4, (P("data"), _TOTALS), donate=(1, 2))
+def step(setting, block, state, totals, subset, every, changed, full):
     """Returns (cluster, upper, lower) of every row, and the totals so far.
 
     Args:
@@ -46,50 +49,47 @@ def step(setting, block, state, totals, subset, every, changed, full, valid):
       block: Prepared rows.
       state: what the last iteration returned for them.
       totals: what the clusters win by the rows that moved, up to here, on each device: sums
-        [2, k, d] (in two parts: see `_plus`), counts [k], and the number of these rows [1].
+        [2, k, d] (in two parts: see `_two_sum`), counts [k], and the number of these rows [1].
       subset: the centroids that changed.
       every: all centroids.
       changed: bool [k].
       full: whether subset is all of them; then `state` is only asked for the old clusters.
-      valid: rows of the block that are rows of the matrix.
     """
 
     def settle(carry, *chunk):
-        return carry, _compare(
-            setting, Prepared(*chunk[:4]), chunk[4:], subset, every, changed, full
-        )
+        return carry, _compare(setting, chunk[:3], chunk[3:], subset, every, changed, full)
 
-    rows = block.values, block.square, block.rounding, block.length
+    rows = block.values, block.rounding, block.length
     _, (*found, is_open) = over_chunks(setting, settle, None, *rows, *state)
-    real = device.numbers(block.square) < valid
-    found = _rescue(setting, block.values, tuple(found), is_open & real, every)
-    return found, _add(setting, totals, block.values, found[0], state[0], real)
+    found = _rescue(setting, block.values, tuple(found), is_open & block.counts, every)
+    moves = block.counts & (found[0] != state[0])
+    return found, _add(setting, totals, block.values, found[0], state[0], moves)
 
 
 def _compare(
     setting: device.Setting,
-    rows: Prepared,
+    rows: tuple[Array, Array, Array],
     state: State,
     subset: Points,
     every: Points,
     changed: Bool[Array, " k"],
     full: Bool[Array, ""],
 ) -> tuple[Array, Array, Array, Bool[Array, " rows"]]:
-    """Returns the state of a chunk, and which rows it leaves open."""
+    """Returns the state of a chunk (of values, rounding, length), and which rows it leaves open."""
+    values, rounding, length = rows
     cluster, upper, lower = state
     exact = setting.precision == "exact"
-    score = device.scores(rows.values, subset, "bfloat16" if exact else setting.precision)
+    score = device.scores(values, subset, "bfloat16" if exact else setting.precision)
     if exact:
         columns = jax.tree.map(lambda x: x[:, None], (subset.rounding, subset.length))
-        score = score - _rounding(rows.rounding[None], rows.length[None], *columns)
+        score = score - _rounding(rounding[None], length[None], *columns)
     at, low, following = device.lowest(score)
     new = subset.numbers[at]
     old = jnp.maximum(cluster, 0)  # -1 before the first iteration
     width, width_old = jnp.zeros_like(low), jnp.zeros_like(low)
     if exact:
-        of_row = rows.rounding, rows.length
-        width = 2 * _rounding(*of_row, subset.rounding[at], subset.length[at])
-        width_old = 2 * _rounding(*of_row, every.rounding[old], every.length[old])
+        width = 2 * _rounding(rounding, length, subset.rounding[at], subset.length[at])
+        width_old = 2 * _rounding(rounding, length, every.rounding[old], every.length[old])
     unchanged = ~(full | changed[old])
     low_old = jnp.where(unchanged, upper - width_old, jnp.inf)
     others = jnp.where(full, jnp.inf, lower)
@@ -151,42 +151,71 @@ def _add(
     values: Float32[Array, "rows d"],
     cluster: Int32[Array, " rows"],
     before: Int32[Array, " rows"],
-    real: Bool[Array, " rows"],
+    moves: Bool[Array, " rows"],
 ) -> tuple[Array, Array, Array]:
-    """Adds the rows that moved to what their new clusters win and their old ones lose."""
+    """Adds the rows that moved to what their new clusters win and their old ones lose.
+
+    A sum of m rows x is off by at most min(m, lane) 2^-24 sum |x|: the rows of a lane are added up
+    one after another in float32. Nothing is lost between lanes, blocks and iterations, and one
+    rounding between devices.
+    """
     sums, counts, moved = totals
-    k = len(counts)
-    moves = real & (cluster != before)
+    k, d = sums.shape[1:]
     came = jnp.where(moves, cluster, k)  # k is beyond the last: dropped
     left = jnp.where(moves & (before >= 0), before, k)
     counts = counts.at[came].add(1, mode="drop").at[left].add(-1, mode="drop")
     moved += jnp.sum(moves, dtype=jnp.int32)
-    change = device.varying(jnp.zeros(sums.shape[1:], jnp.float32))
+    lane = max(device.LANE_ROWS, _LANE_SHARE * k)
     if update_method(setting.platform) == "scatter":
+        lanes = -(-len(values) // lane)
+        first = jnp.arange(len(values), dtype=jnp.int32) // lane * k
+        came, left = (jnp.where(x < k, first + x, lanes * k) for x in (came, left))
+        change = device.varying(jnp.zeros((lanes * k, d), jnp.float32))
         change = change.at[came].add(values, mode="drop").at[left].subtract(values, mode="drop")
-        return _plus(sums, change), counts, moved
+        return _plus(sums, _joined(change.reshape(lanes, k, d))), counts, moved
 
-    def add(change, rows, came, left):
+    def add(sums, *chunk):
         def member(cluster):
-            return (cluster[:, None] == jnp.arange(k, dtype=jnp.int32)[None]).astype(jnp.float32)
+            every = jnp.arange(k, dtype=jnp.int32)[None, None]
+            return (cluster[:, :, None] == every).astype(jnp.float32)
 
+        rows, came, left = (device.in_lanes(x, lane) for x in chunk)
         signs = member(came) - member(left)
-        return change + jnp.dot(signs.T, rows, precision=lax.Precision.HIGHEST), ()
+        precision = lax.Precision.HIGHEST
+        change = jnp.einsum("lrk,lrd->lkd", signs, rows, precision=precision)
+        return _plus(sums, _joined(change)), ()
 
-    change, _ = over_chunks(setting, add, change, values, came, left)
-    return _plus(sums, change), counts, moved
+    return over_chunks(setting, add, sums, values, came, left)[0], counts, moved
 
 
-def _plus(sums: Float32[Array, "2 k d"], change: Float32[Array, "k d"]) -> Float32[Array, "2 k d"]:
-    """Adds to sums that are kept as a float32 and what rounding took from it.
+def _two_sum(a: Float32[Array, "..."], b: Float32[Array, "..."]) -> tuple[Array, Array]:
+    """Returns a + b as float32, and what rounding took from it (Knuth's two-sum: exact).
 
     Millions of rows, block after block, iteration after iteration, would else be lost on a sum
-    that has grown large. Knuth's two-sum: exact.
+    that has grown large.
     """
-    high, low = sums
-    total = high + change
-    added = total - high
-    return jnp.stack([total, low + ((high - (total - added)) + (change - added))])
+    total = a + b
+    added = total - a
+    return total, (a - (total - added)) + (b - added)
+
+
+def _plus(
+    sums: Float32[Array, "2 k d"], change: Float32[Array, "2 k d"]
+) -> Float32[Array, "2 k d"]:
+    """Adds sums that are kept as a float32 and what rounding took from it."""
+    total, lost = _two_sum(sums[0], change[0])
+    return jnp.stack([total, sums[1] + change[1] + lost])
+
+
+def _joined(lanes: Float32[Array, "lanes k d"]) -> Float32[Array, "2 k d"]:
+    """Adds up the sums of the lanes, two by two."""
+    high, low = lanes, jnp.zeros_like(lanes)
+    while len(high) > 1:
+        pairs = (device.in_lanes(x, 2) for x in (high, low))
+        (high, other), (low, more) = (jnp.moveaxis(x, 1, 0) for x in pairs)
+        high, lost = _two_sum(high, other)
+        low = low + more + lost
+    return jnp.concatenate([high, low])
 
 
 @program((P(),), _TOTALS)
@@ -204,8 +233,8 @@ def update(setting, totals, sums, counts, centroids, origin):
     A share is of the old centroids and less the rows' squared distances from the origin:
     n_j |c_j|^2 - 2 c_j.S_j with S_j the sum of the cluster's rows.
     """
-    (high, low), gained, moved = lax.psum(totals, "data")
-    sums = _plus(_plus(sums, high), low)
+    change, gained, moved = lax.psum(totals, "data")
+    sums = _plus(sums, change)
     counts += gained
     number, old, total = counts.astype(jnp.float32), centroids - origin[None], sums[0] + sums[1]
     share = number * jnp.sum(jnp.square(old), axis=1) - 2 * jnp.sum(old * total, axis=1)
@@ -217,15 +246,15 @@ def update(setting, totals, sums, counts, centroids, origin):
     return sums, counts, new, moved[0], share
 
 
-@program((P("data"), P("data"), P(), P()), P("data"))
-def own_squared(setting, block, cluster, every, valid):
-    """Returns the squared distance of every row from its own centroid, -1 for padding."""
+@program((P("data"), P("data"), P()), P("data"))
+def own_squared(setting, block, cluster, every):
+    """Returns every row's squared distance from its own centroid, -1 if the row never counts."""
 
     def measure(carry, rows, cluster):
         return carry, jnp.sum(jnp.square(rows - every.values[cluster]), axis=1)
 
     _, squared = over_chunks(setting, measure, None, block.values, cluster)
-    return jnp.where(device.numbers(squared) < valid, squared, -1)
+    return jnp.where(block.counts, squared, -1)
 
 
 @program(P("data"), P("data"))

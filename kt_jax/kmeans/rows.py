@@ -24,21 +24,33 @@ _T = TypeVar("_T")
 _BLOCK_BYTES = {"cpu": 64 * 2**20, "gpu": 512 * 2**20, "tpu": 512 * 2**20}
 # Of the distances of a chunk: measured on a CPU, where they should stay in its cache.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "gpu": 64 * 2**20, "tpu": 64 * 2**20}
+_FEWEST_ROWS = 64  # of a block, where matrices of all sizes share shapes
 
 
 class Rows:
     """The rows of a feature matrix [n, d], in blocks on the devices of a mesh."""
 
     def __init__(
-        self, features: Any, k: int, *, mesh: Mesh, chunk_rows: int | None, **options: Any
+        self,
+        features: Any,
+        k: int,
+        *,
+        mesh: Mesh | None,
+        chunk_rows: int | None,
+        precision: str = "float32",
+        any_size: bool = False,
+        **options: Any,
     ) -> None:
         """Opens the matrix for k centroids.
 
         Args:
           features: as in `fit`.
           k: number of centroids, which decides how many rows a chunk has.
-          mesh: where the blocks go.
+          mesh: as in `fit`.
           chunk_rows: as in `fit`.
+          precision: as in `fit`.
+          any_size: matrices of all sizes share a few shapes of blocks, hence compiled programs; up
+            to three quarters of the last chunk, or whole chunks, are padding.
           **options: of the `Setting`.
 
         Raises:
@@ -48,20 +60,17 @@ class Rows:
         self.n, self.d = self._source.shape
         if self.n >= 2**31:
             raise ValueError(f"features have n = {self.n} rows: rows are counted in 31 bits")
-        self.mesh = mesh
+        self.mesh = mesh = _make_mesh() if mesh is None else mesh
         platform = mesh.devices.flat[0].platform
         if chunk_rows is None:
             chunk_rows = 1 << max((_CHUNK_BYTES[platform] // (4 * max(k, 1))).bit_length() - 1, 7)
         chunk_rows = int(chunk_rows)
-        # Equal blocks of equal chunks, so that little is padding.
         most = max(_BLOCK_BYTES[platform] // (4 * self.d), 1)
-        block_count = -(-self.n // (most * mesh.size))
-        part = -(-self.n // (block_count * mesh.size))
-        chunk_count = -(-part // chunk_rows)
-        chunk = -(-part // chunk_count)
+        shape = _few_shapes if any_size else _equal_chunks
+        chunk_count, chunk = shape(-(-self.n // mesh.size), most, chunk_rows)
         self.block_rows = chunk_count * chunk * mesh.size
         self.block_count = -(-self.n // self.block_rows)
-        self.setting = Setting(mesh, chunk, **options)
+        self.setting = Setting(mesh, chunk, precision=_chosen(precision, platform), **options)
         self.frame = Frame(np.zeros(self.d, np.float32), np.zeros(self.d, np.float32))
         self._sharding = NamedSharding(mesh, P("data"))
         # Two blocks are in memory anyway.
@@ -85,18 +94,16 @@ class Rows:
         """Sets how rows are prepared."""
         self.frame = frame
         if self.resident:
-            self._kept = self.for_each_raw(
-                lambda _, block: device.prepare(self.setting, block, frame)
-            )
+            self._kept = self.for_each_raw(self._prepare)
 
     def for_each(self, run: Callable[[int, Prepared], _T]) -> list[_T]:
         """What `run(number, block)` returns for each prepared block."""
         if self.resident:
             return [run(number, block) for number, block in enumerate(self._kept)]
-        prepare = device.prepare
-        return self.for_each_raw(
-            lambda number, block: run(number, prepare(self.setting, block, self.frame))
-        )
+        return self.for_each_raw(lambda number, block: run(number, self._prepare(number, block)))
+
+    def _prepare(self, number: int, block: Shaped[Array, "rows d"]) -> Prepared:
+        return device.prepare(self.setting, block, self.frame, self.valid(number))
 
     def for_each_raw(self, run: Callable[[int, Shaped[Array, "rows d"]], _T]) -> list[_T]:
         """What `run(number, block)` returns for each block as it was read.
@@ -164,3 +171,34 @@ class Rows:
     def locate(self, row: int, column: int) -> tuple[str, Any]:
         """Where a row stands, for messages, and its value at a column as it is there."""
         return self._source.locate(row, column)
+
+
+def _equal_chunks(rows: int, most: int, chunk_rows: int) -> tuple[int, int]:
+    """Chunks in a block, rows in a chunk, for a device's rows: equal, so that little is padding."""
+    part = -(-rows // -(-rows // most))
+    chunk_count = -(-part // chunk_rows)
+    return chunk_count, -(-part // chunk_count)
+
+
+def _few_shapes(rows: int, most: int, chunk_rows: int) -> tuple[int, int]:
+    """As `_equal_chunks`, but powers of 4 rows up to a chunk, then powers of 2 chunks."""
+    chunk_rows = min(chunk_rows, most)
+    if rows > chunk_rows:
+        chunk_count = 1 << (-(-rows // chunk_rows) - 1).bit_length()
+        return min(chunk_count, most // chunk_rows), chunk_rows
+    fours = ((-(-rows // _FEWEST_ROWS) - 1).bit_length() + 1) // 2
+    return 1, min(_FEWEST_ROWS * 4**fours, chunk_rows)
+
+
+def _make_mesh() -> Mesh:
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
+
+
+def _chosen(precision: str, platform: str) -> str:
+    """What "auto" means here."""
+    if precision != "auto":
+        return precision
+    # Several hosts must choose alike, and their CPUs may differ.
+    fast = platform != "cpu" or (jax.process_count() == 1 and device.has_fast_bfloat16())
+    return "exact" if fast else "float32"

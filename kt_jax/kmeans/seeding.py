@@ -7,8 +7,10 @@ k-means|| (Bahmani et al., "Scalable k-means++", 2012) draws many rows at a time
 weighs each with the rows nearest to it, and reduces them to k by weighted k-means++.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Int64
 
 from kt_jax.kmeans import device, rows
 
@@ -25,114 +27,220 @@ METHODS = ("k-means||", "k-means++", "random")
 _PASSES = 5  # of k-means||, after the first draw
 _DRAWN = 0.8  # rows that each draws, in clusters: 4.8 candidates a cluster in all
 _ALL_ROWS = 10  # up to so many rows a cluster, all are candidates of k-means||
-_MOST_CANDIDATES = 2**14  # whose distances from one another are kept: 1 GiB
+# Up to so many rows a cluster, k-means++ takes the farthest of the rows that it tries for a seed.
+# The clusters of digits, blobs and heavy tails end as good as from the row that lowers sum D^2
+# most, which would have to be measured.
+_FEW_ROWS = 4
+# k-means++ draws one seed after another, and later this share of those that there are at a time:
+# matrix products instead of thousands of passes. So few more hardly change the odds.
+_AT_A_TIME, _AT_A_TIME_OF_FEW_ROWS = 1 / 100, 1 / 20
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedingProgress:
+    """How far the seeding of a restart has come, as `on_seeding` sees it."""
+
+    restart: int
+    drawn: int  # seeds so far; 0 while candidates are drawn
+    k: int
+    state: Callable[[], dict[str, np.ndarray]]  # as `Progress.state`
+
+
+@dataclasses.dataclass
+class Seeding:
+    """The draw of one restart's seeds, between two steps."""
+
+    restart: int
+    random: np.random.Generator
+    passes: int = 0  # of k-means||
+    candidates: Int64[np.ndarray, " c"] = dataclasses.field(default_factory=lambda: _no_rows())
+    chosen: Int64[np.ndarray, " s"] = dataclasses.field(default_factory=lambda: _no_rows())
+
+    def pack(self) -> dict[str, np.ndarray]:
+        """All of it as arrays by name."""
+        random = json.dumps(self.random.bit_generator.state).encode()
+        return {
+            "restart": np.array(self.restart),
+            "random": np.frombuffer(random, np.uint8),
+            "passes": np.array(self.passes),
+            "candidates": self.candidates,
+            "chosen": self.chosen,
+        }
+
+    @classmethod
+    def unpack(cls, state: Mapping[str, np.ndarray]) -> "Seeding":
+        """What `pack` packed."""
+        random = np.random.default_rng()
+        random.bit_generator.state = json.loads(bytes(state["random"]))
+        numbers = state["candidates"], state["chosen"]
+        return cls(int(state["restart"]), random, int(state["passes"]), *numbers)
+
+
+def _no_rows() -> Int64[np.ndarray, " 0"]:
+    return np.zeros(0, np.int64)
 
 
 def draw(
-    matrix: rows.Rows, k: int, init: str, seed: int, restart: int
+    matrix: rows.Rows,
+    counts: Bool[np.ndarray, " n"],
+    k: int,
+    init: str,
+    at: Seeding,
+    report: Callable[[], None],
 ) -> Float32[np.ndarray, "k d"]:
     """Returns k seeds, rows as they are compared (but not less the origin).
 
     The same on every mesh, but for rounding. Two seeds may be equal rows; Lloyd's iteration
     then finds one cluster empty and moves it.
+
+    Args:
+      matrix: the rows.
+      counts: which of them may be seeds, at least k.
+      k: number of seeds.
+      init: one of METHODS.
+      at: where the draw is; it is changed as the draw goes on.
+      report: called after each step.
     """
-    rng = np.random.default_rng([seed, restart, k])
-    if k == matrix.n:
-        chosen = np.arange(k)
+    usable = np.flatnonzero(counts)
+    if k == len(usable):
+        at.chosen = usable
     elif init == "random":
-        chosen = np.sort(rng.choice(matrix.n, k, replace=False, shuffle=False))
-    elif init == "k-means++" or matrix.n <= min(_MOST_CANDIDATES, _ALL_ROWS * k):
-        few = matrix.n <= _MOST_CANDIDATES
-        squared_to = (
-            _measure_few(_centred(matrix, np.arange(matrix.n))) if few else _measure_rows(matrix)
-        )
-        chosen = _greedy(squared_to, np.ones(matrix.n), k, rng)
+        at.chosen = usable[np.sort(at.random.choice(len(usable), k, replace=False, shuffle=False))]
+    elif init == "k-means++" or (matrix.resident and len(usable) <= _ALL_ROWS * k):
+        few_rows = len(usable) <= _FEW_ROWS * k
+        _draw_greedily(matrix, counts.astype(np.float32), k, few_rows, at, report)
     else:
-        chosen = _draw_in_passes(matrix, k, rng)
-    return matrix.take(chosen)
+        weights = _draw_candidates(matrix, counts, k, at, report)
+        values = _centred(matrix, at.candidates)
+        candidates = rows.Rows(values, k, mesh=matrix.mesh, chunk_rows=None)
+        candidates.look_from(candidates.frame)
+        _draw_greedily(candidates, weights, k, False, at, report)
+        return matrix.take(at.candidates[at.chosen])
+    return matrix.take(at.chosen)
 
 
 def count_distinct(matrix: rows.Rows, enough: int) -> int:
-    """Returns how many rows differ, as they are compared; `enough` if there are that many."""
+    """Returns how many rows that count differ, as they are compared; at most `enough`."""
     seen: set[bytes] = set()
 
-    def look(number: int, block: device.Prepared) -> None:
+    def look(_: int, block: device.Prepared) -> None:
         if len(seen) < enough:
-            values = matrix.fetch(block.values)[: matrix.valid(number)] + 0.0  # -0.0 is 0.0
+            values = matrix.fetch(block.values)[matrix.fetch(block.counts)] + 0.0  # -0.0 is 0.0
             seen.update(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in values)
 
     matrix.for_each(look)
     return min(len(seen), enough)
 
 
-def _greedy(
-    squared_to: Callable[[Int[np.ndarray, " t"]], Float[np.ndarray, "t n"]],
-    weights: Float[np.ndarray, " n"],
-    k: int,
-    rng: np.random.Generator,
-) -> Int[np.ndarray, " k"]:
-    """Returns the numbers of k seeds by greedy k-means++ with weighted rows.
+class _Nearest:
+    """The nearest of some points to every row: its number, and its squared distance."""
 
-    `squared_to(numbers)` gives the squared distances of all rows to a few of them.
+    def __init__(self, matrix: rows.Rows, counts: Bool[np.ndarray, " n"]) -> None:
+        self._matrix = matrix
+        self._points = 0
+        self.squared = matrix.split(counts.astype(np.float32))  # at first all are as far
+        self.number = matrix.zeros(jnp.int32)
+
+    def approach(self, values: Float32[np.ndarray, "m d"]) -> None:
+        """Adds points."""
+        first, fresh = np.int32(self._points), np.bool_(self._points == 0)
+        to = _points(values)
+
+        def step(at: int, block: Any) -> Any:
+            state = self.squared[at], self.number[at]
+            found = _approach(self._matrix.setting, block, state, to, first, fresh)
+            self.squared[at], self.number[at] = found
+            return found
+
+        self._matrix.for_each(step)
+        self._points += len(values)
+
+
+def _draw_greedily(
+    matrix: rows.Rows,
+    weights: Float32[np.ndarray, " n"],
+    k: int,
+    few_rows: bool,
+    at: Seeding,
+    report: Callable[[], None],
+) -> None:
+    """Chooses k seeds by greedy k-means++ of weighted rows.
+
+    Seeds that are drawn at a time do not know of one another; equal ones among them count once.
     """
     trials = 2 + int(np.log(k))
-    chosen = np.zeros(k, np.int64)
-    nearest = np.full(len(weights), np.inf)
-    for step in range(k):
-        chance = np.cumsum(weights * nearest if step else weights)
-        # Only equal rows left: any will do, and Lloyd's iteration moves what stays empty.
-        count = trials if step and chance[-1] > 0 else 1
-        drawn = np.searchsorted(chance, rng.random(count) * chance[-1], side="right")
-        drawn = np.minimum(drawn, len(weights) - 1)
-        after = np.minimum(nearest, squared_to(drawn))
-        best = int(np.argmin(after @ weights))
-        chosen[step], nearest = drawn[best], after[best]
-        nearest[drawn[best]] = 0
-    return chosen
+    at_a_time = _AT_A_TIME_OF_FEW_ROWS if few_rows else _AT_A_TIME
+    nearest = _Nearest(matrix, weights > 0)
+    if len(at.chosen):
+        nearest.approach(_centred(matrix, at.chosen))
+    of_blocks = matrix.split(weights)
+    while len(at.chosen) < k:
+        squared = matrix.join(nearest.squared)
+        squared[at.chosen] = 0  # whatever rounding says
+        chance = np.cumsum(weights * squared, dtype=np.float64)
+        if chance[-1] == 0:  # only equal rows left: any will do, and Lloyd's iteration moves them
+            rest = np.full(k - len(at.chosen), at.chosen[-1])
+            at.chosen = np.concatenate([at.chosen, rest])
+            break
+        count = min(1 + int(at_a_time * len(at.chosen)), k - len(at.chosen))
+        count = 4 ** ((count.bit_length() - 1) // 2)  # few programs are compiled
+        tried = (count, trials if len(at.chosen) else 1)
+        drawn = np.searchsorted(chance, at.random.random(tried) * chance[-1], side="right")
+        drawn = np.minimum(drawn, np.searchsorted(chance, chance[-1]))  # rounded up to the sum
+        score = squared[drawn]
+        if len(at.chosen) and not few_rows:
+            values = _centred(matrix, drawn.ravel())
+            score = _measure_gain(matrix, nearest.squared, of_blocks, values).reshape(tried)
+        picked = np.take_along_axis(drawn, score.argmax(1)[:, None], axis=1)[:, 0]
+        values = _centred(matrix, picked)
+        different = np.sort(np.unique(values, axis=0, return_index=True)[1])
+        nearest.approach(values[different])
+        at.chosen = np.concatenate([at.chosen, picked[different]])
+        report()
 
 
-def _measure_rows(matrix: rows.Rows) -> Any:
-    def squared_to(numbers: np.ndarray) -> np.ndarray:
-        to = _points(matrix, numbers)
-        parts = matrix.for_each(lambda _, block: _distances(matrix.setting, block, to))
-        return matrix.join(parts)[:, : len(numbers)].T
-
-    return squared_to
-
-
-def _points(matrix: rows.Rows, numbers: Int[np.ndarray, " m"]) -> device.Points:
-    values = _centred(matrix, numbers)
-    return device.points(values, np.arange(len(values), dtype=np.int32), size=len(values))
+def _measure_gain(
+    matrix: rows.Rows, squared: list[Any], weights: list[Any], values: Float32[np.ndarray, "t d"]
+) -> Float[np.ndarray, " t"]:
+    """Returns by how much each of some points would lower the weighted sum of squared distances."""
+    to = _points(values)
+    parts = matrix.for_each(
+        lambda at, block: _gain(matrix.setting, block, squared[at], weights[at], to)
+    )
+    of_devices = np.concatenate([matrix.fetch(part) for part in parts])
+    return of_devices.sum(0, dtype=np.float64)[: len(values)]
 
 
-def _draw_in_passes(
+def _draw_candidates(
     matrix: rows.Rows,
+    counts: Bool[np.ndarray, " n"],
     k: int,
-    rng: np.random.Generator,
-) -> Int[np.ndarray, " k"]:
-    """Returns the numbers of k seeds by k-means||."""
+    at: Seeding,
+    report: Callable[[], None],
+) -> Float32[np.ndarray, " c"]:
+    """Draws the candidates of k-means||; returns how many rows are nearest to each."""
     count = int(np.ceil(_DRAWN * k))
-    squared = matrix.zeros(jnp.float32, 1)  # at first all rows are as likely
-    nearest = matrix.zeros(jnp.int32)
-    candidates = np.zeros(0, np.int64)
-    for number in range(_PASSES + 1):
-        key = jax.random.key(int(rng.integers(2**32)), impl="threefry2x32")
-        drawn = _race(matrix, squared, key, count)
+    nearest = _Nearest(matrix, counts)
+    if len(at.candidates):
+        nearest.approach(_centred(matrix, at.candidates))
+    while at.passes <= _PASSES:
+        key = jax.random.key(int(at.random.integers(2**32)), impl="threefry2x32")
+        drawn = _race(matrix, nearest.squared, key, count)
         if not len(drawn):  # every row lies on a candidate
             break
-        to = _points(matrix, drawn)
-        first, fresh = np.int32(len(candidates)), np.bool_(number == 0)
+        nearest.approach(_centred(matrix, drawn))
+        at.candidates, at.passes = np.concatenate([at.candidates, drawn]), at.passes + 1
+        report()
+    numbers = matrix.join(nearest.number)[counts]
+    return np.bincount(numbers, minlength=len(at.candidates)).astype(np.float32)
 
-        def approach(at: int, block: Any, to=to, first=first, fresh=fresh) -> Any:
-            state = squared[at], nearest[at]
-            squared[at], nearest[at] = _approach(matrix.setting, block, state, to, first, fresh)
-            return squared[at]
 
-        matrix.for_each(approach)
-        candidates = np.concatenate([candidates, drawn])
-    weights = np.bincount(matrix.join(nearest), minlength=len(candidates)).astype(np.float64)
-    squared_to = _measure_few(_centred(matrix, candidates))
-    return candidates[_greedy(squared_to, weights, k, rng)]
+def _points(values: Float32[np.ndarray, "m d"]) -> device.Points:
+    """Returns points to compare with in float32; repeats of the first fill up a whole group."""
+    missing = -len(values) % device.GROUP
+    values = np.concatenate([values, np.repeat(values[:1], missing, axis=0)])
+    square, none = np.square(values).sum(1), np.zeros(len(values), np.float32)
+    return device.Points(values, square, none, none, np.arange(len(values), dtype=np.int32))
 
 
 def _centred(matrix: rows.Rows, numbers: Int[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
@@ -148,7 +256,7 @@ def _race(matrix: rows.Rows, squared: list[Any], key: Any, count: int) -> Int[np
     times, numbers = [], []
     for at, weight in enumerate(squared):
         first = np.int32(at * matrix.block_rows)
-        arrived = _arrivals(matrix.setting, weight, key, first, matrix.valid(at), count=count)
+        arrived = _arrivals(matrix.setting, weight, key, first, count=count)
         time, number = (matrix.fetch(x) for x in arrived)
         times.append(time)
         numbers.append(number.astype(np.int64) + int(first))
@@ -157,8 +265,8 @@ def _race(matrix: rows.Rows, squared: list[Any], key: Any, count: int) -> Int[np
     return np.sort(number[order[np.isfinite(time[order])]])
 
 
-@device.program((P("data"), P(), P(), P()), P("data"))
-def _arrivals(setting, weight, key, first, valid, *, count: int):
+@device.program((P("data"), P(), P()), P("data"))
+def _arrivals(setting, weight, key, first, *, count: int):
     """Returns this device's earliest times and whose they are."""
     place = device.numbers(weight)
     bits = jax.vmap(lambda n: jax.random.bits(jax.random.fold_in(key, n), dtype=jnp.uint32))(
@@ -166,7 +274,6 @@ def _arrivals(setting, weight, key, first, valid, *, count: int):
     )
     # All 32 bits: the winners' times are near 0, where 23 would often tie. Never 0 nor 1.
     uniform = jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
-    weight = jnp.where(place < valid, weight, 0)
     time = -jnp.log1p(-uniform) / weight  # inf for a row of weight 0
     early, at = lax.top_k(-time, min(count, len(time)))
     return -early, place[at]
@@ -176,44 +283,25 @@ def _arrivals(setting, weight, key, first, valid, *, count: int):
 def _approach(setting, block, state, to, first, fresh):
     """Returns squared distance to, and number of, the nearest candidate of every row."""
 
-    def compare(carry, rows, square, squared, nearest):
+    def compare(carry, rows, square, counts, squared, number):
         at, low, _ = device.lowest(device.scores(rows, to, "float32"))
-        found = jnp.maximum(low + square, 0)
+        found = jnp.where(counts, jnp.maximum(low + square, 0), 0)
         nearer = fresh | (found < squared)
-        number = first + to.numbers[at]
-        return carry, (jnp.where(nearer, found, squared), jnp.where(nearer, number, nearest))
+        new = jnp.where(nearer, found, squared), jnp.where(nearer, first + to.numbers[at], number)
+        return carry, new
 
-    return device.over_chunks(setting, compare, None, block.values, block.square, *state)[1]
-
-
-@device.program((P("data"), P()), P("data"))
-def _distances(setting, block, to):
-    """Returns the squared distances of every row to all points."""
-
-    def measure(carry, rows, square):
-        return carry, jnp.maximum(device.scores(rows, to, "float32") + square[None], 0).T
-
-    return device.over_chunks(setting, measure, None, block.values, block.square)[1]
+    rows = block.values, block.square, block.counts
+    return device.over_chunks(setting, compare, None, *rows, *state)[1]
 
 
-def _measure_few(values: Float32[np.ndarray, "m d"]) -> Any:
-    """Gives `_greedy` the distances between candidates, all at once if they are not too many."""
-    norms = np.einsum("md,md->m", values, values)
-    on_device = jnp.asarray(values)
+@device.program((P("data"), P("data"), P("data"), P()), P("data"))
+def _gain(setting, block, squared, weights, to):
+    """Returns by how much each point lowers this device's weighted squared distances [1, t]."""
 
-    def squared_to(numbers: np.ndarray) -> np.ndarray:
-        product = np.asarray(_multiply(on_device[numbers], on_device))
-        return np.maximum(norms[None] + norms[numbers][:, None] - 2 * product, 0)
+    def measure(gain, rows, square, squared, weights):
+        distance = jnp.maximum(device.scores(rows, to, "float32") + square[None], 0)
+        return gain + jnp.maximum(squared[None] - distance, 0) @ weights, ()
 
-    if len(values) > _MOST_CANDIDATES:
-        return squared_to
-    every = np.empty((len(values), len(values)), np.float32)
-    for start in range(0, len(values), 1024):  # whole, it would take three times as much memory
-        some = np.arange(start, min(start + 1024, len(values)))
-        every[some] = squared_to(some)
-    return lambda numbers: every[numbers]
-
-
-@jax.jit
-def _multiply(some, every):
-    return device.products(some, every, "float32")
+    zero = device.varying(jnp.zeros(len(to.square), jnp.float32))
+    rows = block.values, block.square, squared, weights
+    return device.over_chunks(setting, measure, zero, *rows)[0][None]

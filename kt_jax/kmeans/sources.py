@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Shaped
+
+_log = logging.getLogger(__name__)
 
 _KEPT_TYPES = {"float16", "bfloat16", "float32", "int8", "uint8", "int16", "uint16"}
 _RESIDENT_SHARE = 0.4  # of an accelerator's memory: what is kept is float32
@@ -29,14 +33,42 @@ def _replicate(mesh: Any) -> Any:
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
 
 
+def as_array(value: Any, name: str) -> np.ndarray | jax.Array:
+    """Returns what NumPy or DLPack can read as an array: lists, pandas, pyarrow, torch on the CPU.
+
+    Raises:
+      ValueError: naming the value and what it is.
+    """
+    if isinstance(value, np.ndarray | jax.Array):
+        return value
+    readers: list[Callable[[Any], np.ndarray | jax.Array]] = []
+    if isinstance(value, list | tuple) or hasattr(value, "__array__"):
+        readers += [np.asarray]
+    if hasattr(value, "__dlpack__"):  # JAX knows types that NumPy does not, such as bfloat16
+        readers += [np.from_dlpack, jax.dlpack.from_dlpack]
+    kind = type(value).__name__
+    if not readers:
+        raise ValueError(
+            f"{name} must be an array of numbers, or what NumPy can make one of; got a {kind}"
+        )
+    reasons = []
+    for read in readers:
+        try:
+            array = read(value)
+            # Rows that are lists or arrays, as of pyarrow and pandas.
+            listed = array.dtype == object and array.ndim == 1
+            return np.array(array.tolist()) if listed else array
+        except Exception as error:  # RuntimeError, BufferError, ...: every library has its own
+            reasons.append(f"{type(error).__name__}: {error}")
+    raise ValueError(f"{name} is a {kind} that cannot be read as an array: {reasons[0]}")
+
+
 def check_matrix(array: Any, name: str) -> None:
     """Refuses what is no matrix of numbers.
 
     Raises:
       ValueError: naming the array and what it is.
     """
-    if not isinstance(array, np.ndarray | jax.Array):
-        raise ValueError(f"{name} must be a NumPy or JAX array; got a {type(array).__name__}")
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must be [rows, d] with rows, d >= 1; got shape {array.shape}")
     if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
@@ -52,26 +84,21 @@ def open_source(features: Any) -> "OnDevice | OnHost":
     Raises:
       ValueError: for what is no matrix of numbers; FileNotFoundError for absent shards.
     """
-    if isinstance(features, jax.Array):
-        check_matrix(features, "features")
-        return OnDevice(_without_explicit_axes(features))
     if isinstance(features, str | Path):
         features = [features]
-    if not isinstance(features, list | tuple):
-        check_matrix(features, "features")
-        return OnHost((features,), ("features",))
-    if not features or not all(isinstance(path, str | Path) for path in features):
-        raise ValueError(
-            "features must be a NumPy or JAX array, or a list of the paths of .npy shards; got "
-            f"{f'a list of {type(features[0]).__name__}' if features else 'an empty list'}"
-        )
+    listed = isinstance(features, list | tuple)
+    if not (listed and features and all(isinstance(path, str | Path) for path in features)):
+        array = as_array(features, "features")
+        check_matrix(array, "features")
+        if isinstance(array, jax.Array):
+            return OnDevice(_without_explicit_axes(array))
+        return OnHost((array,), ("features",))
     paths = find_shards("features", features)
-    parts = tuple(map(open_array, paths))
-    for path, part in zip(paths, parts, strict=True):
-        check_matrix(part, str(path))
+    parts = tuple(map(Shard.open, paths))
+    for part in parts:
         if part.shape[1] != parts[0].shape[1]:
             raise ValueError(
-                f"{path} has d = {part.shape[1]}, {paths[0]} has d = {parts[0].shape[1]}: "
+                f"{part.path} has d = {part.shape[1]}, {paths[0]} has d = {parts[0].shape[1]}: "
                 "all shards must be of one layer"
             )
     return OnHost(parts, tuple(map(str, paths)))
@@ -80,7 +107,8 @@ def open_source(features: Any) -> "OnDevice | OnHost":
 def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
     """The .npy files named, and those of the directories named, in the order of their rows.
 
-    Of a directory, features-IIIII-of-NNNNN.npy if there are any, else all .npy by name.
+    From a directory, features-IIIII-of-NNNNN.npy if there are any, else all .npy by name, numbers
+    in names as numbers: 2.npy before 10.npy. Files that are named stay in their order.
 
     Raises:
       FileNotFoundError: where there is no file; ValueError: for a directory that lacks shards.
@@ -91,7 +119,20 @@ def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"{origin}: there is no {path}")
         found += _list_shards(origin, path) if path.is_dir() else [path]
+    by_number = sorted(found, key=_by_number)
+    if found == sorted(found) != by_number:  # as a shell lists them
+        first = next(at for at, path in enumerate(by_number) if found[at] != path)
+        _log.warning(
+            "%s: rows are in the order that the files are named in, %s before %s; name their "
+            "directory to have numbers in order",
+            *(origin, found[first].name, by_number[first].name),
+        )
     return found
+
+
+def _by_number(path: Path) -> list[str | int]:
+    """Sorts 2 before 10."""
+    return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", str(path))]
 
 
 def _list_shards(origin: str, directory: Path) -> list[Path]:
@@ -104,10 +145,10 @@ def _list_shards(origin: str, directory: Path) -> list[Path]:
                 f"first is of {wanted}: let what writes them finish first"
             )
         return shards
-    shards = sorted(path for path in directory.glob("*.npy") if not path.name.startswith("."))
+    shards = [path for path in directory.glob("*.npy") if not path.name.startswith(".")]
     if not shards:
         raise FileNotFoundError(f"{origin}: {directory} holds no .npy file")
-    return shards
+    return sorted(shards, key=_by_number)
 
 
 def _without_explicit_axes(array: jax.Array) -> jax.Array:
@@ -138,10 +179,47 @@ def open_array(path: Path) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class OnHost:
-    """NumPy arrays and memory maps, one after another."""
+class Shard:
+    """A .npy file that is open only while it is read: thousands need no more files at a time."""
 
-    parts: tuple[np.ndarray, ...]
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    order: Any  # as NumPy names it: C or F
+    offset: int  # bytes before the rows
+    stamp: tuple[int, int]  # bytes, and time of modification in ns
+
+    @classmethod
+    def open(cls, path: Path) -> "Shard":
+        """Reads what the file says of itself; errors as of `open_array` and `check_matrix`."""
+        stamp = _stamp(path)
+        array: Any = open_array(path)
+        check_matrix(array, str(path))
+        order = "C" if array.flags.c_contiguous else "F"
+        return cls(path, array.shape, array.dtype, order, array.offset, stamp)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        if _stamp(self.path) != self.stamp:
+            raise ValueError(
+                f"{self.path} has changed since it was opened: cluster again once nothing writes "
+                "to the features"
+            )
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)[rows]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@dataclasses.dataclass(frozen=True)
+class OnHost:
+    """NumPy arrays, memory maps and files, one after another."""
+
+    parts: tuple[np.ndarray | Shard, ...]
     names: tuple[str, ...]
     has_to_be_read = True
 
@@ -161,7 +239,7 @@ class OnHost:
     def in_memory(self, mesh: Mesh) -> bool:
         """Whether the rows may be kept on the devices."""
         if mesh.devices.flat[0].platform == "cpu":
-            return not any(_is_mapped(part) for part in self.parts)
+            return not any(isinstance(part, Shard) or _is_mapped(part) for part in self.parts)
         return _fits(self.shape, mesh)
 
     def place(self, start: int, shape: tuple[int, int], sharding: NamedSharding) -> jax.Array:
@@ -191,11 +269,13 @@ class OnHost:
         rows = np.zeros((len(numbers), self.shape[1]), self.dtype)
         for part, first in self._firsts():
             here = (numbers >= first) & (numbers < first + len(part))
+            if not here.any():
+                continue
             with np.errstate(over="ignore"):
                 rows[here] = part[numbers[here] - first]
         return rows
 
-    def _firsts(self) -> Iterator[tuple[np.ndarray, int]]:
+    def _firsts(self) -> Iterator[tuple[np.ndarray | Shard, int]]:
         first = 0
         for part in self.parts:
             yield part, first
@@ -205,7 +285,7 @@ class OnHost:
         """Where a row stands, for messages, and its value at a column."""
         for (part, first), name in zip(self._firsts(), self.names, strict=True):
             if row < first + len(part):
-                return f"{name} row {row - first}", part[row - first, column]
+                return f"{name} row {row - first}", part[row - first : row - first + 1][0, column]
         raise IndexError(row)
 
 

@@ -73,7 +73,10 @@ def sweep(
             raise ValueError(f"{len(labels)} labels for n = {n} rows of {layer}: give one for each")
         if not isinstance(options.get("init", ""), str):
             for k in ks:
-                checks.checked_seeds(options["init"], k, one.centroids.shape[1])
+                seeds = checks.checked_seeds(
+                    options["init"], k, spherical=options.get("spherical", False)
+                )
+                checks.check_dims(seeds, "init", one.centroids.shape[1])
     rows = []
     for layer, matrix in features.items():
         for k in ks:

@@ -63,6 +63,8 @@ def _run(argv: Sequence[str] | None) -> None:
     with command.working_in(out, fingerprint) as anything:
         if anything:
             rows = sweep(features, arguments.k, seeds=arguments.seeds, labels=labels, **options)
+            for files in (*fingerprint["features"].values(), fingerprint["labels"]):
+                command.check_unchanged(files, out)
             described = {
                 "rows": rows,
                 "options": asked,

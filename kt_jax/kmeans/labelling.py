@@ -1,0 +1,90 @@
+"""Which centroid is nearest to each row, and how clearly."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float32, Int32
+
+from kt_jax.kmeans import checks, device, rows
+from kt_jax.kmeans.device import Frame
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Assignment:
+    """The nearest and second nearest centroid of every row; distances are Euclidean."""
+
+    cluster: Int32[np.ndarray, " n"]
+    distance: Float32[np.ndarray, " n"]
+    second_cluster: Int32[np.ndarray, " n"]  # -1 when k == 1
+    margin: Float32[np.ndarray, " n"]  # second distance - distance; inf when k == 1
+
+
+def assign(
+    features: Any,
+    centroids: Any,
+    *,
+    mean: Any = None,
+    l2: bool = False,
+    mesh: Mesh | None = None,
+    chunk_rows: int | None = None,
+    precision: str = "auto",
+) -> Assignment:
+    """Gives every row of `features` [n, d] its nearest centroid [k, d]; ties go to the lowest.
+
+    `mean` [d] is subtracted from the rows and `l2` divides them by their lengths: pass what the
+    centroids were fitted with (`KMeans.mean`). The distances are float32 in any precision. Calls
+    with any numbers of rows share a handful of compiled programs.
+
+    Raises:
+      ValueError: as in `fit`; features, centroids and mean of different d.
+
+    >>> assign([[1.0], [8.0]], [[0.0], [10.0]]).margin.tolist()
+    [8.0, 6.0]
+    """
+    checks.check_options(precision=precision, mesh=mesh, chunk_rows=chunk_rows, l2=l2)
+    centroids = checks.checked_centroids(centroids, "centroids")
+    matrix = rows.Rows(
+        features,
+        len(centroids),
+        mesh=mesh,
+        chunk_rows=chunk_rows,
+        precision=precision,
+        any_size=True,
+        l2=l2,
+    )
+    checks.check_dims(centroids, "centroids", matrix.d)
+    mean = np.zeros(matrix.d, np.float32) if mean is None else checks.checked_mean(mean, matrix.d)
+    middle = centroids.mean(0, dtype=np.float64).astype(np.float32)
+    checks.check_centroids_spread(centroids, middle)
+    matrix.look_from(Frame(mean, middle))
+    _, counts = checks.check_rows(matrix)
+    k, setting = len(centroids), matrix.setting
+    if setting.precision == "exact":  # the same labels, and a second nearest to measure
+        setting = dataclasses.replace(setting, precision="float32")
+    values = centroids - matrix.frame.origin[None]
+    to = device.points(values, np.arange(k, dtype=np.int32), size=k)
+    parts = matrix.for_each(
+        lambda number, block: device.label(setting, block, to, matrix.valid(number))
+    )
+    cluster, distance, second, margin = (matrix.join(part) for part in zip(*parts, strict=True))
+    nowhere = ~counts
+    cluster[nowhere], distance[nowhere] = nearest_to_zero(centroids)
+    if k == 1:
+        second, margin = np.full_like(second, -1), np.full_like(margin, np.inf)
+    elif nowhere.any():
+        others = np.delete(np.arange(k), cluster[nowhere][0])
+        place, length = nearest_to_zero(centroids[others])
+        second[nowhere], margin[nowhere] = others[place], length - distance[nowhere]
+    return Assignment(cluster, distance, second, margin)
+
+
+def nearest_to_zero(centroids: Float32[np.ndarray, "k d"]) -> tuple[int, float]:
+    """The centroid of a row without a direction, and its distance.
+
+    Centroids of length 1 are all as near, whatever rounding says: the first is meant.
+    """
+    lengths = np.linalg.norm(centroids.astype(np.float64), axis=1)
+    cluster = int(np.argmax(lengths <= lengths.min() * (1 + 1e-6)))
+    return cluster, float(lengths[cluster])
