@@ -64,6 +64,7 @@ class HuggingFace(Source):
         image_column: str = "image",
         label_column: str = "label",
     ) -> None:
+        super().__init__()
         path = existing(path).absolute()
         splits = find_files(path)
         schemas = {file: read_schema(file) for files in splits.values() for file in files}
@@ -89,7 +90,6 @@ class HuggingFace(Source):
         self._streams = [copies.get(file, file) for file in schemas]
         self._image_column = image_column
         self._batches: list[tuple[pa.Array, pa.Array]] | None = []
-        self.refused = []
         # A row of the files each, with None for what is refused.
         entries: list[tuple | None] = []
         for split, files in splits.items():

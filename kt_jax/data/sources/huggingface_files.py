@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from kt_jax.data.sources.array_record import MANIFEST_NAME, PREPARED
 from kt_jax.data.sources.listing import SCANNED
-from kt_jax.data.sources.source import is_image
+from kt_jax.data.sources.names import is_image
 
 # What is wrong, in most cases, with a file that cannot be read.
 COPY = "was the data set copied to its end?"
