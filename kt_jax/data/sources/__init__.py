@@ -164,7 +164,7 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
         raise ValueError(why)
     if path.suffix.lower() == ".tar" or tarfile.is_tarfile(path):
         return "tar"
-    if zipfile.is_zipfile(path):
+    if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         return "zip"
     raise ValueError(
         f"{path} is no source of images that is known here{_what_else(path)}: give a folder (also "
@@ -187,6 +187,8 @@ def _what_else(path: pathlib.Path) -> str:
     """What a file is by its name, in brackets, if that is known."""
     if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
         return " (JSON, which is not read: write the list as .csv)"
+    if path.suffix.lower() in (".txt", ".lst", ".list"):
+        return " (a list of paths is named .csv, and its first line is path)"
     if ignored_as(path.name):
         return ""
     return f" ({why_not(path.name) or 'one image: name the folder that it lies in'})"

@@ -98,6 +98,8 @@ def why_not(name: str) -> str | None:
     extension = _extension(name)
     if extension in EXTENSIONS:
         return None
+    if name.lower().endswith(f".tar{extension}") and extension in _PACKED.split():
+        return f"a compressed tar (.tar{extension}): decompress it, and name it as PATH"
     if reason := _REASONS.get(extension):
         return reason
     if _IS_EXTENSION.fullmatch(extension):

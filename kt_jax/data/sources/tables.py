@@ -74,7 +74,7 @@ def _read_parquet(path: pathlib.Path) -> pa.Table:
 
 
 def _why_no_parquet(path: pathlib.Path, error: Exception) -> str:
-    first = str(error).splitlines()[0]
+    first = str(error).splitlines()[0].rstrip(".")
     return (
         f"{path} cannot be read as a table: {first}. Was it copied to its end? A table of text is "
         "named .csv"
@@ -105,8 +105,8 @@ def _read_text(path: pathlib.Path) -> pa.Table:
             rows.append(row)
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {lines.line_num}: {error}: a quote that opens a value must close it, "
-            "and quotes inside are doubled"
+            f"{path}, line {lines.line_num}: {error}. A value in double quotes ends with one, and "
+            "those inside it are doubled"
         ) from error
     if not headings:
         raise ValueError(f"{path} is empty: its first line must name the columns, such as path")
@@ -119,7 +119,7 @@ def _cut(row: list[str], count: int, where: str) -> list[str]:
     if len(row) < count or any(value.strip() for value in row[count:]):
         raise ValueError(
             f"{where} has {len(row)} values, but the first line names {count} columns: put a value "
-            "that holds the separator into double quotes, and leave none out"
+            "that holds the separator into double quotes, and give each column a value"
         )
     return row[:count]
 
@@ -141,13 +141,24 @@ def _separator(path: pathlib.Path, text: str) -> tuple[str, str]:
     return max(_SEPARATORS, key=count), text
 
 
+def _encoding_of(head: bytes) -> str | None:
+    """The UTF-16 that begins without a mark, as some tools write it; every other byte is zero."""
+    for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):
+        zeros = head[first::2]
+        if zeros and not zeros.strip(b"\0") and head.strip(b"\0"):
+            return encoding
+    return None
+
+
 def _decode(path: pathlib.Path) -> str:
     data = path.read_bytes()
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
-    if encoding is None and data[1:200:2] and not data[1:200:2].strip(b"\0"):
-        encoding = "utf-16-le"  # as some tools write it, without a mark
+    if encoding is None:
+        encoding = _encoding_of(data[:200])
     if encoding is None and (why := explain(path)):
         raise ValueError(why)
+    if data.startswith(b"PK\3\4"):
+        raise ValueError(f"{path} is a zip, no text: of a spreadsheet, save the table as .csv")
     try:
         text = data.decode(encoding or "utf-8-sig")
     except UnicodeDecodeError as error:
