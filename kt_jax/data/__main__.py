@@ -233,7 +233,8 @@ def _describe(opened: Source, table: pa.Table) -> None:
     print(f"images      {len(table):,}, {pc.sum(table['bytes']).as_py():,} bytes: {opened.name}")
     print(f"readable    {len(kept):,}")
     print(f"excluded    {len(excluded):,}")
-    _show(describe_excluded(excluded))
+    for line in describe_excluded(excluded):
+        print(f"  {line}")
     print(f"ignored     {describe_ignored(opened.ignored)}")
     if len(kept):
         sides = {name: pc.min_max(kept[name]).as_py() for name in ("width", "height")}

@@ -30,8 +30,6 @@ pc: Any = pyarrow.compute
 
 _log = logging.getLogger(__name__)
 
-_SHOWN = 10  # of the reasons why files are excluded
-
 
 @dataclass(frozen=True, eq=False)
 class Hashes:
@@ -207,11 +205,8 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
             "%s: %d of %d files excluded:",
             *(opened.name, len(excluded), chosen.sum() + len(opened.refused)),
         )
-    lines = describe_excluded(excluded)
-    for line in lines[:_SHOWN]:
+    for line in describe_excluded(excluded):
         _log.warning("  %s", line)
-    if len(lines) > _SHOWN:
-        _log.warning("  and %d more reasons", len(lines) - _SHOWN)
     rows = np.flatnonzero(chosen & readable)
     labels, class_names = _labels(opened, table, keys, rows)
     kept = table.select(["key", "sha256"]).take(rows)

@@ -34,7 +34,7 @@ class Folder(Source):
         """With `entries` of an earlier listing, the disk is not asked again."""
         super().__init__()
         places, prefixes = _places(path)
-        if len(places) == 1 and not places[0].is_dir():
+        if len(places) == 1 and not prefixes and not places[0].is_dir():
             raise ValueError(
                 f"{places[0]} is a file, not a folder: name its source (zip, tar, manifest, ...), "
                 "or use source='auto'"

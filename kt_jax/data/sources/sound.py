@@ -26,7 +26,7 @@ def refuse_sound(schemas: Mapping[pathlib.Path, pa.Schema], image_column: str) -
 
 
 def _is_sound(schema: pa.Schema, column: str) -> bool:
-    """Whether `datasets` wrote a column as sound, or its heading says so where nothing else does."""
+    """Whether `datasets` says that a column is one of sounds, or else its heading does."""
     written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = (written.get("info", {}).get("features") or {}).get(column)
     if isinstance(feature, dict) and "_type" in feature:

@@ -21,6 +21,8 @@ ENTRIES = pa.schema([("key", pa.string()), ("bytes", pa.int64()), ("stamp", pa.i
 LABEL = pa.field("label", pa.string())
 SUBSET = pa.field("subset", pa.string())
 
+_MAX_REASONS = 40
+
 
 @dataclass(frozen=True)
 class Excluded:
@@ -113,16 +115,21 @@ def make_entries(
 
 
 def describe_excluded(excluded: Iterable[Excluded]) -> list[str]:
-    """Returns a line for every reason, with how many files it is that of."""
+    """Returns a line for every reason, with how many files it is that of; the frequent ones first.
+
+    Few of many: broken files may have a reason each.
+    """
     keys: dict[str, list[str]] = {}
     for each in excluded:
         keys.setdefault(each.reason, []).append(each.key)
-    return [
+    lines = [
         f"{those[0]}: {reason}"
         if len(those) == 1
         else f"{len(those):,} files, such as {those[0]}: {reason}"
-        for reason, those in keys.items()
+        for reason, those in sorted(keys.items(), key=lambda item: -len(item[1]))
     ]
+    more = len(lines) - _MAX_REASONS
+    return lines if more < 2 else [*lines[:_MAX_REASONS], f"and {more:,} more reasons"]
 
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:
