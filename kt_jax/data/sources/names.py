@@ -79,18 +79,28 @@ def ignored_as(name: str) -> str | None:
 
     `name` is its path below the place that the user named: what is hidden is so below it.
     """
-    for part in name.split("/"):
-        if part.startswith(".") and part != "..":
-            return "hidden"
-        if part in _IGNORED_FOLDERS:
-            return part
-    base = name.rpartition("/")[2].lower()
+    folder, _, base = name.rpartition("/")
+    if word := _folder_ignored_as(folder):
+        return word
+    if base.startswith("."):
+        return "hidden"
+    base = base.lower()
     if base in _IGNORED_FILES:
         return base.strip()
     if base.endswith(_SCANNED):
         return _SCANNED
     extension = _extension(base)
     return extension if extension in _IGNORED_EXTENSIONS else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _folder_ignored_as(folder: str) -> str | None:
+    for part in folder.split("/"):
+        if part.startswith(".") and part != "..":
+            return "hidden"
+        if part in _IGNORED_FOLDERS:
+            return part
+    return None
 
 
 def why_not(name: str) -> str | None:
@@ -128,7 +138,10 @@ def tidy(path: str) -> str:
     >>> tidy("./cat//./1.png")
     'cat/1.png'
     """
-    parts = [part for part in normalise(path).split("/") if part not in ("", ".")]
+    path = normalise(path)
+    if "//" not in path and "./" not in path and not path.endswith(("/", ".")):
+        return path
+    parts = [part for part in path.split("/") if part not in ("", ".")]
     return "/" * path.startswith("/") + "/".join(parts)
 
 
