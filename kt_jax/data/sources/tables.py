@@ -37,7 +37,7 @@ def read_table(path: pathlib.Path) -> pa.Table:
         spaces.
     """
     with path.open("rb") as file:
-        is_parquet = file.read(len(_PARQUET)) == _PARQUET
+        is_parquet = file.read(len(_PARQUET)) == _PARQUET or path.suffix.lower() == ".parquet"
     table = _read_parquet(path) if is_parquet else _read_text(path)
     seen: dict[str, str] = {}
     for name in table.column_names:
@@ -74,6 +74,8 @@ def _read_parquet(path: pathlib.Path) -> pa.Table:
 
 
 def _why_no_parquet(path: pathlib.Path, error: Exception) -> str:
+    if why := explain(path):
+        return why
     first = str(error).splitlines()[0].rstrip(".")
     return (
         f"{path} cannot be read as a table: {first}. Was it copied to its end? A table of text is "
@@ -82,8 +84,6 @@ def _why_no_parquet(path: pathlib.Path, error: Exception) -> str:
 
 
 def _read_text(path: pathlib.Path) -> pa.Table:
-    if path.suffix.lower() == ".parquet":
-        raise ValueError(explain(path) or _why_no_parquet(path, ValueError("it is no Parquet")))
     text = _decode(path)
     separator, text = _separator(path, text)
     # `a.png, "cat, small"`: the quotes count although a space is in front of them.
