@@ -15,7 +15,7 @@ import numpy as np
 
 from kt_jax.data.decode import why_too_large
 from kt_jax.data.sources.names import NOT_UTF8, is_safe, is_utf8, readable, tidy_packed
-from kt_jax.data.sources.source import Excluded, Source, existing, make_entries
+from kt_jax.data.sources.source import Excluded, Source, existing, make_entries, to_choose
 from kt_jax.data.sources.unread import explain, explain_split
 
 # What lies before the data of an entry: this much, then its name and extra fields of these lengths.
@@ -209,7 +209,7 @@ class Tar(Source):
 def _archive(path: str | os.PathLike, kind: str) -> pathlib.Path:
     path = existing(path).absolute()
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a {kind}: open it as source folder, or auto")
+        raise ValueError(f"{path} is a folder, not a {kind}: {to_choose('folder')}")
     return path
 
 

@@ -16,6 +16,7 @@ from kt_jax.data.sources.source import (
     make_entries,
     read_file,
     stat_file,
+    to_choose,
 )
 
 
@@ -37,7 +38,7 @@ class Folder(Source):
         if len(places) == 1 and not prefixes and not places[0].is_dir():
             raise ValueError(
                 f"{places[0]} is a file, not a folder: name its source (zip, tar, manifest, ...), "
-                "or use source='auto'"
+                f"or let it be found out: {to_choose('auto')}"
             )
         holders = [place if place.is_dir() else place.parent for place in places]
         self.root = pathlib.Path(os.path.commonpath([*holders, *prefixes]))

@@ -148,6 +148,11 @@ def to_give(option: str, value: str) -> str:
     )
 
 
+def to_choose(source: str) -> str:
+    """Returns how each command is told which source a path is, for messages."""
+    return f"--source={source}; of kt_jax.main --config.images.train.source={source}"
+
+
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns options as JSON can hold them: paths, also those in lists, as text."""
 
