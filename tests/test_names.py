@@ -109,6 +109,10 @@ def test_what_leads_out_of_an_archive_is_unsafe_in_any_spelling():
 
 def test_folders_in_a_zip_of_windows_are_no_files(tmp_path):
     path = pack(tmp_path / "w.zip", ["set\\", "set\\cat\\", "./", "set\\cat\\1.png"])
+    with zipfile.ZipFile(path, "a") as archive:
+        folder = zipfile.ZipInfo("set/marked")
+        folder.external_attr = 0x10
+        archive.writestr(folder, b"")
     source = make_source("zip", path=path)
     assert source.entries["key"].to_pylist() == ["cat/1.png"]
     assert (source.refused, source.ignored.total()) == ([], 0)

@@ -23,6 +23,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 # The flag of names in UTF-8, and the extra field of names that are also there in UTF-8.
 _IS_UTF8 = 0x800
 _UNICODE_PATH = 0x7075
+_DOS_FOLDER = 0x10
 # What every document of Office or OpenOffice holds, which are zips.
 _OFFICE = {"[Content_Types].xml", "mimetype"}
 
@@ -66,7 +67,7 @@ class Zip(Source):
             )
         for member in listed:
             name = _decode_name(member)
-            if name.endswith(("/", "\\")):
+            if _is_folder(member, name):
                 continue
             key = tidy_packed(name)
             if not self.admits(key, key):
@@ -225,6 +226,12 @@ def _decode_name(member: zipfile.ZipInfo) -> str:
         except UnicodeDecodeError:
             pass
     return name.partition("\0")[0]
+
+
+def _is_folder(member: zipfile.ZipInfo, name: str) -> bool:
+    """Whether an entry is a folder: by its name, or as DOS marks one."""
+    marked = member.external_attr & _DOS_FOLDER and not member.file_size
+    return name.endswith(("/", "\\")) or bool(marked)
 
 
 def _declared_name(extra: bytes, crc: int) -> bytes | None:

@@ -71,6 +71,8 @@ class HuggingFace(Source):
         splits = find_files(path)
         schemas = {file: read_schema(file) for files in splits.values() for file in files}
         refuse_sound(schemas, image_column)
+        if path.is_dir():
+            self.account_for_others(path, schemas.keys())
         for file, schema in schemas.items():
             check_image_column(file, schema, image_column)
         if label_column != "label" and not any(
