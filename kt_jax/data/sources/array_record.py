@@ -101,7 +101,7 @@ def holds_records(path: Any) -> bool:
     path = pathlib.Path(path).expanduser()
     if not path.is_dir():
         is_glob = glob.has_magic(path.name) and ".array_record" in path.name
-        return is_glob or _is_record_file(path.name)
+        return is_glob or _SUFFIX.search(path.name) is not None
     with os.scandir(path) as entries:
         return (path / UNFINISHED).exists() or any(_is_record_file(e.name) for e in entries)
 
