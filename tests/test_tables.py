@@ -162,6 +162,12 @@ def test_tables_of_parquet_that_are_none(folder):
         open_images("auto", size=8, path=folder / "l.parquet")
 
 
+def test_a_folder_is_no_table(folder):
+    message = "is a folder, not a table: --source=folder; of kt_jax.main --config.images.train.sou"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_source("manifest", path=folder)
+
+
 def test_a_parquet_is_known_by_its_bytes(folder):
     pq.write_table(pa.table({"path": ["a.png"]}), folder / "l.csv")
     assert open_images("auto", size=8, path=folder / "l.csv").keys == ("a.png",)

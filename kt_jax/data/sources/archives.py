@@ -32,10 +32,10 @@ class Zip(Source):
     """The image files in a zip.
 
     Keys are as of the folder that it would be unpacked to, whichever tool made the zip. If all
-    images lie in one top-level folder, that folder is the root. The table of contents is
-    read once, and of it only numbers are kept: of a million entries, `zipfile` would keep 0.8 GB in
-    each thread that reads. Entries are read at offsets, so that all threads share one handle, and
-    forked processes too.
+    images lie in one top-level folder, that folder is the root. The table of contents is read once,
+    and of it only numbers are kept: of a million entries, `zipfile` would keep 0.8 GB in each
+    thread that reads. Entries are read at offsets, so that all threads share one handle, and forked
+    processes too.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
