@@ -125,7 +125,7 @@ REFUSED = {
         "path,label,path\na.png,cat,b.png\n",
         "l.csv has the headings 'path' and 'path', which are compared without case and outer",
     ),
-    "a zip": ("PK\3\4" + "\0" * 30, "l.csv is a zip, no text: of a spreadsheet, save the table"),
+    "a zip": ("PK\3\4" + "\0" * 30, "l.csv is a zip, no text: save a spreadsheet as .csv"),
     "a web page": ("<!DOCTYPE html><p>", "l.csv is a web page, not what its name says: download"),
     "a pointer": ("version https://git-lfs.github.com/spec/v1", "l.csv is a pointer of Git LFS, "),
 }

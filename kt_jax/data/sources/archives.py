@@ -24,7 +24,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _IS_UTF8 = 0x800
 _UNICODE_PATH = 0x7075
 _DOS_FOLDER = 0x10
-# What every document of Office or OpenOffice holds, which are zips.
+# Every document of Office or OpenOffice is a zip and holds one of these.
 _OFFICE = {"[Content_Types].xml", "mimetype"}
 
 

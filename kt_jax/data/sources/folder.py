@@ -25,8 +25,8 @@ class Folder(Source):
 
     Several are as one: keys, and with them classes and subsets, are the paths below the deepest
     folder that holds them all, as if that folder held nothing else. That of a glob is the one
-    before its first wildcard, whatever it finds, so that a new file changes no other's key. What is
-    hidden is so below the places that are named: a folder below ~/.cache is as any other.
+    before its first wildcard, whatever it finds, so that a new file changes no other's key. Files
+    are hidden only below the places that are named: a folder below ~/.cache is as any other.
     """
 
     def __init__(

@@ -125,7 +125,7 @@ def _cut(row: list[str], count: int, where: str) -> list[str]:
 
 
 def _separator(path: pathlib.Path, text: str) -> tuple[str, str]:
-    """What separates the values, and the text without the line by which Excel says so."""
+    """The separator of the values, and the text without the line by which Excel names it."""
     if match := re.match(r"sep=(.)\r?\n?", text):
         return match[1], text[match.end() :]
     if path.suffix.lower() != ".csv":
@@ -158,7 +158,7 @@ def _decode(path: pathlib.Path) -> str:
     if encoding is None and (why := explain(path)):
         raise ValueError(why)
     if data.startswith(b"PK\3\4"):
-        raise ValueError(f"{path} is a zip, no text: of a spreadsheet, save the table as .csv")
+        raise ValueError(f"{path} is a zip, no text: save a spreadsheet as .csv")
     try:
         text = data.decode(encoding or "utf-8-sig")
     except UnicodeDecodeError as error:
