@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from kt_jax.data.sources.array_record import MANIFEST_NAME, PREPARED
 from kt_jax.data.sources.listing import SCANNED
-from kt_jax.data.sources.source import is_image
+from kt_jax.data.sources.names import is_image
 
 # What is wrong, in most cases, with a file that cannot be read.
 COPY = "was the data set copied to its end?"
@@ -61,7 +61,7 @@ def find_files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     splits: dict[str, list[pathlib.Path]] = {}
     for file in files:
         name = file.relative_to(root).as_posix()
-        hidden = name.startswith(".") or "/." in name
+        hidden = path.is_dir() and (name.startswith(".") or "/." in name)
         if file.suffix == ".parquet" and not hidden and not _is_own(file):
             splits.setdefault(_split_of(name), []).append(file)
     if not splits:
