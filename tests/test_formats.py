@@ -37,7 +37,7 @@ def test_a_jpeg_without_its_end_marker_is_whole(name):
     data = JPEGS[name]
     expected = decode_image(data, 48)
     thumbnail = examine_image(data).thumbnail
-    for ending in (b"", b"\xff", bytes(100), b"\xff" + bytes(100), b"\xff" * 50):
+    for ending in (b"", b"\xff", bytes(100), b"\xff" + bytes(100), b"\xff" * 100_000):
         np.testing.assert_array_equal(decode_image(data[:-2] + ending, 48), expected)
         np.testing.assert_array_equal(examine_image(data[:-2] + ending).thumbnail, thumbnail)
     for ending in (b"\r\n", b"saved by a program", bytes(range(100, 190)) + b"\0"):
