@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kt_jax.data import cache
+from kt_jax.data.decode import VERSION
 
 SIZE = 5
 
@@ -147,7 +148,7 @@ def fake_room(monkeypatch, memory, disk):
 
 def test_auto_keeps_to_what_lies_on_the_disk(tmp_path, monkeypatch, caplog):
     block = 4096
-    path = tmp_path / f"decoded-{'f' * 16}.bin"
+    path = tmp_path / f"decoded-{'f' * 16}-{VERSION}.bin"
     count = 16 * block // (SIZE * SIZE * 3)
     for written, disk, memory, expected in [
         (16, 0, 0, "in .*decoded-ffff"),  # all of it, on a disk that is full

@@ -78,7 +78,7 @@ def test_what_it_prints_and_leaves(photos, tmp_path, monkeypatch, capsys):
         "readable    8",
         "excluded    3",
         "  cat/bad.jpg: not an image in any format that is read here "
-        "(JPEG, PNG, WEBP, GIF, BMP, TIFF)",
+        "(JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)",
         "  cat/x.heic: .heic is not read here: convert it to JPEG or PNG",
         "  dog/gone.png: a link to a file that does not exist",
         "ignored     0",

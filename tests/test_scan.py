@@ -152,12 +152,23 @@ def test_what_another_decoder_refused_is_examined_again(photos, tmp_path, monkey
     assert seen == [2, 7]
 
 
+def test_all_is_examined_again_where_pixels_are_others(photos, tmp_path, monkeypatch):
+    path, source = tmp_path / "m.parquet", make_source("folder", path=photos)
+    scan.scan(source, path)
+    seen = examined(monkeypatch)
+    monkeypatch.setattr(scan, "VERSION", scan.VERSION + 1)
+    monkeypatch.setattr(scan, "DECODER", f"{scan.VERSION}, Pillow 0")
+    for _ in range(2):
+        assert len(scan.scan(source, path)) == 5
+        assert len(seen) == 5
+
+
 def test_a_want_of_memory_is_no_fault_of_an_image(photos, tmp_path, monkeypatch):
     def fail(*_):
         raise MemoryError
 
     source = make_source("folder", path=photos)
-    for name in ("kt_jax.data.decode._to_rgb", "kt_jax.data.decode.Image.Image.getexif"):
+    for name in ("kt_jax.data.decode._to_rgb", "kt_jax.data.formats.find_orientation"):
         with monkeypatch.context() as patch:
             patch.setattr(name, fail)
             with pytest.raises(MemoryError):
@@ -168,3 +179,21 @@ def test_a_want_of_memory_is_no_fault_of_an_image(photos, tmp_path, monkeypatch)
 def scan_path(photos, tmp_path):
     scan.scan(make_source("folder", path=photos), tmp_path / "other.parquet")
     return tmp_path / "other.parquet"
+
+
+@pytest.mark.parametrize(("bright", "said"), [(0, ["5 of 5"]), (1, [])])
+def test_twelve_bits_in_files_of_sixteen_are_warned_of_once(tmp_path, caplog, bright, said):
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        white = 65535 if number < bright else 4095
+        deep = rng.integers(0, white, (16, 16), np.uint16, endpoint=True)
+        Image.fromarray(deep).save(tmp_path / f"{number}.{'tif' if number % 2 else 'png'}")
+    Image.new("L", (16, 16)).save(tmp_path / "black, but of 8 bits.png")
+    scan.scan(make_source("folder", path=tmp_path))
+    expected = [
+        f"{tmp_path.name}: {count} images of 16 bits are nearly black: no pixel is brighter than "
+        "about a sixteenth of white. If they hold 12 bits, multiply their pixels by 16 (10 bits: "
+        "by 64) and save them again"
+        for count in said
+    ]
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == expected

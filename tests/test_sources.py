@@ -439,7 +439,7 @@ def test_modes_become_rgb():
     deep = np.full((8, 8), 0x4020, np.uint16)
     assert (decode_image(encode(Image.fromarray(deep), "PNG"), 4) == 0x40).all()
     assert (decode_image(encode(Image.new("L", (8, 8), 9), "PNG"), 4) == 9).all()
-    with pytest.raises(ValueError, match=r"mode 'F' .* no known range"):
+    with pytest.raises(ValueError, match="32-bit floating-point samples have no known range"):
         decode_image(encode(Image.new("F", (8, 8)), "TIFF"), 4)
 
 

@@ -180,8 +180,6 @@ def make_broken():
     second = progressive.index(b"\xff\xda") + 2
     padded = scans[second:].replace(b"\xff\xda", b"\xff\xff\xff\xda")
     data = jpeg.index(b"\xff\xda") + 14
-    packed_text = PngImagePlugin.PngInfo()
-    packed_text.add_text("note", "x" * 2_000_000, zip=True)
     webp = encode(SLOPE, "WEBP", lossless=True)
     return {
         "empty.jpg": (b"", r"the file is empty \(0 bytes\)"),
@@ -198,17 +196,16 @@ def make_broken():
         "no pixels.jpg": (jpeg[:data] + b"\xff\xd9", "truncated"),
         "cut progressive.jpg": (progressive[: len(progressive) // 2] + b"\xff\xd9", "truncated"),
         "scans.jpg": (scans, r"30\d\d scans are more than 100"),
-        "hidden scans.jpg": (scans[:second] + padded, "truncated"),
+        "hidden scans.jpg": (scans[:second] + padded, r"30\d\d scans are more than 100"),
         "12-bit.jpg": (make_12_bit_jpeg(), "a JPEG that cannot be read: .* precision 12"),
         "cut.png": (png[: len(png) // 2], "truncated"),
         "no pixels.png": (png[: png.index(b"IDAT") - 4] + png[-12:], "OSError"),
-        "packed text.png": (encode(SLOPE, "PNG", pnginfo=packed_text), "Decompressed data too"),
         "cut.webp": (webp[: len(webp) // 2], "OSError: could not create decoder"),
         "cut.gif": (encode(SLOPE, "GIF")[:1500], "truncated"),
         "screen.gif": (make_gif((65535, 65535), (1, 1)), "exceeds limit of 400000000"),
         "frame.gif": (make_gif((16, 16), (65535, 65535)), "exceeds limit of 400000000"),
         "no pixels.gif": (make_gif((16, 16), (16, 16)), "truncated"),
-        "float.tiff": (encode(Image.new("F", (9, 9)), "TIFF"), "mode 'F' .* no known range"),
+        "float.tiff": (encode(Image.new("F", (9, 9)), "TIFF"), "32-bit floating-point samples"),
         "1x1.png": (encode(Image.new("RGB", (1, 1)), "PNG"), "both sides must be at least 8"),
         "wide.png": (encode(Image.new("RGB", (20000, 10)), "PNG"), "more than 50 times the other"),
         "wide.jpg": (encode(Image.new("RGB", (20000, 10)), "JPEG"), "more than 50 times the other"),

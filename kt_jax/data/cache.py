@@ -10,6 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import psutil
 
+from kt_jax.data.decode import VERSION
+
 _log = logging.getLogger(__name__)
 
 PLACES = ("auto", "ram", "disk", "none")
@@ -53,7 +55,7 @@ def keep_decoded(
     needed = count * size * size * 3
     path = None
     if cache_dir is not None:
-        path = pathlib.Path(cache_dir) / f"decoded-{fingerprint[:16]}.bin"
+        path = pathlib.Path(cache_dir) / f"decoded-{fingerprint[:16]}-{VERSION}.bin"
     if place in ("auto", "disk") and path is not None:
         _log_others(path, name)
     if place == "auto":

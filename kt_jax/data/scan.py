@@ -1,7 +1,7 @@
 """Reads every image of a source once: whether it can be read, what it is, and its hashes.
 
 The result, the manifest, is a table with a row an entry. It is reused: an entry whose size and
-stamp have not changed is not read again, unless it was refused by another version of the decoder.
+stamp have not changed is not read again, unless another version of the decoder examined it.
 """
 
 import concurrent.futures
@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from jaxtyping import UInt8, UInt64
 from tqdm import tqdm
 
 from kt_jax.data import layout
-from kt_jax.data.decode import DECODER, THUMBNAIL, examine_image
+from kt_jax.data.decode import DECODER, THUMBNAIL, VERSION, examine_image
 from kt_jax.data.sources.source import ENTRIES, Source
 
 # Its functions are made at run time, where no type checker sees them.
@@ -46,6 +46,9 @@ MANIFEST = pa.schema([*ENTRIES, *EXAMINED])
 # The key of a manifest's metadata: which decoder gave the reasons in it.
 _DECODER = b"kt_jax.decoder"
 
+# Of 256 greys. Samples of 12 bits in files of 16 give 15, which resizing raises a little.
+_DARK = 24
+_NEARLY_ALL = 0.95
 _ROWS_PER_TASK = 64
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_SAVES = 60.0
@@ -60,8 +63,8 @@ def scan(
       source: whose entries to examine.
       path: the manifest, a .parquet: what it knows of entries that have not changed is taken
         from it, and the result is written to it, also once a minute, so that an interrupted scan
-        carries on. What another version of the decoder refused is examined again. None keeps
-        nothing.
+        resumes. What another release of Pillow refused is examined again, and all is where
+        another version of the decoder here gave other pixels. None keeps nothing.
       known: an earlier manifest, for where there is nothing at `path`; its reasons stay.
 
     Returns:
@@ -74,7 +77,11 @@ def scan(
         known = source.manifest
     elif path is not None and os.path.exists(path):
         known = read_manifest(path)
-        doubt_reasons = (known.schema.metadata or {}).get(_DECODER) != DECODER.encode()
+        decoder = (known.schema.metadata or {}).get(_DECODER, b"").decode()
+        doubt_reasons = decoder != DECODER
+        if decoder.partition(",")[0] != str(VERSION):
+            _log.info("%s: images are examined again: pixels may be others now", source.name)
+            known = None
     rows = _find(entries, known, doubt_reasons)
     new = np.flatnonzero(rows < 0)
     if known is not None:
@@ -176,6 +183,14 @@ def _find(entries: pa.Table, known: pa.Table | None, doubt_reasons: bool) -> np.
     return np.where(same, rows, -1)
 
 
+class _Found(NamedTuple):
+    """Some rows, how many of their images have 16 bits, and how many of those are nearly black."""
+
+    values: pa.Table
+    deep: int
+    dark: int
+
+
 class _Examined:
     """The examined values of the entries, some known from before, some new."""
 
@@ -188,14 +203,16 @@ class _Examined:
         """Examines the entries at `new`."""
         tasks = np.array_split(new, -(-len(new) // _ROWS_PER_TASK))
         begun = said = saved = time.monotonic()
-        done, waiting = 0, []
+        done, deep, dark, waiting = 0, 0, 0, []
         with (
             concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
             tqdm(total=len(new), unit=" images", desc=self._source.name, disable=None) as bar,
         ):
-            for task, values in zip(tasks, pool.map(self._examine, tasks), strict=True):
-                waiting.append((task, values))
+            for task, found in zip(tasks, pool.map(self._examine, tasks), strict=True):
+                waiting.append((task, found.values))
                 done += len(task)
+                deep += found.deep
+                dark += found.dark
                 bar.update(len(task))
                 now = time.monotonic()
                 if now - said > _SECONDS_BETWEEN_LINES:
@@ -210,6 +227,13 @@ class _Examined:
                     self._add(waiting)
                     _save(self.table(), path)
         self._add(waiting)
+        if dark > _NEARLY_ALL * deep:
+            _log.warning(
+                "%s: %s of %s images of 16 bits are nearly black: no pixel is brighter than about "
+                "a sixteenth of white. If they hold 12 bits, multiply their pixels by 16 "
+                "(10 bits: by 64) and save them again",
+                *(self._source.name, f"{dark:,}", f"{deep:,}"),
+            )
 
     def table(self) -> pa.Table:
         """What is known by now, without the entries that are not."""
@@ -220,9 +244,10 @@ class _Examined:
             columns = columns.append_column(EXAMINED.field(name), examined[name])
         return columns.combine_chunks()
 
-    def _examine(self, task: np.ndarray) -> pa.Table:
+    def _examine(self, task: np.ndarray) -> _Found:
         columns: dict[str, list] = {name: [None] * len(task) for name in EXAMINED.names}
         thumbnails = np.zeros((len(task), THUMBNAIL, THUMBNAIL), np.uint8)
+        deep, dark = 0, 0
         for at, row in enumerate(task):
             try:
                 data, columns["label"][at] = self._source.read_labelled(int(row))
@@ -234,9 +259,12 @@ class _Examined:
             columns["reason"][at] = ""
             columns["height"][at], columns["width"][at] = seen.height, seen.width
             columns["mode"][at], thumbnails[at] = seen.mode, seen.thumbnail
+            if seen.bits == 16:
+                deep += 1
+                dark += bool(seen.thumbnail.max() < _DARK)
         unreadable = np.array([mode is None for mode in columns["mode"]])
         columns["phash"] = pa.array(perceptual_hash(thumbnails), mask=unreadable)
-        return pa.table(columns, schema=EXAMINED)
+        return _Found(pa.table(columns, schema=EXAMINED), deep, dark)
 
     def _add(self, waiting: list[tuple[np.ndarray, pa.Table]]) -> None:
         at = len(self._known)

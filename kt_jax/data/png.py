@@ -1,0 +1,84 @@
+"""The chunks of a PNG, without those that do not matter to its pixels."""
+
+import zlib
+from typing import NamedTuple
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# Metadata are unpacked to look for an orientation only, and no further than this.
+_MAX_UNPACKED = 2**20
+_ANCILLARY = 0x20  # this bit of a chunk's first letter: a reader may skip the chunk
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+
+
+class Chunks(NamedTuple):
+    """What is in a PNG.
+
+    Attributes:
+      data: the PNG, of critical chunks and the transparency alone.
+      depth: bits of a sample, as stored.
+      exif: the EXIF data, None if there are none.
+      xmp: the XMP packet, None if there is none.
+    """
+
+    data: bytes
+    depth: int
+    exif: bytes | None
+    xmp: bytes | None
+
+
+def read_chunks(data: bytes) -> Chunks:
+    """Returns the chunks of a PNG.
+
+    Ancillary chunks are dropped, whatever their size or checksum: profiles, texts, times,
+    the other frames of an animation. A text that unpacks to gigabytes does no harm. Only the
+    transparency stays, for a decoder to judge. What is no chunk stays as well.
+    """
+    kept, start, at = [], 0, len(SIGNATURE)
+    found: dict[str, bytes] = {}
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        kind = data[at + 4 : at + 8]
+        if end > len(data) or not kind.isalpha():
+            break
+        if kind[0] & _ANCILLARY and kind != b"tRNS":
+            kept.append(data[start:at])
+            start = end
+            if kind == b"eXIf" or kind in _TEXTS:
+                found |= _metadata(kind, data[at + 4 : end])
+        at = end
+    data = b"".join([*kept, data[start:]]) if kept else data
+    exif = found.get("eXIf", found.get("Raw profile type exif"))
+    depth = int.from_bytes(data[24:25])
+    return Chunks(data, depth, exif, found.get("XML:com.adobe.xmp"))
+
+
+def _metadata(kind: bytes, chunk: bytes) -> dict[str, bytes]:
+    """What a chunk (kind, body, checksum) says, by its name; nothing if it is broken."""
+    if zlib.crc32(chunk[:-4]) != int.from_bytes(chunk[-4:]):
+        return {}
+    body = chunk[4:-4]
+    if kind == b"eXIf":
+        return {"eXIf": body}
+    name, _, text = body.partition(b"\0")
+    packed = kind == b"zTXt"
+    if kind == b"iTXt":
+        packed = text[:1] == b"\1"
+        # Two bytes that say how it is packed, the language, and the name in that language.
+        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]
+    elif packed:
+        text = text[1:]
+    try:
+        if name == b"XML:com.adobe.xmp":
+            return {"XML:com.adobe.xmp": _unpack(text) if packed else text}
+        if name == b"Raw profile type exif":
+            # A line feed, the name, the length, and hexadecimal digits.
+            lines = (_unpack(text) if packed else text).split(b"\n")[3:]
+            return {"Raw profile type exif": bytes.fromhex(b"".join(lines).decode("ascii"))}
+    except (zlib.error, ValueError):
+        pass
+    return {}
+
+
+def _unpack(packed: bytes) -> bytes:
+    return zlib.decompressobj().decompress(packed, _MAX_UNPACKED)
