@@ -25,7 +25,7 @@ import pyarrow.compute
 
 from kt_jax.data.duplicates import find_duplicates, find_leaks
 from kt_jax.data.images import Hashes, make_hashes
-from kt_jax.data.layout import subsets_of
+from kt_jax.data.layout import read_layout, why_unsplit
 from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST, labels_of, scan, write_manifest
 from kt_jax.data.sources import Source, detect, make_source
@@ -231,9 +231,13 @@ def _describe(opened: Source, table: pa.Table) -> None:
         ranges = [f"{name} {side['min']:,} to {side['max']:,}" for name, side in sides.items()]
         print(f"sizes       {', '.join(ranges)} pixels")
         print(f"modes       {', '.join(f'{n:,} {mode}' for mode, n in _count(kept['mode']))}")
-    subsets = subsets_of(opened.entries["key"].to_pylist(), opened.given_subsets)
+    keys = opened.entries["key"].to_pylist()
+    folders, subsets = read_layout(keys), opened.given_subsets
+    subsets = folders.subsets if subsets is None else subsets
     if subsets is None:
         print("subsets     none: a hash of each name holds some out for tests")
+        unsplit = opened.unsplit or folders.doubt or why_unsplit(keys, opened.name)
+        _show([unsplit] if unsplit else [])
     else:
         what = np.array(subsets)[pc.equal(table["reason"], "").to_numpy()]
         train, test = (what == "train").sum(), (what == "test").sum()

@@ -1,5 +1,6 @@
 """Sets of images: verified, named, indexable, and decoded only when indexed."""
 
+import functools
 import hashlib
 import logging
 import operator
@@ -17,6 +18,7 @@ from kt_jax.data.cache import keep_decoded
 from kt_jax.data.decode import decode_image
 from kt_jax.data.scan import manifest_path, scan
 from kt_jax.data.sources import Excluded, Source, check_options, make_source, photographs
+from kt_jax.data.splits import KNOWN
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
@@ -170,13 +172,16 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
     keys = table["key"].to_pylist()
     given = opened.given_subsets
     chosen = layout.in_subset(keys, given, subset, holdout)
+    folders = layout.read_layout(keys)
+    if subset != "all" and given is None and folders.subsets is None:
+        unsplit = opened.unsplit or folders.doubt or layout.why_unsplit(keys, opened.name)
+        _warn_once(opened, unsplit)
     if not chosen.any():
         if unknown := sorted({place for place in given or () if place} - {"train", "test"}):
             names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-            known = ", ".join((*layout.TRAIN_FOLDERS, *layout.TEST_FOLDERS))
             raise ValueError(
                 f"subset {subset!r} of {opened.name} is empty: its images are of splits that are "
-                f"not known here, {names}: name them as one of {known}, or use subset='all'"
+                f"not known here, {names}: name them as one of {KNOWN}, or use subset='all'"
             )
         raise ValueError(
             f"subset {subset!r} of {opened.name} is empty ({len(keys)} images in all, holdout="
@@ -200,7 +205,7 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
             excluded[0].key, excluded[0].reason,
         )  # fmt: skip
     rows = np.flatnonzero(chosen & readable)
-    labels, class_names = _labels(opened, table, keys, rows)
+    labels, class_names = _labels(opened, table, keys, rows, folders.doubt)
     kept = table.select(["key", "sha256"]).take(rows)
     content = kept["sha256"].to_pylist()
     keys = tuple(kept["key"].to_pylist())
@@ -227,19 +232,24 @@ def make_hashes(opened: Source, table: pa.Table, rows: np.ndarray) -> Hashes:
 
 
 def _labels(
-    opened: Source, table: pa.Table, keys: list[str], rows: np.ndarray
+    opened: Source, table: pa.Table, keys: list[str], rows: np.ndarray, doubt: str
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """The labels of the entries at `rows`, and the names of the classes of all."""
+    """The labels of the entries at `rows`, and the names of the classes of all.
+
+    `doubt` is what is not sure of the folders, if these are asked.
+    """
     if opened.presence is not None:
         return opened.presence[rows], opened.class_names
     if table["label"].null_count < len(table):
         classes = table["label"]
     elif "label" in opened.entries.schema.names:
         classes = opened.entries["label"]
-    elif (found := layout.classes_of(keys)) is not None:
-        classes = pa.array(found, pa.string())
     else:
-        return None, ()
+        _warn_once(opened, doubt)
+        found = layout.classes_of(keys)
+        if found is None:
+            return None, ()
+        classes = pa.array(found, pa.string())
     names = opened.class_names or layout.sorted_names(pc.unique(classes).to_pylist())
     numbers = pc.index_in(classes.take(rows), value_set=pa.array(names, pa.string()))
     labels = pc.fill_null(numbers, -1).to_numpy().astype(np.int32)
@@ -250,6 +260,17 @@ def _labels(
         )
         return None, ()
     return labels, names
+
+
+def _warn_once(opened: Source, text: str) -> None:
+    if text:
+        _warn(opened.identity, opened.name, text)
+
+
+# A set is opened for training and again for tests.
+@functools.cache
+def _warn(identity: str, name: str, text: str) -> None:
+    _log.warning("%s: %s", name, text)
 
 
 @dataclass(frozen=True)

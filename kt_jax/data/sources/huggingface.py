@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from kt_jax.data.layout import TEST_FOLDERS
+from kt_jax.data.splits import choose_splits, divide
 from kt_jax.data.sources.huggingface_files import (
     COPY,
     check_image_column,
@@ -110,10 +110,9 @@ class HuggingFace(Source):
         self._rows = np.array([at for at, entry in enumerate(entries) if entry], np.int64)
         columns = list(zip(*filter(None, entries), strict=True)) or [()] * 5
         keys, sizes, stamps, labels, of_split = map(list, columns)
+        where = choose_splits(splits)
         subsets = {}
-        test = next((name for name in TEST_FOLDERS if name in splits), None)
-        if "train" in splits and test:
-            where = {"train": "train", test: "test"}
+        if divide(where.values()):
             subsets["subset"] = [where.get(split) for split in of_split]
         self.entries = make_entries(keys, sizes, stamps, label=labels, **subsets)
 

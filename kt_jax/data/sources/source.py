@@ -44,6 +44,8 @@ class Source:
         LABEL, the folders of the keys say the classes; without SUBSET, they or a hash of the key
         say what is for training.
       refused: what is no image at first sight, and why.
+      unsplit: which names in it say splits that do not divide its entries, and what to do, for
+        people; "" if there are none. Those in keys are found without it.
       class_names: in the source's own order; empty where it has none: then they are sorted.
       presence: int8 `[entries, classes]` where an image may show several classes: 1 present, 0
         present but only as "difficult", -1 absent.
@@ -58,6 +60,7 @@ class Source:
     name: str
     entries: pa.Table
     refused: list[Excluded]
+    unsplit: str = ""
     class_names: tuple[str, ...] = ()
     presence: np.ndarray | None = None
     boxes: pa.Table | None = None
