@@ -185,7 +185,7 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
             )
         raise ValueError(
             f"subset {subset!r} of {opened.name} is empty ({len(keys)} images in all, holdout="
-            f"{holdout}): use subset='all' or another holdout"
+            f"{holdout}): use subset='all'{' or another holdout' if given is None else ''}"
         )
     readable = pc.equal(table["reason"], "").to_numpy()
     bad = table.select(["key", "reason"]).filter(chosen & ~readable)

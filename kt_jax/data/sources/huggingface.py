@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from kt_jax.data.splits import choose_splits, divide
 from kt_jax.data.sources.huggingface_files import (
     COPY,
     check_image_column,
@@ -34,6 +33,7 @@ from kt_jax.data.sources.source import (
     read_file,
     stat_file,
 )
+from kt_jax.data.splits import choose_splits, divide
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute

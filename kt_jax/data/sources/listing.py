@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from kt_jax.data.decode import why_too_large
-from kt_jax.data.layout import choose_splits
+from kt_jax.data.sources import split_columns
 from kt_jax.data.sources.source import (
     SUBSET,
     Excluded,
@@ -51,8 +51,9 @@ class Listing(Source):
     """The files that a .csv or .parquet lists, one a row.
 
     Paths are absolute, or relative to the table's folder; keys are the paths as they are written.
-    A column `split` ("train", "test", "val", ...) says which rows are for training; a value that is
-    not known is kept as the subset, so that it can be named.
+    A column `split` ("train", "test", "val", ...) says which rows are for training; one that is
+    called "train" or "is_train" may hold truth values. A value that is not known is kept as the
+    subset, so that it can be named.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Listing(Source):
         path: str | os.PathLike,
         path_column: str = "path",
         label_column: str = "label",
+        split_column: str = "split",
     ) -> None:
         path = existing(path).absolute()
         self.root, self.name = path.parent, path.name
@@ -79,7 +81,16 @@ class Listing(Source):
                 f"{path} has no column {label_column!r}, only {', '.join(table.column_names)}: "
                 "name the column of the labels with the option label_column"
             )
-        subsets = _subsets(table) if "split" in table.column_names else None
+        subsets = None
+        if split_column in table.column_names:
+            subsets = split_columns.read_subsets(split_column, _names(table, split_column))
+        elif split_column != "split":
+            raise ValueError(
+                f"{path} has no column {split_column!r}, only {', '.join(table.column_names)}: "
+                "name the column of the splits with the option split_column"
+            )
+        else:
+            self.unsplit = split_columns.why_unused(table, (path_column, label_column))
         self.refused = []
         found: dict[str, tuple[int, int, int]] = {}
         for row, key in enumerate(paths):
@@ -200,9 +211,3 @@ def _texts(table: pa.Table, name: str) -> list[str | None]:
 def _names(table: pa.Table, column: str) -> list[str | None]:
     """The texts of a column; a blank one names nothing."""
     return [text if text and text.strip() else None for text in _texts(table, column)]
-
-
-def _subsets(table: pa.Table) -> list[str | None]:
-    splits = _names(table, "split")
-    subsets = choose_splits({split for split in splits if split})
-    return [split and subsets.get(split, split) for split in splits]
