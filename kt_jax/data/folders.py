@@ -1,6 +1,6 @@
 """What the names of folders say of the images in them: a split, a class, or nothing."""
 
-import os
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
     - at the top classes, one of which may have the name of a split, like the class "train".
     """
     folders = sorted(folders)
-    depth = len(os.path.commonprefix(folders))
+    depth = _shared_depth(folders)
     tops = _group(folders, depth)
     names = [name for name in tops if name]
     splits = choose_splits(names)
@@ -62,6 +62,14 @@ def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
     for name, group in tops.items():
         places |= dict.fromkeys(group, Place(None, name or None, True))
     return places, _doubt(splits, names, "is read as a class") if splits else ""
+
+
+def _shared_depth(folders: list[Folder]) -> int:
+    """How many folders hold all others."""
+    # All lie, in order, between the first and the last.
+    first, last = min(folders, default=()), max(folders, default=())
+    pairs = zip(first, last, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _group(folders: Iterable[Folder], depth: int) -> dict[str, list[Folder]]:

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from kt_jax.data.sources.huggingface_files import (
+from kt_jax.data.sources.huggingface_columns import (
     COPY,
-    check_image_column,
+    choose_image_column,
+    choose_label_column,
     class_names,
-    describe,
-    find_files,
-    read_schema,
+    is_labelled,
 )
+from kt_jax.data.sources.huggingface_files import find_files, read_schema
 from kt_jax.data.sources.source import (
     Excluded,
     Source,
@@ -55,7 +55,9 @@ class HuggingFace(Source):
 
     Keys are the paths that the set gives its images, if every image of a split has one of its own,
     else their numbers. The splits "train" and "test" (or "validation") are the subsets where both
-    exist.
+    exist. Where there is no column "image", the images are those of "img" or of the only column
+    that holds some; where there is no column "label", the labels are those of "labels", of
+    "fine_label", or of the only ClassLabel.
     """
 
     def __init__(
@@ -67,16 +69,8 @@ class HuggingFace(Source):
         path = existing(path).absolute()
         splits = find_files(path)
         schemas = {file: read_schema(file) for files in splits.values() for file in files}
-        for file, schema in schemas.items():
-            check_image_column(file, schema, image_column)
-        if label_column != "label" and not any(
-            _is_labelled(schema, label_column) for schema in schemas.values()
-        ):
-            held = "; ".join(sorted(set(map(describe, schemas.values()))))
-            raise ValueError(
-                f"{path} has no column {label_column!r} of classes, integers or strings, only "
-                f"{held}: name the column of the labels with the option label_column"
-            )
+        image_column = choose_image_column(schemas, image_column)
+        label_column = choose_label_column(schemas, label_column, path)
         stats = {file: stat_file(file) for file in schemas}
         known = str([(str(file), *stats[file]) for file in schemas])
         digest = hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -114,6 +108,11 @@ class HuggingFace(Source):
         subsets = {}
         if divide(where.values()):
             subsets["subset"] = [where.get(split) for split in of_split]
+        elif len(splits) == 1:
+            self.unsplit = (
+                f"its only split is {next(iter(splits))!r}: a hash of each name holds images out "
+                "for tests. Give the folder of a data set with splits for both, or use subset='all'"
+            )
         self.entries = make_entries(keys, sizes, stamps, label=labels, **subsets)
 
     def read(self, row: int) -> bytes:
@@ -257,15 +256,8 @@ def _fields(images: pa.StructArray) -> tuple[pa.Array, pa.Array]:
     return fields["bytes"], pc.cast(fields.get("path", pa.nulls(len(images))), pa.string())
 
 
-def _is_labelled(schema: pa.Schema, column: str) -> bool:
-    if column not in schema.names:
-        return False
-    type = schema.field(column).type
-    return pa.types.is_integer(type) or pa.types.is_string(type) or pa.types.is_large_string(type)
-
-
 def _labels(batch: pa.RecordBatch, column: str, names: tuple[str, ...]) -> list[str | None]:
-    if not _is_labelled(batch.schema, column):
+    if not is_labelled(batch.schema, column):
         return [None] * len(batch)
     if not names:
         return pc.cast(batch[column], pa.string()).to_pylist()

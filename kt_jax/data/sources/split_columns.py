@@ -25,7 +25,7 @@ _MAX_VALUES = 100
 def read_subsets(heading: str, values: Sequence[str | None]) -> list[str | None]:
     """Returns what each row is for: "train", "test", None, or the value where it is not known.
 
-    The values are names of splits or, under a heading that is one, such as "is_train", truth values.
+    The values are names of splits or, under a heading like "is_train", truth values.
     """
     subsets = _known({value for value in values if value}, heading)
     return [value and subsets.get(value, value) for value in values]
