@@ -5,9 +5,9 @@
     python -m kt_jax.data prepare photos --out=photos-256 --size=256 --quality=90
 
 A PATH is a folder, a zip, a tar, a table of paths, a VOC devkit's year, a Hugging Face data set,
-ArrayRecord files, or a glob; several are one set, as if the folder that holds them all (of a glob:
-the one before its first wildcard) held nothing else. A TFDS data set is named by
---source=tfds --option name=NAME --option split=train.
+ArrayRecord files, the shards of a WebDataset, or a glob; several are one set, as if the folder that
+holds them all (of a glob: the one before its first wildcard) held nothing else. A TFDS data set is
+named by --source=tfds --option name=NAME --option split=train.
 """
 
 import argparse
@@ -159,7 +159,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         return options
     # Sorted: the same places in another order are the same set.
     paths = sorted(os.path.abspath(os.path.expanduser(path)) for path in arguments.paths)
-    if len(paths) > 1 and source not in ("auto", "folder"):
+    if len(paths) > 1 and source not in ("auto", "folder", "webdataset"):
         raise ValueError(f"--source={source} takes one PATH, not {len(paths)}")
     return {"path": paths[0] if len(paths) == 1 else paths, **options}
 

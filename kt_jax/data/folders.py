@@ -103,21 +103,21 @@ def _classes_first(
     splits = choose_splits(name for group in groups.values() for name in group if name)
     if not all(divide(map(splits.get, group)) and "" not in group for group in groups.values()):
         return None
-    places, doubt = {}, ""
+    places: dict[Folder, Place] = {}
+    deeper = []
     for top, group in groups.items():
         for name, folders in group.items():
             subset = splits.get(name)
             places |= dict.fromkeys(folders, Place(subset, top, subset is not None))
-            below = set(_classes_below(folders, depth + 1, name).values()) - {None}
-            if subset and below:
-                deeper = f"{top}/{name}/{min(below)}"
-                doubt = (
-                    f"the classes may be {top!r}, ... or those of {deeper}: the set has no labels. "
-                    "Put the splits at the top (train/CLASS/..., test/CLASS/...)"
-                )
-    if doubt:
-        places = {folder: Place(place.subset) for folder, place in places.items()}
-    return places, doubt
+            below = filter(None, _classes_below(folders, depth + 1, name).values())
+            deeper += [f"{top}/{name}/{each}" for each in below if subset]
+    if not deeper:
+        return places, ""
+    doubt = (
+        f"the class of what is in {min(deeper)} may be the first folder or the last: the set has "
+        "no labels. Put the splits at the top (train/CLASS/..., test/CLASS/...)"
+    )
+    return {folder: Place(place.subset) for folder, place in places.items()}, doubt
 
 
 def _one_sided(names: list[str]) -> list[str]:

@@ -115,11 +115,15 @@ def open_images(
         share=(0.4, 1.0)), or one of the following, each with the options subset="all" | "train" |
         "test" and holdout=0.2:
         "folder" (path: a folder, a glob, or a list of them), "zip" (path), "tar" (path),
-        "manifest" (path of a .csv or .parquet, path_column="path", label_column="label"; or what
-        `python -m kt_jax.data scan` wrote), "tfds" (name, split, data_dir=""),
-        "array_record" (path of a file, a folder or a glob), "voc" (path of a devkit's year),
-        "huggingface" (path, image_column="image", label_column="label"), or "auto" (path), which
-        looks at the path to tell which it is.
+        "manifest" (path of a .csv or .parquet, path_column="path", label_column="label",
+        split_column="split"; or what `python -m kt_jax.data scan` wrote), "tfds" (name, split,
+        data_dir=""), "array_record" (path of a file, a folder or a glob), "voc" (path of a devkit's
+        year),
+        "huggingface" (path, image_column="image", label_column="label"; where these are not there:
+        "img" or the only column of images, "labels", "fine_label" or the only ClassLabel),
+        "webdataset" (path of a tar, a folder of tars, a glob, a name with braces such as
+        "train-{0000..0146}.tar", or a list of them), or "auto" (path), which looks at the path to
+        tell which it is.
       size: side of the decoded images, in pixels.
       cache_dir: where the result of verifying a source is kept, so that opening it again is
         fast; None verifies every time.
@@ -172,10 +176,13 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
     keys = table["key"].to_pylist()
     given = opened.given_subsets
     chosen = layout.in_subset(keys, given, subset, holdout)
+    classes, doubt = _given_classes(opened, table), ""
     folders = layout.read_layout(keys)
+    if classes is None and opened.presence is None:
+        doubt = folders.doubt
+        _warn_once(opened, doubt)
     if subset != "all" and given is None and folders.subsets is None:
-        unsplit = opened.unsplit or folders.doubt or layout.why_unsplit(keys, opened.name)
-        _warn_once(opened, unsplit)
+        _warn_once(opened, opened.unsplit or doubt or layout.why_unsplit(keys, opened.name))
     if not chosen.any():
         if unknown := sorted({place for place in given or () if place} - {"train", "test"}):
             names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
@@ -205,7 +212,7 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
             excluded[0].key, excluded[0].reason,
         )  # fmt: skip
     rows = np.flatnonzero(chosen & readable)
-    labels, class_names = _labels(opened, table, keys, rows, folders.doubt)
+    labels, class_names = _labels(opened, classes, keys, rows)
     kept = table.select(["key", "sha256"]).take(rows)
     content = kept["sha256"].to_pylist()
     keys = tuple(kept["key"].to_pylist())
@@ -231,25 +238,24 @@ def make_hashes(opened: Source, table: pa.Table, rows: np.ndarray) -> Hashes:
     return Hashes(tuple(content.take(rows).to_pylist()), table["phash"].take(rows).to_numpy())
 
 
-def _labels(
-    opened: Source, table: pa.Table, keys: list[str], rows: np.ndarray, doubt: str
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """The labels of the entries at `rows`, and the names of the classes of all.
+def _given_classes(opened: Source, table: pa.Table) -> pa.ChunkedArray | None:
+    """The classes that the scan or the source itself knows; None if the folders say them."""
+    if table["label"].null_count < len(table):
+        return table["label"]
+    return opened.entries["label"] if "label" in opened.entries.schema.names else None
 
-    `doubt` is what is not sure of the folders, if these are asked.
-    """
+
+def _labels(
+    opened: Source, classes: pa.ChunkedArray | None, keys: list[str], rows: np.ndarray
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The labels of the entries at `rows`, and the names of the classes of all."""
     if opened.presence is not None:
         return opened.presence[rows], opened.class_names
-    if table["label"].null_count < len(table):
-        classes = table["label"]
-    elif "label" in opened.entries.schema.names:
-        classes = opened.entries["label"]
-    else:
-        _warn_once(opened, doubt)
+    if classes is None:
         found = layout.classes_of(keys)
         if found is None:
             return None, ()
-        classes = pa.array(found, pa.string())
+        classes = pa.chunked_array([found], pa.string())
     names = opened.class_names or layout.sorted_names(pc.unique(classes).to_pylist())
     numbers = pc.index_in(classes.take(rows), value_set=pa.array(names, pa.string()))
     labels = pc.fill_null(numbers, -1).to_numpy().astype(np.int32)

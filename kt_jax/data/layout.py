@@ -130,13 +130,16 @@ def why_unsplit(keys: list[str], name: str) -> str:
         said = next((both for both in map(_examples, (parts, files)) if len(both) == 2), {})
     if not said:
         return ""
-    names = " and ".join(f"{name!r} in {key}" for name, key in said.values())
-    missing = "tests" if "test" not in said else "training"
-    why = "not as top folders" if len(said) == 2 else f"nothing says what is for {missing}"
+    names = " and ".join(f"{name!r} in {key}" for _, (name, key) in sorted(said.items())[::-1])
+    missing = "tests" if "train" in said else "training"
+    if len(said) == 2:
+        what = f"{names} are names of splits, but do not divide the set"
+    else:
+        what = f"{names} is the name of a split, but none says what is for {missing}"
     return (
-        f"{names} says a split, but {why}: a hash of each name holds images out for tests. Put all "
-        "images below two top folders 'train' and 'test' (in a table: write a column 'split'), or "
-        "use subset='all'"
+        f"{what}: a hash of each name holds images out for tests. Name what is for training "
+        "'train' and what is for tests 'test' (top folders, shards, or the column 'split' of a "
+        "table) and open both together, or use subset='all'"
     )
 
 

@@ -18,6 +18,7 @@ from kt_jax.data.sources.listing import Listing, read_note, read_scanned
 from kt_jax.data.sources.source import ENTRIES, EXTENSIONS, Excluded, Source, existing
 from kt_jax.data.sources.tfds import Tfds
 from kt_jax.data.sources.voc import Voc, find_years
+from kt_jax.data.sources.webdataset import WebDataset, holds_shards, is_shard, names_shards
 
 SOURCES: dict[str, type[Source]] = {
     "folder": Folder,
@@ -28,6 +29,7 @@ SOURCES: dict[str, type[Source]] = {
     "array_record": ArrayRecord,
     "huggingface": HuggingFace,
     "voc": Voc,
+    "webdataset": WebDataset,
 }
 
 __all__ = ["SOURCES", "Excluded", "Source", "check_options", "detect", "make_source"]
@@ -122,6 +124,8 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
     """
     if holds_records(path):
         return "array_record"
+    if names_shards(path):
+        return "webdataset"
     if not isinstance(path, str | os.PathLike):
         return "folder"
     text = os.path.expanduser(os.fspath(path))
@@ -131,12 +135,14 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
     if is_huggingface(path):
         return "huggingface"
     if path.is_dir():
-        return "voc" if find_years(path) else "folder"
+        if find_years(path):
+            return "voc"
+        return "webdataset" if holds_shards(path) else "folder"
     suffix = path.suffix.lower()
     if suffix in (".csv", ".parquet"):
         return "manifest"
     if suffix == ".tar":
-        return "tar"
+        return "webdataset" if is_shard(path) else "tar"
     if zipfile.is_zipfile(path):
         return "zip"
     raise ValueError(
