@@ -121,8 +121,8 @@ def why_unsplit(keys: list[str], name: str) -> str:
     The names are those in the keys and that of the whole set. What `read_layout` doubts comes
     before this.
     """
-    parts = {part: key for key in reversed(keys) for part in key.split("/")[:-1]}
-    parts[name.partition(".")[0]] = name
+    parts = {name.partition(".")[0]: name}
+    parts |= {part: key for key in reversed(keys) for part in key.split("/")[:-1]}
     said = _examples({p: k for p, k in parts.items() if (s := read_name(p)) and not s.rest})
     if not said:
         # With other words in it, a name may be a class: "bullet_train". Two are no accident.
