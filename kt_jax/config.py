@@ -3,7 +3,7 @@
 import difflib
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,13 @@ def load_config(path: str, **overrides: Any) -> ConfigDict:
     return config
 
 
-def check_key(config: ConfigDict, dotted: str) -> None:
-    """Makes sure that the config has the key "section.key".
+def check_key(config: ConfigDict, dotted: str, options: Collection[str] = ()) -> bool:
+    """Makes sure that the config has, or may get, the key "section.key"; returns whether it has it.
+
+    Args:
+      config: a config.
+      dotted: the key.
+      options: what a set of images may have besides, as config.images.SET.OPTION.
 
     Raises:
       ValueError: naming the nearest keys that it has.
@@ -47,11 +52,28 @@ def check_key(config: ConfigDict, dotted: str) -> None:
     for depth, part in enumerate(parts):
         keys = list(node) if isinstance(node, ConfigDict) else []
         if part not in keys:
+            if _is_of_images(parts, depth):
+                if part in options:
+                    return False
+                keys += sorted(options)
             known = [".".join([*parts[:depth], key]) for key in keys]
             near = difflib.get_close_matches(".".join(parts[: depth + 1]), known, n=3, cutoff=0.4)
             hint = f"Did you mean {' or '.join(near)}?" if near else f"It has: {', '.join(known)}."
             raise ValueError(f"the config has no key {dotted!r}. {hint}")
         node = node[part]
+    return True
+
+
+def add_option(config: ConfigDict, dotted: str, value: str) -> None:
+    """Adds "images.SET.OPTION", an option of a source that the config does not have."""
+    section, name, option = dotted.split(".")
+    with config.unlocked():
+        config[section][name][option] = value
+
+
+def _is_of_images(parts: list[str], depth: int) -> bool:
+    """Whether the part at this depth is an option of a set of images."""
+    return parts[0] == "images" and depth == 2 and len(parts) == 3
 
 
 def _override(config: ConfigDict, overrides: Mapping[str, Any], name: str) -> None:

@@ -16,10 +16,12 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from kt_jax import distributed, pipeline
-from kt_jax.config import check_key, load_config
+from kt_jax import data, distributed, pipeline
+from kt_jax.config import add_option, check_key, load_config
 
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+# The arguments that ml_collections looks at: not the options that the config does not have.
+_ARGUMENTS: list[str] = []
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True, sys_argv=_ARGUMENTS)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.")
 _STAGES = flags.DEFINE_list("stages", [], "Only these stages.")
 _REDO = flags.DEFINE_list("redo", [], "Delete these stages and all that read them; do them again.")
@@ -81,17 +83,32 @@ def _parse_steps(text: str) -> tuple[int, int] | None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Checks the config's name and keys first: ml_collections answers those with a stack trace."""
-    config = None
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    """Checks the config's name and keys first: ml_collections answers those with a stack trace.
+
+    An option of a source that the config does not have, --config.images.SET.OPTION=VALUE, is added
+    to the config after ml_collections has read the rest.
+    """
+    config, added = None, {}
+    _ARGUMENTS.clear()
+    arguments = iter(zip(argv, [*argv[1:], ""], strict=True))
+    for argument, following in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
             config = load_config(value if equals else following)
         elif argument.startswith("-") and name.startswith("config.") and config is not None:
-            check_key(config, name.removeprefix("config."))
+            key = name.removeprefix("config.")
+            if not check_key(config, key, data.option_names()):
+                added[key] = value if equals else following
+                if not equals:
+                    next(arguments, None)
+                continue
+        _ARGUMENTS.append(argument)
     if config is None and not any("help" in argument for argument in argv):
         raise ValueError("no --config=FILE.py given: see configs/ for those that ship.")
-    return flags.FLAGS(list(argv))
+    rest = flags.FLAGS(_ARGUMENTS)
+    for key, value in added.items():
+        add_option(_CONFIG.value, key, value)
+    return rest
 
 
 def run() -> None:

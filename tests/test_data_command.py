@@ -81,6 +81,7 @@ def test_what_it_prints_and_leaves(photos, tmp_path, monkeypatch, capsys):
         "(JPEG, PNG, WEBP, GIF, BMP, TIFF)",
         "  cat/x.heic: .heic is not read here: convert it to JPEG or PNG",
         "  dog/gone.png: a link to a file that does not exist",
+        "ignored     0",
         "sizes       width 30 to 35, height 20 to 20 pixels",
         "modes       7 RGB, 1 L",
         "subsets     none: a hash of each name holds some out for tests",
@@ -111,12 +112,19 @@ def test_more_than_ten_of_anything_are_counted(tmp_path, capsys):
         save(root / f"{i:02d}/a.png", i)
         (root / f"{i:02d}/b.png").write_bytes((root / f"{i:02d}/a.png").read_bytes())
         (root / f"{i:02d}/x.heic").write_text("foreign")
+    for i in range(43):
+        (root / f"00/x.a{i}").write_text("of many kinds")
     for i in range(7):
         (root / f"00/c{i}.png").write_bytes((root / "00/a.png").read_bytes())
     assert run(root, f"--out={tmp_path / 'm.parquet'}") == 0
     printed = capsys.readouterr().out
-    assert "excluded    13\n" in printed
-    assert "  09/x.heic: .heic is not read here: convert it to JPEG or PNG\n  and 3 more" in printed
+    assert (
+        "excluded    56\n"
+        "  13 files, such as 00/x.heic: .heic is not read here: convert it to JPEG or PNG\n"
+        "  00/x.a0: .a0 is not read here: if it is an image, rename it to end in .jpg, .png, ...\n"
+    ) in printed
+    assert printed.count("is not read here") == 40
+    assert "\n  and 4 more reasons\nignored     0\n" in printed
     assert "classes     13: 00 (9), 01 (2), 02 (2), 03 (2), and 9 more" in printed
     assert "  00/a.png = 00/b.png = 00/c0.png = 00/c1.png = and 5 more\n" in printed
     assert "  09/a.png = 09/b.png\n  and 3 more\n" in printed
@@ -258,7 +266,8 @@ class Learned(Source):
 
     def __init__(self, path):
         self.identity = self.name = "learned"
-        self.refused, self.class_names = [], ("x", "y", "z")
+        super().__init__()
+        self.class_names = ("x", "y", "z")
         self.entries = make_entries(["0", "1"], [0] * 2, [0] * 2)
         if path.endswith("several"):
             self.presence = np.ones((2, 3), np.int8)
@@ -456,7 +465,8 @@ class Named(Source):
     """Like a TFDS data set: named, at no path."""
 
     def __init__(self, name: str, split: str) -> None:
-        self.identity, self.name, self.refused = f"named:{name}:{split}", f"{name}/{split}", []
+        super().__init__()
+        self.identity, self.name = f"named:{name}:{split}", f"{name}/{split}"
         self.entries = make_entries([f"{split}{i}" for i in range(3)], [9] * 3, [0] * 3)
 
     def read(self, row):

@@ -625,7 +625,7 @@ def messages(caplog):
             {"coarse_label": class_label("x", "y"), "fine_label": class_label("c", "b", "a")},
             [2, 1, 0],
             "'fine_label', 'coarse_label': those of 'fine_label' are taken. Name another with the "
-            "option label_column: --option label_column=coarse_label",
+            "option label_column: --option label_column=coarse_label;",
         ),
         ({"breed": [1, 0, 1]}, {"breed": class_label("x", "y")}, [1, 0, 1], "the column 'breed'"),
         (

@@ -212,7 +212,8 @@ class Several(Source):
 
     def __init__(self, path):
         self.identity = self.name = "several"
-        self.refused, self.class_names = [], ("b", "a")
+        super().__init__()
+        self.class_names = ("b", "a")
         self.entries = make_entries(["0", "1", "2"], [0] * 3, [0] * 3)
         if path == "presence":
             self.presence = np.array([[1, -1], [0, 1], [-1, -1]], np.int8)

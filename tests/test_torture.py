@@ -522,10 +522,9 @@ def test_tars_that_cannot_be_read_in_place(tmp_path):
             open_images("tar", size=SIZE, path=path)
     with tarfile.open(tmp_path / "t.tar.gz", "w:gz") as archive:
         add_to_tar(archive, "a.png", encode(SLOPE, "PNG"))
-    with pytest.raises(ValueError, match="If it is compressed, decompress it once"):
-        open_images("tar", size=SIZE, path=tmp_path / "t.tar.gz")
-    with pytest.raises(ValueError, match="no source of images that is known here"):
-        open_images("auto", size=SIZE, path=tmp_path / "t.tar.gz")
+    for source in ("tar", "auto"):
+        with pytest.raises(ValueError, match=r"t.tar.gz is a tar compressed by gzip, .* gunzip -c"):
+            open_images(source, size=SIZE, path=tmp_path / "t.tar.gz")
 
 
 def test_the_largest_pictures_take_bounded_memory(tmp_path):

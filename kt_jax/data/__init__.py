@@ -12,7 +12,7 @@ from kt_jax.data.duplicates import (
 from kt_jax.data.images import Hashes, Images, check_size, open_images
 from kt_jax.data.loader import Reading, eval_batches, train_batches
 from kt_jax.data.order import Balanced, Shuffled
-from kt_jax.data.sources import Excluded
+from kt_jax.data.sources import Excluded, option_names
 
 __all__ = [
     "NEAR",
@@ -31,5 +31,6 @@ __all__ = [
     "find_leaks",
     "hash_images",
     "open_images",
+    "option_names",
     "train_batches",
 ]

@@ -28,7 +28,14 @@ from kt_jax.data.images import Hashes, make_hashes
 from kt_jax.data.layout import read_layout, why_unsplit
 from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST, labels_of, scan, write_manifest
-from kt_jax.data.sources import Source, detect, make_source
+from kt_jax.data.sources import (
+    Excluded,
+    Source,
+    describe_excluded,
+    describe_ignored,
+    detect,
+    make_source,
+)
 from kt_jax.data.sources.folder import Folder
 from kt_jax.data.sources.listing import Listing, Note, make_scanned, read_note, read_scanned
 
@@ -39,9 +46,10 @@ _SUFFIX = ".manifest.parquet"
 _SHOWN = 10  # of files, classes and groups of duplicates
 _SHOWN_OF_GROUP = 4
 _SCAN = """Reads every image once, and writes what it is into a manifest: one row for each, with its
-size, mode, hashes and class, or the reason why it is left out. source="manifest" with its path
-opens the set without listing or reading anything. The same command run again reads what is new or
-has changed. Prints what is in the set, and its duplicates."""
+size, mode, hashes and class, or the reason why it is excluded. The manifest opens the set without
+listing or reading anything. The same command run again reads what is new or has changed. Prints
+what is in the set, and its duplicates. Files that are readable, excluded (one line for each reason)
+and ignored (a short list of non-images, see README) are together all files that are there."""
 _PREPARE = """Re-encodes every image as a JPEG of a smaller size into DIR, which
 source="array_record" opens with the same keys, classes and subsets. Images that cannot be read are
 left out, and listed in excluded.parquet. The same command run again goes on after a kill."""
@@ -115,7 +123,7 @@ def _scan(arguments: argparse.Namespace) -> None:
     table = scan(opened, partial, known)
     at = table.schema.get_field_index("label")
     table = table.set_column(at, MANIFEST.field("label"), labels_of(opened, table))
-    write_manifest(make_scanned(table, opened, **vars(note)), out)
+    write_manifest(make_scanned(table, opened, note.source, note.options, note.asked), out)
     partial.unlink(missing_ok=True)
     _describe(opened, table)
     print(f"manifest    {out}")
@@ -220,12 +228,14 @@ def _readable(opened: Source, table: pa.Table) -> tuple[list[str], Hashes]:
 def _describe(opened: Source, table: pa.Table) -> None:
     kept = table.filter(pc.equal(table["reason"], ""))
     bad = table.filter(pc.not_equal(table["reason"], "")).select(["key", "reason"]).to_pylist()
-    excluded = [(each.key, each.reason) for each in opened.refused]
-    excluded = sorted([*excluded, *((row["key"], row["reason"]) for row in bad)])
+    excluded = [*opened.refused, *(Excluded(**row) for row in bad)]
+    excluded.sort(key=lambda each: each.key)
     print(f"images      {len(table):,}, {pc.sum(table['bytes']).as_py():,} bytes: {opened.name}")
     print(f"readable    {len(kept):,}")
     print(f"excluded    {len(excluded):,}")
-    _show([f"{key}: {reason}" for key, reason in excluded])
+    for line in describe_excluded(excluded):
+        print(f"  {line}")
+    print(f"ignored     {describe_ignored(opened.ignored)}")
     if len(kept):
         sides = {name: pc.min_max(kept[name]).as_py() for name in ("width", "height")}
         ranges = [f"{name} {side['min']:,} to {side['max']:,}" for name, side in sides.items()]

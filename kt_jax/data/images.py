@@ -17,7 +17,14 @@ from kt_jax.data import layout
 from kt_jax.data.cache import keep_decoded
 from kt_jax.data.decode import decode_image
 from kt_jax.data.scan import manifest_path, scan
-from kt_jax.data.sources import Excluded, Source, check_options, make_source, photographs
+from kt_jax.data.sources import (
+    Excluded,
+    Source,
+    check_options,
+    describe_excluded,
+    make_source,
+    photographs,
+)
 from kt_jax.data.splits import KNOWN
 
 # Its functions are made at run time, where no type checker sees them.
@@ -115,7 +122,7 @@ def open_images(
         share=(0.4, 1.0)), or one of the following, each with the options subset="all" | "train" |
         "test" and holdout=0.2:
         "folder" (path: a folder, a glob, or a list of them), "zip" (path), "tar" (path),
-        "manifest" (path of a .csv or .parquet, path_column="path", label_column="label",
+        "manifest" (path of a .csv, .tsv or .parquet, path_column="path", label_column="label",
         split_column="split"; or what `python -m kt_jax.data scan` wrote), "tfds" (name, split,
         data_dir=""), "array_record" (path of a file, a folder or a glob), "voc" (path of a devkit's
         year),
@@ -207,10 +214,11 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
         )
     if excluded:
         _log.warning(
-            "%s: %d of %d files excluded, the first: %s: %s",
-            opened.name, len(excluded), chosen.sum() + len(opened.refused),
-            excluded[0].key, excluded[0].reason,
-        )  # fmt: skip
+            "%s: %d of %d files excluded:",
+            *(opened.name, len(excluded), chosen.sum() + len(opened.refused)),
+        )
+    for line in describe_excluded(excluded):
+        _log.warning("  %s", line)
     rows = np.flatnonzero(chosen & readable)
     labels, class_names = _labels(opened, classes, keys, rows)
     kept = table.select(["key", "sha256"]).take(rows)

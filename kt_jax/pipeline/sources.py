@@ -43,12 +43,10 @@ class Sources(Mapping[str, data.Images]):
 
 
 def report_exclusions(workdir: Path, name: str, images: data.Images) -> None:
-    """Names the first excluded files on the console, and all of them in a file."""
+    """Lists all excluded files in a file; opening the images has said for which reasons."""
     _log.info("images.%s: %s, %d images", name, images.origin, len(images))
     if not images.excluded:
         return
     path = workdir / "images" / f"{name}.excluded.json"
     artifacts.write_json(path, [[excluded.key, excluded.reason] for excluded in images.excluded])
     _log.warning("images.%s: %d files excluded, listed in %s", name, len(images.excluded), path)
-    for excluded in images.excluded[:10]:
-        _log.warning("  %s: %s", excluded.key, excluded.reason)

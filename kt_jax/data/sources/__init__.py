@@ -5,7 +5,10 @@ import glob
 import inspect
 import logging
 import os
+import pathlib
+import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -15,8 +18,18 @@ from kt_jax.data.sources.folder import Folder
 from kt_jax.data.sources.huggingface import HuggingFace
 from kt_jax.data.sources.huggingface_files import is_huggingface
 from kt_jax.data.sources.listing import Listing, read_note, read_scanned
-from kt_jax.data.sources.source import ENTRIES, EXTENSIONS, Excluded, Source, existing
+from kt_jax.data.sources.names import EXTENSIONS, ignored_as, why_not
+from kt_jax.data.sources.source import (
+    ENTRIES,
+    Excluded,
+    Source,
+    describe_excluded,
+    describe_ignored,
+    existing,
+)
+from kt_jax.data.sources.tables import TEXTS
 from kt_jax.data.sources.tfds import Tfds
+from kt_jax.data.sources.unread import explain, explain_split
 from kt_jax.data.sources.voc import Voc, find_years
 from kt_jax.data.sources.webdataset import WebDataset, holds_shards, is_shard, names_shards
 
@@ -32,7 +45,17 @@ SOURCES: dict[str, type[Source]] = {
     "webdataset": WebDataset,
 }
 
-__all__ = ["SOURCES", "Excluded", "Source", "check_options", "detect", "make_source"]
+__all__ = [
+    "SOURCES",
+    "Excluded",
+    "Source",
+    "check_options",
+    "describe_excluded",
+    "describe_ignored",
+    "detect",
+    "make_source",
+    "option_names",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -82,16 +105,19 @@ def make_source(source: str, opening: bool = False, /, **options: Any) -> Source
             # It is not listed again: a scan was made so that it need not be.
             names = [name for name in (*ENTRIES.names, "subset") if name in table.column_names]
             opened = Folder(**options, entries=table.select(names))
-            opened.refused = refused
+            opened.refused, opened.ignored = refused, Counter(scanned.ignored)
         else:
             opened = SOURCES[source](**options)
         opened.manifest = table
     if not len(opened.entries):
-        refused = "; ".join(f"{each.key}: {each.reason}" for each in opened.refused[:3])
+        refused = "; ".join(describe_excluded(opened.refused)[:3])
         raise ValueError(
             f"no images in {opened.name}: looked for {' '.join(EXTENSIONS)}; "
-            f"{len(opened.refused)} entries were refused{': ' + refused if refused else ''}"
+            f"{len(opened.refused)} entries were refused{': ' + refused if refused else ''}; "
+            f"ignored: {describe_ignored(opened.ignored)}"
         )
+    if any(opened.ignored.values()):
+        _log.info("%s: files ignored: %s", opened.name, describe_ignored(opened.ignored))
     return opened
 
 
@@ -138,18 +164,40 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
         if find_years(path):
             return "voc"
         return "webdataset" if holds_shards(path) else "folder"
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".parquet"):
+    if path.suffix.lower() in (*TEXTS, ".parquet"):
         return "manifest"
-    if suffix == ".tar":
+    if why := explain_split(path) or explain(path):
+        raise ValueError(why)
+    if path.suffix.lower() == ".tar" or tarfile.is_tarfile(path):
         return "webdataset" if is_shard(path) else "tar"
-    if zipfile.is_zipfile(path):
+    if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         return "zip"
     raise ValueError(
-        f"{path} is no source of images that is known here: give a folder (also of a VOC "
-        "devkit's year or a Hugging Face data set), a .zip, a .tar, an .array_record, or a .csv or "
-        ".parquet that lists paths or holds images"
+        f"{path} is no source of images that is known here{_what_else(path)}: give a folder (also "
+        "of a VOC devkit's year or a Hugging Face data set), a .zip, a .tar, an .array_record, or "
+        "a .csv, .tsv or .parquet that lists paths or holds images"
     )
+
+
+def option_names() -> set[str]:
+    """Returns the options of all sources, but for the path, that are texts."""
+    return {
+        each.name
+        for source in SOURCES.values()
+        for each in inspect.signature(source).parameters.values()
+        if each.annotation is str
+    }
+
+
+def _what_else(path: pathlib.Path) -> str:
+    """What a file is by its name, in brackets, if that is known."""
+    if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
+        return " (JSON, which is not read: write the list as .csv)"
+    if path.suffix.lower() in (".txt", ".lst", ".list"):
+        return " (a list of paths is named .csv, and its first line is path)"
+    if ignored_as(path.name):
+        return ""
+    return f" ({why_not(path.name) or 'one image: name the folder that it lies in'})"
 
 
 def _nearest(name: str, known: Collection[str]) -> str:

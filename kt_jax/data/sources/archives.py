@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import shlex
 import struct
 import tarfile
 import weakref
@@ -14,42 +15,43 @@ from typing import Any
 import numpy as np
 
 from kt_jax.data.decode import why_too_large
-from kt_jax.data.sources.source import (
-    Excluded,
-    Source,
-    existing,
-    is_image,
-    is_safe,
-    is_utf8,
-    make_entries,
-    readable,
-    why_not,
-)
+from kt_jax.data.sources.names import NOT_UTF8, is_safe, is_utf8, readable, tidy_packed
+from kt_jax.data.sources.source import Excluded, Source, existing, make_entries
+from kt_jax.data.sources.unread import explain, explain_split
 
 # What lies before the data of an entry: this much, then its name and extra fields of these lengths.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+# The flag of names in UTF-8, and the extra field of names that are also there in UTF-8.
+_IS_UTF8 = 0x800
+_UNICODE_PATH = 0x7075
+# What every document of Office or OpenOffice holds, which are zips.
+_OFFICE = {"[Content_Types].xml", "mimetype"}
 
 
 class Zip(Source):
     """The image files in a zip.
 
-    If all of them lie in one top-level folder, that folder is the root. The table of contents is
+    Keys are as of the folder that it would be unpacked to, whichever tool made the zip. If all
+    images lie in one top-level folder, that folder is the root. The table of contents is
     read once, and of it only numbers are kept: of a million entries, `zipfile` would keep 0.8 GB in
     each thread that reads. Entries are read at offsets, so that all threads share one handle, and
     forked processes too.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
         self.path = _archive(path, "zip")
+        if why := explain_split(self.path):
+            raise ValueError(why)
         if not zipfile.is_zipfile(self.path):
             raise ValueError(
-                f"{self.path} is not a zip, or was not copied to its end: check it with "
-                f"`unzip -t {self.path}`, or unpack it and use source='folder'"
+                explain(self.path)
+                or f"{self.path} is not a zip, or was not copied to its end: check it with "
+                f"`unzip -t {shlex.quote(str(self.path))}`, or unpack it and name the folder"
             )
         self.identity, self.name = f"zip:{self.path}", self.path.name
         self._open()
         members: dict[str, zipfile.ZipInfo] = {}
-        self.refused = []
         try:
             with zipfile.ZipFile(self.path) as archive:
                 listed = archive.infolist()
@@ -57,19 +59,24 @@ class Zip(Source):
             # zipfile raises what it meets in a broken table: NotImplementedError, UnicodeError ...
             raise ValueError(
                 f"the table of contents of {self.path} cannot be read: {type(error).__name__}: "
-                f"{error}; unpack it and use source='folder'"
+                f"{error}; unpack it and name the folder"
             ) from error
+        if _OFFICE.intersection(member.filename for member in listed):
+            raise ValueError(
+                f"{self.path} is a document of Office, no zip of images: save its table as .csv"
+            )
         for member in listed:
-            name = member.filename
-            if name.endswith("/"):
+            name = _decode_name(member)
+            if name.endswith(("/", "\\")):
                 continue
-            reason = _why_refused(name, name in members, member.file_size)
-            if is_image(name) and reason is None:
-                reason = _why_unreadable(member)
-            if reason:
-                self.refused.append(Excluded(name, reason))
-            elif is_image(name):
-                members[name] = member
+            key = tidy_packed(name)
+            if not self.admits(key, key):
+                continue
+            reason = _why_refused(name, key in members, member.file_size)
+            if reason := reason or _why_unreadable(member):
+                self.refused.append(_exclude(name, reason))
+            else:
+                members[key] = member
         names = sorted(members)
         prefix = _common_folder(names)
         self.refused = _below(prefix, self.refused)
@@ -133,9 +140,9 @@ class Tar(Source):
     """The image files in a tar that is not compressed; its root as of a zip."""
 
     def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
         self.path = _archive(path, "tar")
         self.identity, self.name = f"tar:{self.path}", self.path.name
-        self.refused = []
         members: dict[str, tarfile.TarInfo] = {}
         for member in list_members(self.path):
             self._take(member, members)
@@ -150,12 +157,14 @@ class Tar(Source):
         )
 
     def _take(self, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> None:
-        name = member.name.removeprefix("./")
-        reason = why_refused(member, name in members)
+        key = tidy_packed(member.name)
+        if not self.admits(key, key):
+            return
+        reason = why_refused(member, key in members)
         if reason:
-            self.refused.append(Excluded(readable(name), reason))
-        elif is_image(name):
-            members[name] = member
+            self.refused.append(_exclude(member.name, reason))
+        else:
+            members[key] = member
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
@@ -166,8 +175,10 @@ def list_members(path: pathlib.Path) -> list[tarfile.TarInfo]:
     """Returns the entries of a tar that are no folders.
 
     Raises:
-      ValueError: it is compressed, damaged, or no tar.
+      ValueError: it is compressed, split, damaged, or no tar.
     """
+    if why := explain_split(path) or explain(path):
+        raise ValueError(why)
     members = []
     try:
         with tarfile.open(path, "r:") as archive:
@@ -184,8 +195,7 @@ def list_members(path: pathlib.Path) -> list[tarfile.TarInfo]:
     except Exception as error:
         # tarfile raises what it meets in a broken header: RecursionError, MemoryError ...
         raise ValueError(
-            f"{path} cannot be read in place: {error}. If it is compressed, decompress it once "
-            "(gunzip, unxz, zstd -d): a compressed tar has no random access"
+            f"{path} cannot be read in place: {error}. Was it copied to its end?"
         ) from error
     return members
 
@@ -205,11 +215,11 @@ def make_stamps(path: pathlib.Path, members: Iterable[tarfile.TarInfo]) -> list[
 
 def why_refused(member: tarfile.TarInfo, known: bool) -> str | None:
     """Returns why an entry of a tar is refused, None if it is not; `known` is its name already."""
-    name = member.name.removeprefix("./")
-    reason = _why_refused(name, known, member.size)
-    if is_image(name) and reason is None and (not member.isreg() or member.issparse()):
+    if reason := _why_refused(member.name, known, member.size):
+        return reason
+    if not member.isreg() or member.issparse():
         return "a link or another entry that holds no file of its own"
-    return reason
+    return None
 
 
 def read_at(path: pathlib.Path, offset: int, size: int) -> bytes:
@@ -230,17 +240,44 @@ def read_at(path: pathlib.Path, offset: int, size: int) -> bytes:
 def _archive(path: str | os.PathLike, kind: str) -> pathlib.Path:
     path = existing(path).absolute()
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a {kind}: use source='folder'")
+        raise ValueError(f"{path} is a folder, not a {kind}: open it as source folder, or auto")
     return path
 
 
+def _decode_name(member: zipfile.ZipInfo) -> str:
+    """The name of an entry, in UTF-8 where the zip has it in any way, else in code page 437."""
+    name = member.orig_filename
+    if not member.flag_bits & _IS_UTF8:
+        raw = name.encode("cp437")
+        declared = _declared_name(member.extra, zlib.crc32(raw))
+        try:
+            # macOS writes UTF-8, and does not say so.
+            name = (declared or raw).decode()
+        except UnicodeDecodeError:
+            pass
+    return name.partition("\0")[0]
+
+
+def _declared_name(extra: bytes, crc: int) -> bytes | None:
+    """The name in Info-ZIP's field for Unicode paths, if it is of the name with this CRC-32."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and field[1:5] == crc.to_bytes(4, "little"):
+            return field[5:]
+    return None
+
+
+def _exclude(name: str, reason: str) -> Excluded:
+    # A name that is unsafe is shown as it is written.
+    return Excluded(readable(tidy_packed(name) if is_safe(name) else name), reason)
+
+
 def _why_refused(name: str, known: bool, size: int) -> str | None:
-    if not is_image(name):
-        return why_not(name)
     if not is_safe(name):
         return "an unsafe name: absolute, or with '..' in it"
     if not is_utf8(name):
-        return "the name is not UTF-8"
+        return NOT_UTF8
     return "a second entry of the same name" if known else why_too_large(size)
 
 

@@ -35,13 +35,13 @@ class ArrayRecord(Source):
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
         path = pathlib.Path(path).expanduser().absolute()
         prepared = read_prepared(path) if path.is_dir() else None
         files = _find_files(path)
         root = pathlib.Path(os.path.commonpath([file.parent for file in files]))
         self.identity = "array_record:" + ":".join(map(str, files))
         self.name = files[0].name if len(files) == 1 else root.name
-        self.refused = []
         counts = [_count_records(file) for file in files]
         # With its range, no file is opened to count them again.
         self._paths = [

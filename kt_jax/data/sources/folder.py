@@ -3,22 +3,19 @@
 import glob
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import pyarrow as pa
 
 from kt_jax.data.decode import why_too_large
+from kt_jax.data.sources.names import NOT_UTF8, find_file, is_utf8, readable, tidy
 from kt_jax.data.sources.source import (
     Excluded,
     Source,
     existing,
-    is_image,
-    is_utf8,
     make_entries,
     read_file,
-    readable,
     stat_file,
-    why_not,
 )
 
 
@@ -27,15 +24,17 @@ class Folder(Source):
 
     Several are as one: keys, and with them classes and subsets, are the paths below the deepest
     folder that holds them all, as if that folder held nothing else. That of a glob is the one
-    before its first wildcard, whatever it finds, so that a new file changes no other's key.
+    before its first wildcard, whatever it finds, so that a new file changes no other's key. What is
+    hidden is so below the places that are named: a folder below ~/.cache is as any other.
     """
 
     def __init__(
         self, path: str | os.PathLike | Sequence[str | os.PathLike], entries: pa.Table | None = None
     ) -> None:
         """With `entries` of an earlier listing, the disk is not asked again."""
+        super().__init__()
         places, prefixes = _places(path)
-        if len(places) == 1 and not places[0].is_dir():
+        if len(places) == 1 and not prefixes and not places[0].is_dir():
             raise ValueError(
                 f"{places[0]} is a file, not a folder: name its source (zip, tar, manifest, ...), "
                 "or use source='auto'"
@@ -49,42 +48,52 @@ class Folder(Source):
             if few
             else f"{len(places)} places in {self.root.name}"
         )
-        self.refused = []
         self.entries = self._list(places) if entries is None else entries
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
-        return read_file(os.path.join(self.root, self.entries["key"][row].as_py()))
+        return read_file(find_file(self.root, self.entries["key"][row].as_py()))
 
     def _list(self, places: list[pathlib.Path]) -> pa.Table:
-        found: dict[str, tuple[int, int]] = {}  # an image that two places reach is one
+        root = _with_slash(self.root)
+        found: dict[str, tuple[int, int]] = {}
+        named = set(map(str, places))
         for place in places:
-            files = _walk(place, self._refuse) if place.is_dir() else [str(place)]
+            # A place that lies in another is passed over there: it is listed by itself.
+            files = _walk(place, named, self._refuse) if place.is_dir() else [str(place)]
+            below = len(_with_slash(place))
             for path in files:
-                key = os.path.relpath(path, self.root)
-                if key in found:
-                    continue
-                if not is_image(key):
-                    if reason := why_not(key):
-                        self._refuse(path, reason)
-                elif not is_utf8(key):
-                    self._refuse(path, "the name is not UTF-8")
-                else:
-                    try:
-                        size, stamp = stat_file(path)
-                    except ValueError as error:
-                        self._refuse(path, str(error))
-                    else:
-                        if reason := why_too_large(size):
-                            self._refuse(path, reason)
-                        else:
-                            found[key] = size, stamp
+                # A file that was itself named is not hidden.
+                name = path[below:] or place.name.lstrip(".")
+                key = tidy(path[len(root) :])
+                if self.admits(name, key):
+                    self._take(path, key, found)
         self.refused.sort(key=lambda excluded: excluded.key)
         keys = sorted(found)
         return make_entries(keys, [found[k][0] for k in keys], [found[k][1] for k in keys])
 
+    def _take(self, path: str, key: str, found: dict[str, tuple[int, int]]) -> None:
+        """Adds an image file to those that were found, or refuses it."""
+        try:
+            if not is_utf8(key):
+                raise ValueError(NOT_UTF8)
+            if not key.isascii() and path != find_file(self.root, key):
+                raise ValueError("its name equals that of another file, in another Unicode form")
+            size, stamp = stat_file(path)
+            if reason := why_too_large(size):
+                raise ValueError(reason)
+        except ValueError as error:
+            self._refuse(path, str(error))
+        else:
+            found[key] = size, stamp
+
     def _refuse(self, path: str, reason: str) -> None:
-        self.refused.append(Excluded(readable(os.path.relpath(path, self.root)), reason))
+        key = tidy(os.path.relpath(path, self.root))
+        self.refused.append(Excluded(readable(key), reason))
+
+
+def _with_slash(folder: pathlib.Path) -> str:
+    return os.path.join(folder, "")
 
 
 def _places(
@@ -111,8 +120,13 @@ def _places(
     return sorted(set(places)), prefixes
 
 
-def _walk(folder: pathlib.Path, refuse: Callable[[str, str], None]) -> Iterator[str]:
-    """The paths of all that are no folders below a folder, links followed, except back up."""
+def _walk(
+    folder: pathlib.Path, others: Container[str], refuse: Callable[[str, str], None]
+) -> Iterator[str]:
+    """The paths of all that are no folders below a folder, links followed, except back up.
+
+    Paths in `others` are passed over.
+    """
     status = folder.stat()
     pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [
         (str(folder), ((status.st_dev, status.st_ino),))
@@ -125,6 +139,8 @@ def _walk(folder: pathlib.Path, refuse: Callable[[str, str], None]) -> Iterator[
             refuse(path, f"a folder that cannot be listed: {error.strerror}")
             continue
         for entry in entries:
+            if entry.path in others:
+                continue
             try:
                 if not entry.is_dir():
                     yield entry.path

@@ -25,6 +25,7 @@ from kt_jax.data.sources.huggingface_columns import (
     is_labelled,
 )
 from kt_jax.data.sources.huggingface_files import find_files, read_schema
+from kt_jax.data.sources.names import is_sound_or_film, tidy, why_not
 from kt_jax.data.sources.source import (
     Excluded,
     Source,
@@ -66,6 +67,7 @@ class HuggingFace(Source):
         image_column: str = "image",
         label_column: str = "label",
     ) -> None:
+        super().__init__()
         path = existing(path).absolute()
         splits = find_files(path)
         schemas = {file: read_schema(file) for files in splits.values() for file in files}
@@ -83,7 +85,6 @@ class HuggingFace(Source):
         self._streams = [copies.get(file, file) for file in schemas]
         self._image_column = image_column
         self._batches: list[tuple[pa.Array, pa.Array]] | None = []
-        self.refused = []
         # A row of the files each, with None for what is refused.
         entries: list[tuple | None] = []
         for split, files in splits.items():
@@ -140,13 +141,15 @@ class HuggingFace(Source):
 
     def _take(self, found: list[tuple], split: str, prefix: str) -> Iterator[tuple | None]:
         """The key, size, stamp, label and split of each row of a split; None if it is refused."""
-        paths = [path for size, _, path, _ in found if size is not None or path]
+        paths = [tidy(path or "") for size, _, path, _ in found if size is not None or path]
         named = all(paths) and len(set(paths)) == len(paths)
         for number, (size, stamp, path, label) in enumerate(found):
-            key = prefix + path if named and path else f"{split}/{number:08d}"
+            key = prefix + tidy(path) if named and path else f"{split}/{number:08d}"
             try:
                 if size is None and not path:
                     raise ValueError("the image is null")
+                if path and is_sound_or_film(path):
+                    raise ValueError(why_not(path))
                 if size is None:
                     size, stamp = stat_file(path)
             except ValueError as error:

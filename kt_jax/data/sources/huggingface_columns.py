@@ -8,6 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from kt_jax.data.sources.sound import is_sound, refuse_sound
+from kt_jax.data.sources.source import to_give
+
 _log = logging.getLogger(__name__)
 
 # What is wrong, in most cases, with a file that cannot be read.
@@ -29,11 +32,12 @@ def choose_image_column(schemas: _Schemas, asked: str) -> str:
     that holds images.
 
     Raises:
-      ValueError: it is not in every file, or holds no images; saying what the file holds.
+      ValueError: it is not in every file, or holds sounds or no images; saying what the file holds.
     """
+    refuse_sound(schemas, asked)
     if asked == _IMAGE and not any(asked in schema.names for schema in schemas.values()):
         held = [
-            {field.name for field in schema if is_image_type(field.type)}
+            {f.name for f in schema if is_image_type(f.type) and not is_sound(schema, f.name)}
             for schema in schemas.values()
         ]
         found = set.intersection(*held) if held else set()
@@ -84,9 +88,8 @@ def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> st
         return found[0]
     taken = f"those of {found[0]!r}" if named else "none"
     _log.warning(
-        "%s: the labels may be in the columns %s: %s are taken. Name another with the option "
-        "label_column: --option label_column=%s",
-        *(path.name, ", ".join(map(repr, found)), taken, found[1]),
+        "%s: the labels may be in the columns %s: %s are taken. Name another with %s",
+        *(path.name, ", ".join(map(repr, found)), taken, to_give("label_column", found[1])),
     )
     return found[0] if named else asked
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from kt_jax.data.sources.array_record import MANIFEST_NAME, PREPARED
 from kt_jax.data.sources.huggingface_columns import COPY, INFO, is_image_type, read_json
 from kt_jax.data.sources.listing import SCANNED
-from kt_jax.data.sources.source import is_image
+from kt_jax.data.sources.names import is_image
 from kt_jax.data.splits import read_name
 
 # What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write beside the data.

@@ -1,19 +1,28 @@
 """Manifest files: tables of paths, made by the user or by `python -m kt_jax.data scan`."""
 
-import csv
+import contextlib
+import difflib
 import json
 import os
 import pathlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from kt_jax.data.decode import why_too_large
 from kt_jax.data.sources import split_columns
+from kt_jax.data.sources.names import (
+    find_file,
+    find_heading,
+    is_sound_or_film,
+    normalise,
+    tidy,
+    why_not,
+)
 from kt_jax.data.sources.source import (
     SUBSET,
     Excluded,
@@ -23,7 +32,9 @@ from kt_jax.data.sources.source import (
     plain_options,
     read_file,
     stat_file,
+    to_give,
 )
+from kt_jax.data.sources.tables import read_parquet_schema, read_table
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
@@ -40,17 +51,23 @@ class Note:
       source: the name of the source that opens the same entries again.
       options: what it is opened with; those of a "folder" are its root alone.
       asked: the options of the scan: a part of a folder may have the root of the whole.
+      ignored: how many files the scan ignored, by what they are.
     """
 
     source: str
     options: dict[str, Any]
     asked: dict[str, Any]
+    ignored: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 class Listing(Source):
-    """The files that a .csv or .parquet lists, one a row.
+    """The files that a .csv, .tsv or .parquet lists, one a row.
 
-    Paths are absolute, or relative to the table's folder; keys are the paths as they are written.
+    Paths are absolute, or relative to the table's folder. A path is taken as it is written; where
+    there is no such file, without the spaces around it, then with the backslashes of Windows as
+    slashes. Headings are compared without case and outer spaces; without a column `path`, one that
+    is called file_name is taken, as Hugging Face calls it.
+
     A column `split` ("train", "test", "val", ...) says which rows are for training; one that is
     called "train" or "is_train" may hold truth values. A value that is not known is kept as the
     subset, so that it can be named.
@@ -63,48 +80,50 @@ class Listing(Source):
         label_column: str = "label",
         split_column: str = "split",
     ) -> None:
+        super().__init__()
         path = existing(path).absolute()
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, not a table: open it as source folder, or auto")
         self.root, self.name = path.parent, path.name
         self.identity = f"manifest:{path}"
-        table = _read(path)
-        if path_column not in table.column_names:
-            raise ValueError(
-                f"{path} has no column {path_column!r}, only {', '.join(table.column_names)}: "
-                "name the column of the paths with the option path_column"
-            )
+        table = read_table(path)
+        headings = table.column_names
+        heading = find_heading(headings, path_column)
+        if heading is None and path_column == "path":
+            heading = find_heading(headings, "file_name")
+        if heading is None:
+            raise ValueError(_no_column(path, headings, "paths", "path_column", path_column))
         if len(table) == 0:
             raise ValueError(f"{path} has a header, but lists no file")
-        paths = _texts(table, path_column)
-        labels = _names(table, label_column) if label_column in table.column_names else None
-        if labels is None and label_column != "label":
-            raise ValueError(
-                f"{path} has no column {label_column!r}, only {', '.join(table.column_names)}: "
-                "name the column of the labels with the option label_column"
-            )
+        paths = _texts(table, heading)
+        label_heading = find_heading(headings, label_column)
+        if label_heading is None and label_column != "label":
+            raise ValueError(_no_column(path, headings, "labels", "label_column", label_column))
+        labels = None if label_heading is None else _names(table, label_heading)
+        split_heading = find_heading(headings, split_column)
+        if split_heading is None and split_column != "split":
+            raise ValueError(_no_column(path, headings, "splits", "split_column", split_column))
         subsets = None
-        if split_column in table.column_names:
-            subsets = split_columns.read_subsets(split_column, _names(table, split_column))
-        elif split_column != "split":
-            raise ValueError(
-                f"{path} has no column {split_column!r}, only {', '.join(table.column_names)}: "
-                "name the column of the splits with the option split_column"
-            )
+        if split_heading is None:
+            self.unsplit = split_columns.why_unused(table, (heading, label_heading))
         else:
-            self.unsplit = split_columns.why_unused(table, (path_column, label_column))
-        self.refused = []
+            subsets = split_columns.read_subsets(split_heading, _names(table, split_heading))
         found: dict[str, tuple[int, int, int]] = {}
-        for row, key in enumerate(paths):
+        for row, written in enumerate(paths):
             try:
-                if not key:
+                if not written or not written.strip():
                     raise ValueError("an empty path")
+                if is_sound_or_film(written.strip()):
+                    raise ValueError(why_not(written.strip()))
+                key, size, stamp = self._find(written)
                 if key in found:
                     raise ValueError(f"row {row} repeats row {found[key][0]}")
-                size, stamp = stat_file(self.root / key)
                 if reason := why_too_large(size):
                     raise ValueError(reason)
                 found[key] = row, size, stamp
             except ValueError as error:
-                self.refused.append(Excluded(key or f"row {row} of {path.name}", str(error)))
+                shown = normalise((written or "").strip())
+                self.refused.append(Excluded(shown or f"row {row} of {path.name}", str(error)))
         rows = [row for row, _, _ in found.values()]
         columns = {"label": labels, "subset": subsets}
         self.entries = make_entries(
@@ -116,7 +135,19 @@ class Listing(Source):
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
-        return read_file(os.path.join(self.root, self.entries["key"][row].as_py()))
+        return read_file(find_file(self.root, self.entries["key"][row].as_py()))
+
+    def _find(self, written: str) -> tuple[str, int, int]:
+        """The key, bytes and stamp of a listed file; ValueError if it is not there."""
+        stripped = written.strip()
+        first, *others = dict.fromkeys(map(tidy, (written, stripped, stripped.replace("\\", "/"))))
+        try:
+            return first, *stat_file(find_file(self.root, first))
+        except ValueError:
+            for key in others:
+                with contextlib.suppress(ValueError):
+                    return key, *stat_file(find_file(self.root, key))
+            raise
 
 
 def make_scanned(
@@ -143,13 +174,12 @@ def make_scanned(
     ]
     paths = pa.nulls(len(table), pa.string())
     if source == "folder":
-        keys = table["key"]
-        below = pc.binary_join_element_wise(options["path"].rstrip("/"), keys, "/")
-        paths = pc.if_else(pc.starts_with(keys, "/"), keys, below)
-    table = table.add_column(1, "path", paths)
+        paths = [find_file(options["path"], key) for key in table["key"].to_pylist()]
+    table = table.add_column(1, "path", pa.array(paths, pa.string()))
     table = pa.concat_tables([table, pa.Table.from_pylist(refused, schema=table.schema)])
     asked = options if asked is None else plain_options(asked)
-    note = json.dumps({"source": source, "options": options, "asked": asked})
+    said = {"source": source, "options": options, "asked": asked, "ignored": opened.ignored}
+    note = json.dumps(said)
     return table.replace_schema_metadata({SCANNED: note})
 
 
@@ -158,14 +188,12 @@ def read_note(path: str | os.PathLike) -> Note | None:
     path = existing(path)
     if path.suffix.lower() != ".parquet":
         return None
-    try:
-        written = (pq.read_schema(path).metadata or {}).get(SCANNED)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    written = (read_parquet_schema(path).metadata or {}).get(SCANNED)
     if written is None:
         return None
     note = json.loads(written)
-    return Note(note["source"], note["options"], note.get("asked", note["options"]))
+    asked = note.get("asked", note["options"])
+    return Note(note["source"], note["options"], asked, note.get("ignored", {}))
 
 
 def read_scanned(path: str | os.PathLike) -> tuple[pa.Table, list[Excluded]]:
@@ -183,19 +211,12 @@ def read_scanned(path: str | os.PathLike) -> tuple[pa.Table, list[Excluded]]:
     return table.filter(pc.invert(refused)), [Excluded(**row) for row in rows]
 
 
-def _read(path: pathlib.Path) -> pa.Table:
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pq.read_table(path)
-        # All columns as text: a class "007" is no 7.
-        with path.open("rb") as file:
-            names = next(csv.reader([file.readline().decode("utf-8-sig")]), [])
-        convert = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        )
-        return pyarrow.csv.read_csv(path, convert_options=convert)
-    except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+def _no_column(path: pathlib.Path, headings: list[str], what: str, option: str, wanted: str) -> str:
+    near = difflib.get_close_matches(wanted, headings, 1, 0.3) or headings
+    return (
+        f"{path} has no column {wanted!r}, only {', '.join(headings)}: name the column of the "
+        f"{what} with {to_give(option, near[0])}"
+    )
 
 
 def _texts(table: pa.Table, name: str) -> list[str | None]:
@@ -204,10 +225,10 @@ def _texts(table: pa.Table, name: str) -> list[str | None]:
         column = pc.cast(column, column.type.value_type)
     try:
         return pc.cast(column, pa.string()).to_pylist()
-    except pa.ArrowNotImplementedError as error:
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
         raise ValueError(f"column {name!r} holds {column.type}, but must hold texts") from error
 
 
 def _names(table: pa.Table, column: str) -> list[str | None]:
-    """The texts of a column; a blank one names nothing."""
-    return [text if text and text.strip() else None for text in _texts(table, column)]
+    """The texts of a column in NFC, without outer spaces; a blank one names nothing."""
+    return [normalise(text).strip() or None if text else None for text in _texts(table, column)]

@@ -2,19 +2,17 @@
 
 import os
 import pathlib
+import shlex
 import stat
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Pictures too, but of formats that are not read here: to be named, not passed over.
-FOREIGN = (
-    ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".cr2", ".nef", ".arw", ".dng",
-)  # fmt: skip
+from kt_jax.data.sources.names import ignored_as, readable, why_not
 
 # key: a unique, stable, sorted name: the POSIX path below the root. bytes and stamp (mtime in ns,
 # CRC-32, or whatever the source has) tell without reading it that an entry changed; 0: not known.
@@ -22,6 +20,8 @@ ENTRIES = pa.schema([("key", pa.string()), ("bytes", pa.int64()), ("stamp", pa.i
 # Optional columns: what the source itself says of an entry.
 LABEL = pa.field("label", pa.string())
 SUBSET = pa.field("subset", pa.string())
+
+_MAX_REASONS = 40
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Source:
         LABEL, the folders of the keys say the classes; without SUBSET, they or a hash of the key
         say what is for training.
       refused: what is no image at first sight, and why.
+      ignored: how many files were passed over because nobody takes them for images, by what they
+        are. Images, refused and ignored files together are all files that are there.
       unsplit: which names in it say splits that do not divide its entries, and what to do, for
         people; "" if there are none. Those in keys are found without it.
       class_names: in the source's own order; empty where it has none: then they are sorted.
@@ -60,12 +62,31 @@ class Source:
     name: str
     entries: pa.Table
     refused: list[Excluded]
+    ignored: Counter[str]
     unsplit: str = ""
     class_names: tuple[str, ...] = ()
     presence: np.ndarray | None = None
     boxes: pa.Table | None = None
     manifest: pa.Table | None = None
     originals: pa.ChunkedArray | None = None
+
+    def __init__(self) -> None:
+        self.refused, self.ignored = [], Counter()
+
+    def admits(self, name: str, key: str) -> bool:
+        """Whether a file's name is that of an image; if not, it is counted or refused.
+
+        Args:
+          name: its path below the place that the user named.
+          key: what it is called if it is refused.
+        """
+        if word := ignored_as(name):
+            self.ignored[word] += 1
+        elif reason := why_not(name):
+            self.refused.append(Excluded(readable(key), reason))
+        else:
+            return True
+        return False
 
     @property
     def given_subsets(self) -> list[str | None] | None:
@@ -96,6 +117,40 @@ def make_entries(
     )
 
 
+def describe_excluded(excluded: Iterable[Excluded]) -> list[str]:
+    """Returns a line for every reason, with how many files it is that of; the frequent ones first.
+
+    Few of many: broken files may have a reason each.
+    """
+    keys: dict[str, list[str]] = {}
+    for each in excluded:
+        keys.setdefault(each.reason, []).append(each.key)
+    lines = [
+        f"{those[0]}: {reason}"
+        if len(those) == 1
+        else f"{len(those):,} files, such as {those[0]}: {reason}"
+        for reason, those in sorted(keys.items(), key=lambda item: -len(item[1]))
+    ]
+    more = len(lines) - _MAX_REASONS
+    return lines if more < 2 else [*lines[:_MAX_REASONS], f"and {more:,} more reasons"]
+
+
+def describe_ignored(ignored: Mapping[str, int]) -> str:
+    """Returns how many files were ignored, in all and by what they are."""
+    counts = sorted(ignored.items(), key=lambda each: (-each[1], each[0]))
+    kinds = ", ".join(f"{count:,} {word}" for word, count in counts if count)
+    return f"{sum(ignored.values()):,}{f': {kinds}' if kinds else ''}"
+
+
+def to_give(option: str, value: str) -> str:
+    """Returns how each command is given an option of a source, for messages."""
+    given = f"{option}={shlex.quote(value)}"
+    return (
+        f"the option {option}: --option {given}; of kt_jax.main --config.images.train.{given}, and "
+        "so for each other set of config.images"
+    )
+
+
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns options as JSON can hold them: paths, also those in lists, as text."""
 
@@ -116,8 +171,8 @@ def existing(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist (looked from {pathlib.Path.cwd()}): check the option 'path'; "
-            "it must be on a disk of this machine"
+            f"{path} does not exist (looked from {pathlib.Path.cwd()}): check the path; it must be "
+            "on a disk of this machine"
         )
     return path
 
@@ -147,40 +202,3 @@ def read_file(path: str | os.PathLike) -> bytes:
             return file.read()
     except OSError as error:
         raise ValueError(f"{type(error).__name__}: {error.strerror}") from error
-
-
-def is_image(name: str) -> bool:
-    """Whether the name is one of an image file that is not hidden."""
-    return name.lower().endswith(EXTENSIONS) and not _is_hidden(name)
-
-
-def why_not(name: str) -> str | None:
-    """Why a file of this name is refused, None if it is nothing to do with images."""
-    if not name.lower().endswith(FOREIGN) or _is_hidden(name):
-        return None
-    return f"{pathlib.PurePosixPath(name).suffix} is not read here: convert it to JPEG or PNG"
-
-
-def is_safe(name: str) -> bool:
-    """Whether a name in an archive stays below where the archive would be unpacked."""
-    parts = name.replace("\\", "/").split("/")
-    return parts[0] != "" and name[1:2] != ":" and ".." not in parts
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a name from the file system can be written down."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def readable(name: str) -> str:
-    """A name that is not UTF-8, so that it can be printed."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _is_hidden(name: str) -> bool:
-    parts = name.split("/")
-    return "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts)

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
+from kt_jax.data.sources.source import to_give
 from kt_jax.data.splits import choose_splits, divide, is_extra, read_name
 
 # Its functions are made at run time, where no type checker sees them.
@@ -31,7 +32,7 @@ def read_subsets(heading: str, values: Sequence[str | None]) -> list[str | None]
     return [value and subsets.get(value, value) for value in values]
 
 
-def why_unused(table: pa.Table, others: Collection[str]) -> str:
+def why_unused(table: pa.Table, others: Collection[str | None]) -> str:
     """Says which column, none of `others`, may say splits, and how to name it; "" if none does."""
     for heading in table.column_names:
         if heading in others:
@@ -43,8 +44,8 @@ def why_unused(table: pa.Table, others: Collection[str]) -> str:
         if divide(subsets.values()) or (named and values and values <= set(subsets)):
             return (
                 f"the column {heading!r} says splits ({shown}), but is not read, and a hash of "
-                f"each name holds images out for tests: read it with the option split_column: "
-                f"--option split_column={heading!r}"
+                f"each name holds images out for tests: read it with "
+                f"{to_give('split_column', heading)}"
             )
         if named and values:
             return (

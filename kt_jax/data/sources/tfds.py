@@ -20,6 +20,7 @@ class Tfds(Source):
     def __init__(self, name: str, split: str, data_dir: str = "") -> None:
         import tensorflow_datasets as tfds
 
+        super().__init__()
         skip: Any = {"image": tfds.decode.SkipDecoding()}
         try:
             records: Any = tfds.data_source(
@@ -35,7 +36,7 @@ class Tfds(Source):
             )
         count = len(records)
         self.identity = f"tfds:{info.full_name}:{split}:{count}:{data_dir}"
-        self.name, self.refused = f"TFDS {info.full_name}, {split}", []
+        self.name = f"TFDS {info.full_name}, {split}"
         keys = [f"{name}/{split}/{row:07d}" for row in range(count)]
         written = _root(data_dir) / info.full_name / "dataset_info.json"
         stamp = written.stat().st_mtime_ns if written.exists() else 0

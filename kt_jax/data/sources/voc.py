@@ -11,18 +11,22 @@ import pyarrow as pa
 
 from kt_jax.data.decode import why_too_large
 from kt_jax.data.sources import voc_lists
+from kt_jax.data.sources.names import (
+    NOT_UTF8,
+    find_file,
+    is_safe,
+    is_utf8,
+    normalise,
+    readable,
+    tidy,
+)
 from kt_jax.data.sources.source import (
     Excluded,
     Source,
     existing,
-    is_image,
-    is_safe,
-    is_utf8,
     make_entries,
     read_file,
-    readable,
     stat_file,
-    why_not,
 )
 
 CLASSES = (
@@ -61,7 +65,8 @@ class Voc(Source):
     The entries are the images that the lists of splits in ImageSets/Main name, such as trainval.txt
     and test.txt; without these lists, all files of JPEGImages. The names of the lists say what is
     for training and what for tests, as those of folders do (test, or else val); an image that a
-    list for tests names is never for training. Lists of which no image is left do not count.
+    list for tests names is never for training. Lists of which no image is left do not count. Images
+    that no list names and the files of other folders are counted as ignored.
 
     `presence` is as VOC's own lists of a class: 1, 0 (only objects marked as difficult), -1. In
     `boxes`, `class` counts in `class_names`: VOC's 20, then others, sorted. A set without any
@@ -69,10 +74,10 @@ class Voc(Source):
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
         self.root = _the_year(existing(path).absolute())
         self.identity, self.name = f"voc:{self.root}", self.root.name
         lists = voc_lists.read_lists(self.root)
-        self.refused = []
         sizes: dict[str, tuple[int, int]] = {}
         for key in self._keys(lists):
             try:
@@ -93,34 +98,52 @@ class Voc(Source):
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
-        return read_file(os.path.join(self.root, self.entries["key"][row].as_py()))
+        return read_file(find_file(self.root, self.entries["key"][row].as_py()))
 
     def _keys(self, lists: dict[str, list[str]]) -> list[str]:
-        if lists:
-            return sorted({key for keys in lists.values() for key in keys})
-        keys = []
-        for name in os.listdir(self.root / "JPEGImages"):
-            if not is_image(name):
-                reason = why_not(name)
-            else:
-                reason = None if is_utf8(name) else "the name is not UTF-8"
-            if reason:
-                self.refused.append(Excluded(f"JPEGImages/{readable(name)}", reason))
-            elif is_image(name):
-                keys.append(f"JPEGImages/{name}")
-        return sorted(keys)
+        there = self._list_images()
+        self._count_others()
+        if not lists:
+            return sorted(there)
+        listed = {key for keys in lists.values() for key in keys}
+        self.ignored["in no list of ImageSets/Main"] += len(there.difference(listed))
+        return sorted(listed)
+
+    def _list_images(self) -> set[str]:
+        """The keys of the images below JPEGImages; other files are counted or refused."""
+        keys = set()
+        for folder, _, names in os.walk(self.root / "JPEGImages"):
+            for name in names:
+                key = tidy(os.path.relpath(os.path.join(folder, name), self.root))
+                if not self.admits(key, key):
+                    continue
+                if key in keys or not is_utf8(key):
+                    reason = "a second file of the same name" if key in keys else NOT_UTF8
+                    self.refused.append(Excluded(readable(key), reason))
+                else:
+                    keys.add(key)
+        return keys
+
+    def _count_others(self) -> None:
+        """Counts the files of annotations, by their folders, and refuses images that lie there."""
+        for entry in os.scandir(self.root):
+            if not entry.is_dir():
+                if self.admits(entry.name, entry.name):
+                    self.refused.append(Excluded(readable(entry.name), "not in JPEGImages"))
+            elif entry.name != "JPEGImages":
+                self.ignored[entry.name] += sum(len(names) for *_, names in os.walk(entry.path))
 
     def _read_annotations(self, keys: list[str]) -> dict[str, list[_Object]] | None:
         """The objects of every image whose annotation is sound; None if there are none at all."""
         names = {key: os.path.splitext(key.removeprefix("JPEGImages/"))[0] + ".xml" for key in keys}
         folder = self.root / "Annotations"
-        present = set(os.listdir(folder)) if folder.is_dir() else set()
+        present = set(map(normalise, os.listdir(folder))) if folder.is_dir() else set()
         if present.isdisjoint(names.values()):
             return None
         objects = {}
         for key, name in names.items():
             try:
-                objects[key] = _read_annotation(folder / name)
+                objects[key] = _read_annotation(find_file(folder, name))
             except ValueError as error:
                 self.refused.append(Excluded(key, f"Annotations/{name}: {error}"))
         return objects
@@ -155,13 +178,13 @@ def _the_year(path: pathlib.Path) -> pathlib.Path:
 def _stat_image(root: pathlib.Path, key: str) -> tuple[int, int]:
     if not is_safe(key):
         raise ValueError("an unsafe name: with '..' in it")
-    size, stamp = stat_file(root / key)
+    size, stamp = stat_file(find_file(root, key))
     if reason := why_too_large(size):
         raise ValueError(reason)
     return size, stamp
 
 
-def _read_annotation(path: pathlib.Path) -> list[_Object]:
+def _read_annotation(path: str) -> list[_Object]:
     """The objects of an annotation, an XML file; ValueError with the reason if it is not sound."""
     size, _ = stat_file(path)
     if size > _MAX_ANNOTATION_BYTES:

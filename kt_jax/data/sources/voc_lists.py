@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 
-from kt_jax.data.sources.source import EXTENSIONS, is_safe
+from kt_jax.data.sources.names import EXTENSIONS, is_safe, normalise, tidy
 from kt_jax.data.splits import choose_splits, divide, read_name
 
 _IMAGES = "JPEGImages"
@@ -113,16 +113,14 @@ class _Finder:
 
 def _below_images(path: str) -> str:
     """A path of the machine that a list was written on, as one below JPEGImages."""
-    path = path.replace("\\", "/")
-    if ".." in path.split("/"):
-        return path
-    return path.removeprefix("./").rpartition(f"{_IMAGES}/")[2]
+    path = tidy(path.replace("\\", "/"))
+    return path if ".." in path.split("/") else path.rpartition(f"{_IMAGES}/")[2]
 
 
 def _files_in(folder: str) -> dict[str, str]:
     """The names of the files in a folder, by themselves and with the extension in lower case."""
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(map(normalise, os.listdir(folder)))
     except OSError:
         return {}
     lower = {

@@ -14,14 +14,8 @@ import numpy as np
 
 from kt_jax.data.layout import classes_of, read_layout
 from kt_jax.data.sources.archives import list_members, make_stamps, read_at, why_refused
-from kt_jax.data.sources.source import (
-    Excluded,
-    Source,
-    existing,
-    is_image,
-    make_entries,
-    readable,
-)
+from kt_jax.data.sources.names import is_image, readable, tidy_packed
+from kt_jax.data.sources.source import Excluded, Source, existing, make_entries
 
 _SUFFIX = ".tar"
 # What says the class of a sample, the first that is there; and the keys of a .json that do.
@@ -51,16 +45,14 @@ class WebDataset(Source):
     """
 
     def __init__(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> None:
+        super().__init__()
         root, self._shards, prefixes = _find_shards(path)
         self.identity = "webdataset:" + ":".join(map(str, self._shards))
         one = len(self._shards) == 1
         self.name = self._shards[0].name if one else f"{len(self._shards)} shards in {root.name}"
-        self.refused = []
         rows = []
         for number, (shard, prefix) in enumerate(zip(self._shards, prefixes, strict=True)):
-            members = self._list(shard, prefix)
-            labels = _read_classes(shard, members)
-            images = {name: member for name, member in members.items() if is_image(name)}
+            images, labels = self._list(shard, prefix)
             stamps = make_stamps(shard, images.values())
             for (name, member), stamp in zip(images.items(), stamps, strict=True):
                 label = labels.get(_sample_of(name))
@@ -81,17 +73,21 @@ class WebDataset(Source):
         shard = self._shards[self._numbers[row]]
         return read_at(shard, int(self._offsets[row]), self.entries["bytes"][row].as_py())
 
-    def _list(self, shard: pathlib.Path, prefix: str) -> dict[str, tarfile.TarInfo]:
-        """The entries of a shard that are images, or say the class of some."""
-        members: dict[str, tarfile.TarInfo] = {}
+    def _list(
+        self, shard: pathlib.Path, prefix: str
+    ) -> tuple[dict[str, tarfile.TarInfo], dict[str, str]]:
+        """The images of a shard by their names, and the classes of its samples."""
+        images: dict[str, tarfile.TarInfo] = {}
+        others: dict[str, tarfile.TarInfo] = {}
         for member in list_members(shard):
-            name = member.name.removeprefix("./")
-            reason = why_refused(member, name in members)
-            if reason:
+            name = tidy_packed(member.name)
+            if not self.admits(name, prefix + name):
+                others[name] = member
+            elif reason := why_refused(member, name in images):
                 self.refused.append(Excluded(readable(prefix + name), reason))
-            elif is_image(name) or (member.isreg() and name.lower().endswith(_CLASS_EXTENSIONS)):
-                members[name] = member
-        return members
+            else:
+                images[name] = member
+        return images, _read_classes(shard, others)
 
 
 def is_shard(path: pathlib.Path) -> bool:
@@ -208,7 +204,8 @@ def _read_classes(shard: pathlib.Path, members: dict[str, tarfile.TarInfo]) -> d
     labels = {}
     for extension in reversed(_CLASS_EXTENSIONS):
         for name, member in members.items():
-            if name.lower().endswith(extension) and member.size <= _MAX_CLASS_BYTES:
+            is_class = member.isreg() and name.lower().endswith(extension)
+            if is_class and member.size <= _MAX_CLASS_BYTES:
                 with contextlib.suppress(ValueError):
                     data = read_at(shard, member.offset_data, member.size).decode("utf-8-sig")
                     label = _class_in(json.loads(data)) if extension == ".json" else data.strip()

@@ -1,0 +1,177 @@
+"""Reads a table of texts, .csv, .tsv or .parquet, however the tool that wrote it was set."""
+
+import codecs
+import csv
+import io
+import pathlib
+import re
+import shlex
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kt_jax.data.sources.names import fold_heading
+from kt_jax.data.sources.unread import explain
+
+TEXTS = (".csv", ".tsv", ".tab")
+# Between values; of those that give as many columns, the first.
+_SEPARATORS = ",;\t|"
+# The longer mark first: that of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_PARQUET = b"PAR1"
+
+
+def read_table(path: pathlib.Path) -> pa.Table:
+    """Returns a table; all columns of a .csv are texts: a class "007" is no 7.
+
+    Values may be separated by commas, semicolons, tabs or bars, lines end as on any system, and
+    the text be UTF-8 or UTF-16.
+
+    Raises:
+      ValueError: in one line, it is no table, or two of its headings are equal but for case and
+        spaces.
+    """
+    with path.open("rb") as file:
+        is_parquet = file.read(len(_PARQUET)) == _PARQUET
+    table = _read_parquet(path) if is_parquet else _read_text(path)
+    seen: dict[str, str] = {}
+    for name in table.column_names:
+        folded = fold_heading(name)
+        if folded in seen:
+            raise ValueError(
+                f"{path} has the headings {seen[folded]!r} and {name!r}, which are compared "
+                "without case and outer spaces: rename or delete one of them"
+            )
+        if folded:  # a column without a heading is none that is asked for
+            seen[folded] = name
+    return table
+
+
+def read_parquet_schema(path: pathlib.Path) -> pa.Schema:
+    """Returns the schema of a .parquet.
+
+    Raises:
+      ValueError: it is none.
+    """
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(_why_no_parquet(path, error)) from error
+
+
+def _read_parquet(path: pathlib.Path) -> pa.Table:
+    try:
+        # Not read_table, which refuses two columns of one name in its own words.
+        with pq.ParquetFile(path) as file:
+            return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(_why_no_parquet(path, error)) from error
+
+
+def _why_no_parquet(path: pathlib.Path, error: Exception) -> str:
+    first = str(error).splitlines()[0].rstrip(".")
+    return (
+        f"{path} cannot be read as a table: {first}. Was it copied to its end? A table of text is "
+        "named .csv"
+    )
+
+
+def _read_text(path: pathlib.Path) -> pa.Table:
+    if path.suffix.lower() == ".parquet":
+        raise ValueError(explain(path) or _why_no_parquet(path, ValueError("it is no Parquet")))
+    text = _decode(path)
+    separator, text = _separator(path, text)
+    # `a.png, "cat, small"`: the quotes count although a space is in front of them.
+    spaced = re.search(f'{re.escape(separator)} +"', text) is not None
+    lines = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced, strict=True
+    )
+    headings: list[str] = []
+    rows: list[list[str]] = []
+    try:
+        for row in lines:
+            if not row:
+                continue
+            if not headings:
+                headings = row
+                continue
+            if len(row) != len(headings):
+                row = _cut(row, len(headings), f"{path}, line {lines.line_num}")
+            rows.append(row)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {lines.line_num}: {error}. A value in double quotes ends with one, and "
+            "those inside it are doubled"
+        ) from error
+    if not headings:
+        raise ValueError(f"{path} is empty: its first line must name the columns, such as path")
+    columns = list(zip(*rows, strict=True)) or [()] * len(headings)
+    return pa.Table.from_arrays([pa.array(c, pa.string()) for c in columns], headings)
+
+
+def _cut(row: list[str], count: int, where: str) -> list[str]:
+    """A row without the empty values that a spreadsheet adds; ValueError if others are too many."""
+    if len(row) < count or any(value.strip() for value in row[count:]):
+        raise ValueError(
+            f"{where} has {len(row)} values, but the first line names {count} columns: put a value "
+            "that holds the separator into double quotes, and give each column a value"
+        )
+    return row[:count]
+
+
+def _separator(path: pathlib.Path, text: str) -> tuple[str, str]:
+    """What separates the values, and the text without the line by which Excel says so."""
+    if match := re.match(r"sep=(.)\r?\n?", text):
+        return match[1], text[match.end() :]
+    if path.suffix.lower() != ".csv":
+        return "\t", text
+
+    def count(separator: str) -> int:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        try:
+            return len(next(filter(None, rows), []))
+        except csv.Error:
+            return 0
+
+    return max(_SEPARATORS, key=count), text
+
+
+def _encoding_of(head: bytes) -> str | None:
+    """The UTF-16 that begins without a mark, as some tools write it; every other byte is zero."""
+    for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):
+        zeros = head[first::2]
+        if zeros and not zeros.strip(b"\0") and head.strip(b"\0"):
+            return encoding
+    return None
+
+
+def _decode(path: pathlib.Path) -> str:
+    data = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
+    if encoding is None:
+        encoding = _encoding_of(data[:200])
+    if encoding is None and (why := explain(path)):
+        raise ValueError(why)
+    if data.startswith(b"PK\3\4"):
+        raise ValueError(f"{path} is a zip, no text: of a spreadsheet, save the table as .csv")
+    try:
+        text = data.decode(encoding or "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        better = path.with_name(f"{path.stem}.utf8{path.suffix}")
+        raise ValueError(
+            f"{path}, line {line}, is not {encoding or 'UTF-8'}: convert it once, iconv -f "
+            f"WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(better))}, and "
+            "name the result as PATH"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(
+            f"{path}, line {line}, holds a zero byte, which no text does: write the table anew"
+        )
+    return text
