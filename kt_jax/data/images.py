@@ -16,7 +16,7 @@ import pyarrow.compute
 from kt_jax.data import layout
 from kt_jax.data.cache import keep_decoded
 from kt_jax.data.decode import decode_image
-from kt_jax.data.scan import manifest_path, scan
+from kt_jax.data.scan import labels_of, manifest_path, scan
 from kt_jax.data.sources import (
     Excluded,
     Source,
@@ -183,11 +183,9 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
     keys = table["key"].to_pylist()
     given = opened.given_subsets
     chosen = layout.in_subset(keys, given, subset, holdout)
-    classes, doubt = _given_classes(opened, table), ""
     folders = layout.read_layout(keys)
-    if classes is None and opened.presence is None:
-        doubt = folders.doubt
-        _warn_once(opened, doubt)
+    doubt = folders.doubt if _asks_folders(opened, table) else ""
+    _warn_once(opened, doubt)
     if subset != "all" and given is None and folders.subsets is None:
         _warn_once(opened, opened.unsplit or doubt or layout.why_unsplit(keys, opened.name))
     if not chosen.any():
@@ -220,7 +218,7 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
     for line in describe_excluded(excluded):
         _log.warning("  %s", line)
     rows = np.flatnonzero(chosen & readable)
-    labels, class_names = _labels(opened, classes, keys, rows)
+    labels, class_names = _labels(opened, table, keys, rows)
     kept = table.select(["key", "sha256"]).take(rows)
     content = kept["sha256"].to_pylist()
     keys = tuple(kept["key"].to_pylist())
@@ -246,24 +244,15 @@ def make_hashes(opened: Source, table: pa.Table, rows: np.ndarray) -> Hashes:
     return Hashes(tuple(content.take(rows).to_pylist()), table["phash"].take(rows).to_numpy())
 
 
-def _given_classes(opened: Source, table: pa.Table) -> pa.ChunkedArray | None:
-    """The classes that the scan or the source itself knows; None if the folders say them."""
-    if table["label"].null_count < len(table):
-        return table["label"]
-    return opened.entries["label"] if "label" in opened.entries.schema.names else None
-
-
 def _labels(
-    opened: Source, classes: pa.ChunkedArray | None, keys: list[str], rows: np.ndarray
+    opened: Source, table: pa.Table, keys: list[str], rows: np.ndarray
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """The labels of the entries at `rows`, and the names of the classes of all."""
     if opened.presence is not None:
         return opened.presence[rows], opened.class_names
-    if classes is None:
-        found = layout.classes_of(keys)
-        if found is None:
-            return None, ()
-        classes = pa.chunked_array([found], pa.string())
+    classes = labels_of(opened, table)
+    if classes.null_count == len(classes):
+        return None, ()
     names = opened.class_names or layout.sorted_names(pc.unique(classes).to_pylist())
     numbers = pc.index_in(classes.take(rows), value_set=pa.array(names, pa.string()))
     labels = pc.fill_null(numbers, -1).to_numpy().astype(np.int32)
@@ -274,6 +263,12 @@ def _labels(
         )
         return None, ()
     return labels, names
+
+
+def _asks_folders(opened: Source, table: pa.Table) -> bool:
+    """Whether neither the source nor its scan say the classes, so that the folders do."""
+    known = opened.presence is not None or "label" in opened.entries.column_names
+    return not known and table["label"].null_count == len(table)
 
 
 def _warn_once(opened: Source, text: str) -> None:

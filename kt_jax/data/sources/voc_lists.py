@@ -123,8 +123,8 @@ def _files_in(folder: str) -> dict[str, str]:
         names = sorted(map(normalise, os.listdir(folder)))
     except OSError:
         return {}
-    lower = {
-        "".join((stem, extension.lower())): stem + extension
-        for stem, extension in map(os.path.splitext, names)
-    }
+    lower = {}
+    for name in names:
+        stem, extension = os.path.splitext(name)
+        lower[stem + extension.lower()] = name
     return lower | {name: name for name in names}
