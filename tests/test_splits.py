@@ -44,7 +44,7 @@ def warnings(caplog):
             "trainset train.X1 X_train train_v2 trainval TrainVal trainval2012 train_val "
             "train-00000-of-00010 train-part-3 Train_Data training-images trainingset",
         ),
-        ("test", "test tests Testing TST test1 test_set testset TestImages test-imgs eval"),
+        ("test", "test tests Testing TST test1 test_set testset TestImages test-imgs eval holdout"),
         ("validation", "val Valid VALIDATION val2012 valset valid_set val.X ValSplit dev dev_set"),
     ],
 )
@@ -179,6 +179,8 @@ def test_the_only_split_is_named_once(tmp_path, caplog):
         (("bus/{}", "train"), {"bus", "train"}, "is read as a class"),
         (("bus/a", "bus/b", "train/{}"), {"bus", "train"}, "is read as a class"),
         (("invalid", "valid"), {"invalid", "valid"}, "is read as a class"),
+        (("cats", "dogs", "unlabeled"), {"cats", "dogs", "unlabeled"}, "is read as a class"),
+        (("unlabeled", "extra"), {"extra", "unlabeled"}, "'extra' is read as a class"),
         (("train/{}", "misc"), None, "may be a split or a class: the set has no labels"),
         (("train/{}", "misc/{}"), None, "may be a split or a class: the set has no labels"),
         (("cats", "dogs", "test/{}"), None, "may be a split or a class: the set has no labels"),

@@ -61,7 +61,8 @@ def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
         return places, _doubt(splits, names, "may be a split or a class: the set has no labels")
     for name, group in tops.items():
         places |= dict.fromkeys(group, Place(None, name or None, True))
-    return places, _doubt(splits, names, "is read as a class") if splits else ""
+    odd = list(splits) or [name for name in names if is_extra(name)]
+    return places, _doubt(odd, names, "is read as a class") if odd else ""
 
 
 def _shared_depth(folders: list[Folder]) -> int:
@@ -163,10 +164,10 @@ def _may_be_splits(tops: Mapping[str, list[Folder]], splits: Iterable[str], dept
 
 
 def _doubt(splits: Iterable[str], names: Iterable[str], what: str) -> str:
-    split = min(splits)
-    other = min(set(names) - set(splits))
+    split, others = min(splits), sorted(set(names).difference(splits))
+    beside = f", beside {others[0]!r}," if others else ""
     return (
-        f"the folder {split!r}, beside {other!r}, {what}, and a hash of each name says what is for "
+        f"the folder {split!r}{beside} {what}, and a hash of each name says what is for "
         "tests. If it is a split, put the other images below top folders of splits too ('train', "
         "'test', 'unlabeled'); if it is a class, rename it, or list the images in a table with a "
         "column 'label'"

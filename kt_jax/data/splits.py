@@ -11,7 +11,7 @@ _SPLITS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tests", "tst"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "validation"),
-    **dict.fromkeys(("eval", "evaluation"), "test"),
+    **dict.fromkeys(("eval", "evaluation", "holdout", "heldout"), "test"),
 }
 _TRAIN_WORDS = tuple(word for word, split in _SPLITS.items() if split == "train")
 _TEST_WORDS = tuple(word for word, split in _SPLITS.items() if split != "train")
@@ -31,7 +31,7 @@ _SHORT_FILLERS = frozenset(("of", "v", "x"))
 # Two or three of them in one, such as "trainset".
 _JOINED = re.compile("({0})({0})?({0})?".format("|".join((*_SPLITS, *_EXTRA, *_FILLERS))))
 # A part of every word of a split.
-_MAY_SAY = re.compile("train|trn|test|tst|val|dev", re.IGNORECASE)
+_MAY_SAY = re.compile("train|trn|test|tst|val|dev|h[eo]ldout", re.IGNORECASE)
 _CAPITAL = re.compile("(?<=[a-z0-9])(?=[A-Z])")
 _LETTERS = re.compile(r"[^\W\d_]+")
 
