@@ -6,6 +6,7 @@ import os
 import tarfile
 import zipfile
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -143,8 +144,8 @@ def test_what_is_ignored_is_counted_by_what_it_is(one_of_each):
     for name, word in IGNORED.items():
         assert ignored_as(name) == word, name
         assert not is_image(name)
-    for name in (*READ, *EXCLUDED, "a.txt.jpg", "license.png", "..a/b.png"):
-        assert ignored_as(name) is None or name.startswith(".."), name
+    for name in (*READ, *EXCLUDED, "a.txt.jpg", "license.png"):
+        assert ignored_as(name) is None, name
 
 
 def test_the_extensions_that_are_read():
@@ -230,6 +231,22 @@ def test_a_year_of_voc_accounts_for_its_files(tmp_path):
     }  # fmt: skip
     total = len(opened.entries) + len(opened.refused) + opened.ignored.total()
     assert total == files_below(root)
+
+
+def test_a_data_set_of_hugging_face_accounts_for_the_files_beside_it(tmp_path):
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = pa.array([{"bytes": encode("PNG"), "path": "1.png"}], kind)
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"image": rows}), tmp_path / "data/train.parquet")
+    for name in ("README.md", ".gitattributes", "data/cover.png", "data/train.mp3"):
+        (tmp_path / name).write_bytes(encode("PNG"))
+    opened = make_source("auto", path=tmp_path)
+    assert opened.entries["key"].to_pylist() == ["1.png"]
+    assert {each.key: each.reason for each in opened.refused} == {
+        "data/cover.png": "an image beside the data files: name its folder as PATH to read it",
+        "data/train.mp3": "a sound file (.mp3): only images are read",
+    }
+    assert opened.ignored == {"hidden": 1, ".md": 1}
 
 
 def test_options_of_sources_are_known():

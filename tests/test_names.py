@@ -109,6 +109,10 @@ def test_what_leads_out_of_an_archive_is_unsafe_in_any_spelling():
 
 def test_folders_in_a_zip_of_windows_are_no_files(tmp_path):
     path = pack(tmp_path / "w.zip", ["set\\", "set\\cat\\", "./", "set\\cat\\1.png"])
+    with zipfile.ZipFile(path, "a") as archive:
+        folder = zipfile.ZipInfo("set/marked")
+        folder.external_attr = 0x10
+        archive.writestr(folder, b"")
     source = make_source("zip", path=path)
     assert source.entries["key"].to_pylist() == ["cat/1.png"]
     assert (source.refused, source.ignored.total()) == ([], 0)
@@ -314,6 +318,10 @@ def test_hidden_is_judged_below_what_was_named(tmp_path):
     assert keys(hidden / ".c*.png") == (".c.png",)
     (hidden / "l.csv").write_text("path\n.no/b.png\n.c.png\n")
     assert keys(hidden / "l.csv") == (".no/b.png", ".c.png")
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = pa.array([{"bytes": png(1), "path": "1.png"}], image)
+    pq.write_table(pa.table({"image": rows}), hidden / ".hub.parquet")
+    assert keys(hidden / ".hub.parquet") == ("1.png",)
     for kind in ("zip", "tar"):
         packed = pack(tmp_path / f".hidden/.set.{kind}", ["x/a.png", "x/.b.png", ".y/c.png"])
         source = make_source("auto", path=packed)

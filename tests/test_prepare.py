@@ -577,7 +577,7 @@ def test_what_is_no_array_record(tmp_path):
         ("text.array_record", ValueError, "text.array_record is no ArrayRecord file"),
         ("gone.array_record", FileNotFoundError, "gone.array_record does not exist"),
         ("empty", ValueError, "empty holds no .*array_record file"),
-        ("tfds", ValueError, "tfds was prepared by TFDS.*use source='tfds'"),
+        ("tfds", ValueError, "tfds was prepared by TFDS.*--source=tfds --option name=NAME"),
         ("x*.array_record", FileNotFoundError, "the glob .* finds nothing"),
         ("none.array_record", ValueError, "no images in none.array_record"),
     ]:

@@ -572,7 +572,7 @@ def test_errors_say_what_to_do(tree, tmp_path, monkeypatch):
         ("folder", {}, ValueError, "needs the option 'path'"),
         ("folder", {"path": tree / "no"}, FileNotFoundError, "no does not exist"),
         ("folder", {"path": zipped}, ValueError, "is a file, not a folder: name its source"),
-        ("zip", {"path": tree}, ValueError, "is a folder, not a zip: open it as source folder"),
+        ("zip", {"path": tree}, ValueError, "is a folder, not a zip: --source=folder;"),
         ("zip", {"path": tree / "cat/a.png"}, ValueError, "is not a zip"),
         ("folder", {"path": tree, "subset": "dev"}, ValueError, "subset is 'dev'"),
         ("folder", {"path": tree, "holdout": 1.5}, ValueError, "holdout is 1.5"),

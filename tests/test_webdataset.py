@@ -199,6 +199,16 @@ def test_what_is_a_webdataset(shards, tmp_path):
     assert detect(tmp_path / "empty") == "folder"
 
 
+def test_every_file_is_counted(shards):
+    (shards / "README.md").write_text("cats")
+    (shards / "more.zip").write_bytes(b"no")
+    source = WebDataset(shards)
+    assert [each.key for each in source.refused] == ["more.zip"]
+    # The classes of nine images, and the file beside the shards.
+    assert source.ignored == {".cls": 9, ".md": 1}
+    assert len(source.entries) == 9
+
+
 def test_braces():
     assert expand_braces("a-{8..10}.tar") == ["a-8.tar", "a-9.tar", "a-10.tar"]
     assert expand_braces("a-{008..010}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar"]

@@ -190,7 +190,7 @@ def option_names() -> set[str]:
 
 
 def _what_else(path: pathlib.Path) -> str:
-    """What a file is by its name, in brackets, if that is known."""
+    """In brackets, the kind of file that a name says; empty if it says none."""
     if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
         return " (JSON, which is not read: write the list as .csv)"
     if path.suffix.lower() in (".txt", ".lst", ".list"):

@@ -16,7 +16,7 @@ import numpy as np
 
 from kt_jax.data.decode import why_too_large
 from kt_jax.data.sources.names import NOT_UTF8, is_safe, is_utf8, readable, tidy_packed
-from kt_jax.data.sources.source import Excluded, Source, existing, make_entries
+from kt_jax.data.sources.source import Excluded, Source, existing, make_entries, to_choose
 from kt_jax.data.sources.unread import explain, explain_split
 
 # What lies before the data of an entry: this much, then its name and extra fields of these lengths.
@@ -24,7 +24,8 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 # The flag of names in UTF-8, and the extra field of names that are also there in UTF-8.
 _IS_UTF8 = 0x800
 _UNICODE_PATH = 0x7075
-# What every document of Office or OpenOffice holds, which are zips.
+_DOS_FOLDER = 0x10
+# Every document of Office or OpenOffice is a zip and holds one of these.
 _OFFICE = {"[Content_Types].xml", "mimetype"}
 
 
@@ -32,10 +33,10 @@ class Zip(Source):
     """The image files in a zip.
 
     Keys are as of the folder that it would be unpacked to, whichever tool made the zip. If all
-    images lie in one top-level folder, that folder is the root. The table of contents is
-    read once, and of it only numbers are kept: of a million entries, `zipfile` would keep 0.8 GB in
-    each thread that reads. Entries are read at offsets, so that all threads share one handle, and
-    forked processes too.
+    images lie in one top-level folder, that folder is the root. The table of contents is read once,
+    and of it only numbers are kept: of a million entries, `zipfile` would keep 0.8 GB in each
+    thread that reads. Entries are read at offsets, so that all threads share one handle, and forked
+    processes too.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -67,7 +68,7 @@ class Zip(Source):
             )
         for member in listed:
             name = _decode_name(member)
-            if name.endswith(("/", "\\")):
+            if _is_folder(member, name):
                 continue
             key = tidy_packed(name)
             if not self.admits(key, key):
@@ -240,7 +241,7 @@ def read_at(path: pathlib.Path, offset: int, size: int) -> bytes:
 def _archive(path: str | os.PathLike, kind: str) -> pathlib.Path:
     path = existing(path).absolute()
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a {kind}: open it as source folder, or auto")
+        raise ValueError(f"{path} is a folder, not a {kind}: {to_choose('folder')}")
     return path
 
 
@@ -256,6 +257,12 @@ def _decode_name(member: zipfile.ZipInfo) -> str:
         except UnicodeDecodeError:
             pass
     return name.partition("\0")[0]
+
+
+def _is_folder(member: zipfile.ZipInfo, name: str) -> bool:
+    """Whether an entry is a folder: by its name, or as DOS marks one."""
+    marked = member.external_attr & _DOS_FOLDER and not member.file_size
+    return name.endswith(("/", "\\")) or bool(marked)
 
 
 def _declared_name(extra: bytes, crc: int) -> bytes | None:

@@ -101,7 +101,7 @@ def holds_records(path: Any) -> bool:
     path = pathlib.Path(path).expanduser()
     if not path.is_dir():
         is_glob = glob.has_magic(path.name) and ".array_record" in path.name
-        return is_glob or _is_record_file(path.name)
+        return is_glob or _SUFFIX.search(path.name) is not None
     with os.scandir(path) as entries:
         return (path / UNFINISHED).exists() or any(_is_record_file(e.name) for e in entries)
 
@@ -145,8 +145,9 @@ def _find_files(path: pathlib.Path) -> list[pathlib.Path]:
         return [path]
     if (path / "features.json").exists():
         raise ValueError(
-            f"{path} was prepared by TFDS, whose records are no image files: use source='tfds' "
-            "with the options name, split and data_dir"
+            f"{path} was prepared by TFDS, whose records are no image files: give no PATH, but "
+            "--source=tfds --option name=NAME --option split=SPLIT --option data_dir=DIR; in a "
+            "config, source, name, split and data_dir"
         )
     found = sorted(file for file in path.iterdir() if _is_record_file(file.name))
     if not found:

@@ -16,6 +16,7 @@ from kt_jax.data.sources.source import (
     make_entries,
     read_file,
     stat_file,
+    to_choose,
 )
 
 
@@ -24,8 +25,8 @@ class Folder(Source):
 
     Several are as one: keys, and with them classes and subsets, are the paths below the deepest
     folder that holds them all, as if that folder held nothing else. That of a glob is the one
-    before its first wildcard, whatever it finds, so that a new file changes no other's key. What is
-    hidden is so below the places that are named: a folder below ~/.cache is as any other.
+    before its first wildcard, whatever it finds, so that a new file changes no other's key. Files
+    are hidden only below the places that are named: a folder below ~/.cache is as any other.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Folder(Source):
         if len(places) == 1 and not prefixes and not places[0].is_dir():
             raise ValueError(
                 f"{places[0]} is a file, not a folder: name its source (zip, tar, manifest, ...), "
-                "or use source='auto'"
+                f"or let it be found out: {to_choose('auto')}"
             )
         holders = [place if place.is_dir() else place.parent for place in places]
         self.root = pathlib.Path(os.path.commonpath([*holders, *prefixes]))

@@ -73,6 +73,8 @@ class HuggingFace(Source):
         schemas = {file: read_schema(file) for files in splits.values() for file in files}
         image_column = choose_image_column(schemas, image_column)
         label_column = choose_label_column(schemas, label_column, path)
+        if path.is_dir():
+            self.account_for_others(path, schemas.keys())
         stats = {file: stat_file(file) for file in schemas}
         known = str([(str(file), *stats[file]) for file in schemas])
         digest = hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()[:16]

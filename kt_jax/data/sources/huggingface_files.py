@@ -54,7 +54,7 @@ def find_files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     splits: dict[str, list[pathlib.Path]] = {}
     for file in files:
         name = file.relative_to(root).as_posix()
-        hidden = name.startswith(".") or "/." in name
+        hidden = path.is_dir() and (name.startswith(".") or "/." in name)
         if file.suffix == ".parquet" and not hidden and not _is_own(file):
             splits.setdefault(_split_of(name), []).append(file)
     if not splits:

@@ -32,6 +32,7 @@ from kt_jax.data.sources.source import (
     plain_options,
     read_file,
     stat_file,
+    to_choose,
     to_give,
 )
 from kt_jax.data.sources.tables import read_parquet_schema, read_table
@@ -83,7 +84,7 @@ class Listing(Source):
         super().__init__()
         path = existing(path).absolute()
         if path.is_dir():
-            raise ValueError(f"{path} is a folder, not a table: open it as source folder, or auto")
+            raise ValueError(f"{path} is a folder, not a table: {to_choose('folder')}")
         self.root, self.name = path.parent, path.name
         self.identity = f"manifest:{path}"
         table = read_table(path)

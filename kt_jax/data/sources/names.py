@@ -1,4 +1,4 @@
-"""What the names of files say: which are images, what the others are, and what keys they become.
+"""The names of files: which are images, what the others are, and which keys they become.
 
 Names are normalised here, once, where they enter: a key is NFC, with "/" between its parts and
 without "." and empty parts, whoever wrote the name.
@@ -18,7 +18,7 @@ EXTENSIONS = (
 # The reason why such a name is excluded.
 NOT_UTF8 = "the name is not UTF-8"
 
-# What is ignored and only counted: README has the same list. Folders, then files, then extensions.
+# Files that are ignored and only counted, by folder, name or extension. README has the same list.
 _IGNORED_FOLDERS = frozenset(
     (
         "__MACOSX", "@eaDir", "@__thumb", "@Recycle", "#recycle", "$RECYCLE.BIN",
@@ -38,7 +38,7 @@ _IGNORED_EXTENSIONS = frozenset(
         ".cls", ".xmp", ".aae", ".url", ".lnk", ".md5", ".sha1", ".sha256",
     )
 )  # fmt: skip
-# What a scan leaves in the folder that it was run in.
+# A scan leaves such a file in the folder that it was run in.
 _SCANNED = ".manifest.parquet"
 
 _FORMATS = ".heic .heif .avif .jp2 .j2k .jpx .jxl .svg .psd .tga .ico .exr .hdr .dds .pcx .xcf .eps"
@@ -75,16 +75,16 @@ _IS_EXTENSION = re.compile(r"\.(?=.*[a-z])[a-z0-9_~+-]{1,12}", re.DOTALL)
 
 
 def ignored_as(name: str) -> str | None:
-    """Under what a file of this name is counted that nobody takes for an image, None if others do.
+    """Returns the word that an ignored file is counted by, None if it is not ignored.
 
-    `name` is its path below the place that the user named: what is hidden is so below it.
+    `name` is its path below the place that the user named: only parts below that hide it.
     """
-    for part in name.split("/"):
-        if part.startswith(".") and part != "..":
-            return "hidden"
-        if part in _IGNORED_FOLDERS:
-            return part
-    base = name.rpartition("/")[2].lower()
+    folder, _, base = name.rpartition("/")
+    if word := _folder_ignored_as(folder):
+        return word
+    if base.startswith("."):
+        return "hidden"
+    base = base.lower()
     if base in _IGNORED_FILES:
         return base.strip()
     if base.endswith(_SCANNED):
@@ -93,8 +93,18 @@ def ignored_as(name: str) -> str | None:
     return extension if extension in _IGNORED_EXTENSIONS else None
 
 
+@functools.lru_cache(maxsize=1024)
+def _folder_ignored_as(folder: str) -> str | None:
+    for part in folder.split("/"):
+        if part.startswith(".") and part != "..":
+            return "hidden"
+        if part in _IGNORED_FOLDERS:
+            return part
+    return None
+
+
 def why_not(name: str) -> str | None:
-    """Why a file of this name, which is not ignored, is excluded; None if it is an image."""
+    """Returns why a file of this name is excluded, None if it is an image; it is not ignored."""
     extension = _extension(name)
     if extension in EXTENSIONS:
         return None
@@ -128,7 +138,10 @@ def tidy(path: str) -> str:
     >>> tidy("./cat//./1.png")
     'cat/1.png'
     """
-    parts = [part for part in normalise(path).split("/") if part not in ("", ".")]
+    path = normalise(path)
+    if "//" not in path and "./" not in path and not path.endswith(("/", ".")):
+        return path
+    parts = [part for part in path.split("/") if part not in ("", ".")]
     return "/" * path.startswith("/") + "/".join(parts)
 
 
@@ -158,7 +171,7 @@ def find_heading(headings: Iterable[str], wanted: str) -> str | None:
 
 
 def fold_heading(heading: str) -> str:
-    """What two headings are compared by."""
+    """The form in which two headings are compared."""
     return normalise(heading).strip("\ufeff\u200b \t\r\n\xa0").strip().casefold()
 
 

@@ -5,14 +5,14 @@ import pathlib
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kt_jax.data.sources.names import ignored_as, readable, why_not
+from kt_jax.data.sources.names import ignored_as, readable, tidy, why_not
 
 # key: a unique, stable, sorted name: the POSIX path below the root. bytes and stamp (mtime in ns,
 # CRC-32, or whatever the source has) tell without reading it that an entry changed; 0: not known.
@@ -88,6 +88,15 @@ class Source:
             return True
         return False
 
+    def account_for_others(self, root: pathlib.Path, taken: Container[pathlib.Path]) -> None:
+        """Counts or refuses all files below a folder of data files but those that are taken."""
+        for folder, _, names in os.walk(root):
+            for path in (pathlib.Path(folder, name) for name in names):
+                key = tidy(path.relative_to(root).as_posix())
+                if path not in taken and self.admits(key, key):
+                    reason = "an image beside the data files: name its folder as PATH to read it"
+                    self.refused.append(Excluded(readable(key), reason))
+
     @property
     def given_subsets(self) -> list[str | None] | None:
         """The column SUBSET, if the source has it."""
@@ -149,6 +158,11 @@ def to_give(option: str, value: str) -> str:
         f"the option {option}: --option {given}; of kt_jax.main --config.images.train.{given}, and "
         "so for each other set of config.images"
     )
+
+
+def to_choose(source: str) -> str:
+    """Returns how each command is told which source a path is, for messages."""
+    return f"--source={source}; of kt_jax.main --config.images.train.source={source}"
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def read_table(path: pathlib.Path) -> pa.Table:
         spaces.
     """
     with path.open("rb") as file:
-        is_parquet = file.read(len(_PARQUET)) == _PARQUET
+        is_parquet = file.read(len(_PARQUET)) == _PARQUET or path.suffix.lower() == ".parquet"
     table = _read_parquet(path) if is_parquet else _read_text(path)
     seen: dict[str, str] = {}
     for name in table.column_names:
@@ -74,6 +74,8 @@ def _read_parquet(path: pathlib.Path) -> pa.Table:
 
 
 def _why_no_parquet(path: pathlib.Path, error: Exception) -> str:
+    if why := explain(path):
+        return why
     first = str(error).splitlines()[0].rstrip(".")
     return (
         f"{path} cannot be read as a table: {first}. Was it copied to its end? A table of text is "
@@ -82,8 +84,6 @@ def _why_no_parquet(path: pathlib.Path, error: Exception) -> str:
 
 
 def _read_text(path: pathlib.Path) -> pa.Table:
-    if path.suffix.lower() == ".parquet":
-        raise ValueError(explain(path) or _why_no_parquet(path, ValueError("it is no Parquet")))
     text = _decode(path)
     separator, text = _separator(path, text)
     # `a.png, "cat, small"`: the quotes count although a space is in front of them.
@@ -125,7 +125,7 @@ def _cut(row: list[str], count: int, where: str) -> list[str]:
 
 
 def _separator(path: pathlib.Path, text: str) -> tuple[str, str]:
-    """What separates the values, and the text without the line by which Excel says so."""
+    """The separator of the values, and the text without the line by which Excel names it."""
     if match := re.match(r"sep=(.)\r?\n?", text):
         return match[1], text[match.end() :]
     if path.suffix.lower() != ".csv":
@@ -158,7 +158,7 @@ def _decode(path: pathlib.Path) -> str:
     if encoding is None and (why := explain(path)):
         raise ValueError(why)
     if data.startswith(b"PK\3\4"):
-        raise ValueError(f"{path} is a zip, no text: of a spreadsheet, save the table as .csv")
+        raise ValueError(f"{path} is a zip, no text: save a spreadsheet as .csv")
     try:
         text = data.decode(encoding or "utf-8-sig")
     except UnicodeDecodeError as error:

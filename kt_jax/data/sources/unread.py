@@ -9,7 +9,7 @@ import struct
 import tarfile
 import zlib
 
-# How such files begin: what they are compressed by, and the command that writes them decompressed.
+# The first bytes of compressed files: the format, and the command that decompresses them.
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip -c"),
     b"BZh": ("bzip2", "bunzip2 -c"),
@@ -21,7 +21,7 @@ _COMPRESSED = {
 }
 _SHORT = {".tgz": ".tar", ".tbz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}
 _LONG = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma", ".z", ".zstd")
-# How others begin: what they are, and what to do.
+# The first bytes of others: what they are, and what to do.
 _OTHERS = {
     b"7z\xbc\xaf\x27\x1c": "is a 7z archive, which is not read: unpack it, 7z x {path}",
     b"Rar!": "is a RAR archive, which is not read: unpack it, unrar x {path}",
@@ -45,7 +45,7 @@ _MAX_COMMENT = 65_535
 
 
 def explain(path: pathlib.Path) -> str | None:
-    """What a file is that no source reads, and what to do, in one line; None if it is another."""
+    """Returns a line on a file that no source reads, with what to do; None for other files."""
     with path.open("rb") as file:
         head = file.read(32)
     for magic, (how, command) in _COMPRESSED.items():
@@ -63,7 +63,7 @@ def explain(path: pathlib.Path) -> str | None:
 
 
 def explain_split(path: pathlib.Path) -> str | None:
-    """What one part of an archive that was split is, and how to join it; None if it is whole."""
+    """Returns a line on one part of a split archive, with how to join all; None if it is whole."""
     if match := _ZIP_PART.fullmatch(str(path)):
         return _explain_zip_part(path, pathlib.Path(f"{match['whole']}.zip"))
     if match := _PART.fullmatch(str(path)):

@@ -27,6 +27,7 @@ from kt_jax.data.sources.source import (
     make_entries,
     read_file,
     stat_file,
+    to_choose,
 )
 
 CLASSES = (
@@ -170,7 +171,7 @@ def _the_year(path: pathlib.Path) -> pathlib.Path:
     if not years:
         raise ValueError(
             f"{path} is no VOC devkit: neither it nor a folder in it holds JPEGImages beside "
-            "Annotations or ImageSets; for plain folders of images use source='folder'"
+            f"Annotations or ImageSets; plain folders of images are opened by {to_choose('folder')}"
         )
     return years[0]
 

@@ -50,6 +50,10 @@ class WebDataset(Source):
         self.identity = "webdataset:" + ":".join(map(str, self._shards))
         one = len(self._shards) == 1
         self.name = self._shards[0].name if one else f"{len(self._shards)} shards in {root.name}"
+        for place in [path] if isinstance(path, str | os.PathLike) else path:
+            folder = pathlib.Path(place).expanduser().absolute()
+            if folder.is_dir():
+                self.account_for_others(folder, set(self._shards))
         rows = []
         for number, (shard, prefix) in enumerate(zip(self._shards, prefixes, strict=True)):
             images, labels = self._list(shard, prefix)
