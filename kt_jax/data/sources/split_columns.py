@@ -34,10 +34,11 @@ def read_subsets(heading: str, values: Sequence[str | None]) -> list[str | None]
 
 def why_unused(table: pa.Table, others: Collection[str | None]) -> str:
     """Says which column, none of `others`, may say splits, and how to name it; "" if none does."""
-    for heading in table.column_names:
-        if heading in others:
+    # Several columns may have no heading.
+    for heading, column in zip(table.column_names, table.columns, strict=True):
+        if not heading or heading in others:
             continue
-        values = _few_values(table[heading])
+        values = _few_values(column)
         subsets = _known(values, heading)
         named = "".join(filter(str.isalpha, heading.lower())) in _HEADINGS
         shown = ", ".join(sorted(values)[:3])
