@@ -605,3 +605,86 @@ def test_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: full)
     with pytest.raises(ValueError, match=r"needs 0.00 GB in .*, where 0.00 GB are free: .* TMPDIR"):
         open_set(tmp_path)
+
+
+def class_label(*names):
+    return {"names": list(names), "_type": "ClassLabel"}
+
+
+def messages(caplog):
+    return [each.getMessage() for each in caplog.records if "column" in each.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("columns", "classes", "labels", "message"),
+    [
+        ({"labels": [1, 0, 1]}, {}, [1, 0, 1], "labels are those of the column 'labels'"),
+        ({"fine_label": [1, 0, 1]}, {}, [1, 0, 1], "labels are those of the column 'fine_label'"),
+        (
+            {"coarse_label": [0, 0, 1], "fine_label": [2, 1, 0]},
+            {"coarse_label": class_label("x", "y"), "fine_label": class_label("c", "b", "a")},
+            [2, 1, 0],
+            "'fine_label', 'coarse_label': those of 'fine_label' are taken. Name another with the "
+            "option label_column: --option label_column=coarse_label;",
+        ),
+        ({"breed": [1, 0, 1]}, {"breed": class_label("x", "y")}, [1, 0, 1], "the column 'breed'"),
+        (
+            {"style": [1, 0, 1], "artist": [0, 0, 1]},
+            {"style": class_label("x", "y"), "artist": class_label("x", "y")},
+            None,
+            "the columns 'style', 'artist': none are taken",
+        ),
+        ({"label": [0, 0, 1], "labels": [1, 0, 1]}, {}, [0, 0, 1], None),
+        ({"label": [0.5, 1.5, 0.5], "labels": [1, 0, 1]}, {}, None, None),
+        ({"caption": ["x", "y", "z"]}, {}, None, None),
+    ],
+)
+def test_labels_by_other_names(tmp_path, caplog, columns, classes, labels, message):
+    table = make_table({"image": rows(range(3))["image"], **columns}, classes)
+    folder = save_to_disk(tmp_path / "cats", table, features=classes)
+    with caplog.at_level(logging.INFO):
+        images = open_set(folder)
+    assert (None if images.labels is None else images.labels.tolist()) == labels
+    if "fine_label" in classes:
+        assert images.class_names == ("c", "b", "a")
+    found = messages(caplog)
+    assert [message in text for text in found] == ([True] if message else [])
+    # The option that is named works as typed.
+    for name in columns:
+        if name not in ("label", "caption"):
+            assert open_set(folder, label_column=name).labels.tolist() == columns[name]
+
+
+def test_images_by_other_names(tmp_path, caplog):
+    images = rows(range(3))["image"]
+    for number, columns in enumerate(
+        [{"img": images}, {"photo": images}, {"img": images, "mask": images}]
+    ):
+        table = make_table({**columns, "label": [0, 1, 0]}, None)
+        save_parquet(tmp_path, f"{number}/train.parquet", table)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert_images(open_images("auto", size=8, path=tmp_path / str(number)), range(3))
+        assert messages(caplog) == [f"the images are those of the column {next(iter(columns))!r}"]
+    table = make_table({"photo": images, "mask": images}, None)
+    save_parquet(tmp_path, "two/train.parquet", table)
+    with pytest.raises(ValueError, match=r"no column 'image', only photo .*, mask .* image_column"):
+        open_set(tmp_path / "two")
+
+
+def test_splits_of_other_names(tmp_path, caplog):
+    tables = {name: make_table(rows([i])) for i, name in enumerate(["Training", "val2", "extra"])}
+    folder = save_splits(tmp_path / "three", tables)
+    assert open_set(folder, subset="train").keys == ("Training/0.png",)
+    assert open_set(folder, subset="test").keys == ("val2/1.png",)
+    assert not caplog.records
+    del tables["val2"]
+    folder = save_splits(tmp_path / "two", tables)
+    open_set(folder, subset="train", holdout=0.0)
+    assert "two: 'Training' in Training/0.png is the name of a split, but none" in caplog.text
+    caplog.clear()
+    folder = save_to_disk(tmp_path / "one", make_table(rows(range(3))), split="train")
+    for _ in range(2):
+        open_set(folder, subset="train", holdout=0.0)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("one: its only split is 'train': a hash of each name")

@@ -304,3 +304,113 @@ def test_single_labels_are_the_labels_of_one_class_an_image(tmp_path):
     images = open_images("folder", size=8, path=tmp_path)
     assert images.single_labels.tolist() == [0, 1]
     assert open_images("folder", size=8, path=tmp_path / "a").single_labels is None
+
+
+def numbers_of(images):
+    return [int(key[-6:-4]) for key in images.keys]
+
+
+@pytest.mark.parametrize(
+    ("lists", "train", "test"),
+    [
+        (["trainval", "test"], "trainval", "test"),
+        (["train", "test"], "train", "test"),
+        (["Train", "Test"], "Train", "Test"),
+        (["TRAINVAL", "VAL2012"], "TRAINVAL", "VAL2012"),
+        (["train", "valid"], "train", "valid"),
+        (["training", "validation"], "training", "validation"),
+        (["train_val", "test_set"], "train_val", "test_set"),
+        (["trainval2012", "test2012", "night"], "trainval2012", "test2012"),
+    ],
+)
+def test_lists_of_any_name_of_a_split(tmp_path, caplog, lists, train, test):
+    names = [f"{i:02d}" for i in range(9)]
+    write_images(tmp_path, *names)
+    rows = dict(zip(lists, (names[:5], names[4:], names[7:8]), strict=False))
+    write_lists(tmp_path, **{name: " ".join(those) for name, those in rows.items()})
+    for subset, expected in (("all", range(9)), ("train", range(4)), ("test", range(4, 9))):
+        images = open_images("voc", size=8, path=tmp_path, subset=subset)
+        # An image that both lists name is never for training.
+        assert numbers_of(images) == list(expected)
+    assert not caplog.records
+
+
+def test_lists_of_a_class_are_no_splits(tmp_path, caplog):
+    write_images(tmp_path, "00", "01", "02", "03")
+    write_lists(tmp_path, train="00 01", val="02")
+    main = tmp_path / "ImageSets/Main"
+    # Those of the class "train" are called as lists of splits are.
+    for name in ("cat_train", "cat_test", "train_train", "train_val", "train_trainval"):
+        (main / f"{name}.txt").write_text("00 -1\n03  1\n")
+    assert numbers_of(open_images("voc", size=8, path=tmp_path)) == [0, 1, 2]
+    # A list of a class that was renamed names images, whatever it says of them.
+    (main / "train.txt").write_text("00 -1\n01  1\n03  0\n")
+    assert numbers_of(open_images("voc", size=8, path=tmp_path, subset="train")) == [0, 1, 3]
+    assert not caplog.records
+
+
+def test_listed_images_have_the_extension_that_is_there(tmp_path):
+    (tmp_path / "JPEGImages/deep").mkdir(parents=True)
+    files = ["a.jpg", "b.png", "c.JPG", "d.jpeg", "e.v2.png", "f.png", "f.jpg", "g 1.png"]
+    for number, name in enumerate([*files, "deep/h.png", "deep/i.bmp", "j.webp"]):
+        Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(
+            tmp_path / "JPEGImages" / name, "PNG" if name.endswith("G") else None
+        )
+    main = tmp_path / "ImageSets/Main"
+    main.mkdir(parents=True)
+    rows = ["a", "b 1", "c", "d.jpeg", "./e.v2", "f.png", "g 1", "deep/h", "gone", "k.png"]
+    rows += ["/home/me/VOC/JPEGImages/deep/i", r"C:\VOC\JPEGImages\j.webp", "../x", "b.png", "l 0"]
+    (main / "train.txt").write_text("\n".join(rows))
+    images = open_images("voc", size=8, path=tmp_path)
+    found = "a.jpg b.png c.JPG d.jpeg deep/h.png deep/i.bmp e.v2.png f.png g*1.png j.webp".split()
+    assert images.keys == tuple(f"JPEGImages/{name}".replace("*", " ") for name in found)
+    assert abs(images[1][0, 0, 0] - 20) <= 1
+    assert [each.key for each in images.excluded] == [
+        f"JPEGImages/{name}" for name in ("../x.jpg", "gone.jpg", "k.png", "l.jpg")
+    ]
+
+
+def test_lists_for_tests_without_annotations(devkit):
+    write_lists(devkit, trainval="000001 000002 000003", val="000002", test="000005")
+    assert open_images("voc", size=8, path=devkit, subset="test").keys[0].endswith("5.jpg")
+    # As those of VOC 2012, whose annotations are kept secret: val is for tests then.
+    (devkit / "Annotations/000005.xml").unlink()
+    train, test = (open_images("voc", size=8, path=devkit, subset=s) for s in ("train", "test"))
+    assert [key[-5] for key in train.keys + test.keys] == ["1", "3", "2"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "named"),
+    [
+        (["ImageSets/Main/trainval.txt"], "ImageSets/Main/trainval.txt"),
+        (["ImageSets/Main/test.txt"], "ImageSets/Main/test.txt"),
+        (["ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"], "ImageSets/Segm"),
+        (["train.txt", "test.txt"], "test.txt"),
+        (["ImageSets/Main/cat_train.txt", "ImageSets/Main/cat_val.txt"], "ImageSets/Main/cat_t"),
+        (["ImageSets/Main/cats.txt"], ""),
+    ],
+)
+def test_lists_that_are_not_used_are_named(tmp_path, caplog, lists, named):
+    write_images(tmp_path, *(f"{i:02d}" for i in range(9)))
+    for number, name in enumerate(lists):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("\n".join(f"{i:02d}" for i in range(number, 9, len(lists))))
+    (tmp_path / "Annotations").mkdir()
+    for subset in ("train", "test"):
+        open_images("voc", size=8, path=tmp_path, subset=subset, holdout=0.5)
+    texts = [each.getMessage() for each in caplog.records]
+    if not named:
+        assert texts == []
+        return
+    (text,) = texts
+    assert text.startswith(f"{tmp_path.name}: {named}")
+    assert "has the name of a split, but ImageSets/Main does not hold a list for training" in text
+
+
+def test_lists_beside_the_folder_main(tmp_path):
+    write_images(tmp_path, *(f"{i:02d}" for i in range(9)))
+    (tmp_path / "ImageSets").mkdir()
+    (tmp_path / "ImageSets/train.txt").write_text("00\n01")
+    (tmp_path / "ImageSets/test.txt").write_text("02")
+    assert numbers_of(open_images("auto", size=8, path=tmp_path, subset="train")) == [0, 1]
+    assert numbers_of(open_images("auto", size=8, path=tmp_path, subset="test")) == [2]

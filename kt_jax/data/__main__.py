@@ -5,9 +5,9 @@
     python -m kt_jax.data prepare photos --out=photos-256 --size=256 --quality=90
 
 A PATH is a folder, a zip, a tar, a table of paths, a VOC devkit's year, a Hugging Face data set,
-ArrayRecord files, or a glob; several are one set, as if the folder that holds them all (of a glob:
-the one before its first wildcard) held nothing else. A TFDS data set is named by
---source=tfds --option name=NAME --option split=train.
+ArrayRecord files, the shards of a WebDataset, or a glob; several are one set, as if the folder that
+holds them all (of a glob: the one before its first wildcard) held nothing else. A TFDS data set is
+named by --source=tfds --option name=NAME --option split=train.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import pyarrow.compute
 
 from kt_jax.data.duplicates import find_duplicates, find_leaks
 from kt_jax.data.images import Hashes, make_hashes
-from kt_jax.data.layout import subsets_of
+from kt_jax.data.layout import read_layout, why_unsplit
 from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST, labels_of, scan, write_manifest
 from kt_jax.data.sources import (
@@ -167,7 +167,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         return options
     # Sorted: the same places in another order are the same set.
     paths = sorted(os.path.abspath(os.path.expanduser(path)) for path in arguments.paths)
-    if len(paths) > 1 and source not in ("auto", "folder"):
+    if len(paths) > 1 and source not in ("auto", "folder", "webdataset"):
         raise ValueError(f"--source={source} takes one PATH, not {len(paths)}")
     return {"path": paths[0] if len(paths) == 1 else paths, **options}
 
@@ -241,9 +241,13 @@ def _describe(opened: Source, table: pa.Table) -> None:
         ranges = [f"{name} {side['min']:,} to {side['max']:,}" for name, side in sides.items()]
         print(f"sizes       {', '.join(ranges)} pixels")
         print(f"modes       {', '.join(f'{n:,} {mode}' for mode, n in _count(kept['mode']))}")
-    subsets = subsets_of(opened.entries["key"].to_pylist(), opened.given_subsets)
+    keys = opened.entries["key"].to_pylist()
+    folders, subsets = read_layout(keys), opened.given_subsets
+    subsets = folders.subsets if subsets is None else subsets
     if subsets is None:
         print("subsets     none: a hash of each name holds some out for tests")
+        unsplit = opened.unsplit or folders.doubt or why_unsplit(keys, opened.name)
+        _show([unsplit] if unsplit else [])
     else:
         what = np.array(subsets)[pc.equal(table["reason"], "").to_numpy()]
         train, test = (what == "train").sum(), (what == "test").sum()

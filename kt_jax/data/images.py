@@ -1,5 +1,6 @@
 """Sets of images: verified, named, indexable, and decoded only when indexed."""
 
+import functools
 import hashlib
 import logging
 import operator
@@ -15,7 +16,7 @@ import pyarrow.compute
 from kt_jax.data import layout
 from kt_jax.data.cache import keep_decoded
 from kt_jax.data.decode import decode_image
-from kt_jax.data.scan import manifest_path, scan
+from kt_jax.data.scan import labels_of, manifest_path, scan
 from kt_jax.data.sources import (
     Excluded,
     Source,
@@ -24,6 +25,7 @@ from kt_jax.data.sources import (
     make_source,
     photographs,
 )
+from kt_jax.data.splits import KNOWN
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
@@ -120,11 +122,15 @@ def open_images(
         share=(0.4, 1.0)), or one of the following, each with the options subset="all" | "train" |
         "test" and holdout=0.2:
         "folder" (path: a folder, a glob, or a list of them), "zip" (path), "tar" (path),
-        "manifest" (path of a .csv, .tsv or .parquet, path_column="path", label_column="label"; or
-        what `python -m kt_jax.data scan` wrote), "tfds" (name, split, data_dir=""),
-        "array_record" (path of a file, a folder or a glob), "voc" (path of a devkit's year),
-        "huggingface" (path, image_column="image", label_column="label"), or "auto" (path), which
-        looks at the path to tell which it is.
+        "manifest" (path of a .csv, .tsv or .parquet, path_column="path", label_column="label",
+        split_column="split"; or what `python -m kt_jax.data scan` wrote), "tfds" (name, split,
+        data_dir=""), "array_record" (path of a file, a folder or a glob), "voc" (path of a devkit's
+        year),
+        "huggingface" (path, image_column="image", label_column="label"; where these are not there:
+        "img" or the only column of images, "labels", "fine_label" or the only ClassLabel),
+        "webdataset" (path of a tar, a folder of tars, a glob, a name with braces such as
+        "train-{0000..0146}.tar", or a list of them), or "auto" (path), which looks at the path to
+        tell which it is.
       size: side of the decoded images, in pixels.
       cache_dir: where the result of verifying a source is kept, so that opening it again is
         fast; None verifies every time.
@@ -177,17 +183,21 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
     keys = table["key"].to_pylist()
     given = opened.given_subsets
     chosen = layout.in_subset(keys, given, subset, holdout)
+    folders = layout.read_layout(keys)
+    doubt = folders.doubt if _asks_folders(opened, table) else ""
+    _warn_once(opened, doubt)
+    if subset != "all" and given is None and folders.subsets is None:
+        _warn_once(opened, opened.unsplit or doubt or layout.why_unsplit(keys, opened.name))
     if not chosen.any():
         if unknown := sorted({place for place in given or () if place} - {"train", "test"}):
             names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-            known = ", ".join((*layout.TRAIN_FOLDERS, *layout.TEST_FOLDERS))
             raise ValueError(
                 f"subset {subset!r} of {opened.name} is empty: its images are of splits that are "
-                f"not known here, {names}: name them as one of {known}, or use subset='all'"
+                f"not known here, {names}: name them as one of {KNOWN}, or use subset='all'"
             )
         raise ValueError(
             f"subset {subset!r} of {opened.name} is empty ({len(keys)} images in all, holdout="
-            f"{holdout}): use subset='all' or another holdout"
+            f"{holdout}): use subset='all'{' or another holdout' if given is None else ''}"
         )
     readable = pc.equal(table["reason"], "").to_numpy()
     bad = table.select(["key", "reason"]).filter(chosen & ~readable)
@@ -240,13 +250,8 @@ def _labels(
     """The labels of the entries at `rows`, and the names of the classes of all."""
     if opened.presence is not None:
         return opened.presence[rows], opened.class_names
-    if table["label"].null_count < len(table):
-        classes = table["label"]
-    elif "label" in opened.entries.schema.names:
-        classes = opened.entries["label"]
-    elif (found := layout.classes_of(keys)) is not None:
-        classes = pa.array(found, pa.string())
-    else:
+    classes = labels_of(opened, table)
+    if classes.null_count == len(classes):
         return None, ()
     names = opened.class_names or layout.sorted_names(pc.unique(classes).to_pylist())
     numbers = pc.index_in(classes.take(rows), value_set=pa.array(names, pa.string()))
@@ -258,6 +263,23 @@ def _labels(
         )
         return None, ()
     return labels, names
+
+
+def _asks_folders(opened: Source, table: pa.Table) -> bool:
+    """Whether neither the source nor its scan say the classes, so that the folders do."""
+    known = opened.presence is not None or "label" in opened.entries.column_names
+    return not known and table["label"].null_count == len(table)
+
+
+def _warn_once(opened: Source, text: str) -> None:
+    if text:
+        _warn(opened.identity, opened.name, text)
+
+
+# A set is opened for training and again for tests.
+@functools.cache
+def _warn(identity: str, name: str, text: str) -> None:
+    _log.warning("%s: %s", name, text)
 
 
 @dataclass(frozen=True)

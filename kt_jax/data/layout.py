@@ -1,26 +1,48 @@
-"""What the folders of the keys say: which images are for training, and the classes."""
+"""What the keys of a set say: which images are for training, and the classes."""
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+
+from kt_jax.data.folders import read_folders, split_path
+from kt_jax.data.splits import choose_splits, divide, read_name
+
+__all__ = [
+    "SUBSETS",
+    "Layout",
+    "choose_splits",
+    "classes_of",
+    "in_subset",
+    "read_layout",
+    "sorted_names",
+    "subsets_of",
+    "why_unsplit",
+]
 
 _log = logging.getLogger(__name__)
 
 SUBSETS = ("all", "train", "test")
-# The names of splits, whatever their case; of those for testing, the first that is there is taken.
-TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("test", "testing", "val", "valid", "validation", "dev", "eval")
 
 
-def choose_splits(names: Iterable[str]) -> dict[str, str | None]:
-    """Returns what the known splits of these names are for: "train", "test", or None: neither."""
-    splits = {name: name.strip().lower() for name in names}
-    test = next((split for split in TEST_FOLDERS if split in splits.values()), None)
-    subsets = {test: "test"} | dict.fromkeys(TRAIN_FOLDERS, "train")
-    known = (*TRAIN_FOLDERS, *TEST_FOLDERS)
-    return {name: subsets.get(split) for name, split in splits.items() if split in known}
+@dataclass(frozen=True)
+class Layout:
+    """What the folders of a set say.
+
+    Attributes:
+      subsets: what every image is for: "train", "test", or None: neither; None where the folders
+        do not say it.
+      classes: the class of every image, or None; None where the folders are no classes.
+      flat: where other images have a class, those that have none but should.
+      doubt: where a folder may be a split or a class: which, and what to do; else "".
+    """
+
+    subsets: list[str | None] | None
+    classes: list[str | None] | None
+    flat: list[str]
+    doubt: str
 
 
 def in_subset(
@@ -28,9 +50,8 @@ def in_subset(
 ) -> np.ndarray:
     """Which images belong to the subset, bool `[n]`.
 
-    A source that says so itself (`given`) decides; else top folders train and test (or val, ...)
-    where both exist; else a hash of each key, so that adding files moves no other between the
-    subsets.
+    A source that says so itself (`given`) decides; else folders train and test (or val, ...) where
+    both exist; else a hash of each key, so that adding files moves no other between the subsets.
 
     Raises:
       ValueError: for an unknown subset, or a holdout outside [0, 1).
@@ -58,39 +79,68 @@ def subsets_of(keys: list[str], given: list[str | None] | None) -> list[str | No
 
     `given` is what the source says, if it does.
     """
-    roots = _split_roots(keys)
-    if given is not None or not roots:
-        return given
-    return [roots.get(key.split("/", 1)[0]) for key in keys]
+    return read_layout(keys).subsets if given is None else given
 
 
 def classes_of(keys: list[str]) -> list[str | None] | None:
     """The class of every image, or None where the folders are no classes.
 
-    It is the first folder of the key, below train/, test/ and other splits where train/ and test/
-    exist; an image beside these has none. There are no classes at all if an image for training or
-    testing lies in no folder, or if all lie in the same.
+    It is the first folder of the key, below train/, test/ and other splits where there are some; an
+    image beside these has none. There are no classes at all if an image for training or testing
+    lies in no folder, or if all lie in the same.
     """
-    roots = _split_roots(keys)
-    classes: list[str | None] = []
-    flat = []
-    for key in keys:
-        folders = key.split("/")[:-1]
-        matters = True
-        if roots:
-            root, *folders = folders or [""]
-            matters = roots.get(root) is not None
-            folders = folders if root in roots else []
-        classes.append(folders[0] if folders else None)
-        if matters and not folders:
-            flat.append(key)
-    names = {name for name in classes if name is not None}
-    if names and flat:
+    layout = read_layout(keys)
+    if layout.flat:
         _log.warning(
             "%d of %d images lie in no class folder, such as %s: the set has no labels",
-            *(len(flat), len(keys), flat[0]),
+            *(len(layout.flat), len(keys), layout.flat[0]),
         )
-    return None if flat or len(names) < 2 else classes
+    return layout.classes
+
+
+def read_layout(keys: list[str]) -> Layout:
+    """Reads the folders of the keys."""
+    parents = [key.rpartition("/")[0] for key in keys]
+    found, doubt = read_folders(map(split_path, set(parents)))
+    by_name = {"/".join(folder): place for folder, place in found.items()}
+    places = [by_name[parent] for parent in parents]
+    classes = [place.name for place in places]
+    names = {name for name in classes if name is not None}
+    due = [key for key, place in zip(keys, places, strict=True) if place.due and not place.name]
+    return Layout(
+        subsets=[place.subset for place in places] if divide(p.subset for p in places) else None,
+        classes=None if due or len(names) < 2 else classes,
+        flat=due if names else [],
+        doubt=doubt,
+    )
+
+
+def why_unsplit(keys: list[str], name: str) -> str:
+    """Says which names say splits that do not divide the set, and what to do; "" if none do.
+
+    The names are those in the keys and that of the whole set. What `read_layout` doubts comes
+    before this.
+    """
+    parts = {name.partition(".")[0]: name}
+    parts |= {part: key for key in reversed(keys) for part in key.split("/")[:-1]}
+    said = _examples({p: k for p, k in parts.items() if (s := read_name(p)) and not s.rest})
+    if not said:
+        # With other words in it, a name may be a class: "bullet_train". Two are no accident.
+        files = {key.rpartition("/")[2].partition(".")[0]: key for key in reversed(keys)}
+        said = next((both for both in map(_examples, (parts, files)) if len(both) == 2), {})
+    if not said:
+        return ""
+    names = " and ".join(f"{name!r} in {key}" for _, (name, key) in sorted(said.items())[::-1])
+    missing = "tests" if "train" in said else "training"
+    if len(said) == 2:
+        what = f"{names} are names of splits, but do not divide the set"
+    else:
+        what = f"{names} is the name of a split, but none says what is for {missing}"
+    return (
+        f"{what}: a hash of each name holds images out for tests. Name what is for training "
+        "'train' and what is for tests 'test' (top folders, shards, or the column 'split' of a "
+        "table) and open both together, or use subset='all'"
+    )
 
 
 def sorted_names(classes: list[str | None]) -> tuple[str, ...]:
@@ -101,15 +151,13 @@ def sorted_names(classes: list[str | None]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _split_roots(keys: list[str]) -> dict[str, str | None]:
-    """What the top folders that are splits are for; none where they do not divide the images."""
-    tops = {tuple(key.split("/", 2)[:-1]) for key in keys}
-    roots = choose_splits(top[0] for top in tops if top)
-    # A flat test/ beside train/ and val/ with classes, as in ImageNet, has no labels to test with.
-    labelled = choose_splits(top[0] for top in tops if len(top) == 2)
-    if {"train", "test"} <= set(labelled.values()):
-        return dict.fromkeys(roots) | labelled
-    return roots if {"train", "test"} <= set(roots.values()) else {}
+def _examples(names: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """A name of a split for "train" and one for "test", if there are some, each with its key."""
+    said: dict[str, tuple[str, str]] = {}
+    for name, key in names.items():
+        if found := read_name(name):
+            said["train" if found.split == "train" else "test"] = name, key
+    return said
 
 
 def _draw(key: str, holdout: float) -> str:

@@ -31,6 +31,7 @@ from kt_jax.data.sources.tables import TEXTS
 from kt_jax.data.sources.tfds import Tfds
 from kt_jax.data.sources.unread import explain, explain_split
 from kt_jax.data.sources.voc import Voc, find_years
+from kt_jax.data.sources.webdataset import WebDataset, holds_shards, is_shard, names_shards
 
 SOURCES: dict[str, type[Source]] = {
     "folder": Folder,
@@ -41,6 +42,7 @@ SOURCES: dict[str, type[Source]] = {
     "array_record": ArrayRecord,
     "huggingface": HuggingFace,
     "voc": Voc,
+    "webdataset": WebDataset,
 }
 
 __all__ = [
@@ -148,6 +150,8 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
     """
     if holds_records(path):
         return "array_record"
+    if names_shards(path):
+        return "webdataset"
     if not isinstance(path, str | os.PathLike):
         return "folder"
     text = os.path.expanduser(os.fspath(path))
@@ -157,13 +161,15 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
     if is_huggingface(path):
         return "huggingface"
     if path.is_dir():
-        return "voc" if find_years(path) else "folder"
+        if find_years(path):
+            return "voc"
+        return "webdataset" if holds_shards(path) else "folder"
     if path.suffix.lower() in (*TEXTS, ".parquet"):
         return "manifest"
     if why := explain_split(path) or explain(path):
         raise ValueError(why)
     if path.suffix.lower() == ".tar" or tarfile.is_tarfile(path):
-        return "tar"
+        return "webdataset" if is_shard(path) else "tar"
     if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         return "zip"
     raise ValueError(

@@ -9,6 +9,7 @@ import tarfile
 import weakref
 import zipfile
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -137,58 +138,30 @@ class Zip(Source):
 
 
 class Tar(Source):
-    """The image files in a tar that is not compressed; its root as of a zip.
-
-    Its own size and time are in every stamp: tars that are made to be the same on every machine
-    give all of their files one time.
-    """
+    """The image files in a tar that is not compressed; its root as of a zip."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         super().__init__()
         self.path = _archive(path, "tar")
         self.identity, self.name = f"tar:{self.path}", self.path.name
-        if why := explain_split(self.path) or explain(self.path):
-            raise ValueError(why)
-        status = self.path.stat()
         members: dict[str, tarfile.TarInfo] = {}
-        try:
-            with tarfile.open(self.path, "r:") as archive:
-                for member in archive:
-                    if archive.offset <= member.offset:
-                        at = f"{member.offset:,}"
-                        raise ValueError(f"the entry at byte {at} is of a negative size")
-                    if not member.isdir():
-                        self._take(member, members)
-                with self.path.open("rb") as file:
-                    file.seek(archive.offset)
-                    # tarfile ends without a word where it finds no header.
-                    if any(file.read(tarfile.BLOCKSIZE)):
-                        raise ValueError(f"no header at byte {archive.offset:,}")
-        except Exception as error:
-            # tarfile raises what it meets in a broken header: RecursionError, MemoryError ...
-            raise ValueError(
-                f"{self.path} cannot be read in place: {error}. Was it copied to its end?"
-            ) from error
+        for member in list_members(self.path):
+            self._take(member, members)
         names = sorted(members)
         prefix = _common_folder(names)
         self.refused = _below(prefix, self.refused)
         self._offsets = np.array([members[name].offset_data for name in names], np.int64)
-        whole = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode()).digest()
-        whole = int.from_bytes(whole[:8], "little")
         self.entries = make_entries(
             [name.removeprefix(prefix) for name in names],
             [members[name].size for name in names],
-            # A header can hold any number, and what is none.
-            [(whole + int(min(max(0, members[name].mtime), 2**62))) % 2**63 for name in names],
+            make_stamps(self.path, [members[name] for name in names]),
         )
 
     def _take(self, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> None:
         key = tidy_packed(member.name)
         if not self.admits(key, key):
             return
-        reason = _why_refused(member.name, key in members, member.size)
-        if reason is None and (not member.isreg() or member.issparse()):
-            reason = "a link or another entry that holds no file of its own"
+        reason = why_refused(member, key in members)
         if reason:
             self.refused.append(_exclude(member.name, reason))
         else:
@@ -196,15 +169,73 @@ class Tar(Source):
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
-        size = self.entries["bytes"][row].as_py()
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                data = os.pread(file.fileno(), size, int(self._offsets[row]))
-        except OSError as error:
-            raise ValueError(f"{type(error).__name__}: {error.strerror}") from error
-        if len(data) < size:
-            raise ValueError(f"the tar ends {size - len(data)} bytes before the file does")
-        return data
+        return read_at(self.path, int(self._offsets[row]), self.entries["bytes"][row].as_py())
+
+
+def list_members(path: pathlib.Path) -> list[tarfile.TarInfo]:
+    """Returns the entries of a tar that are no folders.
+
+    Raises:
+      ValueError: it is compressed, split, damaged, or no tar.
+    """
+    if why := explain_split(path) or explain(path):
+        raise ValueError(why)
+    members = []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if archive.offset <= member.offset:
+                    raise ValueError(f"the entry at byte {member.offset:,} is of a negative size")
+                if not member.isdir():
+                    members.append(member)
+            with path.open("rb") as file:
+                file.seek(archive.offset)
+                # tarfile ends without a word where it finds no header.
+                if any(file.read(tarfile.BLOCKSIZE)):
+                    raise ValueError(f"no header at byte {archive.offset:,}")
+    except Exception as error:
+        # tarfile raises what it meets in a broken header: RecursionError, MemoryError ...
+        raise ValueError(
+            f"{path} cannot be read in place: {error}. Was it copied to its end?"
+        ) from error
+    return members
+
+
+def make_stamps(path: pathlib.Path, members: Iterable[tarfile.TarInfo]) -> list[int]:
+    """Returns what tells, with the sizes, that entries of a tar changed.
+
+    The tar's own size and time are in each: tars that are made to be the same on every machine give
+    all of their files one time.
+    """
+    status = path.stat()
+    whole = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode()).digest()
+    whole = int.from_bytes(whole[:8], "little")
+    # A header can hold any number, and what is none.
+    return [(whole + int(min(max(0, member.mtime), 2**62))) % 2**63 for member in members]
+
+
+def why_refused(member: tarfile.TarInfo, known: bool) -> str | None:
+    """Returns why an entry of a tar is refused, None if it is not; `known` is its name already."""
+    if reason := _why_refused(member.name, known, member.size):
+        return reason
+    if not member.isreg() or member.issparse():
+        return "a link or another entry that holds no file of its own"
+    return None
+
+
+def read_at(path: pathlib.Path, offset: int, size: int) -> bytes:
+    """Returns bytes of a tar; ValueError with the reason if they cannot be read.
+
+    The tar is opened for this alone, so that any number of tars, threads and processes read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), size, offset)
+    except OSError as error:
+        raise ValueError(f"{type(error).__name__}: {error.strerror}") from error
+    if len(data) < size:
+        raise ValueError(f"the tar ends {size - len(data)} bytes before the file does")
+    return data
 
 
 def _archive(path: str | os.PathLike, kind: str) -> pathlib.Path:

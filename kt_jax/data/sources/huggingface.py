@@ -17,17 +17,15 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from kt_jax.data.layout import TEST_FOLDERS
-from kt_jax.data.sources.huggingface_files import (
+from kt_jax.data.sources.huggingface_columns import (
     COPY,
-    check_image_column,
+    choose_image_column,
+    choose_label_column,
     class_names,
-    describe,
-    find_files,
-    read_schema,
+    is_labelled,
 )
+from kt_jax.data.sources.huggingface_files import find_files, read_schema
 from kt_jax.data.sources.names import is_sound_or_film, tidy, why_not
-from kt_jax.data.sources.sound import refuse_sound
 from kt_jax.data.sources.source import (
     Excluded,
     Source,
@@ -36,6 +34,7 @@ from kt_jax.data.sources.source import (
     read_file,
     stat_file,
 )
+from kt_jax.data.splits import choose_splits, divide
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
@@ -57,7 +56,9 @@ class HuggingFace(Source):
 
     Keys are the paths that the set gives its images, if every image of a split has one of its own,
     else their numbers. The splits "train" and "test" (or "validation") are the subsets where both
-    exist.
+    exist. Where there is no column "image", the images are those of "img" or of the only column
+    that holds some; where there is no column "label", the labels are those of "labels", of
+    "fine_label", or of the only ClassLabel.
     """
 
     def __init__(
@@ -70,19 +71,10 @@ class HuggingFace(Source):
         path = existing(path).absolute()
         splits = find_files(path)
         schemas = {file: read_schema(file) for files in splits.values() for file in files}
-        refuse_sound(schemas, image_column)
+        image_column = choose_image_column(schemas, image_column)
+        label_column = choose_label_column(schemas, label_column, path)
         if path.is_dir():
             self.account_for_others(path, schemas.keys())
-        for file, schema in schemas.items():
-            check_image_column(file, schema, image_column)
-        if label_column != "label" and not any(
-            _is_labelled(schema, label_column) for schema in schemas.values()
-        ):
-            held = "; ".join(sorted(set(map(describe, schemas.values()))))
-            raise ValueError(
-                f"{path} has no column {label_column!r} of classes, integers or strings, only "
-                f"{held}: name the column of the labels with the option label_column"
-            )
         stats = {file: stat_file(file) for file in schemas}
         known = str([(str(file), *stats[file]) for file in schemas])
         digest = hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -115,11 +107,15 @@ class HuggingFace(Source):
         self._rows = np.array([at for at, entry in enumerate(entries) if entry], np.int64)
         columns = list(zip(*filter(None, entries), strict=True)) or [()] * 5
         keys, sizes, stamps, labels, of_split = map(list, columns)
+        where = choose_splits(splits)
         subsets = {}
-        test = next((name for name in TEST_FOLDERS if name in splits), None)
-        if "train" in splits and test:
-            where = {"train": "train", test: "test"}
+        if divide(where.values()):
             subsets["subset"] = [where.get(split) for split in of_split]
+        elif len(splits) == 1:
+            self.unsplit = (
+                f"its only split is {next(iter(splits))!r}: a hash of each name holds images out "
+                "for tests. Give the folder of a data set with splits for both, or use subset='all'"
+            )
         self.entries = make_entries(keys, sizes, stamps, label=labels, **subsets)
 
     def read(self, row: int) -> bytes:
@@ -265,15 +261,8 @@ def _fields(images: pa.StructArray) -> tuple[pa.Array, pa.Array]:
     return fields["bytes"], pc.cast(fields.get("path", pa.nulls(len(images))), pa.string())
 
 
-def _is_labelled(schema: pa.Schema, column: str) -> bool:
-    if column not in schema.names:
-        return False
-    type = schema.field(column).type
-    return pa.types.is_integer(type) or pa.types.is_string(type) or pa.types.is_large_string(type)
-
-
 def _labels(batch: pa.RecordBatch, column: str, names: tuple[str, ...]) -> list[str | None]:
-    if not _is_labelled(batch.schema, column):
+    if not is_labelled(batch.schema, column):
         return [None] * len(batch)
     if not names:
         return pc.cast(batch[column], pa.string()).to_pylist()

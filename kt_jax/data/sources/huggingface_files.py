@@ -1,35 +1,28 @@
 """Which files an image data set of Hugging Face is made of, and what these say of themselves."""
 
-import json
 import os
 import pathlib
 import re
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kt_jax.data.sources.array_record import MANIFEST_NAME, PREPARED
+from kt_jax.data.sources.huggingface_columns import COPY, INFO, is_image_type, read_json
 from kt_jax.data.sources.listing import SCANNED
 from kt_jax.data.sources.names import is_image
+from kt_jax.data.splits import read_name
 
-# What is wrong, in most cases, with a file that cannot be read.
-COPY = "was the data set copied to its end?"
 # What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write beside the data.
-_STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"
+_STATE, _DICT = "state.json", "dataset_dict.json"
 _SHARD = re.compile(r"([^/]+?)-\d{5}-of-\d{5}[^/]*$")
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-}
 
 
 def is_huggingface(path: pathlib.Path) -> bool:
     """Whether a path is such a data set; of Parquet files, only schemas are read."""
     if path.is_file():
         return path.suffix == ".parquet" and _holds_images(path)
-    if (path / _DICT).is_file() or ((path / _STATE).is_file() and (path / _INFO).is_file()):
+    if (path / _DICT).is_file() or ((path / _STATE).is_file() and (path / INFO).is_file()):
         return True
     for folder, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -53,9 +46,9 @@ def find_files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
       ValueError: there are none, or those of several data sets.
     """
     if (path / _DICT).is_file():
-        return {split: _listed(path / split) for split in _read_json(path / _DICT, "splits")}
+        return {split: _listed(path / split) for split in read_json(path / _DICT, "splits")}
     if (path / _STATE).is_file():
-        return {_read_json(path / _STATE, "_split") or "train": _listed(path)}
+        return {read_json(path / _STATE, "_split") or "train": _listed(path)}
     root = path if path.is_dir() else path.parent
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     splits: dict[str, list[pathlib.Path]] = {}
@@ -91,45 +84,9 @@ def read_schema(file: pathlib.Path) -> pa.Schema:
         raise ValueError(f"{file} cannot be read ({error}): {COPY}") from error
 
 
-def class_names(schema: pa.Schema, file: pathlib.Path, column: str) -> tuple[str, ...]:
-    """Returns the names of a ClassLabel in a data file, () of any other column."""
-    written = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(written).get("info", {}).get("features") if written else None
-    if features is None and (file.parent / _INFO).is_file():
-        features = _read_json(file.parent / _INFO, "features")
-    feature = (features or {}).get(column)
-    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
-        return ()
-    return tuple(feature["names"])
-
-
-def check_image_column(file: pathlib.Path, schema: pa.Schema, column: str) -> None:
-    """Refuses a data file without images in this column.
-
-    Raises:
-      ValueError: saying what the file holds.
-    """
-    if column not in schema.names:
-        raise ValueError(
-            f"{file} has no column {column!r}, only {describe(schema)}: name the column of the "
-            "images with the option image_column"
-        )
-    if not _is_image_type(schema.field(column).type):
-        raise ValueError(
-            f"column {column!r} of {file} holds {schema.field(column).type}, but must hold "
-            "struct<bytes: binary, path: string>: name another column with the option "
-            "image_column, or cast it (cast_column(..., datasets.Image())) and save it again"
-        )
-
-
-def describe(schema: pa.Schema) -> str:
-    """Returns the columns of a data file, for people."""
-    return ", ".join(f"{field.name} ({field.type})" for field in schema)
-
-
 def _holds_images(file: pathlib.Path) -> bool:
     try:
-        return any(_is_image_type(field.type) for field in pq.read_schema(file))
+        return any(is_image_type(field.type) for field in pq.read_schema(file))
     except (pa.ArrowException, OSError):
         return False
 
@@ -146,32 +103,15 @@ def _metadata(file: pathlib.Path) -> set[bytes]:
         return set()
 
 
-def _is_image_type(type: pa.DataType) -> bool:
-    if not pa.types.is_struct(type) or type.get_field_index("bytes") < 0:
-        return False
-    data = type.field("bytes").type
-    return pa.types.is_binary(data) or pa.types.is_large_binary(data)
-
-
 def _split_of(name: str) -> str:
     """The split that the name of a file says, or that of its folder."""
     if match := _SHARD.search(name):
         return match[1]
-    for part in reversed(name.lower().removesuffix(".parquet").split("/")):
-        for word in re.split("[^a-z]+", part):
-            if word in _SPLITS:
-                return _SPLITS[word]
+    for part in reversed(name.removesuffix(".parquet").split("/")):
+        if said := read_name(part):
+            return said.split
     return "train"
 
 
 def _listed(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [folder / each["filename"] for each in _read_json(folder / _STATE, "_data_files")]
-
-
-def _read_json(path: pathlib.Path, key: str) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not as `datasets` writes it ({type(error).__name__}: {error}): {COPY}"
-        ) from error
+    return [folder / each["filename"] for each in read_json(folder / _STATE, "_data_files")]

@@ -14,7 +14,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from kt_jax.data.decode import why_too_large
-from kt_jax.data.layout import choose_splits
+from kt_jax.data.sources import split_columns
 from kt_jax.data.sources.names import (
     find_file,
     find_heading,
@@ -69,8 +69,9 @@ class Listing(Source):
     slashes. Headings are compared without case and outer spaces; without a column `path`, one that
     is called file_name is taken, as Hugging Face calls it.
 
-    A column `split` ("train", "test", "val", ...) says which rows are for training; a value that is
-    not known is kept as the subset, so that it can be named.
+    A column `split` ("train", "test", "val", ...) says which rows are for training; one that is
+    called "train" or "is_train" may hold truth values. A value that is not known is kept as the
+    subset, so that it can be named.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Listing(Source):
         path: str | os.PathLike,
         path_column: str = "path",
         label_column: str = "label",
+        split_column: str = "split",
     ) -> None:
         super().__init__()
         path = existing(path).absolute()
@@ -99,8 +101,14 @@ class Listing(Source):
         if label_heading is None and label_column != "label":
             raise ValueError(_no_column(path, headings, "labels", "label_column", label_column))
         labels = None if label_heading is None else _names(table, label_heading)
-        split_heading = find_heading(headings, "split")
-        subsets = None if split_heading is None else _subsets(table, split_heading)
+        split_heading = find_heading(headings, split_column)
+        if split_heading is None and split_column != "split":
+            raise ValueError(_no_column(path, headings, "splits", "split_column", split_column))
+        subsets = None
+        if split_heading is None:
+            self.unsplit = split_columns.why_unused(table, (heading, label_heading))
+        else:
+            subsets = split_columns.read_subsets(split_heading, _names(table, split_heading))
         found: dict[str, tuple[int, int, int]] = {}
         for row, written in enumerate(paths):
             try:
@@ -225,9 +233,3 @@ def _texts(table: pa.Table, name: str) -> list[str | None]:
 def _names(table: pa.Table, column: str) -> list[str | None]:
     """The texts of a column in NFC, without outer spaces; a blank one names nothing."""
     return [normalise(text).strip() or None if text else None for text in _texts(table, column)]
-
-
-def _subsets(table: pa.Table, column: str) -> list[str | None]:
-    splits = _names(table, column)
-    subsets = choose_splits({split for split in splits if split})
-    return [split and subsets.get(split, split) for split in splits]

@@ -17,7 +17,7 @@ def refuse_sound(schemas: Mapping[pathlib.Path, pa.Schema], image_column: str) -
     """
     for file, schema in schemas.items():
         files = [field.name for field in schema if pa.types.is_struct(field.type)]
-        sounds = [name for name in files if _is_sound(schema, name)]
+        sounds = [name for name in files if is_sound(schema, name)]
         if image_column in sounds or (sounds and sounds == files):
             raise ValueError(
                 f"{file} holds sound (column {sounds[0]!r}): only images are read; other columns "
@@ -25,7 +25,7 @@ def refuse_sound(schemas: Mapping[pathlib.Path, pa.Schema], image_column: str) -
             )
 
 
-def _is_sound(schema: pa.Schema, column: str) -> bool:
+def is_sound(schema: pa.Schema, column: str) -> bool:
     """Whether `datasets` says that a column is one of sounds, or else its heading does."""
     written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = (written.get("info", {}).get("features") or {}).get(column)

@@ -46,6 +46,8 @@ class Source:
       refused: what is no image at first sight, and why.
       ignored: how many files were passed over because nobody takes them for images, by what they
         are. Images, refused and ignored files together are all files that are there.
+      unsplit: which names in it say splits that do not divide its entries, and what to do, for
+        people; "" if there are none. Those in keys are found without it.
       class_names: in the source's own order; empty where it has none: then they are sorted.
       presence: int8 `[entries, classes]` where an image may show several classes: 1 present, 0
         present but only as "difficult", -1 absent.
@@ -61,6 +63,7 @@ class Source:
     entries: pa.Table
     refused: list[Excluded]
     ignored: Counter[str]
+    unsplit: str = ""
     class_names: tuple[str, ...] = ()
     presence: np.ndarray | None = None
     boxes: pa.Table | None = None

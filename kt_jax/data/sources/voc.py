@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from kt_jax.data.decode import why_too_large
+from kt_jax.data.sources import voc_lists
 from kt_jax.data.sources.names import (
     NOT_UTF8,
     find_file,
@@ -34,9 +35,6 @@ CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
-# For training, for testing: the first two lists of which both are there say the subsets.
-_SUBSETS = (("trainval", "test"), ("train", "val"))
-_LISTS = ("trainval", "train", "val", "test")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Those of VOC are of a few thousand bytes.
 _MAX_ANNOTATION_BYTES = 10_000_000
@@ -65,10 +63,11 @@ class _Object:
 class Voc(Source):
     """One year of a devkit: the folders JPEGImages, Annotations and ImageSets/Main.
 
-    The entries are the images that trainval.txt, train.txt, val.txt and test.txt in ImageSets/Main
-    name; without these lists, all files of JPEGImages. For training are trainval, and test for
-    testing, or train and val if these are the lists that are there; else a hash says. Images that
-    no list names and the files of other folders are counted as ignored.
+    The entries are the images that the lists of splits in ImageSets/Main name, such as trainval.txt
+    and test.txt; without these lists, all files of JPEGImages. The names of the lists say what is
+    for training and what for tests, as those of folders do (test, or else val); an image that a
+    list for tests names is never for training. Lists of which no image is left do not count. Images
+    that no list names and the files of other folders are counted as ignored.
 
     `presence` is as VOC's own lists of a class: 1, 0 (only objects marked as difficult), -1. In
     `boxes`, `class` counts in `class_names`: VOC's 20, then others, sorted. A set without any
@@ -79,7 +78,7 @@ class Voc(Source):
         super().__init__()
         self.root = _the_year(existing(path).absolute())
         self.identity, self.name = f"voc:{self.root}", self.root.name
-        lists = _read_lists(self.root)
+        lists = voc_lists.read_lists(self.root)
         sizes: dict[str, tuple[int, int]] = {}
         for key in self._keys(lists):
             try:
@@ -88,8 +87,9 @@ class Voc(Source):
                 self.refused.append(Excluded(key, str(error)))
         objects = self._read_annotations(list(sizes))
         keys = list(sizes if objects is None else objects)
-        subsets = _subsets_of(lists)
+        subsets = voc_lists.subsets_of(lists, set(keys))
         columns = {} if subsets is None else {"subset": [subsets.get(key) for key in keys]}
+        self.unsplit = voc_lists.why_unused(self.root) if subsets is None else ""
         self.entries = make_entries(
             keys, [sizes[key][0] for key in keys], [sizes[key][1] for key in keys], **columns
         )
@@ -174,30 +174,6 @@ def _the_year(path: pathlib.Path) -> pathlib.Path:
             f"Annotations or ImageSets; plain folders of images are opened by {to_choose('folder')}"
         )
     return years[0]
-
-
-def _read_lists(root: pathlib.Path) -> dict[str, list[str]]:
-    """The keys of the images that each list names."""
-    lists = {}
-    for name in _LISTS:
-        path = root / "ImageSets" / "Main" / f"{name}.txt"
-        if not path.exists():
-            continue
-        try:
-            lines = path.read_text("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read as a list of images: {error}") from error
-        lists[name] = [tidy(f"JPEGImages/{line.strip()}.jpg") for line in lines if line.strip()]
-    return lists
-
-
-def _subsets_of(lists: dict[str, list[str]]) -> dict[str, str] | None:
-    """Which subset the lists put a key in; None where no two of them divide the images."""
-    for train, test in _SUBSETS:
-        if train in lists and test in lists:
-            # What both name is for testing.
-            return dict.fromkeys(lists[train], "train") | dict.fromkeys(lists[test], "test")
-    return None
 
 
 def _stat_image(root: pathlib.Path, key: str) -> tuple[int, int]:

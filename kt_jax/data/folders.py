@@ -1,0 +1,174 @@
+"""What the names of folders say of the images in them: a split, a class, or nothing."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kt_jax.data.splits import choose_splits, divide, is_extra, is_filler, read_name
+
+# The names of the folders that lead to some images, the outermost first.
+Folder = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a folder says of the images that lie in it.
+
+    Attributes:
+      subset: "train", "test", or None.
+      name: that of the class, or None.
+      due: whether the set has no classes at all if these images have none.
+    """
+
+    subset: str | None = None
+    name: str | None = None
+    due: bool = False
+
+
+def split_path(parent: str) -> Folder:
+    """Returns the names of the folders in a path, () of "", as of an image at the root."""
+    return tuple(parent.split("/")) if parent else ()
+
+
+def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
+    """Returns what each folder says; and where one may be a split or a class, why, else "".
+
+    Folders that hold all images are passed through. Below them are, the first that fits:
+
+    - at the top splits for training and for tests, below each its classes;
+    - at the top classes, below each the same splits for training and for tests;
+    - at the top splits, but not of both kinds (perhaps with others like "unlabeled"), below each
+      its classes: nothing says the subsets;
+    - at the top classes, one of which may have the name of a split, like the class "train".
+    """
+    folders = sorted(folders)
+    depth = _shared_depth(folders)
+    tops = _group(folders, depth)
+    names = [name for name in tops if name]
+    splits = choose_splits(names)
+    places = dict.fromkeys(folders, Place())
+    if divide(splits.values()):
+        return places | _splits_first(tops, splits, depth + 1), ""
+    if "" not in tops and (found := _classes_first(tops, depth + 1)):
+        return found
+    if said := _one_sided(names):
+        for name in said:
+            for folder, label in _classes_below(tops[name], depth + 1, name).items():
+                places[folder] = Place(None, label, True)
+        return places, ""
+    if splits and _may_be_splits(tops, splits, depth + 1):
+        return places, _doubt(splits, names, "may be a split or a class: the set has no labels")
+    for name, group in tops.items():
+        places |= dict.fromkeys(group, Place(None, name or None, True))
+    odd = list(splits) or [name for name in names if is_extra(name)]
+    return places, _doubt(odd, names, "is read as a class") if odd else ""
+
+
+def _shared_depth(folders: list[Folder]) -> int:
+    """How many folders hold all others."""
+    # All lie, in order, between the first and the last.
+    first, last = min(folders, default=()), max(folders, default=())
+    pairs = zip(first, last, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _group(folders: Iterable[Folder], depth: int) -> dict[str, list[Folder]]:
+    """The folders by their name at this depth, "" where they do not go so deep."""
+    groups = defaultdict(list)
+    for folder in folders:
+        groups[folder[depth] if len(folder) > depth else ""].append(folder)
+    return dict(groups)
+
+
+def _splits_first(
+    tops: Mapping[str, list[Folder]], splits: dict[str, str | None], depth: int
+) -> dict[Folder, Place]:
+    classes = {name: _classes_below(tops[name], depth, name) for name in splits}
+    # A flat test/ beside train/ and val/ with classes, as in ImageNet, has no labels to test with.
+    labelled = choose_splits(name for name in splits if any(classes[name].values()))
+    if divide(labelled.values()):
+        splits = dict.fromkeys(splits) | labelled
+    return {
+        folder: Place(subset, label, subset is not None)
+        for name, subset in splits.items()
+        for folder, label in classes[name].items()
+    }
+
+
+def _classes_first(
+    tops: Mapping[str, list[Folder]], depth: int
+) -> tuple[dict[Folder, Place], str] | None:
+    """Classes with splits below each; None if these are not below all."""
+    groups = {top: _group(folders, depth) for top, folders in tops.items()}
+    splits = choose_splits(name for group in groups.values() for name in group if name)
+    if not all(divide(map(splits.get, group)) and "" not in group for group in groups.values()):
+        return None
+    places: dict[Folder, Place] = {}
+    deeper = []
+    for top, group in groups.items():
+        for name, folders in group.items():
+            subset = splits.get(name)
+            places |= dict.fromkeys(folders, Place(subset, top, subset is not None))
+            below = filter(None, _classes_below(folders, depth + 1, name).values())
+            deeper += [f"{top}/{name}/{each}" for each in below if subset]
+    if not deeper:
+        return places, ""
+    doubt = (
+        f"the class of what is in {min(deeper)} may be the first folder or the last: the set has "
+        "no labels. Put the splits at the top (train/CLASS/..., test/CLASS/...)"
+    )
+    return {folder: Place(place.subset) for folder, place in places.items()}, doubt
+
+
+def _one_sided(names: list[str]) -> list[str]:
+    """Those of the names that are splits, if the others are extra; [] if some are classes."""
+    said = {name: found for name in names if (found := read_name(name))}
+    extra = [name for name in names if name not in said and is_extra(name)]
+    if len(said) + len(extra) < len(names):
+        return []
+    rests = {found.rest for found in said.values()}
+    # "bullet_train" and "steam_train" are two classes; "seg_train" and "seg_pred" are none.
+    one = len(rests) == 1 and (extra or rests == {""})
+    both = {"train"} < {found.split for found in said.values()}
+    return list(said) if one or both else []
+
+
+def _classes_below(folders: list[Folder], depth: int, split: str) -> dict[Folder, str | None]:
+    """The class of each folder of a split: its name at this depth.
+
+    A folder that holds all and only repeats the split, or says nothing, is passed through.
+    """
+    names = set(_group(folders, depth))
+    while len(names) == 1 and _repeats(min(names), split):
+        depth += 1
+        names = set(_group(folders, depth))
+    return {folder: folder[depth] if len(folder) > depth else None for folder in folders}
+
+
+def _repeats(name: str, split: str) -> bool:
+    said, above = read_name(name), read_name(split)
+    same = said is not None and above is not None and said.split == above.split
+    return same or is_filler(name)
+
+
+def _may_be_splits(tops: Mapping[str, list[Folder]], splits: Iterable[str], depth: int) -> bool:
+    """Whether tops with the names of splits hold classes, as no top beside them does."""
+    below = {name: set(_group(folders, depth)) for name, folders in tops.items()}
+    classes = set().union(*(below[name] for name in splits))
+    return all(len(below[name]) > 1 and "" not in below[name] for name in splits) and all(
+        below[name] == {""} or len(below[name] & classes) > 1 or is_extra(name)
+        for name in tops
+        if name not in splits
+    )
+
+
+def _doubt(splits: Iterable[str], names: Iterable[str], what: str) -> str:
+    split, others = min(splits), sorted(set(names).difference(splits))
+    beside = f", beside {others[0]!r}," if others else ""
+    return (
+        f"the folder {split!r}{beside} {what}, and a hash of each name says what is for "
+        "tests. If it is a split, put the other images below top folders of splits too ('train', "
+        "'test', 'unlabeled'); if it is a class, rename it, or list the images in a table with a "
+        "column 'label'"
+    )

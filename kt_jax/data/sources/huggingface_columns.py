@@ -1,0 +1,156 @@
+"""Which columns of a Hugging Face data set hold the images and the labels."""
+
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from kt_jax.data.sources.sound import is_sound, refuse_sound
+from kt_jax.data.sources.source import to_give
+
+_log = logging.getLogger(__name__)
+
+# What is wrong, in most cases, with a file that cannot be read.
+COPY = "was the data set copied to its end?"
+# What `Dataset.save_to_disk` writes of the columns, beside the data.
+INFO = "dataset_info.json"
+
+_Schemas = Mapping[pathlib.Path, pa.Schema]
+_IMAGE, _LABEL = "image", "label"
+# What these columns are called where they are not called so; the first that is there is taken.
+_OTHER_IMAGE = "img"
+_OTHER_LABELS = ("labels", "fine_label", "coarse_label")
+
+
+def choose_image_column(schemas: _Schemas, asked: str) -> str:
+    """Returns the column of the images.
+
+    It is the one that is asked for. Where "image" is not there, it is "img", or the only column
+    that holds images.
+
+    Raises:
+      ValueError: it is not in every file, or holds sounds or no images; saying what the file holds.
+    """
+    refuse_sound(schemas, asked)
+    if asked == _IMAGE and not any(asked in schema.names for schema in schemas.values()):
+        held = [
+            {f.name for f in schema if is_image_type(f.type) and not is_sound(schema, f.name)}
+            for schema in schemas.values()
+        ]
+        found = set.intersection(*held) if held else set()
+        if _OTHER_IMAGE in found or len(found) == 1:
+            asked = _OTHER_IMAGE if _OTHER_IMAGE in found else found.pop()
+            _log.info("the images are those of the column %r", asked)
+    for file, schema in schemas.items():
+        _check_image_column(file, schema, asked)
+    return asked
+
+
+def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> str:
+    """Returns the column of the labels.
+
+    It is the one that is asked for. Where "label" is not there, it is the first that is there of
+    "labels", "fine_label" and "coarse_label", or the only ClassLabel; that there are more is warned
+    of.
+
+    Raises:
+      ValueError: one that was asked for is no column of classes, integers or strings.
+    """
+    if any(is_labelled(schema, asked) for schema in schemas.values()):
+        return asked
+    if asked != _LABEL:
+        held = "; ".join(sorted(set(map(describe, schemas.values()))))
+        raise ValueError(
+            f"{path} has no column {asked!r} of classes, integers or strings, only "
+            f"{held}: name the column of the labels with the option label_column"
+        )
+    if any(asked in schema.names for schema in schemas.values()):
+        return asked
+    named = [
+        name
+        for name in _OTHER_LABELS
+        if any(is_labelled(schema, name) for schema in schemas.values())
+    ]
+    classes = {
+        name: None
+        for file, schema in schemas.items()
+        for name in schema.names
+        if is_labelled(schema, name) and class_names(schema, file, name)
+    }
+    found = list(dict.fromkeys([*named, *classes]))
+    if not found:
+        return asked
+    if len(found) == 1:
+        _log.info("%s: the labels are those of the column %r", path.name, found[0])
+        return found[0]
+    taken = f"those of {found[0]!r}" if named else "none"
+    _log.warning(
+        "%s: the labels may be in the columns %s: %s are taken. Name another with %s",
+        *(path.name, ", ".join(map(repr, found)), taken, to_give("label_column", found[1])),
+    )
+    return found[0] if named else asked
+
+
+def class_names(schema: pa.Schema, file: pathlib.Path, column: str) -> tuple[str, ...]:
+    """Returns the names of a ClassLabel in a data file, () of any other column."""
+    written = (schema.metadata or {}).get(b"huggingface")
+    features = json.loads(written).get("info", {}).get("features") if written else None
+    if features is None and (file.parent / INFO).is_file():
+        features = read_json(file.parent / INFO, "features")
+    feature = (features or {}).get(column)
+    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+        return ()
+    return tuple(feature["names"])
+
+
+def is_labelled(schema: pa.Schema, column: str) -> bool:
+    """Whether a column of this name is there and holds integers or strings."""
+    if column not in schema.names:
+        return False
+    type = schema.field(column).type
+    return pa.types.is_integer(type) or pa.types.is_string(type) or pa.types.is_large_string(type)
+
+
+def is_image_type(type: pa.DataType) -> bool:
+    """Whether a column of this type holds images."""
+    if not pa.types.is_struct(type) or type.get_field_index("bytes") < 0:
+        return False
+    data = type.field("bytes").type
+    return pa.types.is_binary(data) or pa.types.is_large_binary(data)
+
+
+def describe(schema: pa.Schema) -> str:
+    """Returns the columns of a data file, for people."""
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)
+
+
+def read_json(path: pathlib.Path, key: str) -> Any:
+    """Returns a value of a JSON file of `datasets`; ValueError if it is not as it writes it."""
+    try:
+        return json.loads(path.read_text("utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not as `datasets` writes it ({type(error).__name__}: {error}): {COPY}"
+        ) from error
+
+
+def _check_image_column(file: pathlib.Path, schema: pa.Schema, column: str) -> None:
+    """Refuses a data file without images in this column.
+
+    Raises:
+      ValueError: saying what the file holds.
+    """
+    if column not in schema.names:
+        raise ValueError(
+            f"{file} has no column {column!r}, only {describe(schema)}: name the column of the "
+            "images with the option image_column"
+        )
+    if not is_image_type(schema.field(column).type):
+        raise ValueError(
+            f"column {column!r} of {file} holds {schema.field(column).type}, but must hold "
+            "struct<bytes: binary, path: string>: name another column with the option "
+            "image_column, or cast it (cast_column(..., datasets.Image())) and save it again"
+        )

@@ -1,0 +1,78 @@
+"""The columns of a table that say which rows are for training and which for tests."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from kt_jax.data.sources.source import to_give
+from kt_jax.data.splits import choose_splits, divide, is_extra, read_name
+
+# Its functions are made at run time, where no type checker sees them.
+pc: Any = pyarrow.compute
+
+# Headings of columns that say a split, whatever their values are; of spaces and signs, none count.
+_HEADINGS = frozenset(
+    "split splits splitset subset subsets set dataset partition fold folds phase usage".split()
+)
+_YES, _NO = ("1", "true", "yes", "y", "t"), ("0", "false", "no", "n", "f")
+# Words beside that of a split in the heading of a column of truth values: "is_train".
+_RESTS = ("", "is", "in", "for", "for is", "is for")
+# More are no splits, and would take long.
+_MAX_VALUES = 100
+
+
+def read_subsets(heading: str, values: Sequence[str | None]) -> list[str | None]:
+    """Returns what each row is for: "train", "test", None, or the value where it is not known.
+
+    The values are names of splits or, under a heading like "is_train", truth values.
+    """
+    subsets = _known({value for value in values if value}, heading)
+    return [value and subsets.get(value, value) for value in values]
+
+
+def why_unused(table: pa.Table, others: Collection[str | None]) -> str:
+    """Says which column, none of `others`, may say splits, and how to name it; "" if none does."""
+    # Several columns may have no heading.
+    for heading, column in zip(table.column_names, table.columns, strict=True):
+        if not heading or heading in others:
+            continue
+        values = _few_values(column)
+        subsets = _known(values, heading)
+        named = "".join(filter(str.isalpha, heading.lower())) in _HEADINGS
+        shown = ", ".join(sorted(values)[:3])
+        if divide(subsets.values()) or (named and values and values <= set(subsets)):
+            return (
+                f"the column {heading!r} says splits ({shown}), but is not read, and a hash of "
+                f"each name holds images out for tests: read it with "
+                f"{to_give('split_column', heading)}"
+            )
+        if named and values:
+            return (
+                f"the column {heading!r} may be of splits, but not all its values ({shown}) are "
+                "names of any, and a hash of each name holds images out for tests: write a column "
+                "'split' with 'train' or 'test' in each row"
+            )
+    return ""
+
+
+def _known(values: Collection[str], heading: str) -> dict[str, str | None]:
+    """What the values are for that are known."""
+    said = read_name(heading)
+    if said and said.rest in _RESTS and {value.lower() for value in values} <= {*_YES, *_NO}:
+        yes, no = ("train", "test") if said.split == "train" else ("test", "train")
+        return {value: yes if value.lower() in _YES else no for value in values}
+    return choose_splits(values) | {value: None for value in values if is_extra(value)}
+
+
+def _few_values(column: pa.ChunkedArray) -> set[str]:
+    """The different values of a column, as texts; none if these are many, or no texts."""
+    if pa.types.is_dictionary(column.type):
+        column = pc.cast(column, column.type.value_type)
+    if pa.types.is_nested(column.type) or pa.types.is_floating(column.type):
+        return set()
+    values = pc.unique(column)
+    if len(values) > _MAX_VALUES:
+        return set()
+    return {str(value).strip() for value in values.to_pylist() if value is not None} - {""}

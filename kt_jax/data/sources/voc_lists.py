@@ -1,0 +1,130 @@
+"""The lists of a VOC devkit: which images it has, and which are for training and for tests."""
+
+import os
+import pathlib
+import re
+
+from kt_jax.data.sources.names import EXTENSIONS, is_safe, normalise, tidy
+from kt_jax.data.splits import choose_splits, divide, read_name
+
+_IMAGES = "JPEGImages"
+_FOLDERS = ("ImageSets/Main", "ImageSets")
+# A row of the list of a class: an image, and whether it shows the class.
+_OF_CLASS = re.compile(r"(.*\S)\s+(-1|0|1)")
+
+
+def read_lists(root: pathlib.Path) -> dict[str, list[str]]:
+    """Returns the keys of the images that each list names, by the list's name.
+
+    Lists are the files in ImageSets/Main, or if there are none in ImageSets, with the name of a
+    split, such as "trainval", "Test" or "val2012". Those of a class ("cat_train") are none. Rows
+    are names or paths of images in JPEGImages, with or without an extension; a row may be that of
+    a list of a class ("000001 -1").
+
+    Raises:
+      ValueError: a list cannot be read.
+    """
+    finder = _Finder(root)
+    for folder in _FOLDERS:
+        rows = {path.stem: _read_rows(path) for path in _lists_in(root / folder)}
+        lists = {name: those for name, those in rows.items() if not _is_of_class(name, those)}
+        if lists:
+            return {name: list(map(finder.find, those)) for name, those in lists.items()}
+    return {}
+
+
+def why_unused(root: pathlib.Path) -> str:
+    """Says which list has the name of a split but divides no images, and what to do; else ""."""
+    main = root / _FOLDERS[0]
+    found = [path for folder in (*_FOLDERS, ".") for path in _lists_in(root / folder)]
+    found += [path for path in sorted((root / "ImageSets").glob("*/*.txt")) if read_name(path.stem)]
+    if not found:
+        return ""
+    example = found[0].relative_to(root)
+    return (
+        f"{example} has the name of a split, but {main.relative_to(root)} does not hold a list for "
+        "training and one for tests: a hash of each name holds images out for tests. Write both "
+        "there, as train.txt and test.txt, or use subset='all'"
+    )
+
+
+def subsets_of(lists: dict[str, list[str]], keys: set[str]) -> dict[str, str] | None:
+    """Returns which subset the lists put a key in; None where they do not divide these keys.
+
+    An image that a list for tests names is never for training.
+    """
+    splits = choose_splits(name for name, named in lists.items() if not keys.isdisjoint(named))
+    if not divide(splits.values()):
+        return None
+    named = {
+        subset: {key for name in splits if splits[name] == subset for key in lists[name]}
+        for subset in ("train", "test")
+    }
+    return dict.fromkeys(named["train"], "train") | dict.fromkeys(named["test"], "test")
+
+
+def _lists_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The lists in a folder that have the name of a split, and of no class besides."""
+    found = ((path, read_name(path.stem)) for path in sorted(folder.glob("*.txt")))
+    return [path for path, said in found if said and not said.rest]
+
+
+def _is_of_class(name: str, rows: list[str]) -> bool:
+    """Whether a list is that of the class "train", such as "train_val"."""
+    return "_" in name and bool(rows) and all(map(_OF_CLASS.fullmatch, rows))
+
+
+def _read_rows(path: pathlib.Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a list of images: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+class _Finder:
+    """Finds the images that lists name."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self._root = root
+        self._folders: dict[str, dict[str, str]] = {}
+
+    def find(self, row: str) -> str:
+        """The key of the image that a row names, whether it is there or not."""
+        match = _OF_CLASS.fullmatch(row)
+        # A name may end in a number too.
+        names = [_below_images(name) for name in ((row, match[1]) if match else (row,))]
+        for name in names:
+            if found := self._find_file(name):
+                return f"{_IMAGES}/{found}"
+        name = names[-1]
+        return f"{_IMAGES}/{name}" + ("" if name.lower().endswith(EXTENSIONS) else ".jpg")
+
+    def _find_file(self, name: str) -> str | None:
+        folder, slash, base = name.rpartition("/")
+        if not is_safe(name):
+            return None
+        if folder not in self._folders:
+            self._folders[folder] = _files_in(f"{self._root}/{_IMAGES}/{folder}")
+        files = self._folders[folder]
+        found = (files.get(base + extension) for extension in ("", *EXTENSIONS))
+        return next((folder + slash + file for file in found if file), None)
+
+
+def _below_images(path: str) -> str:
+    """A path of the machine that a list was written on, as one below JPEGImages."""
+    path = tidy(path.replace("\\", "/"))
+    return path if ".." in path.split("/") else path.rpartition(f"{_IMAGES}/")[2]
+
+
+def _files_in(folder: str) -> dict[str, str]:
+    """The names of the files in a folder, by themselves and with the extension in lower case."""
+    try:
+        names = sorted(map(normalise, os.listdir(folder)))
+    except OSError:
+        return {}
+    lower = {}
+    for name in names:
+        stem, extension = os.path.splitext(name)
+        lower[stem + extension.lower()] = name
+    return lower | {name: name for name in names}

@@ -1,0 +1,225 @@
+"""WebDataset: tars, one or many, whose images lie beside files that say their classes."""
+
+import contextlib
+import glob
+import itertools
+import json
+import os
+import pathlib
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from kt_jax.data.layout import classes_of, read_layout
+from kt_jax.data.sources.archives import list_members, make_stamps, read_at, why_refused
+from kt_jax.data.sources.names import is_image, readable, tidy_packed
+from kt_jax.data.sources.source import Excluded, Source, existing, make_entries
+
+_SUFFIX = ".tar"
+# What says the class of a sample, the first that is there; and the keys of a .json that do.
+_CLASS_EXTENSIONS = (".cls", ".json")
+_CLASS_KEYS = ("label", "cls", "class")
+# Annotations may be long, but no class is.
+_MAX_CLASS_BYTES = 10_000_000
+_MAX_CLASS_LENGTH = 1_000
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+# So many entries of a tar tell whether it is a shard.
+_PEEKED = 64
+
+
+class WebDataset(Source):
+    """The images of shards: a tar, those below a folder, that a glob finds or that braces name.
+
+    What lies in one folder of a shard and has one name up to the first dot is a sample. Its class
+    is the text of its .cls, or in its .json what "label", "cls" or "class" says: a text or a whole
+    number, which becomes the name of the class as it is written. Where no sample has either, the
+    folders in the shards say the classes, as in a tar.
+
+    Keys are the names in the tar; of several shards, below the name of the shard (its path below
+    the common folder, without .tar), so that no two are the same. These names say the subsets, as
+    those of folders do ("train-000000.tar", "val/000000.tar"), or else the folders in the shards.
+    Shards are opened for one read only: any number of them can be read.
+    """
+
+    def __init__(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> None:
+        super().__init__()
+        root, self._shards, prefixes = _find_shards(path)
+        self.identity = "webdataset:" + ":".join(map(str, self._shards))
+        one = len(self._shards) == 1
+        self.name = self._shards[0].name if one else f"{len(self._shards)} shards in {root.name}"
+        for place in [path] if isinstance(path, str | os.PathLike) else path:
+            folder = pathlib.Path(place).expanduser().absolute()
+            if folder.is_dir():
+                self.account_for_others(folder, set(self._shards))
+        rows = []
+        for number, (shard, prefix) in enumerate(zip(self._shards, prefixes, strict=True)):
+            images, labels = self._list(shard, prefix)
+            stamps = make_stamps(shard, images.values())
+            for (name, member), stamp in zip(images.items(), stamps, strict=True):
+                label = labels.get(_sample_of(name))
+                offset = member.offset_data
+                rows.append((prefix + name, member.size, stamp, label, name, number, offset))
+        rows.sort()
+        columns = list(map(list, zip(*rows, strict=True))) or [[]] * 7
+        keys, sizes, stamps, labels, names, numbers, offsets = columns
+        self._numbers, self._offsets = np.array(numbers, np.int32), np.array(offsets, np.int64)
+        if not any(labels):
+            labels = classes_of(names) or labels
+        subsets = None if read_layout(keys).subsets else read_layout(names).subsets
+        given = {} if subsets is None else {"subset": subsets}
+        self.entries = make_entries(keys, sizes, stamps, label=labels, **given)
+
+    def read(self, row: int) -> bytes:
+        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        shard = self._shards[self._numbers[row]]
+        return read_at(shard, int(self._offsets[row]), self.entries["bytes"][row].as_py())
+
+    def _list(
+        self, shard: pathlib.Path, prefix: str
+    ) -> tuple[dict[str, tarfile.TarInfo], dict[str, str]]:
+        """The images of a shard by their names, and the classes of its samples."""
+        images: dict[str, tarfile.TarInfo] = {}
+        others: dict[str, tarfile.TarInfo] = {}
+        for member in list_members(shard):
+            name = tidy_packed(member.name)
+            if not self.admits(name, prefix + name):
+                others[name] = member
+            elif reason := why_refused(member, name in images):
+                self.refused.append(Excluded(readable(prefix + name), reason))
+            else:
+                images[name] = member
+        return images, _read_classes(shard, others)
+
+
+def is_shard(path: pathlib.Path) -> bool:
+    """Whether a tar is one of samples with classes, by its first entries."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = {member.name: member for member in itertools.islice(archive, _PEEKED)}
+        labels = _read_classes(path, members)
+    except (tarfile.TarError, OSError, ValueError):
+        return False
+    return any(is_image(name) and _sample_of(name) in labels for name in members)
+
+
+def names_shards(path: object) -> bool:
+    """Whether a path, or all of several, are of tars by name; one tar alone is not looked at."""
+    if isinstance(path, str | os.PathLike):
+        text = os.path.expanduser(os.fspath(path))
+        pattern = glob.has_magic(text) or len(expand_braces(text)) > 1
+        return text.endswith(_SUFFIX) and pattern and not os.path.exists(text)
+    return (
+        isinstance(path, Sequence)
+        and bool(path)
+        and all(os.fspath(each).endswith(_SUFFIX) for each in path)
+    )
+
+
+def holds_shards(folder: pathlib.Path) -> bool:
+    """Whether there are tars below a folder, and no images."""
+    found = False
+    for name in _walk(folder):
+        if is_image(name):
+            return False
+        found = found or name.endswith(_SUFFIX)
+    return found
+
+
+def expand_braces(text: str) -> list[str]:
+    """Returns the names that a text with braces stands for, as in a shell.
+
+    >>> expand_braces("{train,val}-{08..10}.tar")[2:4]
+    ['train-10.tar', 'val-08.tar']
+    """
+    for match in _BRACES.finditer(text):
+        choices = match[1].split(",")
+        if numbers := _RANGE.fullmatch(match[1]):
+            first, last = map(int, numbers.groups())
+            choices = [f"{n:0{len(numbers[1])}d}" for n in range(first, last + 1)]
+        if len(choices) > 1 or numbers:
+            ends = text[: match.start()], text[match.end() :]
+            return [name for choice in choices for name in expand_braces(choice.join(ends))]
+    return [text]
+
+
+def _find_shards(
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+) -> tuple[pathlib.Path, list[pathlib.Path], list[str]]:
+    """The folder that holds all shards, these, and what the keys of each begin with."""
+    given = [path] if isinstance(path, str | os.PathLike) else list(path)
+    if not given:
+        raise ValueError("path is an empty list: give the tars, or the folder that holds them")
+    found, roots = [], []
+    for each in given:
+        text = os.path.abspath(os.path.expanduser(os.fspath(each)))
+        shards = _shards_of(text)
+        if len(given) == 1 and shards == [text]:
+            return pathlib.Path(text).parent, [pathlib.Path(text)], [""]
+        literal = text if os.path.exists(text) else re.split(r"[*?\[{]", text, maxsplit=1)[0]
+        roots.append(literal if os.path.isdir(text) else os.path.dirname(literal))
+        found += shards
+    root = os.path.commonpath(roots)
+    found = sorted(set(found))
+    below = (os.path.relpath(shard, root).removesuffix(_SUFFIX) for shard in found)
+    return pathlib.Path(root), list(map(pathlib.Path, found)), [f"{name}/" for name in below]
+
+
+def _shards_of(text: str) -> list[str]:
+    if os.path.isdir(text):
+        shards = [os.path.join(text, name) for name in _walk(pathlib.Path(text))]
+        shards = [shard for shard in shards if shard.endswith(_SUFFIX)]
+        if not shards:
+            raise ValueError(f"{text} holds no .tar: for a folder of images use source='folder'")
+        return shards
+    if os.path.exists(text):
+        return [text]
+    names = expand_braces(text)
+    found = [shard for name in names for shard in (glob.glob(name, recursive=True) or [name])]
+    missing = [shard for shard in found if not os.path.exists(shard)]
+    if missing and len(names) > 1:
+        raise FileNotFoundError(
+            f"{missing[0]} does not exist, nor do {len(missing) - 1} more of the {len(found)} "
+            f"shards that {text} names: copy them there, or name those that there are"
+        )
+    existing(found[0])
+    return found
+
+
+def _walk(folder: pathlib.Path) -> Iterator[str]:
+    """The names of the files below a folder that are not hidden, as paths below it."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+def _sample_of(name: str) -> str:
+    """The name of the sample that an entry is of."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _read_classes(shard: pathlib.Path, members: dict[str, tarfile.TarInfo]) -> dict[str, str]:
+    """The classes of the samples that have one."""
+    labels = {}
+    for extension in reversed(_CLASS_EXTENSIONS):
+        for name, member in members.items():
+            is_class = member.isreg() and name.lower().endswith(extension)
+            if is_class and member.size <= _MAX_CLASS_BYTES:
+                with contextlib.suppress(ValueError):
+                    data = read_at(shard, member.offset_data, member.size).decode("utf-8-sig")
+                    label = _class_in(json.loads(data)) if extension == ".json" else data.strip()
+                    if label and len(label) <= _MAX_CLASS_LENGTH:
+                        labels[_sample_of(name)] = label
+    return labels
+
+
+def _class_in(found: object) -> str | None:
+    """The class in what a .json holds."""
+    values = [found.get(key) for key in _CLASS_KEYS] if isinstance(found, dict) else []
+    known = [v for v in values if isinstance(v, int | str) and not isinstance(v, bool)]
+    return str(known[0]).strip() if known else None
