@@ -68,18 +68,26 @@ def fit(
     An empty cluster moves to the row that is farthest from its own centroid (the lowest such row).
     Several move one after another, each counting those before it, so no two land on equal rows.
 
+    A row of length 0 has no direction, where rows are divided by their lengths (`l2`, `spherical`).
+    It gets the nearest cluster, and counts for neither seeds, centroids nor inertia.
+
+    The sums of the clusters' rows are kept as pairs of float32: a sum of m rows x is off by at most
+    min(m, lane) 2^-24 sum |x|, with x less the middle of all and lanes of 64 k rows, at least 256.
+
     Args:
-      features: floats or integers: a NumPy array, a memory map, a jax.Array (sharded or not), or
-        the paths of .npy shards or of directories of them; among several processes each passes
-        the same matrix and reads only its own rows. Memory maps and shards are streamed on a CPU
+      features: floats or integers: a NumPy array, a memory map, a jax.Array (sharded or not), what
+        NumPy or DLPack reads as an array (lists, pandas, pyarrow, torch on the CPU), or the paths
+        of .npy shards or of directories of them; among several processes each passes the same
+        matrix and reads only its own rows. Memory maps and shards are streamed on a CPU
         from 128 MiB of float32 for each device on, and on an accelerator if they do not fit its
         memory; the log says so. What is not streamed is kept as float32 beside what was passed.
         float64 and wide integers are rounded to float32 as they are read, before anything is
         subtracted: a warning is logged where that may tell.
       k: number of clusters, at most the number of distinct rows.
       seed: of the draws; the same seed gives the same seeds on any number of devices.
-      init: "k-means||", "k-means++", "random" (rows), or the centroids [k, d] to start from: with
-        `centre`, `l2` or `spherical`, near the rows as those leave them (`KMeans.centroids` are).
+      init: "k-means||", "k-means++", "random" (rows), or the centroids [k, d] to start from, of any
+        kind that features are: with `centre`, `l2` or `spherical`, near the rows as those leave
+        them (`KMeans.centroids` are).
       max_iterations: limit on the updates of the centroids; 0 keeps the seeds.
       tolerance: stops when an update lowers the inertia by no more than this fraction of it,
         moved no empty cluster and left none.
@@ -104,9 +112,9 @@ def fit(
 
     Raises:
       ValueError: features not [n, d], empty, not numbers, masked, not finite, or too large or too
-        close to one another for their squares in float32; k not in 1..n or above the number of
-        distinct rows; an unknown or negative option; a mesh with other axes; a state to resume
-        from another call.
+        close to one another for their squares in float32, or changed while they were read; k not
+        in 1..n or above the number of distinct rows that have a direction; an unknown or negative
+        option, or one of a wrong type; a mesh with other axes; a state to resume from another call.
       FileNotFoundError: a shard is absent.
 
     >>> fit(np.array([[0, 0], [0, 2], [9, 9], [9, 7]]), k=2).inertia

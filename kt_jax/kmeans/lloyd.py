@@ -19,8 +19,8 @@ from kt_jax.kmeans.device import Points, over_chunks, program
 # Float32 scatter-add is a compare-and-swap loop on GPUs there: up to thousands of times slower.
 _SLOW_SCATTER = {"0.10.2", "0.11.0"}
 
-# Rows of a lane, in clusters: as many sums as are kept at a time are then a sixteenth of the rows.
-_LANE_SHARE = 16
+# Rows of a lane, in clusters: the sums of all lanes then take little beside the rows.
+_LANE_SHARE = 64
 
 _RESCUED = 256  # open rows compared at a time; the last of these chunks is seldom full
 
