@@ -17,7 +17,8 @@ from kt_jax.kmeans.seeding import Seeding, SeedingProgress
 
 _log = logging.getLogger(__name__)
 
-_ORIGIN_ROWS = 256  # whose median the origin is
+_ORIGIN_ROWS = 256  # whose mean the origin is...
+_WILD = 10  # ... without those so many times farther from their median than half of them are
 _SECONDS_BETWEEN_LINES = 10.0  # while seeds are drawn
 
 
@@ -261,7 +262,11 @@ def _spaced(n: int) -> Int64[np.ndarray, " m"]:
 def _middle(
     matrix: rows.Rows, sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray, " d"]
 ) -> Float32[np.ndarray, " d"]:
-    """Returns the median of some rows, by column: a few wild ones do not move it."""
+    """Returns the mean of some rows, but for wild ones: far from the median, as distances go."""
     sample = device.prepare_few(matrix.setting, sample, Frame(mean, np.zeros_like(mean)))
     sample = sample[np.abs(sample).max(1) <= device.value_limit(matrix.d)]  # not NaN
-    return np.median(sample, axis=0).astype(np.float32) if len(sample) else mean
+    if not len(sample):
+        return mean
+    distance = np.linalg.norm(sample - np.median(sample, axis=0)[None], axis=1)
+    sample = sample[distance <= _WILD * np.median(distance)]
+    return sample.mean(0, dtype=np.float64).astype(np.float32)
