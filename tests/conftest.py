@@ -1,13 +1,31 @@
-"""Four fake devices, and JAX's strict modes, for every test."""
+"""Four fake devices, and JAX's strict modes, for every test; and what makes tests fast."""
 
 import os
+import tempfile
 
 # Before the backend starts; field experience: most sharding mistakes show on four CPU devices.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Tests compile for longer than they compute. LLVM optimises nothing; XLA's own passes, which decide
+# what is fused and what is sent between devices, are those of users. No worker and no process that
+# a test starts compiles what another has: the cache begins empty and ends with the tests.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="kt_jax-compilations-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            "--xla_backend_optimization_level=0",
+            "--xla_llvm_disable_expensive_passes=true",
+            os.environ.get("XLA_FLAGS", ""),
+        ]
+    ).strip()
+
 import hypothesis
 import jax
+import pytest
 
 from kt_jax import partition
 
@@ -17,3 +35,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 hypothesis.settings.register_profile("kt_jax", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("kt_jax")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Gives back the memory of a module's programs, gigabytes in all."""
+    yield
+    jax.clear_caches()
