@@ -11,8 +11,10 @@ LOADER_STAMP := $(STAMP)-bench-loader
 FEATURES ?=
 BENCH_FLAGS ?=
 CHAOS_FLAGS ?=
-# A process a core, up to four; the tests of a file stay together, and share what they make.
-PYTEST := $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --dist=loadfile
+# A worker for each core, up to four. The tests of a file run in one worker and share what they
+# make; tests/conftest.py says which files come first.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+	--no-loadscope-reorder
 
 .PHONY: quickstart test test-all check fix bench-kmeans bench-loader bench-train scale chaos clean
 

@@ -36,6 +36,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 hypothesis.settings.register_profile("kt_jax", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("kt_jax")
 
+# The files that take longest, which workers begin with.
+_LONGEST = ("test_main.py", "test_kmeans_paths.py", "test_survival.py", "test_train.py")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():

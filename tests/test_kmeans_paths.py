@@ -52,6 +52,7 @@ def pruned(monkeypatch):
 def test_streams_give_the_same_bits(dtype, devices, small_blocks, tmp_path):
     features = make_features(dtype=dtype)
     options = {"mesh": make_mesh(devices), "chunk_rows": 32, "centre": True, "l2": True}
+    options["max_iterations"] = 5
     expected = kmeans.fit(features, 20, **options)
     np.save(tmp_path / "all.npy", features)
     cuts = [0, 1, 700, 2999, 3001]
@@ -141,7 +142,7 @@ def test_the_bound_of_exact_holds():
 
 def test_a_killed_run_goes_on_with_the_same_bits(small_blocks, pruned):
     features = make_features()
-    options = {"restarts": 2, "tolerance": 0, "chunk_rows": 32}
+    options = {"restarts": 2, "tolerance": 0, "chunk_rows": 32, "max_iterations": 9}
     states = []
     expected = kmeans.fit(
         features, 60, on_iteration=lambda at: states.append(at.state()), **options
