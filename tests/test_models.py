@@ -79,9 +79,7 @@ def test_jigsaw_net_shares_its_backbone_over_the_tiles():
     def make():
         rngs = nnx.Rngs(0)
         backbone = models.make_backbone("vgg", channels=(4, 8), convs=(1, 1), rngs=rngs)
-        return models.JigsawNet(
-            backbone, size=16, classes=7, fc6=5, fc7=11, dropout=0.0, rngs=rngs
-        )
+        return models.JigsawNet(backbone, size=16, classes=7, fc6=5, fc7=11, dropout=0.0, rngs=rngs)
 
     net, apply = make(), nnx.jit(lambda net, tiles: net(tiles))
     tiles = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 16, 16, 3)), jnp.float32)

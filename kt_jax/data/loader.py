@@ -183,7 +183,7 @@ class _EvalBatch:
 def _read_ahead(
     make: Callable[[int], Any], steps: range, reading: Reading, workers: int
 ) -> Iterator:
-    """Yields make(step) for every step; threads or processes make some before they are asked for."""
+    """Yields make(step) for every step, some of which threads or processes make ahead of time."""
     # Only here: grain imports JAX and orbax, seconds for which a scan need not wait.
     import grain
 
