@@ -8,9 +8,9 @@ from importlib import metadata
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Tests compile for longer than they compute. LLVM optimises nothing; XLA's own passes, which decide
-# what is fused and what is sent between devices, are those of users. No worker and no process that
-# a test starts compiles what another has: the cache begins empty and ends with the tests.
+# Tests compile for longer than they compute. LLVM optimises nothing; the passes that decide what is
+# sent between devices, and when, are those of users. No worker and no process that a test starts
+# compiles what another has: the cache begins empty and ends with the tests.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="kt_jax-compilations-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
