@@ -11,6 +11,10 @@ LOADER_STAMP := $(STAMP)-bench-loader
 FEATURES ?=
 BENCH_FLAGS ?=
 CHAOS_FLAGS ?=
+# A worker for each core, up to four. The tests of a file run in one worker and share what they
+# make; tests/conftest.py says which files come first.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+	--no-loadscope-reorder
 
 .PHONY: quickstart test test-all check fix bench-kmeans bench-loader bench-train scale chaos clean
 
@@ -18,10 +22,10 @@ quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(STAMP)  ## The fast tests
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(STAMP)  ## All tests, minutes longer
-	$(BIN)/python -m pytest -q --durations=10
+	$(PYTEST) --durations=10
 
 check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 	$(BIN)/ruff format --check .

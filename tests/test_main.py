@@ -23,6 +23,11 @@ TINY = (
     "--config.student.checkpoint_every=4",
     "--config.student.log_every=2",
     "--config.features.rows_per_shard=16",
+    # Not optimised, as programs are in tests, larger ones take long.
+    "--config.pretext.batch_size=16",
+    "--config.student.batch_size=16",
+    "--config.pretext.backbone.channels=(8,8,8)",
+    "--config.student.backbone.channels=(8,8,8,8,8)",
 )
 
 

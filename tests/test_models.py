@@ -75,19 +75,20 @@ def test_output_shape_is_that_of_the_last_activation(options):
 
 
 def test_jigsaw_net_shares_its_backbone_over_the_tiles():
-    backbone = {"channels": (4, 8), "convs": (1, 1)}
-    rngs = nnx.Rngs(0)
-    net = models.JigsawNet(
-        models.make_backbone("vgg", rngs=rngs, **backbone),
-        size=16, classes=7, fc6=5, fc7=11, dropout=0.0, rngs=rngs,
-    )  # fmt: skip
+    @nnx.jit
+    def make():
+        rngs = nnx.Rngs(0)
+        backbone = models.make_backbone("vgg", channels=(4, 8), convs=(1, 1), rngs=rngs)
+        return models.JigsawNet(backbone, size=16, classes=7, fc6=5, fc7=11, dropout=0.0, rngs=rngs)
+
+    net, apply = make(), nnx.jit(lambda net, tiles: net(tiles))
     tiles = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 16, 16, 3)), jnp.float32)
-    activations = net(tiles)
+    activations = apply(net, tiles)
     assert activations["fc6"].shape == (18, 5)
     assert activations["logits"].shape == (2, 7)
     # Exchanging two tiles exchanges their fc6 rows and nothing else.
     order = np.array([1, 0, *range(2, 9)])
-    swapped = net(tiles[:, order])
+    swapped = apply(net, tiles[:, order])
     fc6 = np.asarray(activations["fc6"]).reshape(2, 9, 5)
     assert np.allclose(np.asarray(swapped["fc6"]).reshape(2, 9, 5), fc6[:, order], atol=1e-5)
 

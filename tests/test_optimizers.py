@@ -21,9 +21,10 @@ def make(**options):
 def updates(optimizer, gradients):
     """The updates of PARAMS, gradient after gradient."""
     state, found = optimizer.init(PARAMS), []
+    update_fn = jax.jit(optimizer.update)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam wants it
         for gradient in gradients:
-            update, state = optimizer.update(gradient, state, PARAMS)
+            update, state = update_fn(gradient, state, PARAMS)
             found.append(jax.tree.map(np.asarray, update))
     return found
 

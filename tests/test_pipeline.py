@@ -3,7 +3,10 @@
 import json
 import types
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from kt_jax import artifacts, pipeline
@@ -225,6 +228,29 @@ def test_what_cannot_work_is_refused_before_anything_runs(stages, tmp_path):
         pipeline.run(make_config(one=-1), tmp_path, stages=["one", "two"])
     assert runs(stages) == [0, 0, 0, 0]
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("own", [None, "mine"])
+def test_programs_are_kept_in_the_workdir_unless_the_user_has_a_place(stages, tmp_path, own):
+    option, seen = "jax_compilation_cache_dir", []
+
+    def compile_one(stage):
+        seen.append(jax.config.values[option])
+        jax.jit(lambda x: 3 * x)(jnp.ones(17)).block_until_ready()
+        return {"rows": 1}
+
+    stages.one.run = compile_one
+    place, of_tests = own and str(tmp_path / own), jax.config.values[option]
+    jax.config.update(option, place)
+    compilation_cache.reset_cache()
+    try:
+        pipeline.run(make_config(), tmp_path / "run", stages=["one"])
+        assert jax.config.values[option] == place
+    finally:
+        jax.config.update(option, of_tests)
+        compilation_cache.reset_cache()
+    assert seen == [place or str(tmp_path / "run" / "compilations")]
+    assert list(tmp_path.glob(f"{own or 'run/compilations'}/jit__lambda*"))
 
 
 def test_outputs_are_hashed_without_times_and_logs(tmp_path):

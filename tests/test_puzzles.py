@@ -8,6 +8,8 @@ from jax.sharding import PartitionSpec as P
 from kt_jax import permutations, puzzles
 
 PLAIN = {"jitter": 0, "channel_shift": 0, "grey": 0.0, "max_occluders": 0}
+# As stages call it: one program, not hundreds.
+make_puzzles = jax.jit(puzzles.make_puzzles, static_argnames="rules")
 
 
 @pytest.fixture
@@ -15,17 +17,17 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (16, 48, 48, 3), np.uint8)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def chosen():
     return jnp.asarray(permutations.make_permutations(20, min_distance=3, seed=0))
 
 
 def make(images, chosen, seed=0, **rules):
-    made = puzzles.make_puzzles(
+    made = make_puzzles(
         jax.random.key(seed),
         jnp.asarray(images),
         chosen,
-        puzzles.PuzzleRules(**{"crop": 48, "tile": 12, **PLAIN, **rules}),
+        rules=puzzles.PuzzleRules(**{"crop": 48, "tile": 12, **PLAIN, **rules}),
     )
     return jax.device_get(made)
 
@@ -120,11 +122,10 @@ def test_the_devices_do_not_matter(images, chosen):
     rules = puzzles.PuzzleRules(crop=48, tile=12, jitter=3, channel_shift=1)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     spread = jax.device_put(images, NamedSharding(mesh, P("data")))
-    make_puzzles = jax.jit(puzzles.make_puzzles, static_argnums=3)
     key = jax.random.key(0)
-    one, two = make_puzzles(key, images, chosen, rules), make_puzzles(key, spread, chosen, rules)
+    one, two = (make_puzzles(key, pixels, chosen, rules=rules) for pixels in (images, spread))
     assert (np.asarray(one.tiles) == np.asarray(two.tiles)).all()
-    text = make_puzzles.lower(key, spread, chosen, rules).compile().as_text()
+    text = make_puzzles.lower(key, spread, chosen, rules=rules).compile().as_text()
     assert "all-gather" not in text
 
 

@@ -357,9 +357,12 @@ def test_one_device_and_four_learn_the_same():
     assert np.allclose(losses(1), losses(4), rtol=1e-4)
 
 
+init_variables = jax.jit(train.init_variables, static_argnums=(0, 1))
+
+
 def test_networks_differ_by_seed():
     def kernel(seed):
-        params, _ = train.init_variables(make_classifier, seed)
+        params, _ = init_variables(make_classifier, seed)
         return np.asarray(jax.tree.leaves(params)[-1])
 
     assert (kernel(0) == kernel(0)).all()
@@ -367,7 +370,7 @@ def test_networks_differ_by_seed():
 
 
 def test_bind_gives_the_network_its_arrays():
-    params, batch_stats = train.init_variables(make_classifier, 0)
+    params, batch_stats = init_variables(make_classifier, 0)
     graphdef = train.structure(make_classifier, training=False)
     model = train.bind(graphdef, params, batch_stats)
     assert isinstance(model, nnx.Module)

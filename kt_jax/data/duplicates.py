@@ -19,8 +19,6 @@ import cv2
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int, UInt64
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from kt_jax.data.decode import THUMBNAIL
 from kt_jax.data.images import Hashes, Images
@@ -152,6 +150,10 @@ def _components(hashes: UInt64[np.ndarray, " n"], max_distance: int) -> Int[np.n
 
 
 def _join(labels: np.ndarray, edges: list[np.ndarray]) -> np.ndarray:
+    # Only here: scipy takes longer to import than many a scan takes.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     ends = np.concatenate(edges, axis=1)
     graph = coo_array((np.ones(ends.shape[1], bool), tuple(ends)), shape=(len(labels),) * 2)
     return connected_components(graph, directed=False)[1][labels]

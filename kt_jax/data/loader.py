@@ -7,11 +7,10 @@ same global batches.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -92,11 +91,8 @@ def train_batches(
         )
     first_row = reading.process_index * local
     make = _TrainBatch(images, order, batch_size, first_row, local, _targets(images, targets))
-    steps = grain.MapDataset.range(first_step, last_step)
-    batches = steps.map(make).to_iter_dataset(_read_ahead(reading))
-    if reading.workers:
-        batches = _start_workers(batches, reading)
-    return _count_unreadable(iter(batches), len(images), reading.max_unreadable)
+    batches = _read_ahead(make, range(first_step, last_step), reading, reading.workers)
+    return _count_unreadable(batches, len(images), reading.max_unreadable)
 
 
 def eval_batches(
@@ -118,8 +114,7 @@ def eval_batches(
     local = _local_batch(batch_size, reading)
     first_row = reading.process_index * local
     make = _EvalBatch(images, batch_size, first_row, local, _targets(images, None))
-    steps = grain.MapDataset.range(-(-len(images) // batch_size))
-    return iter(steps.map(make).to_iter_dataset(_read_ahead(reading)))
+    return _read_ahead(make, range(-(-len(images) // batch_size)), reading, workers=0)
 
 
 # Classes instead of closures, because they must reach the workers by pickle.
@@ -185,16 +180,22 @@ class _EvalBatch:
         return padded | {"mask": np.arange(self.rows) < rows}
 
 
-def _read_ahead(reading: Reading) -> grain.ReadOptions:
+def _read_ahead(
+    make: Callable[[int], Any], steps: range, reading: Reading, workers: int
+) -> Iterator:
+    """Yields make(step) for every step, some of which threads or processes make ahead of time."""
+    # Only here: grain imports JAX and orbax, seconds for which a scan need not wait.
+    import grain
+
     # grain lets no more threads run than it may hold batches.
-    return grain.ReadOptions(reading.threads, max(reading.prefetch, reading.threads))
-
-
-def _start_workers(batches: grain.IterDataset, reading: Reading) -> grain.IterDataset:
-    # grain's workers read absl flags, which a notebook or a script has not parsed.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    return batches.mp_prefetch(grain.MultiprocessingOptions(reading.workers, reading.prefetch))
+    options = grain.ReadOptions(reading.threads, max(reading.prefetch, reading.threads))
+    batches = grain.MapDataset.range(steps.start, steps.stop).map(make).to_iter_dataset(options)
+    if workers:
+        # grain's workers read absl flags, which a notebook or a script has not parsed.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, reading.prefetch))
+    return iter(batches)
 
 
 def _count_unreadable(batches: Iterator, n: int, max_share: float) -> Iterator:

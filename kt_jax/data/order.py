@@ -8,7 +8,6 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,9 @@ def _shuffle(offset: int, n: int, seed: int, epoch: int) -> int:
     # below n: 8 ms a call at n = 3, 10 us at n = 4096.
     if n <= 4096:
         return int(_permutation(n, seed, epoch)[offset])
+    # Only here, as in the loader.
+    from grain.experimental import index_shuffle
+
     return index_shuffle(offset, n - 1, _epoch_seed(seed, epoch), 4)
 
 
