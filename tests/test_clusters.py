@@ -115,7 +115,7 @@ def test_an_interrupted_stage_carries_on_to_the_same_clusters(
     assert not (tmp_path / "clusters" / "manifest.json").exists()
     caplog.clear()
     assert read(finish(tmp_path)) == whole
-    assert f"clusters: carrying on after iteration {number - 1} of 12" in caplog.text
+    assert f"clusters: resuming after iteration {number - 1} of 12" in caplog.text
     assert f"clusters {number - 1}/12 |" not in caplog.text
 
 

@@ -182,7 +182,7 @@ def test_killed_it_ends_the_same(features, finished, tmp_path, caplog):
     assert (out / "checkpoint.safetensors").exists()
     assert not (out / "manifest.json").exists(), "it finished before it was killed"
     assert call_here(features, out) == 0
-    assert "carrying on after iteration " in caplog.text
+    assert "resuming after iteration " in caplog.text
     assert "k-means 3/30 | " not in caplog.text
     assert not (out / "checkpoint.safetensors").exists()
     assert same_results(out, finished[0])
@@ -215,7 +215,7 @@ def test_interrupted_in_any_restart_it_ends_the_same(
     caplog.clear()
     assert call_here(features, tmp_path / "out", *options) == 0
     restart, iteration = divmod(min(number, 15) - 1, 5)
-    expected = f"carrying on after iteration {iteration} of 4 of restart {restart + 1} of 3"
+    expected = f"resuming after iteration {iteration} of 4 of restart {restart + 1} of 3"
     assert expected in caplog.text
     assert same_results(tmp_path / "out", tmp_path / "whole")
 

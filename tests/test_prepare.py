@@ -1,4 +1,4 @@
-"""Re-encoded sets: what they are, carrying on after a kill, refusing; and ArrayRecord files."""
+"""Re-encoded sets: what they are, resuming after a kill, refusing; and ArrayRecord files."""
 
 import hashlib
 import io
