@@ -77,6 +77,8 @@ def test_a_row_at_the_mean_has_no_direction():
         kmeans.fit(features, 9, centre=True, l2=True)
     with pytest.raises(ValueError, match="k = 5 is larger than the number of distinct rows"):
         kmeans.fit(features, 5, centre=True, l2=True)
+    with pytest.raises(ValueError, match="none of the 10 rows has a direction: all are zero"):
+        kmeans.fit(np.ones((10, 2)), 1, centre=True, spherical=True)
     start = np.array([[1, 0], [0, 0]])
     with pytest.raises(ValueError, match=r"init row 1 is zero: a centroid needs a direction"):
         kmeans.fit(features, 2, init=start, spherical=True)
@@ -97,6 +99,19 @@ def test_wild_rows_take_a_cluster_and_spoil_no_other(at, centre):
     own = features[usual].astype(np.float64) - found.mean
     own -= found.centroids[found.assignment[usual]]
     np.testing.assert_allclose(found.inertia, np.square(own).sum(), rtol=0.05 if centre else 1e-4)
+
+
+@pytest.mark.parametrize("wild", [1e6, -1e9, 1e12])
+@pytest.mark.parametrize("k", [2, K + 1])
+def test_a_wild_centroid_spoils_no_label(k, wild):
+    features, _ = make_places()
+    centroids = features[:k].copy()
+    centroids[1] = features[17] = wild
+    found = kmeans.assign(features, centroids)
+    far = features[:, None].astype(np.float64) - centroids[None]
+    distance = np.linalg.norm(far, axis=2)
+    np.testing.assert_array_equal(found.cluster, distance.argmin(1))
+    np.testing.assert_allclose(found.distance, distance.min(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["scatter", "one-hot"])
@@ -127,6 +142,17 @@ def test_a_wild_row_does_not_hide_the_rounding(caplog):
     far[0] = 1e12
     kmeans.fit(far, 2, max_iterations=0)
     assert "rounding to float32" in caplog.text
+
+
+def test_a_wild_row_in_the_mean_is_warned_of(caplog):
+    features, _ = make_places()
+    kmeans.fit(features, 2, centre=True, max_iterations=0)
+    assert "rounding" not in caplog.text
+    features[17] = 1e9
+    kmeans.fit(features, 2, max_iterations=0)
+    assert "rounding" not in caplog.text
+    kmeans.fit(features, 2, centre=True, max_iterations=0)
+    assert "so far from zero, or from their mean (" in caplog.text
 
 
 # Features that change, or lie in many files.
@@ -201,6 +227,13 @@ def test_many_shards_need_few_open_files(tmp_path):
     np.testing.assert_array_equal(found.assignment, expected.assignment)
 
 
+def test_shards_are_in_the_order_of_their_numbers(tmp_path):
+    for number in range(12):
+        np.save(tmp_path / f"features-{number}-of-12.npy", np.full((1, D), number, np.float32))
+    found = kmeans.assign(tmp_path, np.zeros((1, D)))
+    np.testing.assert_allclose(found.distance, np.arange(12) * np.sqrt(D), rtol=1e-6)
+
+
 def test_named_files_stay_in_their_order(tmp_path, caplog):
     features, _ = make_places()
     paths = [tmp_path / "part-10.npy", tmp_path / "part-9.npy"]
@@ -252,6 +285,17 @@ def test_an_interrupted_seeding_resumes(init):
         np.testing.assert_array_equal(resumed.centroids, expected.centroids)
         np.testing.assert_array_equal(resumed.assignment, expected.assignment)
         assert resumed.inertia_curve == expected.inertia_curve
+
+
+def test_a_seeding_that_ran_out_of_rows_resumes():
+    # Every row lies on a candidate before the last pass of k-means||.
+    features = np.round(make_places()[0][:13])[np.arange(2000) % 13]
+    options = {"restarts": 1, "max_iterations": 2, "tolerance": 0}
+    states = []
+    expected = kmeans.fit(features, 10, on_seeding=lambda at: states.append(at.state()), **options)
+    assert len(states) < 6 + 10
+    resumed = kmeans.fit(features, 10, resume=states[-5], **options)
+    np.testing.assert_array_equal(resumed.centroids, expected.centroids)
 
 
 def test_a_run_that_is_stopped_while_seeding_goes_on_from_its_file(tmp_path, monkeypatch, caplog):
@@ -351,6 +395,7 @@ class _Grad:
         ({"mean": [1e30] * D}, "mean row 0 holds 1e[+]30 at column 0"),
         ({"mean": "zeros"}, "mean must be an array of numbers, .*; got a str"),
         ({"mean": ["0"] * D}, "mean must hold floats or integers; got <U1"),
+        ({"centroids": [np.ma.masked_equal([1.0] * D, 1)]}, f"centroids have {D} masked values"),
         ({"mean": 0.5}, "mean must be an array of numbers, .*; got a float"),
         ({"mean": np.ones((1, D))}, rf"mean has shape \(1, {D}\)"),
         ({"centroids": [[np.inf] * D]}, "centroids row 0 holds inf at column 0"),
@@ -375,6 +420,8 @@ def test_an_argument_is_refused_by_its_own_name(options, message, untyped):
         ({"tolerance": True}, "tolerance = True is no number"),
         ({"centre": 1}, "centre = 1: give True or False"),
         ({"spherical": "yes"}, "spherical = 'yes': give True or False"),
+        ({"on_iteration": 5}, "on_iteration = 5 is no function: give one, or None"),
+        ({"on_seeding": "x"}, "on_seeding = 'x' is no function: give one, or None"),
         ({"init": None}, "init must be an array of numbers, .*; got a NoneType"),
         ({"init": [["a", "b"]]}, "init must hold floats or integers; got <U1"),
         ({"init": [1.0, 2.0]}, r"init must be \[rows, d\]"),

@@ -89,11 +89,19 @@ def test_one_seed_has_neither_spread_nor_stability(layers):
     assert row["nmi"] is None
 
 
+def test_a_sweep_starts_from_given_centroids(layers):
+    rows = layers[0]["clear"]
+    (row,) = kmeans.sweep({"a": rows}, [4], seeds=[0, 1], init=rows[:4])
+    assert row["seeds"] == [0, 1]
+    assert row["inertia"] == pytest.approx(kmeans.fit(rows, 4, init=rows[:4]).inertia)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": {}}, "a sweep needs features by layer, .* got a dict of 0"),
-        ({"features": np.ones((3, 2))}, "a sweep needs features by layer, .* got a ndarray of 3"),
+        ({"features": {}}, "a sweep needs features by layer, .* got none"),
+        ({"features": np.ones((3, 2))}, "a sweep needs features by layer, .* got a ndarray"),
+        ({"features": 5}, "a sweep needs features by layer, .* got a int"),
         ({"ks": []}, "a sweep needs ks: got none"),
         ({"seeds": []}, "a sweep needs seeds: got none"),
         ({"ks": [2, 241]}, "k = 241 clusters for n = 240 rows of clear"),

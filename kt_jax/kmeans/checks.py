@@ -17,9 +17,17 @@ from kt_jax.kmeans import device, rows, seeding, sources
 
 PRECISIONS = ("auto", "float32", "exact", "bfloat16", "tensorfloat32")
 
+_STATE_VERSION = 2  # of what a state holds; counted up where an older one would mislead
 _ROUNDED_SHARE = 1e-5  # of the rows' spread, from which on the rounding to float32 is warned of
 
 _log = logging.getLogger(__name__)
+
+
+def check_functions(**functions: Any) -> None:
+    """Refuses what is neither a function nor None, by its name."""
+    for name, value in functions.items():
+        if not (value is None or callable(value)):
+            raise ValueError(f"{name} = {value!r} is no function: give one, or None")
 
 
 def platform_of(mesh: Mesh | None) -> str:
@@ -199,6 +207,10 @@ def check_directions(counts: Bool[np.ndarray, " n"], k: int) -> None:
     if not missing:
         return
     which = f"{missing:,} of {n:,} rows have no direction (they are zero, less the mean if centred)"
+    if missing == n:
+        raise ValueError(
+            f"none of the {n:,} rows has a direction: all are zero, less the mean if centred"
+        )
     if n - missing < k:
         raise ValueError(f"k = {k} clusters, but {which}: choose k <= {n - missing}")
     _log.warning(
@@ -236,22 +248,25 @@ def _too_close(what: str, limit: float) -> str:
     )
 
 
-def warn_of_rounding(sample: Shaped[np.ndarray, "m d"]) -> None:
-    """Warns of rows so far from zero that float32 hardly tells them apart.
+def warn_of_rounding(sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray, " d"]) -> None:
+    """Warns of rows so far from zero, or from their mean, that float32 hardly tells them apart.
 
     Args:
       sample: rows as they were read, finite.
+      mean: what is subtracted from them; one wild row moves it away from all others.
     """
     near = sample.astype(np.float32)
     wide = near.astype(np.float64)
     # Medians: a wild row among them says nothing of the others.
     spread = np.median(np.square(wide - np.median(wide, axis=0)[None]).sum(1))
-    rounding = np.median(np.square(np.spacing(near), dtype=np.float64).sum(1)) / 12  # uniform
+    size = np.maximum(np.abs(near), np.abs(mean)[None])
+    rounding = np.median(np.square(np.spacing(size), dtype=np.float64).sum(1)) / 12  # uniform
     if 0 < spread and rounding > _ROUNDED_SHARE * spread:
         _log.warning(
-            "k-means: the rows lie so far from zero (%.3g) that rounding to float32 makes up %.1g "
-            "of what they differ by; subtract their mean in float64 before.",
-            np.abs(wide).mean(),
+            "k-means: the rows lie so far from zero, or from their mean (%.3g), that rounding to "
+            "float32 makes up %.1g of what they differ by; subtract their median in float64 "
+            "before, instead of centre.",
+            size.mean(dtype=np.float64),
             rounding / spread,
         )
 
@@ -274,14 +289,16 @@ def describe_call(**options: Any) -> UInt8[np.ndarray, " b"]:
             return value.item()
         return hashlib.sha256(value.tobytes()).hexdigest()[:16]
 
-    return np.frombuffer(json.dumps(options, default=plain).encode(), np.uint8)
+    described = {"version": _STATE_VERSION, **options}
+    return np.frombuffer(json.dumps(described, default=plain).encode(), np.uint8)
 
 
 def check_resume(state: Mapping[str, np.ndarray], call: UInt8[np.ndarray, " b"]) -> None:
-    """Refuses a state that another call left."""
-    if "call" not in state:
+    """Refuses a state that another call, or another version of k-means, left."""
+    here = json.loads(bytes(call))
+    found = json.loads(bytes(state["call"])) if "call" in state else {}
+    if found.get("version") != here["version"]:
         raise ValueError("resume is no state of this version of k-means: begin anew without it")
-    found, here = (json.loads(bytes(x)) for x in (state["call"], call))
     others = [
         f"{name} = {found.get(name)}, here {here[name]}"
         for name in here

@@ -135,8 +135,10 @@ def fit(
         l2=l2,
         spherical=spherical,
     )
+    checks.check_functions(on_iteration=on_iteration, on_seeding=on_seeding)
     # NumPy's small integers overflow where Python's do not.
     seed, max_iterations, restarts = int(seed), int(max_iterations), int(restarts)
+    tolerance = float(tolerance)
     if not isinstance(init, str):
         init = checks.checked_seeds(init, k, spherical=spherical)
     matrix = rows.Rows(
@@ -159,7 +161,7 @@ def fit(
     squares, counts = checks.check_rows(matrix)
     checks.check_directions(counts, k)
     checks.check_spread(matrix, squares)
-    checks.warn_of_rounding(sample)
+    checks.warn_of_rounding(sample, mean)
     call = checks.describe_call(
         n=matrix.n,
         d=matrix.d,

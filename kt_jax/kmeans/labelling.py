@@ -56,7 +56,7 @@ def assign(
     )
     checks.check_dims(centroids, "centroids", matrix.d)
     mean = np.zeros(matrix.d, np.float32) if mean is None else checks.checked_mean(mean, matrix.d)
-    middle = centroids.mean(0, dtype=np.float64).astype(np.float32)
+    middle = _middle(centroids)
     checks.check_centroids_spread(centroids, middle)
     matrix.look_from(Frame(mean, middle))
     _, counts = checks.check_rows(matrix)
@@ -78,6 +78,16 @@ def assign(
         place, length = nearest_to_zero(centroids[others])
         second[nowhere], margin[nowhere] = others[place], length - distance[nowhere]
     return Assignment(cluster, distance, second, margin)
+
+
+def _middle(centroids: Float32[np.ndarray, "k d"]) -> Float32[np.ndarray, " d"]:
+    """Returns the median of the centroids, by column: one of a wild row does not move it.
+
+    Between two in the middle it is the one nearer to zero, as either of two may be wild.
+    """
+    ordered, k = np.sort(centroids, axis=0), len(centroids)
+    low, high = ordered[(k - 1) // 2], ordered[k // 2]
+    return np.where(np.abs(low) <= np.abs(high), low, high)
 
 
 def nearest_to_zero(centroids: Float32[np.ndarray, "k d"]) -> tuple[int, float]:

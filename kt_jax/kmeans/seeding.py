@@ -226,7 +226,8 @@ def _draw_candidates(
     while at.passes <= _PASSES:
         key = jax.random.key(int(at.random.integers(2**32)), impl="threefry2x32")
         drawn = _race(matrix, nearest.squared, key, count)
-        if not len(drawn):  # every row lies on a candidate
+        if not len(drawn):  # every row lies on a candidate, as a resumed draw shall know
+            at.passes = _PASSES + 1
             break
         nearest.approach(_centred(matrix, drawn))
         at.candidates, at.passes = np.concatenate([at.candidates, drawn]), at.passes + 1

@@ -42,7 +42,9 @@ def as_array(value: Any, name: str) -> np.ndarray | jax.Array:
     if isinstance(value, np.ndarray | jax.Array):
         return value
     readers: list[Callable[[Any], np.ndarray | jax.Array]] = []
-    if isinstance(value, list | tuple) or hasattr(value, "__array__"):
+    if isinstance(value, list | tuple) and any(isinstance(x, np.ma.MaskedArray) for x in value):
+        readers += [np.ma.array]  # masked values are refused later, not taken for numbers
+    elif isinstance(value, list | tuple) or hasattr(value, "__array__"):
         readers += [np.asarray]
     if hasattr(value, "__dlpack__"):  # JAX knows types that NumPy does not, such as bfloat16
         readers += [np.from_dlpack, jax.dlpack.from_dlpack]
@@ -130,13 +132,14 @@ def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def _by_number(path: Path) -> list[str | int]:
-    """Sorts 2 before 10."""
-    return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", str(path))]
+def _by_number(path: Path) -> tuple[list[str | int], str]:
+    """Sorts 2 before 10, and 01 before 1."""
+    name = str(path)
+    return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", name)], name
 
 
 def _list_shards(origin: str, directory: Path) -> list[Path]:
-    shards = sorted(directory.glob("features-*-of-*.npy"))
+    shards = sorted(directory.glob("features-*-of-*.npy"), key=_by_number)
     if shards:
         wanted = shards[0].stem.rpartition("-of-")[2]
         if not wanted.isdigit() or int(wanted) != len(shards):

@@ -51,10 +51,8 @@ def sweep(
     1.0
     """
     if not isinstance(features, Mapping) or not features:
-        raise ValueError(
-            "a sweep needs features by layer, such as {'conv2': rows}; got a "
-            f"{type(features).__name__} of {len(features)}"
-        )
+        got = "none" if isinstance(features, Mapping) else f"a {type(features).__name__}"
+        raise ValueError(f"a sweep needs features by layer, such as {{'conv2': rows}}; got {got}")
     ks, seeds = _numbers("ks", ks), _numbers("seeds", seeds)
     if min(ks) < 1:
         raise ValueError(f"ks = {ks}: give 1 or more")
@@ -73,10 +71,10 @@ def sweep(
             raise ValueError(f"{len(labels)} labels for n = {n} rows of {layer}: give one for each")
         if not isinstance(options.get("init", ""), str):
             for k in ks:
-                seeds = checks.checked_seeds(
+                start = checks.checked_seeds(
                     options["init"], k, spherical=options.get("spherical", False)
                 )
-                checks.check_dims(seeds, "init", one.centroids.shape[1])
+                checks.check_dims(start, "init", one.centroids.shape[1])
     rows = []
     for layer, matrix in features.items():
         for k in ks:
