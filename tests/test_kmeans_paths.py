@@ -318,10 +318,11 @@ def test_nothing_larger_than_a_chunk_of_distances():
     run = jax.shard_map(
         functools.partial(lloyd.step.__wrapped__, matrix.setting),
         mesh=mesh,
-        in_specs=(P("data"), P("data"), lloyd._TOTALS) + (P(),) * 4,
+        in_specs=(P("data"), P("data"), lloyd._TOTALS) + (P(),) * 5,
         out_specs=(P("data"), lloyd._TOTALS),
     )
-    lowered = jax.jit(run).lower(block, state, totals, every, every, changed, full)
+    anew = np.bool_(False)
+    lowered = jax.jit(run).lower(block, state, totals, every, every, changed, full, anew)
     text = lowered.compile().as_text()
     sizes = {
         int(np.prod([int(x) for x in shape.split(",")]))

@@ -116,7 +116,7 @@ def _cluster(
         assignment = every.cluster
         sizes = np.bincount(assignment, minlength=arguments.k).astype(np.int32)
         description |= {
-            "inertia": float(np.square(every.distance, dtype=np.float64).sum()),
+            "inertia": float(np.square(every.distance[every.directed], dtype=np.float64).sum()),
             "subsample_inertia": found.inertia,
             "sizes": sizes.tolist(),
         }

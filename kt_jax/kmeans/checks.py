@@ -1,5 +1,6 @@
 """What k-means refuses, before anything is compiled where that can be known."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -70,7 +71,7 @@ def check_options(
     """
     if mesh is not None and not isinstance(mesh, Mesh):
         raise ValueError(f"mesh is a {type(mesh).__name__}: give a jax.sharding.Mesh, or None")
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "tensorfloat32" and platform_of(mesh) != "gpu":
         raise ValueError(f"precision = 'tensorfloat32' is for GPUs; this is a {platform_of(mesh)}")
@@ -295,8 +296,10 @@ def describe_call(**options: Any) -> UInt8[np.ndarray, " b"]:
 
 def check_resume(state: Mapping[str, np.ndarray], call: UInt8[np.ndarray, " b"]) -> None:
     """Refuses a state that another call, or another version of k-means, left."""
-    here = json.loads(bytes(call))
-    found = json.loads(bytes(state["call"])) if "call" in state else {}
+    here, found = json.loads(bytes(call)), {}
+    if isinstance(state, Mapping) and "call" in state:
+        with contextlib.suppress(ValueError, TypeError):  # of another program
+            found = dict(json.loads(bytes(state["call"])))
     if found.get("version") != here["version"]:
         raise ValueError("resume is no state of this version of k-means: begin anew without it")
     others = [

@@ -18,6 +18,8 @@ _PRUNED_WORK = 1e10  # ... if it has so many products that compiling pays.
 _ROW_STATE = ("cluster", "upper", "lower")
 # From this ratio of the rows' spread to the inertia on, it is measured row by row.
 _SPREAD = 16
+# From this ratio of squared distances from the origin on, sums are made anew in every iteration.
+_WILD = 1e6
 _REPAIR_CHOICE = 4  # far rows to choose from, for each empty cluster
 
 
@@ -109,8 +111,13 @@ class Task:
 
     @functools.cached_property
     def square(self) -> float:
-        """The inertia of the origin, for all clusters."""
+        """The inertia if all centroids were the origin."""
         return float(self.squares.sum(dtype=np.float64))
+
+    @functools.cached_property
+    def has_wild_rows(self) -> bool:
+        """Whether a row that leaves a cluster may take digits of the others' sum with it."""
+        return bool(self.squares.max() > _WILD * np.median(self.squares[self.counts]))
 
 
 @dataclasses.dataclass
@@ -258,6 +265,9 @@ def _iterate(
     every = _points(matrix, centroids)
     subset = every if full else _points(matrix, centroids, changed, size)
     totals = lloyd.zero_totals(setting, centroids)
+    sums, counts = members.sums, members.counts
+    if task.has_wild_rows:
+        sums, counts = np.zeros_like(sums), np.zeros_like(counts)
 
     def step(number: int, block: Any) -> Any:
         nonlocal totals
@@ -270,12 +280,13 @@ def _iterate(
             every,
             changed,
             np.bool_(full),
+            np.bool_(task.has_wild_rows),
         )
         return totals[2]
 
     matrix.for_each(step)
     members.sums, members.counts, updated, moved, share = lloyd.update(
-        setting, totals, members.sums, members.counts, centroids, matrix.frame.origin
+        setting, totals, sums, counts, centroids, matrix.frame.origin
     )
     return np.asarray(updated), int(moved), np.asarray(share)
 

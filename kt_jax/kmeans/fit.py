@@ -73,7 +73,7 @@ def fit(
     It gets the nearest cluster, and counts for neither seeds, centroids nor inertia.
 
     The sums of the clusters' rows are kept as pairs of float32: a sum of m rows x is off by at most
-    min(m, lane) 2^-24 sum |x|, with x less the middle of all and lanes of 64 k rows, at least 256.
+    min(m, lane) 2^-24 sum |x|, with x less the middle of all and lanes of 64 k rows (256 to 4,096).
 
     Args:
       features: floats or integers: a NumPy array, a memory map, a jax.Array (sharded or not), what

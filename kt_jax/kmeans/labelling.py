@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from kt_jax.kmeans import checks, device, rows
 from kt_jax.kmeans.device import Frame
@@ -19,6 +19,7 @@ class Assignment:
     distance: Float32[np.ndarray, " n"]
     second_cluster: Int32[np.ndarray, " n"]  # -1 when k == 1
     margin: Float32[np.ndarray, " n"]  # second distance - distance; inf when k == 1
+    directed: Bool[np.ndarray, " n"]  # False for a row of length 0 under `l2`: no cluster is nearer
 
 
 def assign(
@@ -59,17 +60,20 @@ def assign(
     middle = _middle(centroids)
     checks.check_centroids_spread(centroids, middle)
     matrix.look_from(Frame(mean, middle))
-    _, counts = checks.check_rows(matrix)
+    squares, directed = checks.check_rows(matrix)
     k, setting = len(centroids), matrix.setting
     if setting.precision == "exact":  # the same labels, and a second nearest to measure
         setting = dataclasses.replace(setting, precision="float32")
     values = centroids - matrix.frame.origin[None]
     to = device.points(values, np.arange(k, dtype=np.int32), size=k)
-    parts = matrix.for_each(
-        lambda number, block: device.label(setting, block, to, matrix.valid(number))
-    )
-    cluster, distance, second, margin = (matrix.join(part) for part in zip(*parts, strict=True))
-    nowhere = ~counts
+
+    def look(number: int, block: device.Prepared) -> tuple[Any, ...]:
+        return *device.label(setting, block, to, matrix.valid(number)), block.square
+
+    parts = (matrix.join(part) for part in zip(*matrix.for_each(look), strict=True))
+    cluster, distance, second, margin, again = parts
+    checks.check_unchanged(matrix, squares, np.where(directed, again, 0))
+    nowhere = ~directed
     cluster[nowhere], distance[nowhere] = nearest_to_zero(centroids)
     if k == 1:
         second, margin = np.full_like(second, -1), np.full_like(margin, np.inf)
@@ -77,7 +81,7 @@ def assign(
         others = np.delete(np.arange(k), cluster[nowhere][0])
         place, length = nearest_to_zero(centroids[others])
         second[nowhere], margin[nowhere] = others[place], length - distance[nowhere]
-    return Assignment(cluster, distance, second, margin)
+    return Assignment(cluster, distance, second, margin, directed)
 
 
 def _middle(centroids: Float32[np.ndarray, "k d"]) -> Float32[np.ndarray, " d"]:

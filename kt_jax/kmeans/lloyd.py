@@ -19,8 +19,10 @@ from kt_jax.kmeans.device import Points, over_chunks, program
 # Float32 scatter-add is a compare-and-swap loop on GPUs there: up to thousands of times slower.
 _SLOW_SCATTER = {"0.10.2", "0.11.0"}
 
-# Rows of a lane, in clusters: the sums of all lanes then take little beside the rows.
+# Rows of a lane of sums, in clusters: the sums of all lanes take little compared with the rows. Not
+# more than so many rows: an iteration in which no more move adds them up in one lane.
 _LANE_SHARE = 64
+_MOST_LANE_ROWS = 4096
 
 _RESCUED = 256  # open rows compared at a time; the last of these chunks is seldom full
 
@@ -40,8 +42,8 @@ def update_method(platform: str) -> str:
 _TOTALS = P(None, "data"), P("data"), P("data")
 
 
-@program((P("data"), P("data"), _TOTALS) + (P(),) * 4, (P("data"), _TOTALS), donate=(1, 2))
-def step(setting, block, state, totals, subset, every, changed, full):
+@program((P("data"), P("data"), _TOTALS) + (P(),) * 5, (P("data"), _TOTALS), donate=(1, 2))
+def step(setting, block, state, totals, subset, every, changed, full, anew):
     """Returns (cluster, upper, lower) of every row, and the totals so far.
 
     Args:
@@ -54,6 +56,7 @@ def step(setting, block, state, totals, subset, every, changed, full):
       every: all centroids.
       changed: bool [k].
       full: whether subset is all of them; then `state` is only asked for the old clusters.
+      anew: whether the totals are of all rows, not only of those that moved.
     """
 
     def settle(carry, *chunk):
@@ -63,7 +66,14 @@ def step(setting, block, state, totals, subset, every, changed, full):
     _, (*found, is_open) = over_chunks(setting, settle, None, *rows, *state)
     found = _rescue(setting, block.values, tuple(found), is_open & block.counts, every)
     moves = block.counts & (found[0] != state[0])
-    return found, _add(setting, totals, block.values, found[0], state[0], moves)
+    joins = jnp.where(anew, block.counts, moves)
+    leaves = moves & ~anew & (state[0] >= 0)
+    sums, counts, moved = totals
+    moved += jnp.sum(moves, dtype=jnp.int32)
+    k = len(counts)  # beyond the last: dropped
+    came, left = jnp.where(joins, found[0], k), jnp.where(leaves, state[0], k)
+    counts = counts.at[came].add(1, mode="drop").at[left].add(-1, mode="drop")
+    return found, (_add(setting, sums, block.values, came, left), counts, moved)
 
 
 def _compare(
@@ -147,45 +157,60 @@ def _rescue(
 
 def _add(
     setting: device.Setting,
-    totals: tuple[Array, Array, Array],
+    sums: Float32[Array, "2 k d"],
     values: Float32[Array, "rows d"],
-    cluster: Int32[Array, " rows"],
-    before: Int32[Array, " rows"],
-    moves: Bool[Array, " rows"],
-) -> tuple[Array, Array, Array]:
-    """Adds the rows that moved to what their new clusters win and their old ones lose.
+    came: Int32[Array, " rows"],
+    left: Int32[Array, " rows"],
+) -> Float32[Array, "2 k d"]:
+    """Adds rows to the sums of the clusters they came to, and takes them from those they left.
 
     A sum of m rows x is off by at most min(m, lane) 2^-24 sum |x|: the rows of a lane are added up
     one after another in float32. Nothing is lost between lanes, blocks and iterations, and one
     rounding between devices.
     """
-    sums, counts, moved = totals
     k, d = sums.shape[1:]
-    came = jnp.where(moves, cluster, k)  # k is beyond the last: dropped
-    left = jnp.where(moves & (before >= 0), before, k)
-    counts = counts.at[came].add(1, mode="drop").at[left].add(-1, mode="drop")
-    moved += jnp.sum(moves, dtype=jnp.int32)
-    lane = max(device.LANE_ROWS, _LANE_SHARE * k)
-    if update_method(setting.platform) == "scatter":
-        lanes = -(-len(values) // lane)
-        first = jnp.arange(len(values), dtype=jnp.int32) // lane * k
-        came, left = (jnp.where(x < k, first + x, lanes * k) for x in (came, left))
+    lane = min(max(_LANE_SHARE * k, device.LANE_ROWS), _MOST_LANE_ROWS)
+    if update_method(setting.platform) == "one-hot":
+        return _add_products(setting, sums, values, came, left, lane)
+
+    def scatter(lanes):
+        first = jnp.arange(len(values), dtype=jnp.int32) // -(-len(values) // lanes) * k
+        places = (jnp.where(x < k, first + x, lanes * k) for x in (came, left))
         change = device.varying(jnp.zeros((lanes * k, d), jnp.float32))
-        change = change.at[came].add(values, mode="drop").at[left].subtract(values, mode="drop")
-        return _plus(sums, _joined(change.reshape(lanes, k, d))), counts, moved
+        to, of = places
+        change = change.at[to].add(values, mode="drop").at[of].subtract(values, mode="drop")
+        return _joined(change.reshape(lanes, k, d))
+
+    lanes = -(-len(values) // lane)
+    if lanes == 1:
+        return _plus(sums, scatter(1))
+    few = jnp.sum((came < k) | (left < k), dtype=jnp.int32) <= lane
+    return _plus(sums, lax.cond(few, lambda: scatter(1), lambda: scatter(lanes)))
+
+
+def _add_products(
+    setting: device.Setting,
+    sums: Float32[Array, "2 k d"],
+    values: Float32[Array, "rows d"],
+    came: Int32[Array, " rows"],
+    left: Int32[Array, " rows"],
+    lane: int,
+) -> Float32[Array, "2 k d"]:
+    """As `_add`, by matrix products."""
+    k = sums.shape[1]
 
     def add(sums, *chunk):
         def member(cluster):
             every = jnp.arange(k, dtype=jnp.int32)[None, None]
             return (cluster[:, :, None] == every).astype(jnp.float32)
 
-        rows, came, left = (device.in_lanes(x, lane) for x in chunk)
+        rows, came, left = (device.in_lanes(x, min(lane, setting.chunk)) for x in chunk)
         signs = member(came) - member(left)
         precision = lax.Precision.HIGHEST
         change = jnp.einsum("lrk,lrd->lkd", signs, rows, precision=precision)
         return _plus(sums, _joined(change)), ()
 
-    return over_chunks(setting, add, sums, values, came, left)[0], counts, moved
+    return over_chunks(setting, add, sums, values, came, left)[0]
 
 
 def _two_sum(a: Float32[Array, "..."], b: Float32[Array, "..."]) -> tuple[Array, Array]:

@@ -92,9 +92,9 @@ def open_source(features: Any) -> "OnDevice | OnHost":
     if not (listed and features and all(isinstance(path, str | Path) for path in features)):
         array = as_array(features, "features")
         check_matrix(array, "features")
-        if isinstance(array, jax.Array):
+        if isinstance(array, jax.Array) and not _is_of_one_cpu(array):
             return OnDevice(_without_explicit_axes(array))
-        return OnHost((array,), ("features",))
+        return OnHost((np.asarray(array),), ("features",))
     paths = find_shards("features", features)
     parts = tuple(map(Shard.open, paths))
     for part in parts:
@@ -104,6 +104,12 @@ def open_source(features: Any) -> "OnDevice | OnHost":
                 "all shards must be of one layer"
             )
     return OnHost(parts, tuple(map(str, paths)))
+
+
+def _is_of_one_cpu(array: jax.Array) -> bool:
+    """Whether NumPy sees the array in place; JAX would compile for every number of rows."""
+    devices = array.sharding.device_set
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
@@ -148,7 +154,8 @@ def _list_shards(origin: str, directory: Path) -> list[Path]:
                 f"first is of {wanted}: let what writes them finish first"
             )
         return shards
-    shards = [path for path in directory.glob("*.npy") if not path.name.startswith(".")]
+    names = (path for path in directory.iterdir() if not path.name.startswith("."))
+    shards = [path for path in names if path.suffix.lower() == ".npy"]
     if not shards:
         raise FileNotFoundError(f"{origin}: {directory} holds no .npy file")
     return sorted(shards, key=_by_number)
