@@ -181,7 +181,7 @@ def make_scanned(
     asked = options if asked is None else plain_options(asked)
     said = {"source": source, "options": options, "asked": asked, "ignored": opened.ignored}
     note = json.dumps(said)
-    return table.replace_schema_metadata({SCANNED: note})
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), SCANNED: note})
 
 
 def read_note(path: str | os.PathLike) -> Note | None:
