@@ -685,7 +685,9 @@ def test_headings_are_compared_without_case_and_outer_spaces(tmp_path):
     table = make_table({"image": rows(range(2))["image"], "Fine_Label": [1, 0]}, None)
     save_parquet(tmp_path, "dogs/train.parquet", table)
     assert open_set(tmp_path / "dogs").labels.tolist() == [1, 0]
-    with pytest.raises(ValueError, match=r"no column 'fine' of .* --option label_column=Fine_Label;"):
+    with pytest.raises(
+        ValueError, match=r"no column 'fine' of .* --option label_column=Fine_Label;"
+    ):
         open_set(tmp_path / "dogs", label_column="fine")
 
 
