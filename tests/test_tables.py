@@ -396,6 +396,20 @@ def test_a_tar_is_known_by_its_bytes(tmp_path):
     assert detect(tmp_path / "set") == "tar"
 
 
+def test_tars_in_one_file_are_unpacked_as_the_message_says(tmp_path, monkeypatch):
+    path = tmp_path / "all of them.tar"
+    path.write_bytes(tar_bytes("cat/a.png") + tar_bytes("dog/b.png"))
+    message = refused(path)
+    assert f"{path} is several tars in one file: a second one begins at byte 10,240. " in message
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    command_line = re.search(r"folder, (tar .*), and name the folder", message)[1]
+    subprocess.run(command_line, shell=True, check=True)
+    assert open_images("auto", size=8, path=tmp_path / "new").class_names == ("cat", "dog")
+    path.write_bytes(tar_bytes("cat/a.png") + b"anything")
+    assert open_images("auto", size=8, path=path).keys == ("a.png",)
+
+
 def test_a_folder_of_archives_says_what_they_are(tmp_path):
     for name in ("a.tar.gz", "b.tar.gz", "c.zip", "d.zip", "e.zip"):
         (tmp_path / name).write_bytes(b"....")

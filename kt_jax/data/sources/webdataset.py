@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from kt_jax.data.layout import classes_of, read_layout
-from kt_jax.data.sources.archives import list_members, make_stamps, read_at, why_refused
 from kt_jax.data.sources.names import is_image, readable, tidy_packed
 from kt_jax.data.sources.source import Excluded, Source, existing, make_entries
+from kt_jax.data.sources.tars import list_members, make_stamps, read_at, why_refused
 
 _SUFFIX = ".tar"
 # What says the class of a sample, the first that is there; and the keys of a .json that do.
