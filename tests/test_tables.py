@@ -107,6 +107,17 @@ def test_lines_of_spaces_are_blank(folder):
     assert (images.keys, images.excluded) == (("a.png", "b.png"), ())
 
 
+def test_a_column_of_classes_by_another_name_is_told_of(folder, caplog):
+    path = folder / "list.csv"
+    path.write_text("path,Class\na.png,cat\nb.png,dog\n")
+    assert open_images("auto", size=8, path=path).labels is None
+    assert "no column 'label', and 'Class' is not read: if it says the classes" in caplog.text
+    assert "--option label_column=Class;" in caplog.text
+    caplog.clear()
+    assert open_images("auto", size=8, path=path, label_column="Class").labels.tolist() == [0, 1]
+    assert not caplog.records
+
+
 def test_the_column_that_holds_images_is_the_one_to_name(folder):
     path = folder / "list.csv"
     path.write_text("the patch,its file\n7,a.png\n8,b.png\n")

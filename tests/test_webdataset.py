@@ -339,3 +339,13 @@ def test_shards_in_capitals(tmp_path):
     assert detect(tmp_path) == detect(f"{tmp_path}/*.TAR") == "webdataset"
     assert open_set(tmp_path, "auto").keys == ("TRAIN/005.png", "VAL/003.png")
     assert open_set(tmp_path, "auto", subset="test").keys == ("VAL/003.png",)
+
+
+def test_classes_that_lie_far_behind_the_images_are_told_of(tmp_path, caplog):
+    files = samples(range(70), cls=parity)
+    ordered = sorted(files, key=lambda name: name.endswith(".cls"))
+    shard = write_tar(tmp_path / "s.tar", {name: files[name] for name in ordered})
+    assert open_set(shard, "auto").labels is None
+    assert "s.tar: 70 files .cls say classes, which are not read: if it is a shard" in caplog.text
+    assert "open it by --source=webdataset;" in caplog.text
+    assert open_set(shard, "webdataset").labels.tolist() == [0, 1] * 35

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,11 @@ pc: Any = pyarrow.compute
 
 # The key of a scanned manifest's metadata, which holds its Note.
 SCANNED = b"kt_jax.scanned"
+
+# Headings of columns that may say classes.
+_LABELS = ("labels", "class", "classes", "class_name", "label_name", "category", "target")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,8 @@ class Listing(Source):
         label_heading = find_heading(headings, label_column)
         if label_heading is None and label_column != "label":
             raise ValueError(_no_column(path, headings, "labels", "label_column", label_column))
+        if label_heading is None:
+            self._tell_of_classes(headings)
         labels = None if label_heading is None else _names(path, table, label_heading)
         split_heading = find_heading(headings, split_column)
         if split_heading is None and split_column != "split":
@@ -138,6 +146,16 @@ class Listing(Source):
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
         return read_file(find_file(self.root, self.entries["key"][row].as_py()))
+
+    def _tell_of_classes(self, headings: list[str]) -> None:
+        """Warns of a column that may be of classes where none is called label."""
+        found = (find_heading(headings, name) for name in _LABELS)
+        if other := next(filter(None, found), None):
+            _log.warning(
+                "%s: it has no column 'label', and %r is not read: if it says the classes, read it "
+                "with %s",
+                *(self.name, other, to_give("label_column", other)),
+            )
 
     def _find(self, written: str) -> tuple[str, int, int]:
         """The key, bytes and stamp of a listed file; ValueError if it is not there."""

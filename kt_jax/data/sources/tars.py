@@ -1,6 +1,7 @@
 """Tars of image files that are not compressed, read in place."""
 
 import hashlib
+import logging
 import os
 import pathlib
 import shlex
@@ -17,9 +18,13 @@ from kt_jax.data.sources.archives import (
     why_name_refused,
 )
 from kt_jax.data.sources.names import tidy_packed
-from kt_jax.data.sources.source import Source, make_entries
+from kt_jax.data.sources.source import Source, make_entries, to_choose
 from kt_jax.data.sources.unread import explain, explain_split
 
+_log = logging.getLogger(__name__)
+
+# Files that say the classes of a WebDataset.
+_CLASS_EXTENSION = ".cls"
 # The zeros that tar writes behind the last entry are no more.
 _MAX_PADDING = 2**21
 
@@ -43,6 +48,12 @@ class Tar(Source):
             [members[name].size for name in names],
             make_stamps(self.path, [members[name] for name in names]),
         )
+        if classes := self.ignored[_CLASS_EXTENSION]:
+            _log.warning(
+                "%s: %s files %s say classes, which are not read: if it is a shard of a "
+                "WebDataset, open it by %s",
+                *(self.name, f"{classes:,}", _CLASS_EXTENSION, to_choose("webdataset")),
+            )
 
     def _take(self, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> None:
         key = tidy_packed(member.name)
