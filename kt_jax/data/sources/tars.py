@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from kt_jax.data.layout import why_unsplit
 from kt_jax.data.sources.archives import (
     common_folder,
     exclude,
@@ -42,6 +43,8 @@ class Tar(Source):
         names = sorted(members)
         prefix = common_folder(names)
         self.refused = keys_below(prefix, self.refused)
+        # The keys do not say it: the folder is their root.
+        self.unsplit = why_unsplit([prefix], self.name) if prefix else ""
         self._offsets = np.array([members[name].offset_data for name in names], np.int64)
         self.entries = make_entries(
             [name.removeprefix(prefix) for name in names],

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kt_jax.data.layout import why_unsplit
 from kt_jax.data.sources.archives import (
     common_folder,
     exclude,
@@ -84,6 +85,8 @@ class Zip(Source):
         names = sorted(members)
         prefix = common_folder(names)
         self.refused = keys_below(prefix, self.refused)
+        # The keys do not say it: the folder is their root.
+        self.unsplit = why_unsplit([prefix], self.name) if prefix else ""
         found = [members[name] for name in names]
         # A table of contents can hold any number.
         offsets = [min(member.header_offset, 2**62) for member in found]
