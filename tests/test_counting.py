@@ -33,11 +33,11 @@ EXCLUDED = {
     "r.wav": "a sound file (.wav): only images are read",
     "r.MP3": "a sound file (.mp3): only images are read",
     "r.mp4": "a film (.mp4): extract its frames as JPEG or PNG, as ffmpeg does",
-    "r.zip": "an archive (.zip) is read by itself only: unpack it, or name it as PATH",
-    "r.tar": "an archive (.tar) is read by itself only: unpack it, or name it as PATH",
+    "r.zip": "an archive (.zip) is read by itself only: unpack it, or name it alone as PATH",
+    "r.tar": "an archive (.tar) is read by itself only: unpack it, or name it alone as PATH",
     "r.tar.gz": "a compressed tar (.tar.gz): decompress it, and name it as PATH",
     "r.7z": "an archive or a compressed file (.7z): unpack it",
-    "r.parquet": ".parquet is read by itself only: name it as PATH",
+    "r.parquet": ".parquet is read by itself only: name it alone as PATH",
     "r.npy": "a file of data (.npy), no image: write its images as JPEG or PNG",
     "r.pdf": "a document (.pdf), no image: export its pictures as JPEG or PNG",
     "torn.jpg": "not an image in any format that is read here",
@@ -247,6 +247,25 @@ def test_a_data_set_of_hugging_face_accounts_for_the_files_beside_it(tmp_path):
         "data/train.mp3": "a sound file (.mp3): only images are read",
     }
     assert opened.ignored == {"hidden": 1, ".md": 1}
+
+
+def test_a_prepared_directory_accounts_for_the_files_beside_its_records(tmp_path):
+    out = tmp_path / "out"
+    for name in ("photos/cat/a.png", "photos/dog/b.png", "more/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(encode("PNG"))
+    assert command.main(["prepare", str(tmp_path / "photos"), f"--out={out}", "--size=16"]) == 0
+    source = make_source("array_record", path=out)
+    assert (source.refused, source.ignored.total()) == ([], 0)
+    (tmp_path / "more").rename(out / "more")
+    (out / "d.heic").write_text("no")
+    (out / "Thumbs.db").write_text("no")
+    source = make_source("array_record", path=out)
+    assert sorted((each.key, each.reason) for each in source.refused) == [
+        ("d.heic", ".heic is not read here: convert it to JPEG or PNG"),
+        ("more/c.png", "an image beside the data files: name its folder as PATH to read it"),
+    ]
+    assert source.ignored == {"thumbs.db": 1}
 
 
 def test_options_of_sources_are_known():

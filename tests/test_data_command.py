@@ -172,6 +172,31 @@ def test_labels_in_a_manifest_win(photos, tmp_path):
         assert labels == [f"no. {keys.index(key)}" for key in images.keys]
 
 
+def test_all_is_read_again_where_an_earlier_release_scanned(photos, tmp_path, examined, caplog):
+    manifest = tmp_path / "m.parquet"
+    assert run(photos, f"--out={manifest}") == 0
+    examined.clear()
+    assert run(photos, f"--out={manifest}") == 0
+    assert examined == []
+    old = pq.read_table(manifest)
+    old = old.replace_schema_metadata({SCANNED: old.schema.metadata[SCANNED]})
+    pq.write_table(old, manifest)
+    examined.clear()
+    copy = tmp_path / "copy.parquet"
+    assert run(manifest, f"--out={copy}") == 0
+    assert "photos: its manifest is of an earlier release" in caplog.text
+    assert examined == []
+    assert pq.read_table(copy).equals(old)
+    caplog.clear()
+    open_images("manifest", path=copy, size=8)
+    assert "photos: its manifest is of an earlier release" in caplog.text
+    assert run(photos, f"--out={manifest}") == 0
+    assert len(examined) == 8
+    caplog.clear()
+    open_images("manifest", path=manifest, size=8)
+    assert "earlier release" not in caplog.text
+
+
 def test_what_has_changed_is_read_again(photos, tmp_path, examined, caplog):
     manifest = tmp_path / "m.parquet"
     assert run(photos, f"--out={manifest}") == 0
@@ -388,7 +413,8 @@ def test_a_manifest_of_before_it_said_what_was_asked(photos, tmp_path, examined)
     table = pq.read_table(manifest)
     note = json.loads(table.schema.metadata[SCANNED])
     del note["asked"]
-    pq.write_table(table.replace_schema_metadata({SCANNED: json.dumps(note)}), manifest)
+    metadata = {**table.schema.metadata, SCANNED: json.dumps(note)}
+    pq.write_table(table.replace_schema_metadata(metadata), manifest)
     examined.clear()
     assert run(photos, f"--out={manifest}") == 0
     assert examined == []

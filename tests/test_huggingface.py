@@ -668,8 +668,27 @@ def test_images_by_other_names(tmp_path, caplog):
         assert messages(caplog) == [f"the images are those of the column {next(iter(columns))!r}"]
     table = make_table({"photo": images, "mask": images}, None)
     save_parquet(tmp_path, "two/train.parquet", table)
-    with pytest.raises(ValueError, match=r"no column 'image', only photo .*, mask .* image_column"):
+    message = r"no column 'image', only photo .*, mask .*: --option image_column=photo;"
+    with pytest.raises(ValueError, match=message):
         open_set(tmp_path / "two")
+    assert_images(open_set(tmp_path / "two", image_column="photo"), range(3))
+
+
+def test_headings_are_compared_without_case_and_outer_spaces(tmp_path):
+    table = make_table({"Image": rows(range(3))["image"], " Label": ["b", "a", "b"]}, None)
+    save_parquet(tmp_path, "cats/train.parquet", table)
+    for columns in ({}, {"image_column": "IMAGE", "label_column": "label "}):
+        images = open_set(tmp_path / "cats", **columns)
+        assert_images(images, range(3))
+        assert images.class_names == ("a", "b")
+        assert images.labels.tolist() == [1, 0, 1]
+    table = make_table({"image": rows(range(2))["image"], "Fine_Label": [1, 0]}, None)
+    save_parquet(tmp_path, "dogs/train.parquet", table)
+    assert open_set(tmp_path / "dogs").labels.tolist() == [1, 0]
+    with pytest.raises(
+        ValueError, match=r"no column 'fine' of .* --option label_column=Fine_Label;"
+    ):
+        open_set(tmp_path / "dogs", label_column="fine")
 
 
 def test_splits_of_other_names(tmp_path, caplog):

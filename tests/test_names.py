@@ -107,15 +107,20 @@ def test_what_leads_out_of_an_archive_is_unsafe_in_any_spelling():
         assert is_safe(name), name
 
 
-def test_folders_in_a_zip_of_windows_are_no_files(tmp_path):
+def test_folders_in_a_zip_are_no_files_nor_are_links(tmp_path):
     path = pack(tmp_path / "w.zip", ["set\\", "set\\cat\\", "./", "set\\cat\\1.png"])
+    marks = {"marked": 0x10, "of unix": 0o40755 << 16, "link.png": 0o120777 << 16}
     with zipfile.ZipFile(path, "a") as archive:
-        folder = zipfile.ZipInfo("set/marked")
-        folder.external_attr = 0x10
-        archive.writestr(folder, b"")
+        for name, mark in marks.items():
+            entry = zipfile.ZipInfo(f"set/{name}")
+            entry.external_attr = mark
+            archive.writestr(entry, b"cat/1.png" if name == "link.png" else b"")
     source = make_source("zip", path=path)
     assert source.entries["key"].to_pylist() == ["cat/1.png"]
-    assert (source.refused, source.ignored.total()) == ([], 0)
+    assert [(each.key, each.reason) for each in source.refused] == [
+        ("link.png", "a link, which holds no file of its own")
+    ]
+    assert source.ignored.total() == 0
 
 
 def declare(path, raw, extra):

@@ -145,8 +145,7 @@ def test_what_another_decoder_refused_is_examined_again(photos, tmp_path, monkey
     (photos / "new.jpg").write_text("neither")
     scan.scan(make_source("folder", path=photos), path)
     assert seen == [2, 7]
-    # What a user gives is not written again: its reasons stay, whoever gave them.
-    scan.scan(source, None, known.replace_schema_metadata())
+    # What a user opens is not written again: its reasons stay, whoever gave them.
     source.manifest = known
     scan.scan(source, tmp_path / "other.parquet")
     assert seen == [2, 7]

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import shutil
 
 import pytest
 from PIL import Image
@@ -170,6 +171,21 @@ def test_the_only_split_is_named_once(tmp_path, caplog):
     caplog.clear()
     assert open_images("auto", path=root, size=8, subset="train").keys == tuple(below("train/{}"))
     assert not [text for text in warnings(caplog) if "hash" in text]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_the_only_split_of_an_archive_is_named_though_it_is_in_no_key(tmp_path, caplog, kind):
+    save(tmp_path / "set", below("train/{}"))
+    path = shutil.make_archive(str(tmp_path / "photos"), kind, tmp_path / "set")
+    images = open_images(kind, size=8, path=path, subset="train", holdout=0.0)
+    assert images.keys[0] == "cats/cats0.png"
+    (said,) = warnings(caplog)
+    assert said.startswith(f"photos.{kind}: 'train' in train/ is the name of a split, but none")
+    caplog.clear()
+    save(tmp_path / "set", below("test/{}"))
+    path = shutil.make_archive(str(tmp_path / "both"), kind, tmp_path, "set")
+    assert len(open_images(kind, size=8, path=path, subset="train")) == 4
+    assert not warnings(caplog)
 
 
 @pytest.mark.parametrize(

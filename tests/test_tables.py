@@ -94,6 +94,42 @@ def test_tables_of_tabs(folder, suffix):
     assert open_images("auto", size=8, path=path).keys == ("c, d.png",)
 
 
+def test_a_table_called_tsv_may_be_separated_by_commas(folder):
+    (folder / "list.tsv").write_text(PLAIN)
+    assert open_images("auto", size=8, path=folder / "list.tsv").class_names == ("cat", "dog")
+    (folder / "tabs.tsv").write_text("path\tlabel, more, most\na.png\tcat\n")
+    assert open_images("auto", size=8, path=folder / "tabs.tsv").keys == ("a.png",)
+
+
+def test_lines_of_spaces_are_blank(folder):
+    (folder / "list.csv").write_text("  \npath,label\n \na.png,cat\n\t\nb.png,dog\n  ")
+    images = open_images("auto", size=8, path=folder / "list.csv")
+    assert (images.keys, images.excluded) == (("a.png", "b.png"), ())
+
+
+def test_a_column_of_classes_by_another_name_is_told_of(folder, caplog):
+    path = folder / "list.csv"
+    path.write_text("path,Class\na.png,cat\nb.png,dog\n")
+    assert open_images("auto", size=8, path=path).labels is None
+    assert "no column 'label', and 'Class' is not read: if it says the classes" in caplog.text
+    assert "--option label_column=Class;" in caplog.text
+    caplog.clear()
+    assert open_images("auto", size=8, path=path, label_column="Class").labels.tolist() == [0, 1]
+    assert not caplog.records
+
+
+def test_the_column_that_holds_images_is_the_one_to_name(folder):
+    path = folder / "list.csv"
+    path.write_text("the patch,its file\n7,a.png\n8,b.png\n")
+    assert "--option path_column='its file';" in refused(path)
+    assert open_images("auto", size=8, path=path, path_column="its file").keys == ("a.png", "b.png")
+    path.write_text("a.png,cat\nb.png,dog\n")
+    assert refused(path).endswith(
+        "list.csv has no headings, but begins with a.png, cat: write a first line that names the "
+        "columns, such as path,label"
+    )
+
+
 def test_values_hold_separators_and_line_ends(folder):
     (folder / "l.csv").write_text('path,label,note\n"c, d.png","cat, ""small""","two\nlines"\n')
     images = open_images("auto", size=8, path=folder / "l.csv")
@@ -158,7 +194,7 @@ def test_tables_of_parquet_that_are_none(folder):
     (folder / "l.csv").write_bytes(b"PAR1 cut")
     assert "cannot be read as a table" in refused(folder / "l.csv")
     pq.write_table(pa.table({"path": [b"a.png", b"\xff.png"]}), folder / "l.parquet")
-    with pytest.raises(ValueError, match="column 'path' holds binary, but must hold texts"):
+    with pytest.raises(ValueError, match=r"'path' of .*parquet holds binary, but must hold texts"):
         open_images("auto", size=8, path=folder / "l.parquet")
 
 
@@ -369,6 +405,20 @@ def test_a_spreadsheet_is_no_zip_of_images(tmp_path, mark):
 def test_a_tar_is_known_by_its_bytes(tmp_path):
     (tmp_path / "set").write_bytes(tar_bytes())
     assert detect(tmp_path / "set") == "tar"
+
+
+def test_tars_in_one_file_are_unpacked_as_the_message_says(tmp_path, monkeypatch):
+    path = tmp_path / "all of them.tar"
+    path.write_bytes(tar_bytes("cat/a.png") + tar_bytes("dog/b.png"))
+    message = refused(path)
+    assert f"{path} is several tars in one file: a second one begins at byte 10,240. " in message
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    command_line = re.search(r"folder, (tar .*), and name the folder", message)[1]
+    subprocess.run(command_line, shell=True, check=True)
+    assert open_images("auto", size=8, path=tmp_path / "new").class_names == ("cat", "dog")
+    path.write_bytes(tar_bytes("cat/a.png") + b"anything")
+    assert open_images("auto", size=8, path=path).keys == ("a.png",)
 
 
 def test_a_folder_of_archives_says_what_they_are(tmp_path):

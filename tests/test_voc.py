@@ -241,8 +241,18 @@ def test_a_devkit_is_found(devkit, tmp_path):
     with pytest.raises(ValueError, match="holds VOC2007, VOC2012: give the path of one of them"):
         open_images("auto", size=8, path=devkit.parent)
     (devkit / "ImageSets/Main/train.txt").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(ValueError, match=r"train.txt cannot be read as a list of images: 'utf-8'"):
+    with pytest.raises(ValueError, match=r"train.txt cannot be read as .*'utf-8' .* UTF-8"):
         open_images("voc", size=8, path=devkit)
+
+
+def test_lists_whose_names_are_in_capitals(devkit):
+    lists = devkit / "ImageSets/Main"
+    for path in list(lists.iterdir()):
+        path.unlink()
+    (lists / "TRAIN.TXT").write_text("000001\n")
+    (lists / "TEST.TXT").write_text("000002\n")
+    for subset, key in (("train", "JPEGImages/000001.jpg"), ("test", "JPEGImages/000002.jpg")):
+        assert open_images("voc", size=8, path=devkit, subset=subset).keys == (key,)
 
 
 def test_sets_of_several_labels_count_as_without_labels(devkit, tmp_path):

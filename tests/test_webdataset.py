@@ -321,3 +321,31 @@ def test_scan_and_prepare_take_shards(shards, tmp_path, monkeypatch, capsys):
     prepared = open_images("auto", size=8, path="small", subset="test")
     assert (prepared.keys, prepared.class_names) == (scanned.keys, ("0", "1"))
     assert json.loads(json.dumps(prepared.labels.tolist())) == [1, 0]
+
+
+def test_names_as_tar_writes_them_for_a_folder(tmp_path):
+    """`tar cf shard.tar .` puts ./ in front of each name, which is no hidden folder."""
+    files = samples(range(4), cls=parity)
+    shard = write_tar(tmp_path / "shard.tar", {f"./{name}": data for name, data in files.items()})
+    assert detect(shard) == "webdataset"
+    images = open_set(shard, "auto")
+    assert images.keys == ("000.png", "001.png", "002.png", "003.png")
+    assert images.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_shards_in_capitals(tmp_path):
+    for name in ("TRAIN", "VAL"):
+        write_tar(tmp_path / f"{name}.TAR", samples([len(name)], cls=parity))
+    assert detect(tmp_path) == detect(f"{tmp_path}/*.TAR") == "webdataset"
+    assert open_set(tmp_path, "auto").keys == ("TRAIN/005.png", "VAL/003.png")
+    assert open_set(tmp_path, "auto", subset="test").keys == ("VAL/003.png",)
+
+
+def test_classes_that_lie_far_behind_the_images_are_told_of(tmp_path, caplog):
+    files = samples(range(70), cls=parity)
+    ordered = sorted(files, key=lambda name: name.endswith(".cls"))
+    shard = write_tar(tmp_path / "s.tar", {name: files[name] for name in ordered})
+    assert open_set(shard, "auto").labels is None
+    assert "s.tar: 70 files .cls say classes, which are not read: if it is a shard" in caplog.text
+    assert "open it by --source=webdataset;" in caplog.text
+    assert open_set(shard, "webdataset").labels.tolist() == [0, 1] * 35

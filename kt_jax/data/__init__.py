@@ -9,8 +9,9 @@ from kt_jax.data.duplicates import (
     find_leaks,
     hash_images,
 )
-from kt_jax.data.images import Hashes, Images, check_size, open_images
+from kt_jax.data.images import Hashes, Images, check_size
 from kt_jax.data.loader import Reading, eval_batches, train_batches
+from kt_jax.data.opening import open_images
 from kt_jax.data.order import Balanced, Shuffled
 from kt_jax.data.sources import Excluded, option_names
 

@@ -24,8 +24,9 @@ import pyarrow as pa
 import pyarrow.compute
 
 from kt_jax.data.duplicates import find_duplicates, find_leaks
-from kt_jax.data.images import Hashes, make_hashes
+from kt_jax.data.images import Hashes
 from kt_jax.data.layout import read_layout, why_unsplit
+from kt_jax.data.opening import make_hashes
 from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST, labels_of, scan, write_manifest
 from kt_jax.data.sources import (

@@ -23,7 +23,13 @@ from kt_jax.data.layout import sorted_names
 from kt_jax.data.scan import MANIFEST, labels_of
 from kt_jax.data.shards import Job, digest_source, place, write_here, write_on_beam
 from kt_jax.data.sources import make_source
-from kt_jax.data.sources.array_record import MANIFEST_NAME, PREPARED, REQUEST_NAME, UNFINISHED
+from kt_jax.data.sources.array_record import (
+    EXCLUDED_NAME,
+    MANIFEST_NAME,
+    PREPARED,
+    REQUEST_NAME,
+    UNFINISHED,
+)
 from kt_jax.data.sources.source import SUBSET, plain_options
 
 # Its functions are made at run time, where no type checker sees them.
@@ -31,7 +37,6 @@ pc: Any = pyarrow.compute
 
 _log = logging.getLogger(__name__)
 
-EXCLUDED_NAME = "excluded.parquet"
 _SHARDS = 64
 _MAX_SHARDS = 99_999  # five digits, so that names sort as numbers do
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from kt_jax.data import layout
 from kt_jax.data.decode import DECODER, THUMBNAIL, VERSION, examine_image
+from kt_jax.data.sources.listing import SCANNED
 from kt_jax.data.sources.source import ENTRIES, Source
 
 # Its functions are made at run time, where no type checker sees them.
@@ -65,23 +66,15 @@ def scan(
         from it, and the result is written to it, also once a minute, so that an interrupted scan
         resumes. What another release of Pillow refused is examined again, and all is where
         another version of the decoder here gave other pixels. None keeps nothing.
-      known: an earlier manifest, for where there is nothing at `path`; its reasons stay.
+      known: an earlier manifest, for where there is nothing at `path`; taken in the same way.
 
     Returns:
       A table with the columns of MANIFEST and a row an entry. `label` is null unless the source
-      holds labels beside its images.
+      holds labels beside its images. Its metadata say which decoder examined the images.
     """
     entries = source.entries.select(ENTRIES.names)
-    doubt_reasons = False
-    if source.manifest is not None:
-        known = source.manifest
-    elif path is not None and os.path.exists(path):
-        known = read_manifest(path)
-        decoder = (known.schema.metadata or {}).get(_DECODER, b"").decode()
-        doubt_reasons = decoder != DECODER
-        if decoder.partition(",")[0] != str(VERSION):
-            _log.info("%s: images are examined again: pixels may be others now", source.name)
-            known = None
+    known, decoder = _find_known(source, path, known)
+    doubt_reasons = known is not None and decoder != _decoder_of(known)
     rows = _find(entries, known, doubt_reasons)
     new = np.flatnonzero(rows < 0)
     if known is not None:
@@ -90,13 +83,14 @@ def scan(
         )
     if known is not None and not len(new) and len(known) == len(entries):
         table = known.select(MANIFEST.names)
-        return table if (rows == np.arange(len(rows))).all() else table.take(rows)
+        table = table if (rows == np.arange(len(rows))).all() else table.take(rows)
+        return table.replace_schema_metadata({_DECODER: decoder})
     examined = _Examined(source, entries, known, rows)
     if len(new):
         examined.run(new, path)
-    table = examined.table()
+    table = examined.table().replace_schema_metadata({_DECODER: decoder})
     if path is not None:
-        _save(table, path)
+        write_manifest(table, path)
     return table
 
 
@@ -159,8 +153,34 @@ def perceptual_hash(thumbnails: UInt8[np.ndarray, "*n 32 32"]) -> UInt64[np.ndar
     return np.packbits(bits, axis=-1).view(">u8")[..., 0].astype(np.uint64)
 
 
-def _save(table: pa.Table, path: str | os.PathLike) -> None:
-    write_manifest(table.replace_schema_metadata({_DECODER: DECODER}), path)
+def _find_known(
+    source: Source, path: str | os.PathLike | None, known: pa.Table | None
+) -> tuple[pa.Table | None, str]:
+    """What is known of the images from before, and which decoder the result is of."""
+    if source.manifest is not None:
+        if SCANNED in (source.manifest.schema.metadata or {}) and not _is_current(source.manifest):
+            _log.warning(
+                "%s: its manifest is of an earlier release, which read some images in another way "
+                "or not at all: scan the images again",
+                source.name,
+            )
+        return source.manifest, _decoder_of(source.manifest)
+    if path is not None and os.path.exists(path):
+        known = read_manifest(path)
+    if known is not None and not _is_current(known):
+        _log.info("%s: images are examined again: pixels may be others now", source.name)
+        known = None
+    return known, DECODER
+
+
+def _decoder_of(manifest: pa.Table) -> str:
+    """Which decoder examined the images of a manifest; "" where it does not say that."""
+    return (manifest.schema.metadata or {}).get(_DECODER, b"").decode()
+
+
+def _is_current(manifest: pa.Table) -> bool:
+    """Whether a decoder that gives the same pixels as this one examined the images."""
+    return _decoder_of(manifest).partition(",")[0] == str(VERSION)
 
 
 def _find(entries: pa.Table, known: pa.Table | None, doubt_reasons: bool) -> np.ndarray:
@@ -225,7 +245,8 @@ class _Examined:
                 if path is not None and now - saved > _SECONDS_BETWEEN_SAVES:
                     saved = now
                     self._add(waiting)
-                    _save(self.table(), path)
+                    table = self.table().replace_schema_metadata({_DECODER: DECODER})
+                    write_manifest(table, path)
         self._add(waiting)
         if dark > _NEARLY_ALL * deep:
             _log.warning(

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from kt_jax.data.sources.archives import Tar, Zip
 from kt_jax.data.sources.array_record import ArrayRecord, holds_records
 from kt_jax.data.sources.folder import Folder
 from kt_jax.data.sources.huggingface import HuggingFace
@@ -28,10 +27,12 @@ from kt_jax.data.sources.source import (
     existing,
 )
 from kt_jax.data.sources.tables import TEXTS
+from kt_jax.data.sources.tars import Tar
 from kt_jax.data.sources.tfds import Tfds
 from kt_jax.data.sources.unread import explain, explain_split
 from kt_jax.data.sources.voc import Voc, find_years
 from kt_jax.data.sources.webdataset import WebDataset, holds_shards, is_shard, names_shards
+from kt_jax.data.sources.zips import Zip
 
 SOURCES: dict[str, type[Source]] = {
     "folder": Folder,

@@ -17,9 +17,10 @@ from kt_jax.data.sources.source import ENTRIES, Source, existing, make_entries
 
 _log = logging.getLogger(__name__)
 
-# Of a directory that was prepared: its table, the key of that table's metadata that says from what
-# it was made, and the folder that is there until it is whole.
+# Of a directory that was prepared: its table, that of what was excluded, the key of the first one's
+# metadata that says from what it was made, and the folder that is there until it is whole.
 MANIFEST_NAME = "manifest.parquet"
+EXCLUDED_NAME = "excluded.parquet"
 PREPARED = b"kt_jax.prepared"
 UNFINISHED = ".unfinished"
 REQUEST_NAME = "request.json"
@@ -42,6 +43,9 @@ class ArrayRecord(Source):
         root = pathlib.Path(os.path.commonpath([file.parent for file in files]))
         self.identity = "array_record:" + ":".join(map(str, files))
         self.name = files[0].name if len(files) == 1 else root.name
+        if path.is_dir():
+            own = [path / MANIFEST_NAME, path / EXCLUDED_NAME] if prepared is not None else []
+            self.account_for_others(path, {*files, *own})
         counts = [_count_records(file) for file in files]
         # With its range, no file is opened to count them again.
         self._paths = [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from kt_jax.data.sources.names import find_heading
 from kt_jax.data.sources.sound import is_sound, refuse_sound
 from kt_jax.data.sources.source import to_give
 
@@ -28,12 +29,13 @@ _OTHER_LABELS = ("labels", "fine_label", "coarse_label")
 def choose_image_column(schemas: _Schemas, asked: str) -> str:
     """Returns the column of the images.
 
-    It is the one that is asked for. Where "image" is not there, it is "img", or the only column
-    that holds images.
+    It is the one that is asked for, compared without case and outer spaces. Where "image" is not
+    there, it is "img", or the only column that holds images.
 
     Raises:
       ValueError: it is not in every file, or holds sounds or no images; saying what the file holds.
     """
+    asked = _as_written(schemas, asked)
     refuse_sound(schemas, asked)
     if asked == _IMAGE and not any(asked in schema.names for schema in schemas.values()):
         held = [
@@ -52,26 +54,28 @@ def choose_image_column(schemas: _Schemas, asked: str) -> str:
 def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> str:
     """Returns the column of the labels.
 
-    It is the one that is asked for. Where "label" is not there, it is the first that is there of
-    "labels", "fine_label" and "coarse_label", or the only ClassLabel; that there are more is warned
-    of.
+    It is the one that is asked for, compared without case and outer spaces. Where "label" is not
+    there, it is the first that is there of "labels", "fine_label" and "coarse_label", or the only
+    ClassLabel; that there are more is warned of.
 
     Raises:
       ValueError: one that was asked for is no column of classes, integers or strings.
     """
+    is_default, asked = asked == _LABEL, _as_written(schemas, asked)
     if any(is_labelled(schema, asked) for schema in schemas.values()):
         return asked
-    if asked != _LABEL:
+    if not is_default:
         held = "; ".join(sorted(set(map(describe, schemas.values()))))
+        fit = [name for s in schemas.values() for name in s.names if is_labelled(s, name)]
         raise ValueError(
-            f"{path} has no column {asked!r} of classes, integers or strings, only "
-            f"{held}: name the column of the labels with the option label_column"
+            f"{path} has no column {asked!r} of classes, integers or strings, only {held}"
+            f"{_name_another('labels', 'label_column', fit)}"
         )
     if any(asked in schema.names for schema in schemas.values()):
         return asked
     named = [
         name
-        for name in _OTHER_LABELS
+        for name in (_as_written(schemas, other) for other in _OTHER_LABELS)
         if any(is_labelled(schema, name) for schema in schemas.values())
     ]
     classes = {
@@ -143,14 +147,24 @@ def _check_image_column(file: pathlib.Path, schema: pa.Schema, column: str) -> N
     Raises:
       ValueError: saying what the file holds.
     """
+    fit = [field.name for field in schema if is_image_type(field.type)]
+    remedy = _name_another("images", "image_column", fit)
     if column not in schema.names:
-        raise ValueError(
-            f"{file} has no column {column!r}, only {describe(schema)}: name the column of the "
-            "images with the option image_column"
-        )
-    if not is_image_type(schema.field(column).type):
+        raise ValueError(f"{file} has no column {column!r}, only {describe(schema)}{remedy}")
+    if column not in fit:
         raise ValueError(
             f"column {column!r} of {file} holds {schema.field(column).type}, but must hold "
-            "struct<bytes: binary, path: string>: name another column with the option "
-            "image_column, or cast it (cast_column(..., datasets.Image())) and save it again"
+            f"struct<bytes: binary, path: string>{remedy}; or cast it (cast_column(..., "
+            "datasets.Image())) and save the data set again"
         )
+
+
+def _as_written(schemas: _Schemas, wanted: str) -> str:
+    """A heading as the files write it; as it is wanted where none has it."""
+    headings = [name for schema in schemas.values() for name in schema.names]
+    return wanted if wanted in headings else find_heading(headings, wanted) or wanted
+
+
+def _name_another(what: str, option: str, fit: list[str]) -> str:
+    """The end of a message: how to name one of the columns that fit, if there are some."""
+    return f": name the column of the {what} with {to_give(option, fit[0])}" if fit else ""

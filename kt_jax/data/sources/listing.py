@@ -3,9 +3,10 @@
 import contextlib
 import difflib
 import json
+import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from kt_jax.data.sources import split_columns
 from kt_jax.data.sources.names import (
     find_file,
     find_heading,
+    is_image,
     is_sound_or_film,
     normalise,
     tidy,
@@ -42,6 +44,11 @@ pc: Any = pyarrow.compute
 
 # The key of a scanned manifest's metadata, which holds its Note.
 SCANNED = b"kt_jax.scanned"
+
+# Headings of columns that may say classes.
+_LABELS = ("labels", "class", "classes", "class_name", "label_name", "category", "target")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,14 +100,16 @@ class Listing(Source):
         if heading is None and path_column == "path":
             heading = find_heading(headings, "file_name")
         if heading is None:
-            raise ValueError(_no_column(path, headings, "paths", "path_column", path_column))
+            raise ValueError(_no_paths(path, table, path_column))
         if len(table) == 0:
             raise ValueError(f"{path} has a header, but lists no file")
-        paths = _texts(table, heading)
+        paths = _texts(path, table, heading)
         label_heading = find_heading(headings, label_column)
         if label_heading is None and label_column != "label":
             raise ValueError(_no_column(path, headings, "labels", "label_column", label_column))
-        labels = None if label_heading is None else _names(table, label_heading)
+        if label_heading is None:
+            self._tell_of_classes(headings)
+        labels = None if label_heading is None else _names(path, table, label_heading)
         split_heading = find_heading(headings, split_column)
         if split_heading is None and split_column != "split":
             raise ValueError(_no_column(path, headings, "splits", "split_column", split_column))
@@ -108,7 +117,7 @@ class Listing(Source):
         if split_heading is None:
             self.unsplit = split_columns.why_unused(table, (heading, label_heading))
         else:
-            subsets = split_columns.read_subsets(split_heading, _names(table, split_heading))
+            subsets = split_columns.read_subsets(split_heading, _names(path, table, split_heading))
         found: dict[str, tuple[int, int, int]] = {}
         for row, written in enumerate(paths):
             try:
@@ -137,6 +146,16 @@ class Listing(Source):
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
         return read_file(find_file(self.root, self.entries["key"][row].as_py()))
+
+    def _tell_of_classes(self, headings: list[str]) -> None:
+        """Warns of a column that may be of classes where none is called label."""
+        found = (find_heading(headings, name) for name in _LABELS)
+        if other := next(filter(None, found), None):
+            _log.warning(
+                "%s: it has no column 'label', and %r is not read: if it says the classes, read it "
+                "with %s",
+                *(self.name, other, to_give("label_column", other)),
+            )
 
     def _find(self, written: str) -> tuple[str, int, int]:
         """The key, bytes and stamp of a listed file; ValueError if it is not there."""
@@ -181,7 +200,7 @@ def make_scanned(
     asked = options if asked is None else plain_options(asked)
     said = {"source": source, "options": options, "asked": asked, "ignored": opened.ignored}
     note = json.dumps(said)
-    return table.replace_schema_metadata({SCANNED: note})
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), SCANNED: note})
 
 
 def read_note(path: str | os.PathLike) -> Note | None:
@@ -212,24 +231,48 @@ def read_scanned(path: str | os.PathLike) -> tuple[pa.Table, list[Excluded]]:
     return table.filter(pc.invert(refused)), [Excluded(**row) for row in rows]
 
 
-def _no_column(path: pathlib.Path, headings: list[str], what: str, option: str, wanted: str) -> str:
-    near = difflib.get_close_matches(wanted, headings, 1, 0.3) or headings
+def _no_paths(path: pathlib.Path, table: pa.Table, wanted: str) -> str:
+    headings = table.column_names
+    if any(map(is_image, headings)):
+        return (
+            f"{path} has no headings, but begins with {', '.join(headings)}: write a first line "
+            "that names the columns, such as path,label"
+        )
+    first = {name: str(value) for row in table[:1].to_pylist() for name, value in row.items()}
+    fit = [name for name in first if is_image(first[name])]
+    return _no_column(path, headings, "paths", "path_column", wanted, fit)
+
+
+def _no_column(
+    path: pathlib.Path,
+    headings: list[str],
+    what: str,
+    option: str,
+    wanted: str,
+    fit: Sequence[str] = (),
+) -> str:
+    """Why a column is missing, and how to name another: one of those that fit, or like it."""
+    near = fit or difflib.get_close_matches(wanted, headings, 1, 0.3) or headings
     return (
         f"{path} has no column {wanted!r}, only {', '.join(headings)}: name the column of the "
         f"{what} with {to_give(option, near[0])}"
     )
 
 
-def _texts(table: pa.Table, name: str) -> list[str | None]:
+def _texts(path: pathlib.Path, table: pa.Table, name: str) -> list[str | None]:
     column = table[name]
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
     try:
         return pc.cast(column, pa.string()).to_pylist()
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
-        raise ValueError(f"column {name!r} holds {column.type}, but must hold texts") from error
+        raise ValueError(
+            f"column {name!r} of {path} holds {column.type}, but must hold texts: write the table "
+            "again with texts in it"
+        ) from error
 
 
-def _names(table: pa.Table, column: str) -> list[str | None]:
+def _names(path: pathlib.Path, table: pa.Table, column: str) -> list[str | None]:
     """The texts of a column in NFC, without outer spaces; a blank one names nothing."""
-    return [normalise(text).strip() or None if text else None for text in _texts(table, column)]
+    texts = _texts(path, table, column)
+    return [normalise(text).strip() or None if text else None for text in texts]

@@ -60,9 +60,12 @@ _REASONS = {
         (_RAW, "{} is a camera's raw file, which is not read here: convert it to JPEG or PNG"),
         (_SOUNDS, "a sound file ({}): only images are read"),
         (_FILMS, "a film ({}): extract its frames as JPEG or PNG, as ffmpeg does"),
-        (".zip .tar", "an archive ({}) is read by itself only: unpack it, or name it as PATH"),
+        (
+            ".zip .tar",
+            "an archive ({}) is read by itself only: unpack it, or name it alone as PATH",
+        ),
         (_PACKED, "an archive or a compressed file ({}): unpack it"),
-        (".parquet .array_record", "{} is read by itself only: name it as PATH"),
+        (".parquet .array_record", "{} is read by itself only: name it alone as PATH"),
         (_DATA, "a file of data ({}), no image: write its images as JPEG or PNG"),
         (_DOCUMENTS, "a document ({}), no image: export its pictures as JPEG or PNG"),
     )

@@ -95,7 +95,7 @@ def _read_text(path: pathlib.Path) -> pa.Table:
     rows: list[list[str]] = []
     try:
         for row in lines:
-            if not row:
+            if len(row) < 2 and not "".join(row).strip():
                 continue
             if not headings:
                 headings = row
@@ -128,8 +128,6 @@ def _separator(path: pathlib.Path, text: str) -> tuple[str, str]:
     """The separator of the values, and the text without the line by which Excel names it."""
     if match := re.match(r"sep=(.)\r?\n?", text):
         return match[1], text[match.end() :]
-    if path.suffix.lower() != ".csv":
-        return "\t", text
 
     def count(separator: str) -> int:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
@@ -138,6 +136,8 @@ def _separator(path: pathlib.Path, text: str) -> tuple[str, str]:
         except csv.Error:
             return 0
 
+    if path.suffix.lower() != ".csv" and count("\t") > 1:
+        return "\t", text
     return max(_SEPARATORS, key=count), text
 
 
@@ -167,7 +167,8 @@ def _decode(path: pathlib.Path) -> str:
         raise ValueError(
             f"{path}, line {line}, is not {encoding or 'UTF-8'}: convert it once, iconv -f "
             f"WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(better))}, and "
-            "name the result as PATH"
+            "name the result as PATH; if its tool wrote another encoding, such as GBK, put that "
+            "after -f"
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1

@@ -37,7 +37,7 @@ def why_unused(root: pathlib.Path) -> str:
     """Says which list has the name of a split but divides no images, and what to do; else ""."""
     main = root / _FOLDERS[0]
     found = [path for folder in (*_FOLDERS, ".") for path in _lists_in(root / folder)]
-    found += [path for path in sorted((root / "ImageSets").glob("*/*.txt")) if read_name(path.stem)]
+    found += [path for path in _texts_in(root / "ImageSets", "*/*") if read_name(path.stem)]
     if not found:
         return ""
     example = found[0].relative_to(root)
@@ -65,8 +65,12 @@ def subsets_of(lists: dict[str, list[str]], keys: set[str]) -> dict[str, str] | 
 
 def _lists_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """The lists in a folder that have the name of a split, and of no class besides."""
-    found = ((path, read_name(path.stem)) for path in sorted(folder.glob("*.txt")))
+    found = ((path, read_name(path.stem)) for path in _texts_in(folder, "*"))
     return [path for path, said in found if said and not said.rest]
+
+
+def _texts_in(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    return [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() == ".txt"]
 
 
 def _is_of_class(name: str, rows: list[str]) -> bool:
@@ -78,7 +82,9 @@ def _read_rows(path: pathlib.Path) -> list[str]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a list of images: {error}") from error
+        raise ValueError(
+            f"{path} cannot be read as a list of images: {error}. Save it as text in UTF-8"
+        ) from error
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from kt_jax.data.layout import classes_of, read_layout
-from kt_jax.data.sources.archives import list_members, make_stamps, read_at, why_refused
 from kt_jax.data.sources.names import is_image, readable, tidy_packed
 from kt_jax.data.sources.source import Excluded, Source, existing, make_entries
+from kt_jax.data.sources.tars import list_members, make_stamps, read_at, why_refused
 
 _SUFFIX = ".tar"
 # What says the class of a sample, the first that is there; and the keys of a .json that do.
@@ -98,7 +98,8 @@ def is_shard(path: pathlib.Path) -> bool:
     """Whether a tar is one of samples with classes, by its first entries."""
     try:
         with tarfile.open(path, "r:") as archive:
-            members = {member.name: member for member in itertools.islice(archive, _PEEKED)}
+            first = itertools.islice(archive, _PEEKED)
+            members = {tidy_packed(member.name): member for member in first}
         labels = _read_classes(path, members)
     except (tarfile.TarError, OSError, ValueError):
         return False
@@ -110,12 +111,8 @@ def names_shards(path: object) -> bool:
     if isinstance(path, str | os.PathLike):
         text = os.path.expanduser(os.fspath(path))
         pattern = glob.has_magic(text) or len(expand_braces(text)) > 1
-        return text.endswith(_SUFFIX) and pattern and not os.path.exists(text)
-    return (
-        isinstance(path, Sequence)
-        and bool(path)
-        and all(os.fspath(each).endswith(_SUFFIX) for each in path)
-    )
+        return _is_tar(text) and pattern and not os.path.exists(text)
+    return isinstance(path, Sequence) and bool(path) and all(map(_is_tar, map(os.fspath, path)))
 
 
 def holds_shards(folder: pathlib.Path) -> bool:
@@ -124,7 +121,7 @@ def holds_shards(folder: pathlib.Path) -> bool:
     for name in _walk(folder):
         if is_image(name):
             return False
-        found = found or name.endswith(_SUFFIX)
+        found = found or _is_tar(name)
     return found
 
 
@@ -163,14 +160,15 @@ def _find_shards(
         found += shards
     root = os.path.commonpath(roots)
     found = sorted(set(found))
-    below = (os.path.relpath(shard, root).removesuffix(_SUFFIX) for shard in found)
+    below = (os.path.relpath(shard, root) for shard in found)
+    below = (name[: -len(_SUFFIX)] if _is_tar(name) else name for name in below)
     return pathlib.Path(root), list(map(pathlib.Path, found)), [f"{name}/" for name in below]
 
 
 def _shards_of(text: str) -> list[str]:
     if os.path.isdir(text):
         shards = [os.path.join(text, name) for name in _walk(pathlib.Path(text))]
-        shards = [shard for shard in shards if shard.endswith(_SUFFIX)]
+        shards = list(filter(_is_tar, shards))
         if not shards:
             raise ValueError(f"{text} holds no .tar: for a folder of images use source='folder'")
         return shards
@@ -186,6 +184,10 @@ def _shards_of(text: str) -> list[str]:
         )
     existing(found[0])
     return found
+
+
+def _is_tar(name: str) -> bool:
+    return name.lower().endswith(_SUFFIX)
 
 
 def _walk(folder: pathlib.Path) -> Iterator[str]:

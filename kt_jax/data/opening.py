@@ -1,0 +1,251 @@
+"""Opens sets of images: lists a source, examines what is new, and says splits and labels."""
+
+import functools
+import hashlib
+import logging
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from kt_jax.data import layout
+from kt_jax.data.cache import keep_decoded
+from kt_jax.data.decode import decode_image
+from kt_jax.data.images import Hashes, Images
+from kt_jax.data.scan import labels_of, manifest_path, scan
+from kt_jax.data.sources import (
+    Excluded,
+    Source,
+    check_options,
+    describe_excluded,
+    make_source,
+    photographs,
+)
+from kt_jax.data.splits import KNOWN
+
+# Its functions are made at run time, where no type checker sees them.
+pc: Any = pyarrow.compute
+
+_log = logging.getLogger(__name__)
+
+
+def open_images(
+    source: str,
+    *,
+    size: int,
+    cache_dir: str | os.PathLike | None = None,
+    cache: str = "none",
+    workers: int = 0,
+    **options: Any,
+) -> Images:
+    """Opens a set of images.
+
+    Args:
+      source: "photographs" (options subset="train" | "test", views_per_photograph=256, seed=0,
+        share=(0.4, 1.0)), or one of the following, each with the options subset="all" | "train" |
+        "test" and holdout=0.2:
+        "folder" (path: a folder, a glob, or a list of them), "zip" (path), "tar" (path),
+        "manifest" (path of a .csv, .tsv or .parquet, path_column="path", label_column="label",
+        split_column="split"; or what `python -m kt_jax.data scan` wrote), "tfds" (name, split,
+        data_dir=""), "array_record" (path of a file, a folder or a glob), "voc" (path of a devkit's
+        year),
+        "huggingface" (path, image_column="image", label_column="label"; where these are not there:
+        "img" or the only column of images, "labels", "fine_label" or the only ClassLabel),
+        "webdataset" (path of a tar, a folder of tars, a glob, a name with braces such as
+        "train-{0000..0146}.tar", or a list of them), or "auto" (path), which looks at the path to
+        tell which it is.
+      size: side of the decoded images, in pixels.
+      cache_dir: where the result of verifying a source is kept, so that opening it again is
+        fast; None verifies every time.
+      cache: where decoded images are kept: "ram", "disk", "none", or "auto", which chooses by
+        what is free.
+      workers: how many processes will decode, which matters to "auto".
+      **options: of the source, as listed.
+
+    Raises:
+      ValueError: an unknown source or option, or no readable image.
+      FileNotFoundError: the path does not exist.
+    """
+    if size < 1:
+        raise ValueError(f"size={size} is not a side in pixels: it must be >= 1")
+    if source == "photographs":
+        check_options(source, _open_photographs, options)
+        images = _open_photographs(size, **options)
+    else:
+        splitting = {"subset": options.pop("subset", "all"), "holdout": options.pop("holdout", 0.2)}
+        opened = make_source(source, True, **options)
+        path = None if cache_dir is None else manifest_path(opened, cache_dir)
+        images = _make_images(opened, scan(opened, path), size, **splitting)
+    load = keep_decoded(
+        images.load,
+        len(images),
+        size,
+        place=cache,
+        name=images.origin,
+        fingerprint=images.fingerprint,
+        cache_dir=cache_dir,
+        workers=workers,
+    )
+    return replace(images, load=load)
+
+
+def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdout: float) -> Images:
+    keys = table["key"].to_pylist()
+    given = opened.given_subsets
+    chosen = layout.in_subset(keys, given, subset, holdout)
+    folders = layout.read_layout(keys)
+    doubt = folders.doubt if _asks_folders(opened, table) else ""
+    _warn_once(opened, doubt)
+    if subset != "all" and given is None and folders.subsets is None:
+        _warn_once(opened, opened.unsplit or doubt or layout.why_unsplit(keys, opened.name))
+    if not chosen.any():
+        if unknown := sorted({place for place in given or () if place} - {"train", "test"}):
+            names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+            raise ValueError(
+                f"subset {subset!r} of {opened.name} is empty: its images are of splits that are "
+                f"not known here, {names}: name them as one of {KNOWN}, or use subset='all'"
+            )
+        raise ValueError(
+            f"subset {subset!r} of {opened.name} is empty ({len(keys)} images in all, holdout="
+            f"{holdout}): use subset='all'{' or another holdout' if given is None else ''}"
+        )
+    readable = pc.equal(table["reason"], "").to_numpy()
+    bad = table.select(["key", "reason"]).filter(chosen & ~readable)
+    excluded = sorted(
+        [*opened.refused, *(Excluded(*row.values()) for row in bad.to_pylist())],
+        key=lambda each: each.key,
+    )
+    if not (chosen & readable).any():
+        raise ValueError(
+            f"none of the {chosen.sum()} images of {opened.name} can be read; the first: "
+            f"{excluded[0].key}: {excluded[0].reason}"
+        )
+    if excluded:
+        _log.warning(
+            "%s: %d of %d files excluded:",
+            *(opened.name, len(excluded), chosen.sum() + len(opened.refused)),
+        )
+    for line in describe_excluded(excluded):
+        _log.warning("  %s", line)
+    rows = np.flatnonzero(chosen & readable)
+    labels, class_names = _labels(opened, table, keys, rows)
+    kept = table.select(["key", "sha256"]).take(rows)
+    content = kept["sha256"].to_pylist()
+    keys = tuple(kept["key"].to_pylist())
+    return Images(
+        keys=keys,
+        labels=labels,
+        class_names=class_names,
+        size=size,
+        excluded=tuple(excluded),
+        origin=f"{opened.name}, {subset}",
+        fingerprint=_fingerprint(size, keys, labels, content),
+        hashes=make_hashes(opened, table, rows),
+        boxes=_boxes_of(opened.boxes, rows),
+        load=_Decoded(opened, rows, size),
+    )
+
+
+def make_hashes(opened: Source, table: pa.Table, rows: np.ndarray) -> Hashes:
+    """Returns the hashes of the entries at `rows`, which can be read; `table` is their scan."""
+    content = table["sha256"]
+    if opened.originals is not None:
+        content = pc.coalesce(opened.originals, content)
+    return Hashes(tuple(content.take(rows).to_pylist()), table["phash"].take(rows).to_numpy())
+
+
+def _labels(
+    opened: Source, table: pa.Table, keys: list[str], rows: np.ndarray
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The labels of the entries at `rows`, and the names of the classes of all."""
+    if opened.presence is not None:
+        return opened.presence[rows], opened.class_names
+    classes = labels_of(opened, table)
+    if classes.null_count == len(classes):
+        return None, ()
+    names = opened.class_names or layout.sorted_names(pc.unique(classes).to_pylist())
+    numbers = pc.index_in(classes.take(rows), value_set=pa.array(names, pa.string()))
+    labels = pc.fill_null(numbers, -1).to_numpy().astype(np.int32)
+    if len(unknown := np.flatnonzero(labels < 0)):
+        _log.warning(
+            "%s: %d of %d images have no class, such as %s: the set has no labels",
+            *(opened.name, len(unknown), len(labels), keys[rows[unknown[0]]]),
+        )
+        return None, ()
+    return labels, names
+
+
+def _asks_folders(opened: Source, table: pa.Table) -> bool:
+    """Whether neither the source nor its scan say the classes, so that the folders do."""
+    known = opened.presence is not None or "label" in opened.entries.column_names
+    return not known and table["label"].null_count == len(table)
+
+
+def _warn_once(opened: Source, text: str) -> None:
+    if text:
+        _warn(opened.identity, opened.name, text)
+
+
+# A set is opened for training and again for tests.
+@functools.cache
+def _warn(identity: str, name: str, text: str) -> None:
+    _log.warning("%s: %s", name, text)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    source: Source
+    rows: np.ndarray
+    size: int
+
+    def __call__(self, i: int) -> np.ndarray:
+        return decode_image(self.source.read(int(self.rows[i])), self.size)
+
+
+def _open_photographs(
+    size: int,
+    *,
+    subset: str = "train",
+    views_per_photograph: int = 256,
+    seed: int = 0,
+    share: tuple[float, float] = (0.4, 1.0),
+) -> Images:
+    low, high = share
+    views = photographs.Views(subset, views_per_photograph, seed, size, (low, high))
+    keys, names = views.keys(), tuple(photographs.FILES)
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), views_per_photograph)
+    # A view is a function of the photograph and of these.
+    details = [str(seed), str(list(share))] + [
+        hashlib.sha256(photographs.photograph_path(name).read_bytes()).hexdigest() for name in names
+    ]
+
+    return Images(
+        keys=keys,
+        labels=labels,
+        class_names=names,
+        size=size,
+        excluded=(),
+        origin=f"photographs, {subset}",
+        fingerprint=_fingerprint(size, keys, labels, details),
+        load=views,
+    )
+
+
+def _boxes_of(boxes: pa.Table | None, rows: np.ndarray) -> pa.Table | None:
+    if boxes is None:
+        return None
+    index = pc.index_in(boxes["row"], pa.array(rows))
+    boxes = boxes.drop_columns("row").add_column(0, "index", index)
+    return boxes.filter(index.is_valid())
+
+
+def _fingerprint(size, keys, labels, details) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    for texts in (keys, details):
+        digest.update(f"\n{len(texts)}\n".encode() + "\n".join(texts).encode())
+    if labels is not None:
+        digest.update(str(labels.shape).encode() + labels.astype("<i4").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,155 @@
+"""Tars of image files that are not compressed, read in place."""
+
+import hashlib
+import logging
+import os
+import pathlib
+import shlex
+import tarfile
+from collections.abc import Iterable
+
+import numpy as np
+
+from kt_jax.data.layout import why_unsplit
+from kt_jax.data.sources.archives import (
+    common_folder,
+    exclude,
+    find_archive,
+    keys_below,
+    why_name_refused,
+)
+from kt_jax.data.sources.names import tidy_packed
+from kt_jax.data.sources.source import Source, make_entries, to_choose
+from kt_jax.data.sources.unread import explain, explain_split
+
+_log = logging.getLogger(__name__)
+
+# Files that say the classes of a WebDataset.
+_CLASS_EXTENSION = ".cls"
+# The zeros that tar writes behind the last entry are no more.
+_MAX_PADDING = 2**21
+
+
+class Tar(Source):
+    """The image files in a tar that is not compressed; its root as of a zip."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
+        self.path = find_archive(path, "tar")
+        self.identity, self.name = f"tar:{self.path}", self.path.name
+        members: dict[str, tarfile.TarInfo] = {}
+        for member in list_members(self.path):
+            self._take(member, members)
+        names = sorted(members)
+        prefix = common_folder(names)
+        self.refused = keys_below(prefix, self.refused)
+        # The keys do not say it: the folder is their root.
+        self.unsplit = why_unsplit([prefix], self.name) if prefix else ""
+        self._offsets = np.array([members[name].offset_data for name in names], np.int64)
+        self.entries = make_entries(
+            [name.removeprefix(prefix) for name in names],
+            [members[name].size for name in names],
+            make_stamps(self.path, [members[name] for name in names]),
+        )
+        if classes := self.ignored[_CLASS_EXTENSION]:
+            _log.warning(
+                "%s: %s files %s say classes, which are not read: if it is a shard of a "
+                "WebDataset, open it by %s",
+                *(self.name, f"{classes:,}", _CLASS_EXTENSION, to_choose("webdataset")),
+            )
+
+    def _take(self, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> None:
+        key = tidy_packed(member.name)
+        if not self.admits(key, key):
+            return
+        reason = why_refused(member, key in members)
+        if reason:
+            self.refused.append(exclude(member.name, reason))
+        else:
+            members[key] = member
+
+    def read(self, row: int) -> bytes:
+        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        return read_at(self.path, int(self._offsets[row]), self.entries["bytes"][row].as_py())
+
+
+def list_members(path: pathlib.Path) -> list[tarfile.TarInfo]:
+    """Returns the entries of a tar that are no folders.
+
+    Raises:
+      ValueError: it is compressed, split, damaged, several in one, or no tar.
+    """
+    if why := explain_split(path) or explain(path):
+        raise ValueError(why)
+    members = []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if archive.offset <= member.offset:
+                    raise ValueError(f"the entry at byte {member.offset:,} is of a negative size")
+                if not member.isdir():
+                    members.append(member)
+            with path.open("rb") as file:
+                file.seek(archive.offset)
+                # tarfile ends without a word where it finds no header.
+                if any(file.read(tarfile.BLOCKSIZE)):
+                    raise ValueError(f"no header at byte {archive.offset:,}")
+    except Exception as error:
+        # tarfile raises what it meets in a broken header: RecursionError, MemoryError ...
+        raise ValueError(
+            f"{path} cannot be read in place: {error}. Was it copied to its end?"
+        ) from error
+    if second := _find_second(path, archive.offset):
+        raise ValueError(
+            f"{path} is several tars in one file: a second one begins at byte {second:,}. Unpack "
+            f"all into a folder, tar -xif {shlex.quote(str(path))}, and name the folder as PATH"
+        )
+    return members
+
+
+def _find_second(path: pathlib.Path, end: int) -> int | None:
+    """Where behind the zeros at the end of a tar another begins; None if none does."""
+    with path.open("rb") as file:
+        file.seek(end)
+        for at in range(end, end + _MAX_PADDING, tarfile.BLOCKSIZE):
+            block = file.read(tarfile.BLOCKSIZE)
+            if block.strip(b"\0") or not block:
+                return at if block[257:262] == b"ustar" else None
+    return None
+
+
+def make_stamps(path: pathlib.Path, members: Iterable[tarfile.TarInfo]) -> list[int]:
+    """Returns what tells, with the sizes, that entries of a tar changed.
+
+    The tar's own size and time are in each: tars that are made to be the same on every machine give
+    all of their files one time.
+    """
+    status = path.stat()
+    whole = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode()).digest()
+    whole = int.from_bytes(whole[:8], "little")
+    # A header can hold any number, and what is none.
+    return [(whole + int(min(max(0, member.mtime), 2**62))) % 2**63 for member in members]
+
+
+def why_refused(member: tarfile.TarInfo, known: bool) -> str | None:
+    """Returns why an entry of a tar is refused, None if it is not; `known` is its name already."""
+    if reason := why_name_refused(member.name, known, member.size):
+        return reason
+    if not member.isreg() or member.issparse():
+        return "a link or another entry that holds no file of its own"
+    return None
+
+
+def read_at(path: pathlib.Path, offset: int, size: int) -> bytes:
+    """Returns bytes of a tar; ValueError with the reason if they cannot be read.
+
+    The tar is opened for this alone, so that any number of tars, threads and processes read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), size, offset)
+    except OSError as error:
+        raise ValueError(f"{type(error).__name__}: {error.strerror}") from error
+    if len(data) < size:
+        raise ValueError(f"the tar ends {size - len(data)} bytes before the file does")
+    return data

@@ -1,0 +1,188 @@
+"""Zips of image files, read in place."""
+
+import os
+import shlex
+import stat
+import struct
+import weakref
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from kt_jax.data.layout import why_unsplit
+from kt_jax.data.sources.archives import (
+    common_folder,
+    exclude,
+    find_archive,
+    keys_below,
+    why_name_refused,
+)
+from kt_jax.data.sources.names import tidy_packed
+from kt_jax.data.sources.source import Source, make_entries
+from kt_jax.data.sources.unread import explain, explain_split
+
+# What lies before the data of an entry: this much, then its name and extra fields of these lengths.
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+# The flag of names in UTF-8, and the extra field of names that are also there in UTF-8.
+_IS_UTF8 = 0x800
+_UNICODE_PATH = 0x7075
+_DOS_FOLDER = 0x10
+# Every document of Office or OpenOffice is a zip and holds one of these.
+_OFFICE = {"[Content_Types].xml", "mimetype"}
+
+
+class Zip(Source):
+    """The image files in a zip.
+
+    Keys are as of the folder that it would be unpacked to, whichever tool made the zip. If all
+    images lie in one top-level folder, that folder is the root. The table of contents is read once,
+    and of it only numbers are kept: of a million entries, `zipfile` would keep 0.8 GB in each
+    thread that reads. Entries are read at offsets, so that all threads share one handle, and forked
+    processes too.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
+        self.path = find_archive(path, "zip")
+        if why := explain_split(self.path):
+            raise ValueError(why)
+        if not zipfile.is_zipfile(self.path):
+            raise ValueError(
+                explain(self.path)
+                or f"{self.path} is not a zip, or was not copied to its end: check it with "
+                f"`unzip -t {shlex.quote(str(self.path))}`, or unpack it and name the folder"
+            )
+        self.identity, self.name = f"zip:{self.path}", self.path.name
+        self._open()
+        members: dict[str, zipfile.ZipInfo] = {}
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                listed = archive.infolist()
+        except Exception as error:
+            # zipfile raises what it meets in a broken table: NotImplementedError, UnicodeError ...
+            raise ValueError(
+                f"the table of contents of {self.path} cannot be read: {type(error).__name__}: "
+                f"{error}; unpack it and name the folder"
+            ) from error
+        if _OFFICE.intersection(member.filename for member in listed):
+            raise ValueError(
+                f"{self.path} is a document of Office, no zip of images: save its table as .csv"
+            )
+        for member in listed:
+            name = _decode_name(member)
+            if _is_folder(member, name):
+                continue
+            key = tidy_packed(name)
+            if not self.admits(key, key):
+                continue
+            reason = why_name_refused(name, key in members, member.file_size)
+            if reason := reason or _why_unreadable(member):
+                self.refused.append(exclude(name, reason))
+            else:
+                members[key] = member
+        names = sorted(members)
+        prefix = common_folder(names)
+        self.refused = keys_below(prefix, self.refused)
+        # The keys do not say it: the folder is their root.
+        self.unsplit = why_unsplit([prefix], self.name) if prefix else ""
+        found = [members[name] for name in names]
+        # A table of contents can hold any number.
+        offsets = [min(member.header_offset, 2**62) for member in found]
+        self._offsets = np.array(offsets, np.int64)
+        # No packer makes a file twice as large: of an entry that says so, no more is read.
+        packed = [min(member.compress_size, 2 * member.file_size + 1024) for member in found]
+        self._packed = np.array(packed, np.int64)
+        self._deflated = np.array([bool(member.compress_type) for member in found], bool)
+        self.entries = make_entries(
+            [name.removeprefix(prefix) for name in names],
+            [member.file_size for member in found],
+            [member.CRC for member in found],
+        )
+
+    def _open(self) -> None:
+        self._file = os.open(self.path, os.O_RDONLY)
+        closing: Any = weakref.finalize(self, os.close, self._file)
+        closing.atexit = False  # when threads may still read
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_file"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._open()
+
+    def read(self, row: int) -> bytes:
+        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        size = self.entries["bytes"][row].as_py()
+        try:
+            data = self._unpack(row, size)
+        except (OSError, zlib.error) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if zlib.crc32(data) != self.entries["stamp"][row].as_py():
+            raise ValueError("BadZipFile: Bad CRC-32")
+        if len(data) < size:
+            raise ValueError(f"the entry declares {size} bytes, but holds {len(data)}")
+        return data
+
+    def _unpack(self, row: int, size: int) -> bytes:
+        """The first `size` bytes of an entry, or as many as there are."""
+        offset = int(self._offsets[row])
+        header = os.pread(self._file, _LOCAL_HEADER.size, offset)
+        if len(header) < _LOCAL_HEADER.size:
+            raise ValueError("BadZipFile: Truncated file header")
+        signature, name, extra = _LOCAL_HEADER.unpack(header)
+        if signature != b"PK\3\4":
+            raise ValueError("BadZipFile: Bad magic number for file header")
+        offset += _LOCAL_HEADER.size + name + extra
+        data = os.pread(self._file, int(self._packed[row]), offset)
+        if self._deflated[row]:
+            # No more is decompressed than the entry declares; 0 would be all.
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(size, 1))
+        return data[:size]
+
+
+def _decode_name(member: zipfile.ZipInfo) -> str:
+    """The name of an entry, in UTF-8 where the zip has it in any way, else in code page 437."""
+    name = member.orig_filename
+    if not member.flag_bits & _IS_UTF8:
+        raw = name.encode("cp437")
+        declared = _declared_name(member.extra, zlib.crc32(raw))
+        try:
+            # macOS writes UTF-8, and does not say so.
+            name = (declared or raw).decode()
+        except UnicodeDecodeError:
+            pass
+    return name.partition("\0")[0]
+
+
+def _is_folder(member: zipfile.ZipInfo, name: str) -> bool:
+    """Whether an entry is a folder: by its name, or as DOS or Unix mark one."""
+    marked = member.external_attr & _DOS_FOLDER or stat.S_ISDIR(_unix_mode(member))
+    return name.endswith(("/", "\\")) or bool(marked and not member.file_size)
+
+
+def _unix_mode(member: zipfile.ZipInfo) -> int:
+    return member.external_attr >> 16
+
+
+def _declared_name(extra: bytes, crc: int) -> bytes | None:
+    """The name in Info-ZIP's field for Unicode paths, if it is of the name with this CRC-32."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and field[1:5] == crc.to_bytes(4, "little"):
+            return field[5:]
+    return None
+
+
+def _why_unreadable(member: zipfile.ZipInfo) -> str | None:
+    if member.flag_bits & 0x41:
+        return "encrypted"
+    if stat.S_ISLNK(_unix_mode(member)):
+        return "a link, which holds no file of its own"
+    # Of other methods, zipfile decompresses more than is asked for, to any size.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"compressed by method {member.compress_type}, not deflated: zip it again"
+    return None
