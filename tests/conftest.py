@@ -1,5 +1,6 @@
 """Four fake devices, and JAX's strict modes, for every test; and what makes tests fast."""
 
+import gc
 import os
 import tempfile
 from importlib import metadata
@@ -21,6 +22,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         # The newer emitters of fusions take twice as long; later versions have no others.
         _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
+    # A fifth of the time of small programs goes into noting where each operation was written.
+    os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
 import hypothesis
 import jax
@@ -29,6 +32,8 @@ import pytest
 
 from kt_jax import partition
 
+# Tracing makes millions of objects, few of them in cycles.
+gc.set_threshold(100_000, 20, 20)
 partition.configure_xla()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
