@@ -21,6 +21,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     if metadata.version("jaxlib").startswith("0.10."):
         # The newer emitters of fusions take twice as long; later versions have no others.
         _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS_OF_USERS"] = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
     # A fifth of the time of small programs goes into noting where each operation was written.
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
@@ -55,6 +56,12 @@ def _forget_programs():
     """Gives back the memory of a module's programs, gigabytes in all."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def of_users():
+    """The environment of processes that compile as users do, for what depends on last digits."""
+    return {"XLA_FLAGS": os.environ["XLA_FLAGS_OF_USERS"]}
 
 
 @pytest.fixture

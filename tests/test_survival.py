@@ -395,16 +395,17 @@ SLOWLY = tuple(
 
 
 @pytest.mark.slow
-def test_two_processes_and_eight_devices_do_as_one(tmp_path):
+def test_two_processes_and_eight_devices_do_as_one(tmp_path, of_users):
     command = ["launch/local_procs.sh", 2, *run_main(tmp_path / "two", *SLOWLY)]
-    launched = start(command, LOGS=str(tmp_path))
+    launched = start(command, LOGS=str(tmp_path), **of_users)
     said, _ = launched.communicate()
     assert launched.returncode == 0, said
     assert "process 0 of 2" in said
     assert "process 1 of 2" in (tmp_path / "process-1.log").read_text()
     for devices in (1, 8):
         workdir = tmp_path / str(devices)
-        done = start(run_main(workdir, *SLOWLY, f"--stages={ALL_BUT_PROBE}"), devices=devices)
+        some = f"--stages={ALL_BUT_PROBE}"
+        done = start(run_main(workdir, *SLOWLY, some), devices=devices, **of_users)
         said, _ = done.communicate()
         assert done.returncode == 0, said
     one = tmp_path / "1"

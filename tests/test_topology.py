@@ -61,12 +61,13 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def look(at, processes, devices, steps=range(STEPS)):
+def look(at, of_users, processes, devices, steps=range(STEPS)):
     """What a run shows, with and without workers: indices, labels, hash of the tiles, crops."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    devices_of_cpu = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **devices_of_cpu, **of_users}
     out = f"{processes}-{devices}-{steps.start}"
     arguments = [port, processes, steps.start, steps.stop, out]
     runs = [
@@ -98,14 +99,14 @@ def same(seen, expected):
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
+def expected(tmp_path_factory, of_users):
     at = tmp_path_factory.mktemp("topology")
     (at / "photos").mkdir()
     rng = np.random.default_rng(0)
     for number in range(70):
         picture = Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8))
         picture.save(at / "photos" / f"{number:02d}.jpg")
-    alone, with_workers = look(at, processes=1, devices=1)
+    alone, with_workers = look(at, of_users, processes=1, devices=1)
     assert len({tuple(indices) for indices in alone["indices"]}) == STEPS
     assert alone["tiles"] == with_workers["tiles"]
     same(with_workers, alone)
@@ -114,16 +115,16 @@ def expected(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices"), [(1, 2), (1, 4), (2, 1), (2, 2)])
-def test_any_topology_sees_the_same(expected, processes, devices):
+def test_any_topology_sees_the_same(expected, of_users, processes, devices):
     at, alone = expected
-    for seen in look(at, processes, devices):
+    for seen in look(at, of_users, processes, devices):
         assert seen["tiles"] == alone["tiles"]
         same(seen, alone)
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_is_carried_on_by_one(expected):
+def test_a_run_of_two_processes_is_carried_on_by_one(expected, of_users):
     at, alone = expected
     tail = {name: rows[3:] for name, rows in alone.items() if name != "tiles"}
-    for seen in look(at, processes=1, devices=1, steps=range(3, STEPS)):
+    for seen in look(at, of_users, processes=1, devices=1, steps=range(3, STEPS)):
         same(seen, tail)
