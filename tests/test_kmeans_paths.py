@@ -342,10 +342,7 @@ def test_the_inertia_of_scikit_learn_from_the_same_seeds():
     np.testing.assert_allclose(ours.inertia, theirs.inertia_, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("processes", "devices"),
-    [(2, 2), *(pytest.param(*each, marks=pytest.mark.slow) for each in [(2, 4), (1, 8)])],
-)
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (2, 4), (1, 8)])
 def test_any_processes_give_what_one_device_gives(processes, devices, tmp_path):
     features = make_features()
     np.save(tmp_path / "features.npy", features)

@@ -93,7 +93,8 @@ class Points:
 def has_fast_bfloat16() -> bool:
     """Whether this CPU computes products of bfloat16 faster than of float32.
 
-    Measured with AVX512-BF16: 1.85 times as fast on an AMD EPYC, 0.6 times on an Intel Xeon.
+    AVX512-BF16 alone does not say so: it is faster on AMD's CPUs, and slower on Intel's. To see it,
+    compare "exact" with "float32" in benchmarks/kmeans.py --only=main.
     """
     described = Path("/proc/cpuinfo")  # elsewhere nobody says
     says = described.read_text() if described.exists() else ""
