@@ -28,8 +28,7 @@ _PASSES = 5  # of k-means||, after the first draw
 _DRAWN = 0.8  # rows that each draws, in clusters: 4.8 candidates a cluster in all
 _ALL_ROWS = 10  # up to so many rows a cluster, all are candidates of k-means||
 # Up to so many rows a cluster, k-means++ takes the farthest of the rows that it tries for a seed: a
-# seed then covers hardly more than itself, and sum D^2 falls most by the farthest. Nothing has to be
-# measured.
+# seed then covers hardly more than itself, and the farthest lowers sum D^2 most, without measuring.
 _FEW_ROWS = 4
 # k-means++ draws one seed after another, and later this share of those that there are at a time:
 # matrix products instead of thousands of passes. So few more hardly change the odds.
