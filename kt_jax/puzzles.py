@@ -156,7 +156,8 @@ def _mix_colours(
     mixed = jnp.where(draw < rules.grey, grey, tiles)
     if rules.projected == 0:
         return mixed
-    projected = tiles @ jnp.asarray(_PROJECTION)
+    # GPUs and TPUs would round the colours to a few bits, and leave some of the axis in them.
+    projected = jnp.matmul(tiles, jnp.asarray(_PROJECTION), precision=jax.lax.Precision.HIGHEST)
     chosen = (draw >= rules.grey) & (draw < rules.grey + rules.projected)
     return jnp.where(chosen, projected, mixed)
 

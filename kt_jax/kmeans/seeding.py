@@ -300,7 +300,8 @@ def _gain(setting, block, squared, weights, to):
 
     def measure(gain, rows, square, squared, weights):
         distance = jnp.maximum(device.scores(rows, to, "float32") + square[None], 0)
-        return gain + jnp.maximum(squared[None] - distance, 0) @ weights, ()
+        gains = jnp.maximum(squared[None] - distance, 0)
+        return gain + jnp.matmul(gains, weights, precision=lax.Precision.HIGHEST), ()
 
     zero = device.varying(jnp.zeros(len(to.square), jnp.float32))
     rows = block.values, block.square, squared, weights
