@@ -219,12 +219,13 @@ def test_sums_lose_nothing_to_their_size():
     np.testing.assert_allclose(np.asarray(sums, np.float64).sum() - 2.0**26, 1, rtol=1e-5)
 
 
-def test_one_hot_sums_are_the_same(monkeypatch):
+@pytest.mark.parametrize(("method", "chunk_rows"), [("one-hot", 101), ("two scatters", 102)])
+def test_other_sums_are_the_same(method, chunk_rows, monkeypatch):
     features = make_features()
     expected = kmeans.fit(features, 20, init=features[:20])
-    monkeypatch.setattr(lloyd, "update_method", lambda platform: "one-hot")
+    monkeypatch.setattr(lloyd, "update_method", lambda platform: method)
     # Another chunk, so that it is compiled anew.
-    found = kmeans.fit(features, 20, init=features[:20], chunk_rows=101)
+    found = kmeans.fit(features, 20, init=features[:20], chunk_rows=chunk_rows)
     np.testing.assert_array_equal(found.assignment, expected.assignment)
     np.testing.assert_allclose(found.centroids, expected.centroids, atol=1e-5)
 

@@ -30,13 +30,16 @@ State = tuple[Array, Array, Array]  # int32 cluster, float32 upper, float32 lowe
 
 
 def update_method(platform: str) -> str:
-    """How sums are made: "scatter" or "one-hot" (a matrix product, as slow as the scores').
+    """How sums are made: "scatter", "two scatters" or "one-hot".
 
-    On a CPU a scatter takes a few per cent of the time of the one-hot product
-    (benchmarks/kmeans.md). A TPU runs a scatter as a loop, and some jaxlibs do so on a GPU.
+    "one-hot" is a matrix product, as slow as the scores'. On a CPU a scatter takes a few per cent
+    of its time (benchmarks/kmeans.md). A TPU runs a scatter as a loop, and some jaxlibs do so on a
+    GPU. The others have an atomic addition there but no subtraction: rows that leave a cluster are
+    added up apart, and their sums subtracted.
     """
-    trapped = platform == "gpu" and jax.lib.__version__ in _SLOW_SCATTER
-    return "one-hot" if platform == "tpu" or trapped else "scatter"
+    if platform == "tpu" or (platform == "gpu" and jax.lib.__version__ in _SLOW_SCATTER):
+        return "one-hot"
+    return "two scatters" if platform == "gpu" else "scatter"
 
 
 _TOTALS = P(None, "data"), P("data"), P("data")
@@ -170,7 +173,8 @@ def _add(
     """
     k, d = sums.shape[1:]
     lane = min(max(_LANE_SHARE * k, device.LANE_ROWS), _MOST_LANE_ROWS)
-    if update_method(setting.platform) == "one-hot":
+    method = update_method(setting.platform)
+    if method == "one-hot":
         return _add_products(setting, sums, values, came, left, lane)
 
     def scatter(lanes):
@@ -178,7 +182,12 @@ def _add(
         places = (jnp.where(x < k, first + x, lanes * k) for x in (came, left))
         change = device.varying(jnp.zeros((lanes * k, d), jnp.float32))
         to, of = places
-        change = change.at[to].add(values, mode="drop").at[of].subtract(values, mode="drop")
+        if method == "scatter":
+            change = change.at[to].add(values, mode="drop").at[of].subtract(values, mode="drop")
+        else:
+            # Without the barriers XLA makes a subtraction of the second addition.
+            won, lost = (change.at[at].add(values, mode="drop") for at in (to, of))
+            change = lax.optimization_barrier(won) - lax.optimization_barrier(lost)
         return _joined(change.reshape(lanes, k, d))
 
     lanes = -(-len(values) // lane)
