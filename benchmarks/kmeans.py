@@ -335,18 +335,29 @@ def measure_gpu(run: Run) -> dict[str, Any]:
         harness.say(short(result))
         return result
 
-    own = ("float32", "exact", "tensorfloat32", "bfloat16")
-    peers = [("torch", p) for p in ("float32", "tensorfloat32", "bfloat16")]
-    systems = [("kt_jax", p) for p in own] + peers + [("cuML", "float32"), ("faiss", "float32")]
+    def measure_system(system: str, precisions: Sequence[str]) -> list[dict[str, Any]]:
+        cells = [
+            {"d": d, "k": k, "precision": precision}
+            for d in sizes.gpu_ds
+            for k in sizes.gpu_ks
+            for precision in precisions
+        ]
+        result = measure(job=system, cells=cells)
+        rows = result.get("rows") or [{**cell, "error": result["error"]} for cell in cells]
+        return [{"job": system, **row} for row in rows]
+
+    systems = {
+        "kt_jax": ("float32", "exact", "tensorfloat32", "bfloat16"),
+        "torch": ("float32", "tensorfloat32", "bfloat16"),
+        **dict.fromkeys(("cuML", "faiss"), ("float32",)),
+    }
+    rows = [
+        row for system, precisions in systems.items() for row in measure_system(system, precisions)
+    ]
     return {
         "device": measure(job="look"),
         "gemm": measure(job="gemm", side=sizes.gpu_side),
-        "rows": [
-            measure(job=system, d=d, k=k, precision=precision)
-            for d in sizes.gpu_ds
-            for k in sizes.gpu_ks
-            for system, precision in systems
-        ],
+        "rows": sorted(rows, key=lambda row: (row["d"], row["k"])),
     }
 
 

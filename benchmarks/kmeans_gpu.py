@@ -1,6 +1,8 @@
 """What one measuring process does on a GPU; as kmeans_jobs.py, and apart from it for its peers.
 
-A rate is 2nkd / seconds: what the matrix product alone needs, whatever else a system computes.
+A process measures one system at every size: starting JAX or torch on a GPU takes longer than most
+measurements. A rate is 2nkd / seconds: what the matrix product alone needs, whatever else a system
+computes.
 """
 
 import importlib
@@ -25,6 +27,23 @@ def look(job: dict[str, Any]) -> dict[str, Any]:
     device = jax.devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return {"backend": jax.default_backend(), "device": device.device_kind, "bytes": limit}
+
+
+def at_every_size(
+    measure: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Measures cell after cell; a cell that fails says why, and costs no other."""
+
+    def run(job: dict[str, Any]) -> dict[str, Any]:
+        rows = []
+        for cell in job["cells"]:
+            try:
+                rows.append({**cell, **measure({**job, **cell})})
+            except Exception as error:  # out of memory, most often
+                rows.append({**cell, "error": f"{type(error).__name__}: {error}"[:200]})
+        return {"rows": rows}
+
+    return run
 
 
 def rate(job: dict[str, Any], elapsed: float) -> float:
@@ -169,9 +188,9 @@ if __name__ == "__main__":
         {
             "look": look,
             "gemm": run_gemm,
-            "kt_jax": run_ours,
-            "torch": run_torch,
-            "cuML": run_cuml,
-            "faiss": run_faiss,
+            "kt_jax": at_every_size(run_ours),
+            "torch": at_every_size(run_torch),
+            "cuML": at_every_size(run_cuml),
+            "faiss": at_every_size(run_faiss),
         }
     )
