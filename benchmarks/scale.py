@@ -20,9 +20,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kt_jax import learning, models, partition, puzzles, train, views
+from kt_jax import models, training
 from kt_jax.config import load_config
+from kt_jax.machine import partition
+from kt_jax.models import views
+from kt_jax.pretext import puzzles
 from kt_jax.stages import features, pretext, student
+from kt_jax.training import learning
 
 HERE = Path(__file__).resolve().parent
 DEVICES = 64
@@ -82,7 +86,7 @@ def abstract_step(config: Any, name: str, mesh: Any) -> dict[str, Any]:
             return crops, batch["label"]
 
     optimizer = learning.make_optimizer(section, section.steps)
-    shapes = jax.eval_shape(lambda: train.init_state(make_model, optimizer, seed=0, mesh=mesh))
+    shapes = jax.eval_shape(lambda: training.init_state(make_model, optimizer, seed=0, mesh=mesh))
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())), shapes
     )
@@ -96,7 +100,7 @@ def abstract_step(config: Any, name: str, mesh: Any) -> dict[str, Any]:
         "parameters": sum(x.size for x in jax.tree.leaves(shapes.params)),
     }
     for remat in (True, False):
-        step_fn: Any = train.make_step(
+        step_fn: Any = training.make_step(
             make_model, make_examples, optimizer, key=jax.random.key(0), precision="bfloat16",
             remat=remat,
         )  # fmt: skip
@@ -131,12 +135,12 @@ def forward_flops(config: Any) -> float:
     def make_model(rngs: Any) -> Any:
         return models.make_backbone(rngs=rngs, **options)
 
-    graphdef = train.structure(make_model, training=False)
+    graphdef = training.structure(make_model, training=False)
     size = config.features.size
     lowered: Any = jax.jit(
-        lambda variables, pixels: train.bind(graphdef, *variables)(pixels)[config.features.layer]
+        lambda variables, pixels: training.bind(graphdef, *variables)(pixels)[config.features.layer]
     ).lower(
-        jax.eval_shape(lambda: train.init_variables(make_model, 0)),
+        jax.eval_shape(lambda: training.init_variables(make_model, 0)),
         jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
     )
     return lowered.cost_analysis()["flops"]

@@ -39,10 +39,12 @@ def make_batch(network: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run_kt_jax(network: str, count: int, precision: str) -> dict[str, Any]:
-    """One jitted step of `train.make_step`."""
+    """One jitted step of `training.make_step`."""
     import jax
 
-    from kt_jax import models, optimizers, partition, train
+    from kt_jax import models, training
+    from kt_jax.machine import partition
+    from kt_jax.training import optimizers
 
     partition.configure_xla()
 
@@ -55,10 +57,10 @@ def run_kt_jax(network: str, count: int, precision: str) -> dict[str, Any]:
 
     optimizer = optimizers.make_optimizer(steps=1000, batch_size=count, learning_rate=0.01)
     mesh = partition.make_mesh()
-    state = train.init_state(make_model, optimizer, seed=0, mesh=mesh)
+    state = training.init_state(make_model, optimizer, seed=0, mesh=mesh)
     pictures, labels = make_batch(network, count)
     batch = partition.put_batch({"image": pictures, "label": labels.astype(np.int32)}, mesh)
-    step_fn = train.make_step(
+    step_fn = training.make_step(
         make_model,
         lambda _, batch: (batch["image"], batch["label"]),
         optimizer,
@@ -173,7 +175,7 @@ def run_gemm(side: int, precision: str) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from kt_jax import partition
+    from kt_jax.machine import partition
 
     partition.configure_xla()
     x = jnp.ones((side, side), precision)
@@ -196,7 +198,7 @@ class Nowhere:
 
 
 def run_loop(*, cache: str | None) -> dict[str, Any]:
-    """Quickstart's teacher: the bare jitted step, and `train.fit` around it, with log and views.
+    """Quickstart's teacher: the bare jitted step, and `training.fit` around it, with log and views.
 
     With a compilation cache, only the first step.
     """
@@ -204,8 +206,12 @@ def run_loop(*, cache: str | None) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from kt_jax import config as configs
-    from kt_jax import learning, logs, partition, preemption, puzzles, train, views
+    from kt_jax import training
+    from kt_jax.machine import partition, signals
+    from kt_jax.models import views
+    from kt_jax.pretext import puzzles
     from kt_jax.stages import pretext
+    from kt_jax.training import learning, logs
 
     partition.configure_xla()
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -226,19 +232,19 @@ def run_loop(*, cache: str | None) -> dict[str, Any]:
             yield partition.put_batch({"image": pixels}, mesh)
 
     make_model = pretext.make_network(section)
-    step_fn = train.make_step(make_model, make_examples, optimizer, key=jax.random.key(0))
+    step_fn = training.make_step(make_model, make_examples, optimizer, key=jax.random.key(0))
 
-    def make_state() -> train.TrainState:
-        return train.init_state(make_model, optimizer, seed=0, mesh=mesh)
+    def make_state() -> training.TrainState:
+        return training.init_state(make_model, optimizer, seed=0, mesh=mesh)
 
     def run_fit(steps: int) -> float:
-        with tempfile.TemporaryDirectory() as place, preemption.Notice() as notice:
+        with tempfile.TemporaryDirectory() as place, signals.Notice() as notice:
             log = logs.StageLog(
                 Path(place), stage="loop", steps=steps, images_per_step=section.batch_size
             )
             fresh = jax.block_until_ready(make_state())
             begun = time.perf_counter()
-            state = train.fit(
+            state = training.fit(
                 fresh, step_fn, make_batches, steps=steps, checkpoints=Nowhere(), log=log,
                 notice=notice, log_every=20, checkpoint_every=10**6,
             )  # fmt: skip

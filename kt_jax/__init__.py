@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kt_jax.config import load_config
 
 if TYPE_CHECKING:
-    from kt_jax.pipeline import run
+    from kt_jax.runs.pipeline import run
 
 __all__ = ["load_config", "run"]
 
@@ -24,6 +24,6 @@ def __getattr__(name: str) -> Any:
     """Imports the pipeline when it is asked for: k-means and scans do not wait seconds for it."""
     if name != "run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kt_jax.pipeline import run
+    from kt_jax.runs.pipeline import run
 
     return run

@@ -16,8 +16,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from kt_jax import data, distributed, pipeline
+from kt_jax import data
 from kt_jax.config import add_option, check_key, load_config
+from kt_jax.machine import processes
+from kt_jax.runs import pipeline
 
 # The arguments that ml_collections looks at: not the options that the config does not have.
 _ARGUMENTS: list[str] = []
@@ -61,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     logging.getLogger("kt_jax").setLevel(logging.INFO)
     if not _WORKDIR.value:
         raise ValueError("no --workdir=DIR given: where the run is kept and carried on.")
-    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     pipeline.run(
         _CONFIG.value,
         _WORKDIR.value,
@@ -121,12 +123,12 @@ def run() -> None:
     try:
         app.run(main, flags_parser=_parse_flags)
     except KeyboardInterrupt:
-        distributed.end(130, "kt_jax: interrupted; the same command carries on")
+        processes.end(130, "kt_jax: interrupted; the same command carries on")
     except Exception as error:
         status, words = _explain(error)
         if status == 1 or (flags.FLAGS.is_parsed() and _TRACEBACK.value):
             traceback.print_exc()
-        distributed.end(status, f"kt_jax: {words}")
+        processes.end(status, f"kt_jax: {words}")
 
 
 def _explain(error: Exception) -> tuple[int, str]:

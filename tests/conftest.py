@@ -31,7 +31,7 @@ import jax
 import jaxtyping
 import pytest
 
-from kt_jax import partition
+from kt_jax.machine import partition
 
 # Tracing makes millions of objects, few of them in cycles.
 gc.set_threshold(100_000, 20, 20)

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from kt_jax import artifacts, backbones, data, kmeans, partition, preemption
+from kt_jax import data, kmeans
+from kt_jax.evaluation import backbones
+from kt_jax.machine import partition, signals
+from kt_jax.runs import artifacts
 from kt_jax.stages import clusters, pseudo_labels
 
 SECTION = {
@@ -45,7 +48,7 @@ def make_stage(workdir, name="clusters", **changes):
         images={"train": images},
         reading=data.Reading(),
         mesh=partition.make_mesh(),
-        notice=preemption.Notice(),
+        notice=signals.Notice(),
     )
 
 

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import kt_jax
-from kt_jax import artifacts, backbones, data
-from kt_jax.pipeline import order
+from kt_jax import data
+from kt_jax.evaluation import backbones
+from kt_jax.runs import artifacts, order
 from kt_jax.stages import features, pretext, probe, student
 
 CONFIGS = [

@@ -14,8 +14,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import kt_jax
-from kt_jax import artifacts, data, leakage, partition, pipeline, preemption
+from kt_jax import data
 from kt_jax.data import Hashes, duplicates, find_duplicates, find_leaks, hash_images, open_images
+from kt_jax.evaluation import leakage
+from kt_jax.machine import partition, signals
+from kt_jax.runs import artifacts, pipeline
 from kt_jax.stages import probe, report
 
 MANY = hypothesis.settings(max_examples=200)
@@ -267,7 +270,7 @@ def make_stage(name, workdir, sets=None, **section):
         images=sets or {},
         reading=data.Reading(),
         mesh=partition.make_mesh(),
-        notice=preemption.Notice(),
+        notice=signals.Notice(),
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kt_jax import figures
+from kt_jax.stages import figures
 
 
 @pytest.mark.parametrize("points", [1, 29, 30, 200])

@@ -10,8 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from kt_jax import artifacts, clustering, kmeans, lock
+from kt_jax import kmeans
+from kt_jax.kmeans import clustering
 from kt_jax.kmeans.__main__ import main
+from kt_jax.runs import artifacts, lock
 
 K = 12
 OUTPUTS = ("centroids.safetensors", "assignment.npy", "clusters.json")

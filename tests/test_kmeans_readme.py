@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from kt_jax import artifacts, kmeans
+from kt_jax import kmeans
 from kt_jax.kmeans import rows
 from kt_jax.kmeans.__main__ import main
+from kt_jax.runs import artifacts
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SECTION = README.partition("\n## k-means by itself\n")[2].partition("\n## ")[0]

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from kt_jax import artifacts, clustering, kmeans
+from kt_jax import kmeans
 from kt_jax.kmeans import __main__ as command
-from kt_jax.kmeans import lloyd, rows, seeding
+from kt_jax.kmeans import clustering, lloyd, rows, seeding
+from kt_jax.runs import artifacts
 
 N, D, K = 600, 8, 5
 

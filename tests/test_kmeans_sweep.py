@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
-from kt_jax import artifacts, kmeans
+from kt_jax import kmeans
 from kt_jax.kmeans.sweep import make_table
 from kt_jax.kmeans.sweep.__main__ import main
+from kt_jax.runs import artifacts
 
 
 def make_blobs(spread, n=240, k=4):

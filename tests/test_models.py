@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kt_jax import backbones, models
+from kt_jax import models
+from kt_jax.evaluation import backbones
 from kt_jax.models import layers
 
 

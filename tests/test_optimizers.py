@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from kt_jax import optimizers
+from kt_jax.training import optimizers
 
 PARAMS = {
     "dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},

@@ -5,7 +5,7 @@ import os
 import jax
 import numpy as np
 
-from kt_jax import partition
+from kt_jax.machine import partition
 
 
 def test_batches_are_sent_ahead_and_in_order():

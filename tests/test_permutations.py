@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kt_jax import permutations
+from kt_jax.pretext import permutations
 
 
 @pytest.mark.parametrize(("count", "min_distance"), [(701, 3), (100, 4), (9, 9)])

@@ -9,8 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from kt_jax import artifacts, pipeline
-from kt_jax.pipeline import order
+from kt_jax.runs import artifacts, order, pipeline
 
 
 class Fake:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import kt_jax
-from kt_jax import artifacts, data, partition, preemption
+from kt_jax import data
+from kt_jax.machine import partition, signals
+from kt_jax.runs import artifacts
 from kt_jax.stages import probe
 
 
@@ -41,7 +43,7 @@ def test_pixels_tell_colours_apart_and_nothing_else(tmp_path, shuffled, least, m
         {},
         data.Reading(),
         partition.make_mesh(),
-        preemption.Notice(),
+        signals.Notice(),
     )
     subject = probe.Subject("pixels", None, ("pixels",), seed=0)
     accuracy = probe.probe(stage, subject, seen, held_out)["pixels"]

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kt_jax import permutations, puzzles
+from kt_jax.pretext import permutations, puzzles
 
 PLAIN = {"jitter": 0, "channel_shift": 0, "grey": 0.0, "max_occluders": 0}
 # As stages call it: one program, not hundreds.

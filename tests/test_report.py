@@ -9,7 +9,10 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from kt_jax import artifacts, data, metrics, partition, preemption
+from kt_jax import data
+from kt_jax.kmeans import metrics
+from kt_jax.machine import partition, signals
+from kt_jax.runs import artifacts
 from kt_jax.stages import report
 
 BAD = "<script>alert(1)</script>"
@@ -90,7 +93,7 @@ def make_report(workdir, images, **changes):
         images={"train": images},
         reading=data.Reading(),
         mesh=partition.make_mesh(),
-        notice=preemption.Notice(),
+        notice=signals.Notice(),
     )
     report.run(stage)
     return (workdir / "report/index.html").read_text(encoding="utf-8")

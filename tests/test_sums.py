@@ -7,8 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from kt_jax import sums
-from kt_jax.models import layers
+from kt_jax.models import layers, sums
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 7, 3), (2, 1, 37, 3), (4, 6, 5, 8)])

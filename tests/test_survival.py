@@ -20,7 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from kt_jax import checkpoints, distributed, lock, logs, main, preemption
+from kt_jax import main
+from kt_jax.machine import processes, signals
+from kt_jax.runs import lock
+from kt_jax.training import checkpoints, logs
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -90,12 +93,12 @@ def test_a_lock_where_there_are_none(tmp_path, monkeypatch, caplog):
 
 def test_sigterm_stops_at_once_unless_a_loop_asks(caplog):
     before = signal.getsignal(signal.SIGTERM)
-    with preemption.Notice() as notice:
+    with signals.Notice() as notice:
         with pytest.raises(SystemExit) as stopped:
             signal.raise_signal(signal.SIGTERM)
         assert stopped.value.code == os.EX_TEMPFAIL == 75
         assert "the same command carries on" in caplog.text
-    with preemption.Notice() as notice, notice.deferred():
+    with signals.Notice() as notice, notice.deferred():
         assert not notice.reached()
         notice.check()
         signal.raise_signal(signal.SIGTERM)
@@ -111,7 +114,7 @@ def test_sigterm_after_the_last_question(caplog):
         with notice.deferred():
             signal.raise_signal(signal.SIGTERM)
 
-    with preemption.Notice() as notice, pytest.raises(SystemExit) as stopped:
+    with signals.Notice() as notice, pytest.raises(SystemExit) as stopped:
         ask_no_more()
     assert stopped.value.code == 75
 
@@ -120,11 +123,11 @@ def test_processes_count_their_questions_over_all_loops(monkeypatch):
     numbers = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(
-        preemption.multihost_utils,
+        signals.multihost_utils,
         "reached_preemption_sync_point",
         lambda number: numbers.append(number) or number == 4,
     )
-    with preemption.Notice() as notice:
+    with signals.Notice() as notice:
         for _ in range(2):
             with notice.deferred():
                 assert not notice.reached()
@@ -332,13 +335,13 @@ def joined(monkeypatch):
 
 
 def test_who_joins(joined, monkeypatch):
-    distributed.initialize()
-    distributed.initialize("host:1", 1, 0)
+    processes.initialize()
+    processes.initialize("host:1", 1, 0)
     assert joined == []
-    distributed.initialize("host:1", 2, 1)
+    processes.initialize("host:1", 2, 1)
     assert joined == [("host:1", 2, 1)]
     joined.clear()
-    distributed.initialize("auto")
+    processes.initialize("auto")
     assert joined == [()]
     for name, alone, several in (
         ("TPU_WORKER_HOSTNAMES", "a", "a,b"),
@@ -347,19 +350,19 @@ def test_who_joins(joined, monkeypatch):
     ):
         joined.clear()
         monkeypatch.setenv(name, alone)
-        distributed.initialize()
+        processes.initialize()
         assert joined == []
         monkeypatch.setenv(name, several)
-        distributed.initialize()
+        processes.initialize()
         assert joined == [()]
         monkeypatch.delenv(name)
 
 
 def test_what_does_not_fit_together(joined):
     with pytest.raises(ValueError, match="--process_id not given: --coordinator=HOST:PORT"):
-        distributed.initialize("host:1", 2)
+        processes.initialize("host:1", 2)
     with pytest.raises(ValueError, match="--process_id=2 of --num_processes=2: give 0 to 1"):
-        distributed.initialize("host:1", 2, 2)
+        processes.initialize("host:1", 2, 2)
     assert joined == []
 
 

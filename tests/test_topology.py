@@ -25,7 +25,10 @@ SCRIPT = textwrap.dedent(
     number, port, processes, first, last, out = map(json.loads, sys.argv[1:])
     if processes > 1:
         jax.distributed.initialize(f"localhost:{port}", processes, number)
-    from kt_jax import data, partition, permutations, puzzles, views
+    from kt_jax import data
+    from kt_jax.machine import partition
+    from kt_jax.models import views
+    from kt_jax.pretext import permutations, puzzles
 
     mesh = partition.make_mesh()
     images = data.open_images("folder", path="photos", size=32)

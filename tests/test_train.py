@@ -11,9 +11,12 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType
 
-from kt_jax import models, optimizers, partition, puzzles, train, views
-from kt_jax.permutations import make_permutations
-from kt_jax.train import loop
+from kt_jax import models, training
+from kt_jax.machine import partition
+from kt_jax.models import views
+from kt_jax.pretext import puzzles
+from kt_jax.pretext.permutations import make_permutations
+from kt_jax.training import loop, optimizers
 
 
 class Memory:
@@ -85,9 +88,9 @@ def make_optimizer(**options):
 
 def run(memory, steps, optimizer=None, chance=None):
     optimizer = optimizer or make_optimizer()
-    state = train.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
-    step_fn = train.make_step(make_classifier, make_examples, optimizer, key=jax.random.key(0))
-    return train.fit(
+    state = training.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
+    step_fn = training.make_step(make_classifier, make_examples, optimizer, key=jax.random.key(0))
+    return training.fit(
         state, step_fn, make_batches, steps=steps,
         checkpoints=memory, log=memory, notice=memory, log_every=2, checkpoint_every=3,
         chance=chance,
@@ -96,7 +99,7 @@ def run(memory, steps, optimizer=None, chance=None):
 
 def test_everything_in_the_state_moves():
     optimizer = make_optimizer()
-    before = train.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
+    before = training.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
     before = jax.device_get(before)
     memory = Memory()
     after = jax.device_get(run(memory, 6))
@@ -185,8 +188,8 @@ def first_update(parts=1, batch_norm=False, **options):
 
     optimizer = make_optimizer(warmup=0)
     mesh = partition.make_mesh()
-    state = train.init_state(make_model, optimizer, seed=0, mesh=mesh)
-    step_fn = train.make_step(
+    state = training.init_state(make_model, optimizer, seed=0, mesh=mesh)
+    step_fn = training.make_step(
         make_model, make_examples, optimizer, key=jax.random.key(0), accumulate=parts, **options
     )
     batch = next(make_batches(0))
@@ -236,9 +239,9 @@ def test_bfloat16_keeps_float32_where_it_matters():
 
 
 def test_unknown_precisions_are_refused():
-    assert train.compute_dtype("auto") == jnp.float32
+    assert training.compute_dtype("auto") == jnp.float32
     with pytest.raises(ValueError, match="precision = 'float16': choose auto, float32 or bfloat16"):
-        train.compute_dtype("float16")
+        training.compute_dtype("float16")
 
 
 @pytest.mark.slow
@@ -260,9 +263,9 @@ def test_a_small_network_overfits_eight_puzzles():
 
     optimizer = make_optimizer(steps=60, warmup=5)
     mesh = partition.make_mesh()
-    state = train.init_state(make_model, optimizer, seed=0, mesh=mesh)
+    state = training.init_state(make_model, optimizer, seed=0, mesh=mesh)
     batch = {"tiles": views.standardise(made.tiles), "label": made.label}
-    step_fn = train.make_step(
+    step_fn = training.make_step(
         make_model, lambda _, batch: (batch["tiles"], batch["label"]), optimizer,
         key=jax.random.key(0),
     )  # fmt: skip
@@ -308,8 +311,8 @@ def make_crops(key, batch):
 def test_the_step_reduces_gradients_and_moves_nothing_else(make_model, make_examples, size):
     optimizer = make_optimizer()
     mesh = partition.make_mesh()
-    state = train.init_state(make_model, optimizer, seed=0, mesh=mesh)
-    step_fn = train.make_step(make_model, make_examples, optimizer, key=jax.random.key(0))
+    state = training.init_state(make_model, optimizer, seed=0, mesh=mesh)
+    step_fn = training.make_step(make_model, make_examples, optimizer, key=jax.random.key(0))
     pixels = np.zeros((32, size, size, 3), np.uint8)
     batch = partition.put_batch({"image": pixels, "label": np.zeros(32, np.int32)}, mesh)
     text = step_fn.lower(state, batch).compile().as_text()
@@ -328,15 +331,15 @@ def test_the_step_reduces_gradients_and_moves_nothing_else(make_model, make_exam
 
 def test_a_training_is_compiled_once():
     optimizer = make_optimizer()
-    state = train.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
-    step_fn = train.make_step(make_classifier, make_examples, optimizer, key=jax.random.key(0))
+    state = training.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
+    step_fn = training.make_step(make_classifier, make_examples, optimizer, key=jax.random.key(0))
     memory = Memory(stop_at=3)
     options = {"checkpoints": memory, "log": memory, "notice": memory, "steps": 6}
     options |= {"log_every": 2, "checkpoint_every": 3}
     with pytest.raises(SystemExit):
-        train.fit(state, step_fn, make_batches, **options)
-    state = train.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
-    train.fit(state, step_fn, make_batches, **options)
+        training.fit(state, step_fn, make_batches, **options)
+    state = training.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
+    training.fit(state, step_fn, make_batches, **options)
     assert step_fn._cache_size() == 1
 
 
@@ -346,8 +349,10 @@ def test_one_device_and_four_learn_the_same():
             (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
         )
         optimizer = make_optimizer(steps=3)
-        state = train.init_state(make_classifier, optimizer, seed=0, mesh=mesh)
-        step_fn = train.make_step(make_classifier, make_examples, optimizer, key=jax.random.key(0))
+        state = training.init_state(make_classifier, optimizer, seed=0, mesh=mesh)
+        step_fn = training.make_step(
+            make_classifier, make_examples, optimizer, key=jax.random.key(0)
+        )
         values = []
         for batch, _ in zip(make_batches(0, mesh), range(3), strict=False):
             state, metrics = step_fn(state, batch)
@@ -357,7 +362,7 @@ def test_one_device_and_four_learn_the_same():
     assert np.allclose(losses(1), losses(4), rtol=1e-4)
 
 
-init_variables = jax.jit(train.init_variables, static_argnums=(0, 1))
+init_variables = jax.jit(training.init_variables, static_argnums=(0, 1))
 
 
 def test_networks_differ_by_seed():
@@ -371,10 +376,10 @@ def test_networks_differ_by_seed():
 
 def test_bind_gives_the_network_its_arrays():
     params, batch_stats = init_variables(make_classifier, 0)
-    graphdef = train.structure(make_classifier, training=False)
-    model = train.bind(graphdef, params, batch_stats)
+    graphdef = training.structure(make_classifier, training=False)
+    model = training.bind(graphdef, params, batch_stats)
     assert isinstance(model, nnx.Module)
     images = jnp.ones((2, 8, 8, 3))
-    zeroed = train.bind(graphdef, jax.tree.map(jnp.zeros_like, params), batch_stats)
+    zeroed = training.bind(graphdef, jax.tree.map(jnp.zeros_like, params), batch_stats)
     assert (np.asarray(zeroed(images)["logits"]) == 0).all()
     assert (np.asarray(model(images)["logits"]) != 0).any()

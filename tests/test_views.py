@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kt_jax import views
+from kt_jax.models import views
 
 # As stages call it: one program.
 random_resized_crop = jax.jit(views.random_resized_crop, static_argnames=("size", "area"))

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 import kt_jax
-from kt_jax import artifacts, data, partition, preemption
+from kt_jax import data
 from kt_jax.data import eval_batches, open_images
 from kt_jax.data.sources.voc import CLASSES, Voc
+from kt_jax.machine import partition, signals
+from kt_jax.runs import artifacts
 from kt_jax.stages import features, probe, report
 
 DOG, PERSON, CAT = (CLASSES.index(name) for name in ("dog", "person", "cat"))
@@ -278,7 +280,7 @@ def test_sets_of_several_labels_count_as_without_labels(devkit, tmp_path):
         sets,
         data.Reading(),
         partition.make_mesh(),
-        preemption.Notice(),
+        signals.Notice(),
     )
     assert probe.run(stage) == {"left_out": reason}
     results = artifacts.read_json(tmp_path / "probe/results.json")
@@ -299,7 +301,7 @@ def test_sets_of_several_labels_count_as_without_labels(devkit, tmp_path):
         sets,
         data.Reading(),
         partition.make_mesh(),
-        preemption.Notice(),
+        signals.Notice(),
     )
     described = report._describe_labels(stage, {})
     assert (described["images"], described["labelled"]) == (4, 0)

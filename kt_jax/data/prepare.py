@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from kt_jax import artifacts
 from kt_jax.data.decode import MIN_SIDE
 from kt_jax.data.layout import sorted_names
 from kt_jax.data.scan import MANIFEST, labels_of
@@ -31,6 +30,7 @@ from kt_jax.data.sources.array_record import (
     UNFINISHED,
 )
 from kt_jax.data.sources.source import SUBSET, plain_options
+from kt_jax.runs import artifacts
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from kt_jax import artifacts, clustering, kmeans, logs
-from kt_jax.kmeans import command
+from kt_jax import kmeans
+from kt_jax.kmeans import clustering, command
 from kt_jax.kmeans.sources import find_shards, open_source
+from kt_jax.runs import artifacts, progress
 
 _log = logging.getLogger("kt_jax.kmeans.__main__")
 
@@ -75,7 +76,7 @@ def _run(argv: Sequence[str] | None) -> None:
             command.check_unchanged(fingerprint["features"], arguments.out)
             seconds = time.monotonic() - begun
             artifacts.finish(arguments.out, fingerprint, facts, seconds)
-            _log.info("finished in %s: %s", logs.format_seconds(seconds), arguments.out)
+            _log.info("finished in %s: %s", progress.format_seconds(seconds), arguments.out)
         else:
             _log.info("%s: finished, nothing to do", arguments.out)
         # After the manifest: a kill between the two has nothing to compute again.

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kt_jax import artifacts, lock, preemption
 from kt_jax.kmeans.checks import PRECISIONS
 from kt_jax.kmeans.seeding import METHODS
+from kt_jax.machine import signals
+from kt_jax.runs import artifacts, lock
 
 _SHOWN = 10  # lines of a difference; there may be thousands of shards
 
@@ -36,7 +37,7 @@ def call(name: str, run: Callable[[Sequence[str] | None], None], argv: Sequence[
       SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same command carries on.
     """
     try:
-        with preemption.Notice():
+        with signals.Notice():
             run(argv)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; run the same command again", file=sys.stderr)

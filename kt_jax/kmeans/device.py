@@ -29,7 +29,7 @@ GROUP = 8
 LANE_ROWS = 256
 
 # k-means is matrix products, which YNN runs faster than Eigen; for the convolutions of training
-# kt_jax.partition turns it off for the whole process.
+# kt_jax.machine.partition turns it off for the whole process.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from kt_jax.sums import channel_sums, spread
+from kt_jax.models.sums import channel_sums, spread
 
 he_normal = nnx.initializers.he_normal()
 # A tenth of He's deviation: the first logits are near zero and the first loss near ln(classes).

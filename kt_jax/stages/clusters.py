@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from kt_jax import artifacts, clustering, data, kmeans
+from kt_jax import data, kmeans
+from kt_jax.kmeans import clustering
+from kt_jax.runs import artifacts
 
 READS = ("features",)
 

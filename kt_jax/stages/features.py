@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from kt_jax import artifacts, backbones, data, partition
+from kt_jax import data
+from kt_jax.evaluation import backbones
+from kt_jax.machine import partition
+from kt_jax.runs import artifacts
 
 READS = ("pretext",)
 

@@ -11,19 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kt_jax import (
-    artifacts,
-    backbones,
-    data,
-    leakage,
-    learning,
-    models,
-    partition,
-    permutations,
-    train,
-    views,
-)
-from kt_jax import puzzles as jigsaw
+from kt_jax import data, models, training
+from kt_jax.evaluation import backbones, leakage
+from kt_jax.machine import partition
+from kt_jax.models import views
+from kt_jax.pretext import permutations
+from kt_jax.pretext import puzzles as jigsaw
+from kt_jax.runs import artifacts
+from kt_jax.training import learning
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +39,11 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
 
     make_model = make_network(section)
 
-    def make_examples(key: jax.Array, batch: train.Batch) -> tuple[jax.Array, jax.Array]:
+    def make_examples(key: jax.Array, batch: training.Batch) -> tuple[jax.Array, jax.Array]:
         made = jigsaw.make_puzzles(key, batch["image"], jnp.asarray(chosen), rules)
         return views.standardise(made.tiles), made.label
 
-    def make_batches(first_step: int) -> Iterator[train.Batch]:
+    def make_batches(first_step: int) -> Iterator[training.Batch]:
         # Occluders come from the group: no image may stand in it twice.
         order = data.Shuffled(len(images), stage.seed, group=jigsaw.GROUP)
         batches = data.train_batches(
@@ -91,8 +86,8 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
 
 def solve(
     stage: artifacts.Stage,
-    state: train.TrainState,
-    make_model: train.MakeModel,
+    state: training.TrainState,
+    make_model: training.MakeModel,
     images: Any,
     chosen: np.ndarray,
     rules: jigsaw.PuzzleRules,
@@ -103,14 +98,14 @@ def solve(
     alone.
     """
     section = stage.section
-    graphdef = train.structure(make_model, training=False)
+    graphdef = training.structure(make_model, training=False)
 
     @jax.jit
     def solved(
-        state: train.TrainState, key: jax.Array, pixels: jax.Array
+        state: training.TrainState, key: jax.Array, pixels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         made = jigsaw.make_puzzles(key, pixels, jnp.asarray(chosen), rules)
-        model = train.bind(graphdef, state.params, state.batch_stats)
+        model = training.bind(graphdef, state.params, state.batch_stats)
         logits = model(views.standardise(made.tiles))["logits"]
         return logits.argmax(-1) == made.label, made.occluded.sum(-1)
 
@@ -184,7 +179,7 @@ def _keep_permutations(path: Path, chosen: np.ndarray) -> None:
     artifacts.write_array(path, chosen)
 
 
-def make_network(section: Any) -> train.MakeModel:
+def make_network(section: Any) -> training.MakeModel:
     """The puzzle solver that the config describes."""
     options = artifacts.plain(section.backbone)
 

@@ -18,17 +18,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from kt_jax import (
-    artifacts,
-    backbones,
-    data,
-    leakage,
-    learning,
-    models,
-    partition,
-    train,
-    views,
-)
+from kt_jax import data, models, training
+from kt_jax.evaluation import backbones, leakage
+from kt_jax.machine import partition
+from kt_jax.models import views
+from kt_jax.runs import artifacts
+from kt_jax.training import learning
 
 READS = ("pretext", "student")
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -113,10 +108,12 @@ def probe(
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return models.LinearProbes(dims, classes=classes, rngs=rngs)
 
-    def make_examples(_: jax.Array, batch: train.Batch) -> tuple[dict[str, jax.Array], jax.Array]:
+    def make_examples(
+        _: jax.Array, batch: training.Batch
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
         return {layer: batch[layer].astype(jnp.float32) for layer in dims}, batch["label"]
 
-    def make_batches(first_step: int) -> Iterator[train.Batch]:
+    def make_batches(first_step: int) -> Iterator[training.Batch]:
         size = section.batch_size
         for step in range(first_step, steps):
             chosen = np.array([order(step * size + row) for row in range(size)])
@@ -237,18 +234,18 @@ def _extract(
 
 def _test(
     stage: artifacts.Stage,
-    state: train.TrainState,
-    make_model: train.MakeModel,
+    state: training.TrainState,
+    make_model: training.MakeModel,
     features: Mapping[str, np.ndarray],
     labels: np.ndarray,
 ) -> dict[str, float]:
     """Accuracy by layer on the cached features."""
-    graphdef = train.structure(make_model, training=False)
+    graphdef = training.structure(make_model, training=False)
 
     @jax.jit
-    def predict(state: train.TrainState, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def predict(state: training.TrainState, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         inputs = {name: x.astype(jnp.float32) for name, x in batch.items()}
-        logits = train.bind(graphdef, state.params, state.batch_stats)(inputs)
+        logits = training.bind(graphdef, state.params, state.batch_stats)(inputs)
         return {name: x.argmax(-1) for name, x in logits.items()}
 
     right = dict.fromkeys(features, 0)

@@ -12,8 +12,12 @@ import jax.numpy as jnp
 import jinja2
 import numpy as np
 
-from kt_jax import artifacts, data, figures, logs, metrics
-from kt_jax import puzzles as jigsaw
+from kt_jax import data
+from kt_jax.kmeans import metrics
+from kt_jax.pretext import puzzles as jigsaw
+from kt_jax.runs import artifacts, progress
+from kt_jax.stages import figures
+from kt_jax.training import logs
 
 READS = ("pretext", "features", "clusters", "pseudo_labels", "student", "probe")
 PUZZLE = 192  # px
@@ -261,7 +265,7 @@ def _render(page: Mapping[str, Any]) -> str:
     environment.filters |= {
         "percent": _format_percent,
         "points": _format_points,
-        "seconds": logs.format_seconds,
+        "seconds": progress.format_seconds,
     }
     return environment.get_template("report.html.j2").render(page)
 

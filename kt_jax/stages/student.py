@@ -7,18 +7,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from kt_jax import (
-    artifacts,
-    backbones,
-    data,
-    leakage,
-    learning,
-    metrics,
-    models,
-    partition,
-    train,
-    views,
-)
+from kt_jax import data, models, training
+from kt_jax.evaluation import backbones, leakage
+from kt_jax.kmeans import metrics
+from kt_jax.machine import partition
+from kt_jax.models import views
+from kt_jax.runs import artifacts
+from kt_jax.training import learning
 
 READS = ("pseudo_labels", "clusters")
 
@@ -42,13 +37,13 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     chance = metrics.entropy(sizes > 0 if section.uniform_over_clusters else sizes)
     make_model = make_network(section, classes)
 
-    def make_examples(key: jax.Array, batch: train.Batch) -> tuple[jax.Array, jax.Array]:
+    def make_examples(key: jax.Array, batch: training.Batch) -> tuple[jax.Array, jax.Array]:
         crops = views.random_resized_crop(
             key, batch["image"], size=section.size, area=tuple(section.crop_area)
         )
         return crops, batch["label"]
 
-    def make_batches(first_step: int) -> Iterator[train.Batch]:
+    def make_batches(first_step: int) -> Iterator[training.Batch]:
         batches = data.train_batches(
             images,
             order,
@@ -81,7 +76,7 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
     return {"rows": len(images), "classes": classes, "size": section.size}
 
 
-def make_network(section: Any, classes: int) -> train.MakeModel:
+def make_network(section: Any, classes: int) -> training.MakeModel:
     """The student that the config describes."""
     options = artifacts.plain(section.backbone)
 

@@ -9,8 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Int
 
-from kt_jax import metrics
-from kt_jax.kmeans import checks
+from kt_jax.kmeans import checks, metrics
 from kt_jax.kmeans.fit import KMeans, fit
 
 _log = logging.getLogger(__name__)

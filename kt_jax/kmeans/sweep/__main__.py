@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kt_jax import artifacts, logs
 from kt_jax.kmeans import checks, command
 from kt_jax.kmeans.sources import find_shards, open_array
 from kt_jax.kmeans.sweep import make_table, sweep
+from kt_jax.runs import artifacts, progress
 
 _log = logging.getLogger("kt_jax.kmeans.sweep.__main__")
 
@@ -78,7 +78,7 @@ def _run(argv: Sequence[str] | None) -> None:
             artifacts.write_json(out / "sweep.json", described)
             seconds = time.monotonic() - begun
             artifacts.finish(out, fingerprint, {"rows": len(rows)}, seconds)
-            _log.info("finished in %s: %s", logs.format_seconds(seconds), out)
+            _log.info("finished in %s: %s", progress.format_seconds(seconds), out)
         else:
             _log.info("%s: finished, nothing to do", out)
     print((out / "sweep.md").read_text(), end="")

@@ -13,6 +13,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
+from kt_jax.runs import progress
+
 _log = logging.getLogger(__name__)
 
 _proto: Any = event_pb2  # its classes are made at run time, where no type checker sees them
@@ -112,7 +114,7 @@ class StageLog:
             self._stage,
             step,
             self._steps,
-            format_seconds(remaining),
+            progress.format_seconds(remaining),
             rate,
             numbers,
         )
@@ -127,20 +129,6 @@ class StageLog:
             self._end_profile()
         if self._events is not None:
             self._events.close()
-
-
-def format_seconds(seconds: int | float) -> str:
-    """Hours, minutes and seconds as a person writes them.
-
-    >>> format_seconds(3725)
-    '1h02m'
-    >>> format_seconds(65)
-    '1m05s'
-    """
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s"
 
 
 def read_metrics(path: Path) -> list[dict[str, int | float]]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from kt_jax.permutations import TILES
+from kt_jax.pretext.permutations import TILES
 
 GRID = 3
 # Occluders come from within groups of this many consecutive examples of the global batch, so

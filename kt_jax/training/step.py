@@ -9,8 +9,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from kt_jax.sums import global_norm
-from kt_jax.train.state import MakeModel, TrainState, bind, structure
+from kt_jax.models.sums import global_norm
+from kt_jax.training.state import MakeModel, TrainState, bind, structure
 
 Batch = Mapping[str, Array]
 # (key, batch) -> (inputs of the network, labels), inside the jitted step.

@@ -1,7 +1,7 @@
 """The one training loop: every stage that learns is a classifier."""
 
-from kt_jax.train.loop import fit
-from kt_jax.train.state import (
+from kt_jax.training.loop import fit
+from kt_jax.training.state import (
     MakeModel,
     TrainState,
     bind,
@@ -9,7 +9,7 @@ from kt_jax.train.state import (
     init_variables,
     structure,
 )
-from kt_jax.train.step import Batch, MakeExamples, compute_dtype, cross_entropy, make_step
+from kt_jax.training.step import Batch, MakeExamples, compute_dtype, cross_entropy, make_step
 
 __all__ = [
     "Batch",

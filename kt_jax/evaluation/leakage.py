@@ -7,7 +7,8 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
-from kt_jax import artifacts, data
+from kt_jax import data
+from kt_jax.runs import artifacts
 
 IMAGES = "images.parquet"
 EXAMPLES = 20

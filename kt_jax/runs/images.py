@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kt_jax import artifacts, data, partition
+from kt_jax import data
+from kt_jax.machine import partition
+from kt_jax.runs import artifacts
 
 _log = logging.getLogger(__name__)
 

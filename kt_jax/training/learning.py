@@ -1,4 +1,4 @@
-"""What the stages that learn share: a network, its checkpoints and its log around `train.fit`."""
+"""What stages that learn share: a network, its checkpoints and its log around `fit`."""
 
 import contextlib
 import math
@@ -8,14 +8,17 @@ from typing import Any
 
 import jax
 
-from kt_jax import artifacts, checkpoints, logs, optimizers, partition, train
+from kt_jax import training
+from kt_jax.machine import partition
+from kt_jax.runs import artifacts
+from kt_jax.training import checkpoints, logs, optimizers
 
 
 def learn(
     stage: artifacts.Stage,
-    make_model: train.MakeModel,
-    make_examples: train.MakeExamples,
-    make_batches: Callable[[int], Iterator[train.Batch]],
+    make_model: training.MakeModel,
+    make_examples: training.MakeExamples,
+    make_batches: Callable[[int], Iterator[training.Batch]],
     *,
     name: str,
     seed: int,
@@ -26,12 +29,12 @@ def learn(
     store_directory: Path,
     chance: float | None = None,
     **step_options: Any,
-) -> train.TrainState:
+) -> training.TrainState:
     """Trains a network as the stage's section says, or carries on with it.
 
     Args:
       stage: whose section holds `batch_size`, `optimizer` and, but for probes, `compute`
-        (precision, accumulate and remat of `train.make_step`).
+        (precision, accumulate and remat of `training.make_step`).
       make_model: the network.
       make_examples: inputs and labels from a batch.
       make_batches: the batches from a step on, on the devices.
@@ -43,10 +46,10 @@ def learn(
       log_directory: where metrics.jsonl, TensorBoard's events and profiles go.
       store_directory: where checkpoints go.
       chance: the loss of guessing, if it is known.
-      **step_options: of `train.make_step`.
+      **step_options: of `training.make_step`.
 
     Raises:
-      FloatingPointError, SystemExit: as `train.fit`.
+      FloatingPointError, SystemExit: as `training.fit`.
     """
     section = stage.section
     optimizer = make_optimizer(section, steps)
@@ -59,9 +62,9 @@ def learn(
         profile_steps=stage.profile_steps,
     )
     try:
-        state = train.fit(
-            train.init_state(make_model, optimizer, seed=seed, mesh=stage.mesh),
-            train.make_step(
+        state = training.fit(
+            training.init_state(make_model, optimizer, seed=seed, mesh=stage.mesh),
+            training.make_step(
                 make_model,
                 make_examples,
                 optimizer,
@@ -113,7 +116,7 @@ def check(config: Any, name: str, *, multiple_of: int = 1) -> None:
     partition.check_batch_size(f"{origin}.batch_size{why}", section.batch_size, multiple_of=unit)
     try:
         make_optimizer(section, 1)
-        train.compute_dtype(compute["precision"])
+        training.compute_dtype(compute["precision"])
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from None
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kt_jax.sums import global_norm
+from kt_jax.models.sums import global_norm
 
 NAMES = ("sgd", "lars", "adamw")
 SCHEDULES = ("cosine", "step", "constant")

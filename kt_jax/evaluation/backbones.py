@@ -16,7 +16,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from kt_jax import artifacts, data, models, partition, train, views
+from kt_jax import data, models, training
+from kt_jax.machine import partition
+from kt_jax.models import views
+from kt_jax.runs import artifacts
 
 NETWORK = "network.safetensors"
 DESCRIPTION = "backbone.json"
@@ -51,7 +54,9 @@ def load_backbone(directory: Path) -> FrozenBackbone:
 def random_backbone(options: Mapping[str, Any], *, seed: int) -> FrozenBackbone:
     """A backbone as it is before training."""
     params, batch_stats = jax.jit(
-        lambda: train.init_variables(lambda rngs: models.make_backbone(rngs=rngs, **options), seed)
+        lambda: training.init_variables(
+            lambda rngs: models.make_backbone(rngs=rngs, **options), seed
+        )
     )()
     return FrozenBackbone(options, params, batch_stats)
 
@@ -82,12 +87,12 @@ def extract(
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return models.make_backbone(rngs=rngs, **backbone.options)
 
-    graphdef = train.structure(make_model, training=False)
+    graphdef = training.structure(make_model, training=False)
 
     @jax.jit
     def features(variables: Any, pixels: jax.Array) -> dict[str, jax.Array]:
         view = views.centre_view(pixels, size)
-        model = train.bind(graphdef, *variables)
+        model = training.bind(graphdef, *variables)
         activations = model(views.mirror(view) if mirrored else view)
         pooled = {name: models.adaptive_max_pool(activations[name], g) for name, g in grids.items()}
         return {name: x.reshape(x.shape[0], -1).astype(jnp.float16) for name, x in pooled.items()}
@@ -135,7 +140,7 @@ def check_layers(origin: str, layers: Iterable[str], options: Mapping[str, Any],
             )
 
 
-def parameter_count(make_model: train.MakeModel) -> int:
+def parameter_count(make_model: training.MakeModel) -> int:
     """How many parameters a network has; nothing is computed."""
-    params, _ = jax.eval_shape(lambda: train.init_variables(make_model, 0))
+    params, _ = jax.eval_shape(lambda: training.init_variables(make_model, 0))
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from kt_jax.sums import global_norm
-from kt_jax.train.state import TrainState
-from kt_jax.train.step import Batch
+from kt_jax.models.sums import global_norm
+from kt_jax.training.state import TrainState
+from kt_jax.training.step import Batch
 
 _log = logging.getLogger(__name__)
 

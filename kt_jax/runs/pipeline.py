@@ -12,9 +12,13 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from kt_jax import artifacts, data, lock, logs, partition, preemption
-from kt_jax.pipeline import order, provenance
-from kt_jax.pipeline.sources import Sources, report_exclusions
+from kt_jax.runs import progress
+from kt_jax import data
+from kt_jax.machine import partition, signals
+from kt_jax.runs import artifacts, lock
+from kt_jax.training import logs
+from kt_jax.runs import order, provenance
+from kt_jax.runs.images import Sources, report_exclusions
 from kt_jax.stages import report
 
 _log = logging.getLogger(__name__)
@@ -59,7 +63,7 @@ def run(
     if dry_run:
         _print_plans(config, workdir, wanted, redo)
         return
-    with _alone(workdir), _compilations(workdir), preemption.Notice() as notice:
+    with _alone(workdir), _compilations(workdir), signals.Notice() as notice:
         _run_wanted(config, workdir, wanted, redo, notice, profile_steps)
 
 
@@ -103,7 +107,7 @@ def _run_wanted(
     workdir: Path,
     wanted: Collection[str],
     redo: Collection[str],
-    notice: preemption.Notice,
+    notice: signals.Notice,
     profile_steps: tuple[int, int] | None,
 ) -> None:
     # A redo that was interrupted has deleted already: the same command carries on.
@@ -154,7 +158,7 @@ def _run_wanted(
         _run_stage(stage, provenance.fingerprint(config, workdir, name, sources))
     if artifacts.writes():
         pending.unlink(missing_ok=True)
-    _log.info("finished in %s: %s", logs.format_seconds(time.monotonic() - begun), workdir)
+    _log.info("finished in %s: %s", progress.format_seconds(time.monotonic() - begun), workdir)
     if "report" in wanted:
         for line in report.headlines(workdir / "report"):
             _log.info("%s", line)
@@ -188,7 +192,7 @@ def _run_stage(stage: artifacts.Stage, fingerprint: Mapping[str, Any]) -> None:
     seconds = time.monotonic() - begun
     artifacts.finish(stage.directory, fingerprint, facts, seconds)
     partition.wait_for_all(f"the end of {stage.name}")
-    _log.info("%s: finished in %s", stage.name, logs.format_seconds(seconds))
+    _log.info("%s: finished in %s", stage.name, progress.format_seconds(seconds))
 
 
 def _describe_redo(config: Any, redo: Collection[str]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from kt_jax import artifacts, data
-from kt_jax.pipeline import order
+from kt_jax import data
+from kt_jax.runs import artifacts
+from kt_jax.runs import order
 
 # Of a section: how often a training is written down. A run may carry on otherwise.
 _CHANGES_NOTHING = ("log_every", "checkpoint_every")

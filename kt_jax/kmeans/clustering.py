@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from safetensors import SafetensorError
 
-from kt_jax import artifacts, kmeans, logs
+from kt_jax import kmeans
+from kt_jax.runs import artifacts
+from kt_jax.runs.progress import format_seconds
 
 _log = logging.getLogger(__name__)
 
@@ -71,13 +73,13 @@ def fit(
         line = f"{name} {restart}{progress.iteration}/{max_iterations} | "
         line += f"inertia {progress.inertia:.6g} | "
         if progress.iteration == 0:
-            _log.info("%sseeded in %s", line, logs.format_seconds(seconds))
+            _log.info("%sseeded in %s", line, format_seconds(seconds))
             return
         times.append(seconds)
         left = max_iterations * (restarts - progress.restart) - progress.iteration
         line += f"{progress.moved:,} rows moved | "
         line += f"{progress.repaired} repaired | " if progress.repaired else ""
-        eta = logs.format_seconds(left * sum(times) / len(times))
+        eta = format_seconds(left * sum(times) / len(times))
         _log.info("%s%.3g s/iteration | ETA at most %s", line, seconds, eta)
 
     def report_seeding(progress: kmeans.SeedingProgress) -> None:

@@ -1,0 +1,1 @@
+"""What is true of the computer: devices, processes, signals."""

@@ -1,0 +1,1 @@
+"""Pretext tasks: (key, images) -> (inputs, labels), inside the jitted step."""
