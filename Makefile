@@ -34,7 +34,7 @@ check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/shellcheck --external-sources launch/*.sh launch/slurm.sbatch
 
-fix: $(STAMP)  ## What ruff can mend by itself
+fix: $(STAMP)  ## What ruff can fix by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -22,11 +22,14 @@ from jax.sharding import PartitionSpec as P
 
 from kt_jax import models, training
 from kt_jax.config import load_config
+from kt_jax.evaluation import backbones
 from kt_jax.machine import partition
 from kt_jax.models import views
 from kt_jax.pretext import puzzles
-from kt_jax.stages import features, pretext, student
-from kt_jax.training import learning
+from kt_jax.runs import files
+from kt_jax.runs.graph import Graph, make_graph
+from kt_jax.stages import classify, pretext
+from kt_jax.training import optimizers
 
 HERE = Path(__file__).resolve().parent
 DEVICES = 64
@@ -65,27 +68,28 @@ MACHINES = (
 SETS = {"ImageNet": 1_281_167, "100M images": 100_000_000}
 
 
-def abstract_step(config: Any, name: str, mesh: Any) -> dict[str, Any]:
+def abstract_step(graph: Graph, name: str, mesh: Any) -> dict[str, Any]:
     """FLOPs, collectives and memory of a stage's step, compiled for the mesh."""
-    section = config[name]
+    options = graph[name].options
     if name == "pretext":
-        make_model = pretext.make_network(section)
-        rules = pretext.make_rules(section)
-        chosen = pretext.make_permutation_set(section, 0)
+        make_model, rules = pretext.make_network(options), options.puzzles
+        chosen = pretext.make_permutation_set(options, 0)
 
         def make_examples(key: Any, batch: Any) -> Any:
             made = puzzles.make_puzzles(key, batch["image"], jnp.asarray(chosen), rules)
             return views.standardise(made.tiles), made.label
     else:
-        make_model = student.make_network(section, config.clusters.k)
+        make_model = classify.make_network(options, graph["clusters"].options.k)
 
         def make_examples(key: Any, batch: Any) -> Any:
             crops = views.random_resized_crop(
-                key, batch["image"], size=section.size, area=tuple(section.crop_area)
+                key, batch["image"], size=options.size, area=options.crop_area
             )
             return crops, batch["label"]
 
-    optimizer = learning.make_optimizer(section, section.steps)
+    optimizer = optimizers.make_optimizer(
+        options.optimizer, steps=options.steps, batch_size=options.batch_size
+    )
     shapes = jax.eval_shape(lambda: training.init_state(make_model, optimizer, seed=0, mesh=mesh))
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())), shapes
@@ -128,17 +132,17 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
     return found
 
 
-def forward_flops(config: Any) -> float:
+def forward_flops(graph: Graph) -> float:
     """Of the teacher, up to the layer that is clustered, for one image of the features' size."""
-    options = config.pretext.backbone.to_dict()
+    options, features = graph["pretext"].options.backbone, graph["features"].options
 
     def make_model(rngs: Any) -> Any:
         return models.make_backbone(rngs=rngs, **options)
 
     graphdef = training.structure(make_model, training=False)
-    size = config.features.size
+    size = features.size
     lowered: Any = jax.jit(
-        lambda variables, pixels: training.bind(graphdef, *variables)(pixels)[config.features.layer]
+        lambda variables, pixels: training.bind(graphdef, *variables)(pixels)[features.layer]
     ).lower(
         jax.eval_shape(lambda: training.init_variables(make_model, 0)),
         jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
@@ -220,18 +224,22 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", DEVICES)
     partition.configure_xla()
     config = load_config(str(HERE.parent / "configs/jigsawpp.py"))
-    mesh = partition.make_mesh()
     for name in ("pretext", "student"):
         section = config[name]
         section.steps = section.steps * section.batch_size // BATCH
         section.batch_size = BATCH
         section.optimizer.reference_batch = 256
         section.optimizer.drop_every //= 4
+    graph = make_graph(files.to_plain(config))
+    mesh = partition.make_mesh()
     facts: dict[str, Any] = {
-        name: abstract_step(config, name, mesh) for name in ("pretext", "student")
+        name: abstract_step(graph, name, mesh) for name in ("pretext", "student")
     }
-    facts["forward"] = forward_flops(config)
-    facts["dims"] = features.feature_dims(config.features, config.pretext.backbone.to_dict())
+    facts["forward"] = forward_flops(graph)
+    chosen = graph["features"].options
+    shapes = backbones.layer_shapes(graph["pretext"].options.backbone, chosen.size)
+    height, width, channels = shapes[chosen.layer]
+    facts["dims"] = min(height, chosen.grid) * min(width, chosen.grid) * channels
     measured = json.loads((HERE / "loader.json").read_text())["rates"]["500 x 375 to 224 px"]
     rate = statistics.median(measured["kt_jax"]) / 2
     write_page(config, facts, rate, HERE.parent / "docs/scale.md")

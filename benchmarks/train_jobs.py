@@ -55,7 +55,7 @@ def run_kt_jax(network: str, count: int, precision: str) -> dict[str, Any]:
         backbone = models.make_backbone("alexnet", rngs=rngs)
         return models.Classifier(backbone, size=227, classes=CLASSES, rngs=rngs)
 
-    optimizer = optimizers.make_optimizer(steps=1000, batch_size=count, learning_rate=0.01)
+    optimizer = optimizers.make_optimizer(optimizers.Optimizer(), steps=1000, batch_size=count)
     mesh = partition.make_mesh()
     state = training.init_state(make_model, optimizer, seed=0, mesh=mesh)
     pictures, labels = make_batch(network, count)
@@ -210,18 +210,22 @@ def run_loop(*, cache: str | None) -> dict[str, Any]:
     from kt_jax.machine import partition, signals
     from kt_jax.models import views
     from kt_jax.pretext import puzzles
+    from kt_jax.runs import files
+    from kt_jax.runs.graph import make_graph
     from kt_jax.stages import pretext
-    from kt_jax.training import learning, logs
+    from kt_jax.training import logs, optimizers
 
     partition.configure_xla()
     jax.config.update("jax_compilation_cache_dir", cache)
-    section = configs.load_config(str(ROOT / "configs/quickstart.py")).pretext
-    chosen = pretext.make_permutation_set(section, 0)
-    rules = pretext.make_rules(section)
-    optimizer = learning.make_optimizer(section, 10**6)
+    config = configs.load_config(str(ROOT / "configs/quickstart.py"))
+    options = make_graph(files.to_plain(config))["pretext"].options
+    chosen, rules = pretext.make_permutation_set(options, 0), options.puzzles
+    optimizer = optimizers.make_optimizer(
+        options.optimizer, steps=10**6, batch_size=options.batch_size
+    )
     mesh = partition.make_mesh()
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (section.batch_size, 48, 48, 3), np.uint8)
+    pixels = rng.integers(0, 256, (options.batch_size, 48, 48, 3), np.uint8)
 
     def make_examples(key: Any, batch: Any) -> tuple[Any, Any]:
         made = puzzles.make_puzzles(key, batch["image"], jnp.asarray(chosen), rules)
@@ -231,7 +235,7 @@ def run_loop(*, cache: str | None) -> dict[str, Any]:
         while True:
             yield partition.put_batch({"image": pixels}, mesh)
 
-    make_model = pretext.make_network(section)
+    make_model = pretext.make_network(options)
     step_fn = training.make_step(make_model, make_examples, optimizer, key=jax.random.key(0))
 
     def make_state() -> training.TrainState:
@@ -240,7 +244,7 @@ def run_loop(*, cache: str | None) -> dict[str, Any]:
     def run_fit(steps: int) -> float:
         with tempfile.TemporaryDirectory() as place, signals.Notice() as notice:
             log = logs.StageLog(
-                Path(place), stage="loop", steps=steps, images_per_step=section.batch_size
+                Path(place), stage="loop", steps=steps, images_per_step=options.batch_size
             )
             fresh = jax.block_until_ready(make_state())
             begun = time.perf_counter()

@@ -38,7 +38,6 @@ def get_config(arg: str = "") -> ConfigDict:
         return {"tiny": tiny, "small": small, "full": full}[size]
 
     config = ConfigDict()
-    config.seed = 0
     config.stages = (
         "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
     )  # fmt: skip
@@ -53,40 +52,28 @@ def get_config(arg: str = "") -> ConfigDict:
         "test": {**source, "subset": "test"},
     }
     batch_norm = by_size(True, True, False)
-    optimizer = {
-        "name": "sgd",
-        "learning_rate": by_size(0.05, 0.05, 0.01),
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "clip": 5.0,
-        "warmup": by_size(50, 100, 1_000),
-        "reference_batch": 0,
-        "schedule": "cosine",
-        "drop_every": 0,
-        "bias_rate": 1.0,
-    }
-    # How images are read, which changes no result.
-    config.loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
-    config.pretext = {
-        "images": "train",
-        "test_images": "test",
-        "test_repeats": 1,
-        "batch_size": by_size(64, 64, 256),
-        "steps": by_size(500, 3_000, 350_000),
+    training = {
+        "batch_size": by_size(64, 128, 256),
         "log_every": by_size(25, 50, 100),
         "checkpoint_every": by_size(100, 250, 5_000),
-        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
+        "optimizer": {
+            "learning_rate": by_size(0.05, 0.05, 0.01),
+            "warmup": by_size(50, 100, 1_000),
+        },
+    }
+    config.pretext = {
+        "kind": "pretext",
+        **training,
+        "batch_size": by_size(64, 64, 256),
+        "steps": by_size(500, 3_000, 350_000),
         "puzzles": {
             "crop": by_size(48, 96, 255),
             "tile": by_size(12, 24, 64),
             "jitter": by_size(3, 7, 18),
             "channel_shift": by_size(1, 1, 2),
-            "grey": 0.7,  # paper
-            "projected": 0.0,
-            "max_occluders": 2,  # paper
             "mirror": by_size(True, True, False),
         },
-        "permutations": {"count": by_size(30, 100, 701), "file": ""},
+        "permutations": {"count": by_size(30, 100, 701)},
         "backbone": {
             "name": "vgg",
             "channels": by_size((24, 48, 96), (24, 48, 96, 128), (64, 128, 256, 512, 512)),
@@ -98,41 +85,31 @@ def get_config(arg: str = "") -> ConfigDict:
             "fc6": by_size(64, 128, 1024),
             "fc7": by_size(256, 512, 4096),
             "dropout": by_size(0.0, 0.0, 0.5),
-            "batch_norm": True,
         },
-        "optimizer": optimizer,
     }
     config.features = {
-        "images": "train",
+        "kind": "features",
+        "backbone": "pretext",
         "layer": by_size("conv3_2", "conv3_2", "conv4_3"),
-        "grid": 4,  # paper: max-pooled to 4 x 4
         "size": by_size(48, 96, 255),
         "batch_size": by_size(64, 128, 256),
-        "rows_per_shard": 65_536,
     }
     config.clusters = {
+        "kind": "clusters",
+        "features": "features",
         "k": by_size(16, 100, 2_000),
-        "l2": True,
-        "centre": True,
-        "spherical": False,
-        "init": "k-means||",
-        "precision": "auto",  # float32's labels, by the faster way here
-        "restarts": 1,
-        "max_iterations": 100,
-        "tolerance": 1e-4,
-        "warn_share": 0.25,
     }
-    config.pseudo_labels = {"images": "train", "batch_size": by_size(64, 128, 256)}
-    config.student = {
-        "images": "train",
-        "size": by_size(48, 96, 227),
+    config.pseudo_labels = {
+        "kind": "label",
+        "clusters": "clusters",
         "batch_size": by_size(64, 128, 256),
+    }
+    config.student = {
+        "kind": "classify",
+        "labels": "pseudo_labels",
+        **training,
         "steps": by_size(400, 3_000, 450_000),
-        "log_every": by_size(25, 50, 100),
-        "checkpoint_every": by_size(100, 250, 5_000),
-        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
-        "uniform_over_clusters": False,
-        "crop_area": (0.4, 1.0),
+        "size": by_size(48, 96, 227),
         "backbone": {
             "name": "alexnet",
             "channels": by_size(
@@ -142,33 +119,14 @@ def get_config(arg: str = "") -> ConfigDict:
             "stem_stride": by_size(2, 2, 4),
             "batch_norm": batch_norm,
         },
-        "head": {
-            "hidden": by_size((256,), (512,), (4096, 4096)),
-            "dropout": 0.5,
-            "batch_norm": batch_norm,
-        },
-        "optimizer": optimizer,
+        "head": {"hidden": by_size((256,), (512,), (4096, 4096)), "batch_norm": batch_norm},
     }
     config.probe = {
-        "train_images": "train",
-        "test_images": "test",
+        "kind": "probe",
+        "backbones": ("student", "random:student", "pretext"),
         "size": by_size(48, 96, 227),
         "batch_size": by_size(64, 128, 256),
         "epochs": by_size(16, 40, 28),
-        "max_dims": 9600,
-        "seeds": (0,),
-        "teacher_layers": by_size(
-            ("conv1_2", "conv2_2", "conv3_2"),
-            ("conv1_2", "conv2_2", "conv3_2", "conv4_2"),
-            ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"),
-        ),
-        "optimizer": {
-            "learning_rate": 0.01,
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "clip": 1e9,
-            "warmup": 0,
-        },
     }
-    config.report = {"images": "train", "clusters": 8, "images_per_cluster": 12, "puzzles": 6}
+    config.report = {"kind": "report"}
     return config

@@ -22,7 +22,6 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"configs/jigsawpp.py:{arg}: the only argument is tiny.")
     tiny = arg == "tiny"
     config = ConfigDict()
-    config.seed = 0
     config.stages = (
         "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
     )  # fmt: skip
@@ -45,132 +44,87 @@ def get_config(arg: str = "") -> ConfigDict:
             "train": {**imagenet, "split": "train"},
             "test": {**imagenet, "split": "validation"},
         }
-    # How images are read, which changes no result.
-    config.loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
+    optimizer = {
+        "learning_rate": 0.01,  # authors' code; Caffe's AlexNet
+        "warmup": 1_000,
+        "schedule": "step",
+        "drop_every": 100_000,  # authors' code; Caffe's AlexNet
+    }
+    every = {"log_every": 2 if tiny else 100, "checkpoint_every": 2 if tiny else 5_000}
     config.pretext = {
-        "images": "train",
-        "test_images": "test",
-        "test_repeats": 1,
+        "kind": "pretext",
+        **every,
         "batch_size": 32 if tiny else 256,  # authors' code
         "steps": 2 if tiny else 350_000,  # the 2016 paper
-        "log_every": 2 if tiny else 100,
-        "checkpoint_every": 2 if tiny else 5_000,
-        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
         "puzzles": {
             "crop": 255,  # authors' code
             "tile": 64,  # authors' code
             "jitter": 18,  # authors' code
             "channel_shift": 2,  # the 2016 paper
             "grey": 0.7,  # paper; the authors' code has grey 0.5, projected 0.25
-            "projected": 0.0,
             "max_occluders": 2,  # paper
             "mirror": False,  # authors' code
         },
-        "permutations": {"count": 20 if tiny else 701, "file": ""},  # paper: 701
+        "permutations": {"count": 20 if tiny else 701},  # paper: 701
         "backbone": {
             "name": "vgg",  # paper: VGG-16; its head, initialisation and norms are not known
-            "channels": (64, 128, 256, 512, 512),
-            "convs": (2, 2, 3, 3, 3),
             "width": 0.0625 if tiny else 1.0,
             "batch_norm": True,
-            "final_pool": True,
         },
         "head": {
             "fc6": 32 if tiny else 1024,  # the 2016 paper, for AlexNet
             "fc7": 64 if tiny else 4096,  # the 2016 paper, for AlexNet
             "dropout": 0.5,  # authors' code
-            "batch_norm": True,
         },
-        "optimizer": {
-            "name": "sgd",
-            "learning_rate": 0.01,  # authors' code
-            "momentum": 0.9,  # authors' code
-            "weight_decay": 5e-4,  # authors' code
-            "clip": 5.0,
-            "warmup": 1_000,
-            "reference_batch": 0,
-            "schedule": "step",
-            "drop_every": 100_000,  # authors' code
-            "bias_rate": 2.0,  # authors' code
-        },
+        "optimizer": optimizer,
     }
     config.features = {
-        "images": "train",
+        "kind": "features",
+        "backbone": "pretext",
         "layer": "conv4_3",  # paper: conv4; which of its layers is not known
-        "grid": 4,  # paper: max-pooled to 4 x 4 x 512
+        "grid": 4,  # paper
         "size": 255,
         "batch_size": 16 if tiny else 256,
-        "rows_per_shard": 65_536,
     }
     config.clusters = {
+        "kind": "clusters",
+        "features": "features",
         "k": 4 if tiny else 2_000,  # paper
         "l2": False,  # paper: not mentioned
-        "centre": True,
-        "spherical": False,
-        "init": "k-means||",  # ours: the paper names no seeding
-        "precision": "auto",  # float32's labels, by the faster way here
-        "restarts": 1,
         "max_iterations": 50,
-        "tolerance": 1e-4,
-        "warn_share": 0.25,
     }
-    config.pseudo_labels = {"images": "train", "batch_size": 16 if tiny else 256}
+    config.pseudo_labels = {
+        "kind": "label",
+        "clusters": "clusters",
+        "batch_size": 16 if tiny else 256,
+    }
     config.student = {
-        "images": "train",
-        "size": 227,  # AlexNet
+        "kind": "classify",
+        "labels": "pseudo_labels",
+        **every,
         "batch_size": 16 if tiny else 256,  # Caffe's AlexNet
         "steps": 2 if tiny else 450_000,  # Caffe's AlexNet
-        "log_every": 2 if tiny else 100,
-        "checkpoint_every": 2 if tiny else 5_000,
-        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
-        "uniform_over_clusters": False,
+        "size": 227,  # AlexNet
         # Caffe takes 227 px squares of 256 px images: an area of 0.79; ours vary about it.
         "crop_area": (0.6, 1.0),
         "backbone": {
             "name": "alexnet",
             "channels": (8, 16, 24, 24, 16) if tiny else (96, 256, 384, 384, 256),
-            "stem_kernel": 11,
-            "stem_stride": 4,
-            "batch_norm": False,
         },
-        "head": {
-            "hidden": (32, 32) if tiny else (4096, 4096),
-            "dropout": 0.5,
-            "batch_norm": False,
-        },
-        "optimizer": {
-            "name": "sgd",
-            "learning_rate": 0.01,  # Caffe's AlexNet
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            # A clip of the global norm, since Caffe's initialisation is kept.
-            "clip": 5.0,
-            "warmup": 1_000,
-            "reference_batch": 0,
-            "schedule": "step",
-            "drop_every": 100_000,  # Caffe's AlexNet
-            "bias_rate": 2.0,  # Caffe's AlexNet
-        },
+        "head": {"hidden": (32, 32) if tiny else (4096, 4096)},
+        # A clip of the global norm, since Caffe's initialisation is kept.
+        "optimizer": {**optimizer, "bias_rate": 2.0},  # Caffe's AlexNet
     }
     config.probe = {
-        "train_images": "train",
-        "test_images": "test",
+        "kind": "probe",
+        "backbones": ("student", "random:student", "pretext"),
         "size": 227,
         "batch_size": 16 if tiny else 256,
         "epochs": 1 if tiny else 28,  # 140,000 steps of 256 (FAIR's benchmark)
         "max_dims": 9600,  # Zhang et al. 2016
-        "seeds": (0,),
-        "teacher_layers": ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"),
-        "optimizer": {
-            "learning_rate": 0.01,
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "clip": 1e9,
-            "warmup": 0,
-        },
     }
     config.report = {
-        "images": "train",
+        "kind": "report",
         "clusters": 2 if tiny else 12,
         "images_per_cluster": 6 if tiny else 12,
         "puzzles": 2 if tiny else 6,

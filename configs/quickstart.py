@@ -15,7 +15,6 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"configs/quickstart.py:{arg}: the only argument is tiny.")
     tiny = arg == "tiny"
     config = ConfigDict()
-    config.seed = 0
     config.stages = (
         "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
     )  # fmt: skip
@@ -31,17 +30,17 @@ def get_config(arg: str = "") -> ConfigDict:
         },
         "test": {**views, "subset": "test", "views_per_photograph": 4 if tiny else 64},
     }
-    # How images are read, which changes no result.
-    config.loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
-    config.pretext = {
-        "images": "train",
-        "test_images": "test",
-        "test_repeats": 1 if tiny else 4,
+    training = {
         "batch_size": 64,
-        "steps": 3 if tiny else 600,
         "log_every": 25,
         "checkpoint_every": 100,
-        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
+        "optimizer": {"learning_rate": 0.05, "warmup": 50},
+    }
+    config.pretext = {
+        "kind": "pretext",
+        **training,
+        "steps": 3 if tiny else 600,
+        "test_repeats": 1 if tiny else 4,
         # The paper's ratios of tile, jitter and channel shift to the cell, at 16 px cells.
         "puzzles": {
             "crop": 48,
@@ -49,11 +48,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "jitter": 3,
             "channel_shift": 1,
             "grey": 0.5,  # the authors' code; the paper has 0.7
-            "projected": 0.0,
-            "max_occluders": 2,  # paper
             "mirror": True,
         },
-        "permutations": {"count": 30, "file": ""},
+        "permutations": {"count": 30},
         "backbone": {
             "name": "vgg",
             "channels": (24, 48, 96),
@@ -61,50 +58,28 @@ def get_config(arg: str = "") -> ConfigDict:
             "batch_norm": True,
             "final_pool": False,
         },
-        "head": {"fc6": 64, "fc7": 256, "dropout": 0.5, "batch_norm": True},
-        "optimizer": {
-            "name": "sgd",
-            "learning_rate": 0.05,
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "clip": 5.0,
-            "warmup": 50,
-            "reference_batch": 0,
-            "schedule": "cosine",
-            "drop_every": 0,
-            "bias_rate": 1.0,
-        },
+        "head": {"fc6": 64, "fc7": 256},
     }
     config.features = {
-        "images": "train",
+        "kind": "features",
+        "backbone": "pretext",
         "layer": "conv3_2",
-        "grid": 4,  # paper: max-pooled to 4 x 4
         "size": 48,
         "batch_size": 64,
-        "rows_per_shard": 65536,
     }
     config.clusters = {
+        "kind": "clusters",
+        "features": "features",
         "k": 4 if tiny else 32,
-        "l2": True,
-        "centre": True,
-        "spherical": False,
-        "init": "k-means||",
-        "precision": "auto",  # float32's labels, by the faster way here
-        "restarts": 1,
         "max_iterations": 50,
-        "tolerance": 1e-4,
-        "warn_share": 0.25,
     }
-    config.pseudo_labels = {"images": "train", "batch_size": 64}
+    config.pseudo_labels = {"kind": "label", "clusters": "clusters", "batch_size": 64}
     config.student = {
-        "images": "train",
-        "size": 48,
-        "batch_size": 64,
+        "kind": "classify",
+        "labels": "pseudo_labels",
+        **training,
         "steps": 3 if tiny else 400,
-        "log_every": 25,
-        "checkpoint_every": 100,
-        "compute": {"precision": "auto", "accumulate": 1, "remat": False},
-        "uniform_over_clusters": False,
+        "size": 48,
         "crop_area": (0.2, 1.0),
         "backbone": {
             "name": "alexnet",
@@ -113,37 +88,17 @@ def get_config(arg: str = "") -> ConfigDict:
             "stem_stride": 2,
             "batch_norm": True,
         },
-        "head": {"hidden": (256,), "dropout": 0.5, "batch_norm": True},
-        "optimizer": {
-            "name": "sgd",
-            "learning_rate": 0.05,
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "clip": 5.0,
-            "warmup": 50,
-            "reference_batch": 0,
-            "schedule": "cosine",
-            "drop_every": 0,
-            "bias_rate": 1.0,
-        },
+        "head": {"hidden": (256,), "batch_norm": True},
     }
     config.probe = {
+        "kind": "probe",
+        "backbones": ("student", "random:student", "pretext"),
         "train_images": "probe",
-        "test_images": "test",
         "size": 48,
         "batch_size": 64,
         "epochs": 1 if tiny else 16,
         # Fewer than the 960 views: with the usual 9,600, a random network learns them by heart.
         "max_dims": 400,
-        "seeds": (0,),
-        "teacher_layers": ("conv1_2", "conv2_2", "conv3_2"),
-        "optimizer": {
-            "learning_rate": 0.01,
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "clip": 1e9,
-            "warmup": 0,
-        },
     }
-    config.report = {"images": "train", "clusters": 8, "images_per_cluster": 10, "puzzles": 6}
+    config.report = {"kind": "report", "images_per_cluster": 10}
     return config

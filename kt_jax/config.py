@@ -1,28 +1,62 @@
 """Loads a config file in a notebook or for the command line."""
 
+import ast
 import difflib
-import functools
 import importlib.util
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+_SHIPPED = Path(__file__).parent / "configs"
+
 
 def load_config(path: str, **overrides: Any) -> ConfigDict:
-    """The config of "FILE.py" or "FILE.py:ARG", with overrides, locked.
+    """The config of "FILE.py" or "FILE.py:ARG", with overrides and every default, locked.
 
-    Overrides are nested: load_config("configs/quickstart.py", clusters={"k": 8}).
+    Configs that ship are found by their names from any directory: load_config("quickstart.py").
+    Overrides are nested: load_config("configs/quickstart.py", clusters={"k": 8}). Another name of a
+    backbone takes away the options of the one before.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: for a key that the config has not, naming the nearest one.
-      TypeError: for a value of another type than the config's.
+      ValueError: for a key that the config does not have, naming the nearest one, a value of
+        another type, and whatever makes no graph of stages.
     """
+    return _make_config(_read(path), overrides)
+
+
+def load_with_flags(path: str, texts: Mapping[str, str]) -> ConfigDict:
+    """As `load_config`, with overrides as the command line gives them: {"clusters.k": "8"}."""
+    from kt_jax import data
+
+    values = _read(path)
+    overrides: dict[str, Any] = {}
+    for dotted, text in texts.items():
+        *sections, key = dotted.split(".")
+        node: Any = _filled(values)
+        for part in (*sections, key):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        place = overrides
+        for part in sections:
+            place = place.setdefault(part, {})
+        # A column may be called 7.
+        is_text = sections[:1] == ["images"] and key in data.option_names()
+        place[key] = text if is_text else _parse(text, node)
+    return _make_config(values, overrides)
+
+
+def _read(path: str) -> dict[str, Any]:
+    """What a config file says."""
     file, _, arg = path.partition(":")
     if not Path(file).is_file():
-        raise FileNotFoundError(f"no config file {file!r}: see configs/ for those that ship.")
+        shipped = _SHIPPED / file
+        if "/" in file or not shipped.is_file():
+            names = ", ".join(sorted(each.name for each in _SHIPPED.glob("*.py")))
+            raise FileNotFoundError(f"no config file {file!r}; those that ship: {names}")
+        file = str(shipped)
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(
@@ -31,65 +65,58 @@ def load_config(path: str, **overrides: Any) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(arg) if arg else module.get_config()
+    return json.loads(config.to_json())
+
+
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    # Here, since importing stages imports JAX: a file that does not exist is answered at once.
+    from kt_jax.runs import graph
+
+    return graph.fill(values)
+
+
+def _make_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> ConfigDict:
+    from kt_jax.runs import graph
+
+    filled = _filled(values)
+    _override(filled, overrides, ())
+    graph.make_graph(filled)
+    config = ConfigDict(_filled(filled))
     config.lock()
-    _override(config, overrides, "")
     return config
 
 
-def check_key(config: ConfigDict, dotted: str, options: Collection[str] = ()) -> bool:
-    """Makes sure that the config has, or may get, the key "section.key"; returns whether it has it.
+def _override(values: dict[str, Any], overrides: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    from kt_jax.runs import graph, options
 
-    Args:
-      config: a config.
-      dotted: the key.
-      options: what a set of images may have besides, as config.images.SET.OPTION.
-
-    Raises:
-      ValueError: naming the nearest keys that it has.
-    """
-    node: Any = config
-    parts = dotted.split(".")
-    for depth, part in enumerate(parts):
-        keys = list(node) if isinstance(node, ConfigDict) else []
-        if part not in keys:
-            if _is_of_images(parts, depth):
-                if part in options:
-                    return False
-                keys += sorted(options)
-            known = [".".join([*parts[:depth], key]) for key in keys]
-            near = difflib.get_close_matches(".".join(parts[: depth + 1]), known, n=3, cutoff=0.4)
+    is_free = graph.takes_any_option(path)
+    if is_free and "name" in overrides and overrides["name"] != values.get("name"):
+        values.clear()  # they are options of another architecture
+    for key, value in overrides.items():
+        dotted = ".".join((*path, key))
+        if key not in values and not is_free:
+            known = [".".join((*path, each)) for each in values]
+            near = difflib.get_close_matches(dotted, known, n=3, cutoff=0.4)
             hint = f"Did you mean {' or '.join(near)}?" if near else f"It has: {', '.join(known)}."
             raise ValueError(f"the config has no key {dotted!r}. {hint}")
-        node = node[part]
-    return True
-
-
-def add_option(config: ConfigDict, dotted: str, value: str) -> None:
-    """Adds "images.SET.OPTION", an option of a source that the config does not have."""
-    section, name, option = dotted.split(".")
-    with config.unlocked():
-        config[section][name][option] = value
-
-
-def _is_of_images(parts: list[str], depth: int) -> bool:
-    """Whether the part at this depth is an option of a set of images."""
-    return parts[0] == "images" and depth == 2 and len(parts) == 3
-
-
-def _override(config: ConfigDict, overrides: Mapping[str, Any], name: str) -> None:
-    for key, value in overrides.items():
-        dotted = f"{name}.{key}" if name else key
-        if isinstance(value, Mapping):
-            _override(config, value, dotted)
+        if isinstance(values.get(key), Mapping):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"config.{dotted} = {value!r}: give its keys")
+            values[key] = dict(values[key])
+            _override(values[key], value, (*path, key))
+        elif is_free and isinstance(values.get(key), bool | int | float | str):
+            values[key] = options.convert(type(values[key]), value, f"config.{dotted}")
         else:
-            check_key(config, dotted)
-            _set(config, dotted, value)
+            values[key] = value
 
 
-def _set(config: ConfigDict, dotted: str, value: Any) -> None:
+def _parse(text: str, now: Any) -> Any:
+    """The value that a text of the command line stands for, where the config has `now`."""
+    if isinstance(now, str):
+        return text
+    if isinstance(now, bool) and text.lower() in ("true", "false", "1", "0"):
+        return text.lower() in ("true", "1")
     try:
-        config.update_from_flattened_dict({dotted: value})
-    except TypeError as error:
-        now = functools.reduce(lambda node, part: node[part], dotted.split("."), config)
-        what = "its keys" if isinstance(now, ConfigDict) else f"a value like {now!r}"
-        raise TypeError(f"config.{dotted} = {value!r}: give {what}") from error
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

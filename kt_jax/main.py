@@ -14,19 +14,18 @@ from collections.abc import Sequence
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
-from kt_jax import data
-from kt_jax.config import add_option, check_key, load_config
+from kt_jax.config import load_with_flags
 from kt_jax.machine import processes
 from kt_jax.runs import pipeline
 
-# The arguments that ml_collections looks at: not the options that the config does not have.
-_ARGUMENTS: list[str] = []
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True, sys_argv=_ARGUMENTS)
+_CONFIG = flags.DEFINE_string(
+    "config", "", "FILE.py or FILE.py:ARG. --config.SECTION.OPTION=VALUE changes an option of it."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.")
 _STAGES = flags.DEFINE_list("stages", [], "Only these stages.")
 _REDO = flags.DEFINE_list("redo", [], "Delete these stages and all that read them; do them again.")
+_YES = flags.DEFINE_bool("yes", False, "Agree that --redo deletes more than the stages it names.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", "", "FIRST:LAST: of every training, trace these steps into STAGE/profile."
@@ -37,6 +36,11 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes run together.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
+_TIME_STEPS = flags.DEFINE_integer(
+    "time_steps", 0, "With --dry_run: say how long a training takes, from so many steps."
+)
+# What the command line changes in the config, by dotted key.
+_OVERRIDES: dict[str, str] = {}
 # Of disks and the networks that they hang on; another attempt may find them well.
 _PASSING = (errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT)
 
@@ -61,15 +65,20 @@ def main(argv: Sequence[str]) -> None:
     # Ours in full; of the libraries' chatter only what is wrong.
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("kt_jax").setLevel(logging.INFO)
+    if not _CONFIG.value:
+        raise ValueError("no --config=FILE.py given: see configs/ for those that ship.")
+    config = load_with_flags(_CONFIG.value, _OVERRIDES)
     if not _WORKDIR.value:
         raise ValueError("no --workdir=DIR given: where the run is kept and carried on.")
     processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     pipeline.run(
-        _CONFIG.value,
+        config,
         _WORKDIR.value,
         stages=_STAGES.value,
         redo=_REDO.value,
+        yes=_YES.value,
         dry_run=_DRY_RUN.value,
+        time_steps=_TIME_STEPS.value,
         profile_steps=_parse_steps(_PROFILE_STEPS.value),
     )
 
@@ -85,32 +94,15 @@ def _parse_steps(text: str) -> tuple[int, int] | None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Checks the config's name and keys first: ml_collections answers those with a stack trace.
-
-    An option of a source that the config does not have, --config.images.SET.OPTION=VALUE, is added
-    to the config after ml_collections has read the rest.
-    """
-    config, added = None, {}
-    _ARGUMENTS.clear()
-    arguments = iter(zip(argv, [*argv[1:], ""], strict=True))
-    for argument, following in arguments:
+    """Takes --config.KEY=VALUE out of the arguments before absl sees the others."""
+    rest, arguments = [], iter(argv)
+    for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            config = load_config(value if equals else following)
-        elif argument.startswith("-") and name.startswith("config.") and config is not None:
-            key = name.removeprefix("config.")
-            if not check_key(config, key, data.option_names()):
-                added[key] = value if equals else following
-                if not equals:
-                    next(arguments, None)
-                continue
-        _ARGUMENTS.append(argument)
-    if config is None and not any("help" in argument for argument in argv):
-        raise ValueError("no --config=FILE.py given: see configs/ for those that ship.")
-    rest = flags.FLAGS(_ARGUMENTS)
-    for key, value in added.items():
-        add_option(_CONFIG.value, key, value)
-    return rest
+        if argument.startswith("-") and name.startswith("config."):
+            _OVERRIDES[name.removeprefix("config.")] = value if equals else next(arguments, "")
+        else:
+            rest.append(argument)
+    return flags.FLAGS(rest)
 
 
 def run() -> None:
@@ -123,7 +115,7 @@ def run() -> None:
     try:
         app.run(main, flags_parser=_parse_flags)
     except KeyboardInterrupt:
-        processes.end(130, "kt_jax: interrupted; the same command carries on")
+        processes.end(130, "kt_jax: interrupted; the same command resumes")
     except Exception as error:
         status, words = _explain(error)
         if status == 1 or (flags.FLAGS.is_parsed() and _TRACEBACK.value):
@@ -149,8 +141,8 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, jax.errors.JaxRuntimeError) and several and not first.startswith(ours):
         return os.EX_TEMPFAIL, (
             f"process {jax.process_index()}: {first}\nMost likely another process of this run has "
-            "ended: its own words say why. Start all of them again by the same command: they carry "
-            "on from the last checkpoint"
+            "ended: its own words say why. Start all of them again by the same command: they "
+            "resume from the last checkpoint"
         )
     return 1, f"{type(error).__name__}: {first}"
 

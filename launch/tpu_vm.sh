@@ -6,7 +6,7 @@
 #   launch/tpu_vm.sh [--dry_run] install    this checkout and its packages, on every worker
 #   launch/tpu_vm.sh [--dry_run] run --config=... --workdir=...     started in the background
 #   launch/tpu_vm.sh [--dry_run] tail       what worker 0 says
-#   launch/tpu_vm.sh [--dry_run] stop       SIGTERM on every worker: the run saves; run carries on
+#   launch/tpu_vm.sh [--dry_run] stop       SIGTERM on every worker: the run saves; run resumes
 #   launch/tpu_vm.sh [--dry_run] delete     the TPU, queued or there
 #
 # NAME, ZONE, TYPE (v5litepod-64, ...) and VERSION (v2-alpha-tpuv5-lite, ...) come from the

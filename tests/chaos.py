@@ -26,7 +26,7 @@ RESULTS = (
     "clusters/assignment.npy",
     "pseudo_labels/labels.parquet",
     "student/network.safetensors",
-    "probe/results.json",
+    "probe/scores.json",
 )
 
 
@@ -60,7 +60,7 @@ def draw_moments(
     stages = list(durations)
     more = draw.choices(stages, [*durations.values()], k=max(0, kills - len(stages)))
     chosen = sorted([*stages, *more], key=stages.index)[:kills]
-    # A stage that is carried on has less before it than when it began.
+    # A resumed stage has less before it than when it began.
     return [(stage, draw.uniform(0, min(durations[stage], LATEST))) for stage in chosen]
 
 

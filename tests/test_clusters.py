@@ -1,98 +1,72 @@
-"""The stages clusters and pseudo_labels on features made by hand."""
+"""The stages clusters and label on features made by hand, and of a tiny backbone."""
 
+import dataclasses
 import logging
 import re
+import shutil
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import support
 
-from kt_jax import data, kmeans
+from kt_jax import kmeans
 from kt_jax.evaluation import backbones
-from kt_jax.machine import partition, signals
-from kt_jax.runs import artifacts
-from kt_jax.stages import clusters, pseudo_labels
+from kt_jax.runs import artifacts, files, pipeline
+from kt_jax.stages import clusters, label
 
-SECTION = {
-    "k": 9,
-    "l2": False,
-    "centre": True,
-    "spherical": False,
-    "init": "k-means||",
-    "precision": "float32",
-    "restarts": 1,
-    "max_iterations": 12,
-    "tolerance": 0.0,
-    "warn_share": 0.25,
-}
+OPTIONS = clusters.Options(
+    features="features", k=9, l2=False, precision="float32", max_iterations=12, tolerance=0.0
+)
 ROWS = (3 + np.random.default_rng(0).random((500, 7))).astype(np.float16)
 
 
-def make_stage(workdir, name="clusters", **changes):
-    section = {**SECTION, **changes} if name == "clusters" else changes
-    images = data.Images(
-        keys=tuple(str(number) for number in range(len(ROWS))),
-        labels=None,
-        class_names=(),
-        size=8,
-        excluded=(),
-        origin="made by hand",
-        fingerprint="",
-        load=lambda index: np.zeros((8, 8, 3), np.uint8),
-    )
-    return artifacts.Stage(
-        name=name,
-        section=ConfigDict(section),
-        seed=5,
-        workdir=workdir,
-        images={"train": images},
-        reading=data.Reading(),
-        mesh=partition.make_mesh(),
-        notice=signals.Notice(),
-    )
+BACKBONE = artifacts.Backbone({}, 48, "none", {"conv3": (1, 1, 7)}, ("conv3",), 0)
 
 
 def write_features(workdir):
+    directory = workdir / "features"
     for number, part in enumerate(np.split(ROWS, [300])):
-        artifacts.write_array(workdir / "features" / f"features-{number:05d}-of-00002.npy", part)
-    facts = {"layer": "conv3", "grid": 4, "size": 48}
-    artifacts.finish(workdir / "features", {}, facts, 1.0)
+        files.write_array(directory / f"features-{number:05d}-of-00002.npy", part)
+    files.write_json(directory / "backbone" / "backbone.json", "carried")
+    about = artifacts.Features(500, 7, layer="conv3", grid=4, size=48, backbone=BACKBONE)
+    return support.finish(directory, about)
 
 
-def finish(workdir, **changes):
-    stage = make_stage(workdir, **changes)
-    artifacts.finish(stage.directory, {}, clusters.run(stage), 1.0)
-    return stage.directory
+def finish(features, **changes):
+    """The clusters of features, beside them."""
+    options = dataclasses.replace(OPTIONS, **changes)
+    directory = features.directory.with_name("clusters")
+    given = {"features": (features,)}
+    about, facts = clusters.run(support.make_stage(directory, options, given=given, seed=5))
+    return support.finish(directory, about, facts=facts)
 
 
-def read(directory):
-    return {
-        path.name: path.read_bytes()
-        for path in directory.iterdir()
-        if path.name not in ("manifest.json", "started.json")
-    }
+def read(artifact):
+    written = (artifact / name for name in artifact.manifest["files"])
+    return {path.name: path.read_bytes() for path in written}
 
 
 def test_shards_are_clustered_as_one_matrix(tmp_path, caplog):
     caplog.set_level(logging.INFO, "kt_jax")
-    write_features(tmp_path)
-    directory = finish(tmp_path, l2=True)
+    features = write_features(tmp_path)
+    found = finish(features, l2=True)
     expected = kmeans.fit(ROWS, 9, seed=5, centre=True, l2=True, max_iterations=12, tolerance=0.0)
-    tensors = artifacts.read_tensors(directory / "centroids.safetensors")
+    tensors = files.read_tensors(found / "centroids.safetensors")
     np.testing.assert_array_equal(tensors["centroids"], expected.centroids)
     np.testing.assert_allclose(tensors["mean"], ROWS.astype(np.float64).mean(0), rtol=1e-6)
-    np.testing.assert_array_equal(np.load(directory / "assignment.npy"), expected.assignment)
-    found = artifacts.read_json(directory / "clusters.json")
-    assert found["inertia"] == expected.inertia
-    assert found["inertia_curve"] == list(expected.inertia_curve)
-    for name in ("k", "l2", "spherical", "init", "precision", "restarts"):
-        assert found[name] == {**SECTION, "l2": True}[name]
-    assert (found["layer"], found["grid"], found["size"], found["seed"]) == ("conv3", 4, 48, 5)
-    facts = artifacts.read_json(directory / "manifest.json")["facts"]
-    assert (facts["rows"], facts["dims"]) == (500, 7)
+    np.testing.assert_array_equal(np.load(found / "assignment.npy"), expected.assignment)
+    written = files.read_json(found / "clusters.json")
+    assert written["inertia"] == expected.inertia
+    assert written["inertia_curve"] == list(expected.inertia_curve)
+    for name in ("k", "spherical", "init", "precision", "restarts"):
+        assert written[name] == getattr(OPTIONS, name)
+    assert (written["l2"], written["layer"], written["seed"]) == (True, "conv3", 5)
+    assert found.about == artifacts.Clusters(k=9, rows=500, l2=True, features=features.about)
+    assert (found.manifest["facts"]["rows"], found.manifest["facts"]["dims"]) == (500, 7)
+    assert files.read_json(found / "backbone" / "backbone.json") == "carried"
     pattern = r"clusters 2/12 \| inertia \S+ \| \d+ rows moved \| \S+ s/iteration \| ETA at most 0m"
     assert re.search(pattern, caplog.text)
-    assert not (directory / "checkpoints").exists()
+    assert not (found / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("number", [1, 5])
@@ -100,10 +74,10 @@ def test_an_interrupted_stage_carries_on_to_the_same_clusters(
     tmp_path, monkeypatch, caplog, number
 ):
     caplog.set_level(logging.INFO, "kt_jax")
-    write_features(tmp_path)
-    whole = read(finish(tmp_path))
-    artifacts.remove(tmp_path / "clusters")
-    write, count = artifacts.write_tensors, iter(range(1, 100))
+    features = write_features(tmp_path)
+    whole = read(finish(features))
+    files.remove(tmp_path / "clusters")
+    write, count = files.write_tensors, iter(range(1, 100))
 
     def write_and_stop(path, tree):
         write(path, tree)
@@ -112,21 +86,21 @@ def test_an_interrupted_stage_carries_on_to_the_same_clusters(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(artifacts, "write_tensors", write_and_stop)
+        patched.setattr(files, "write_tensors", write_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            finish(tmp_path)
+            finish(features)
     assert not (tmp_path / "clusters" / "manifest.json").exists()
     caplog.clear()
-    assert read(finish(tmp_path)) == whole
+    assert read(finish(features)) == whole
     assert f"clusters: resuming after iteration {number - 1} of 12" in caplog.text
     assert f"clusters {number - 1}/12 |" not in caplog.text
 
 
 def test_a_large_cluster_is_warned_of(tmp_path, caplog):
-    write_features(tmp_path)
-    finish(tmp_path, warn_share=0.01)
+    features = write_features(tmp_path)
+    finish(features, warn_share=0.01)
     assert "the largest cluster holds" not in caplog.text  # less than two equal shares
-    finish(tmp_path, k=300, warn_share=0.001, max_iterations=0)
+    finish(features, k=300, warn_share=0.001, max_iterations=0)
     assert "clusters: the largest cluster holds 1 % of the rows" in caplog.text
 
 
@@ -137,9 +111,7 @@ def test_a_large_cluster_is_warned_of(tmp_path, caplog):
 )
 def test_pseudo_labels_of_the_clustered_images_are_their_clusters(tmp_path, monkeypatch, changes):
     """The rows lie far from the origin: with another preprocessing the labels are others."""
-    write_features(tmp_path)
-    artifacts.finish(tmp_path / "pretext", {}, {}, 1.0)
-    directory = finish(tmp_path, **changes)
+    found = finish(write_features(tmp_path), **changes)
 
     def extract(backbone, images, grids, **_):
         assert grids == {"conv3": 4}
@@ -147,13 +119,61 @@ def test_pseudo_labels_of_the_clustered_images_are_their_clusters(tmp_path, monk
             index = np.arange(begin, min(begin + 64, len(ROWS)))
             yield index, {"conv3": ROWS[index]}
 
-    monkeypatch.setattr(backbones, "load_backbone", lambda _: None)
+    monkeypatch.setattr(backbones, "load_backbone", lambda directory, about: None)
     monkeypatch.setattr(backbones, "extract", extract)
-    stage = make_stage(tmp_path, "pseudo_labels", images="train", batch_size=64)
-    assert pseudo_labels.run(stage)["clusters_used"] == 9
-    table = artifacts.read_table(stage.directory / "labels.parquet")
-    agree = table["cluster"] == np.load(directory / "assignment.npy")
+    images = support.make_images(len(ROWS), size=8, origin="made by hand", fingerprint="f")
+    options = label.Options(clusters="clusters", batch_size=64)
+    given = {"clusters": (found,)}
+    stage = support.make_stage(tmp_path / "labels", options, given=given, images={"images": images})
+    about, facts = label.run(stage)
+    assert about == artifacts.Labels(rows=500, classes=9, images="f", origin="made by hand")
+    assert facts["clusters_used"] == 9
+    table = files.read_table(stage.directory / "labels.parquet")
+    agree = table["cluster"] == np.load(found / "assignment.npy")
     assert agree.mean() >= (0.99 if changes.get("precision") else 1.0)
-    inertia = artifacts.read_json(directory / "clusters.json")["inertia"]
+    inertia = files.read_json(found / "clusters.json")["inertia"]
     squares = np.square(table["distance"], dtype=np.float64).sum()
     assert squares == pytest.approx(inertia, rel=1e-2 if changes.get("precision") else 1e-4)
+
+
+def test_copied_alone_clusters_label_images_elsewhere(tmp_path):
+    about = backbones.describe({"name": "vgg", "channels": (4, 8), "convs": (1, 1)}, 16)
+    teacher = backbones.random_backbone(about, seed=0)
+    arrays = {"backbone": teacher.params}, {"backbone": teacher.batch_stats}
+    backbones.save_network(tmp_path / "teacher", about, *arrays)
+    support.finish(tmp_path / "teacher", about)
+    images = {"train": {"source": "photographs", "views_per_photograph": 8, "size": 24}}
+    shown = {"kind": "features", "layer": "conv2_1", "size": 16, "batch_size": 16}
+    labels = {"kind": "label", "batch_size": 16}
+    config = {
+        "images": images,
+        "features": {**shown, "backbone": str(tmp_path / "teacher")},
+        "clusters": {"kind": "clusters", "features": "features", "k": 4},
+        "labels": {**labels, "clusters": "clusters"},
+    }
+    pipeline.run(config, tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "teacher")
+    shutil.copytree(tmp_path / "moved" / "clusters", tmp_path / "copy")
+    alone = {"images": images, "labels": {**labels, "clusters": str(tmp_path / "copy")}}
+    pipeline.run(alone, tmp_path / "elsewhere")
+    runs = [tmp_path / name / "labels" for name in ("moved", "elsewhere")]
+    expected, found = (files.read_table(run / "labels.parquet") for run in runs)
+    assert len(set(expected["cluster"].tolist())) == 4
+    assert expected.keys() == found.keys()
+    for name, column in expected.items():
+        np.testing.assert_array_equal(found[name], column)
+    described = [artifacts.open_artifact(run, name="labels", reader="a test").about for run in runs]
+    assert described[0] == described[1]
+
+
+def test_clusters_of_given_features_label_no_images(tmp_path):
+    given = artifacts.Clusters(k=4, rows=9, l2=False, features=None)
+    stage = support.make_stage(
+        tmp_path / "labels",
+        label.Options(clusters="mine"),
+        given={"clusters": (artifacts.Artifact("mine", tmp_path, given, {}),)},
+        images={"images": support.make_images(9, size=8)},
+    )
+    with pytest.raises(ValueError, match=r"labels.clusters = 'mine' are clusters of given feature"):
+        label.plan(stage.options, stage.inputs)

@@ -1,17 +1,19 @@
 """Every config that ships loads, and its networks have shapes."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import support
 from PIL import Image
 
 import kt_jax
-from kt_jax import data
 from kt_jax.evaluation import backbones
-from kt_jax.runs import artifacts, order
-from kt_jax.stages import features, pretext, probe, student
+from kt_jax.runs import artifacts, files, graph
+from kt_jax.runs.stage import Inputs
+from kt_jax.stages import classify, pretext
 
 CONFIGS = [
     "configs/quickstart.py",
@@ -27,35 +29,43 @@ CONFIGS = [
 
 def make_images(config, count=2500):
     """Sources of the config's names and sizes, of which nobody looks at the pixels."""
+    labels = {"labels": np.zeros(count, np.int32), "class_names": ("one", "two")}
     return {
-        name: data.Images(
-            keys=tuple(str(number) for number in range(count)),
-            labels=np.zeros(count, np.int32),
-            class_names=("one", "two"),
-            size=config.images[name].size,
-            excluded=(),
-            origin=name,
-            fingerprint="",
-            load=lambda index: np.zeros((1, 1, 3), np.uint8),
-        )
-        for name in config.images
+        name: support.make_images(count, size=source.size, origin=name, **labels)
+        for name, source in config.images.items()
     }
+
+
+def plan(config, images):
+    """What each stage of a config would do with these images."""
+    plans = {}
+    for name, node in graph.make_graph(files.to_plain(config)).items():
+        given = {
+            option: tuple(
+                artifacts.Artifact(x.text, Path(x.stage), plans[x.stage].about, {}, x.is_random)
+                for x in several
+            )
+            for option, several in node.inputs.items()
+        }
+        shown = {option: images[source] for option, source in node.images.items()}
+        plans[name] = node.module.plan(node.options, Inputs(node.origin, given, shown))
+    return plans
 
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_every_stage_can_be_planned(path):
     config = kt_jax.load_config(path)
-    images = make_images(config)
-    lines = [line for stage in order.STAGES.values() for line in stage.plan(config, images)]
-    assert len(lines) >= 7
-    assert all(lines)
-    assert set(config.stages) == set(order.STAGES)
+    plans = plan(config, make_images(config))
+    assert tuple(plans) == config.stages
+    assert all(each.lines and all(each.lines) for each in plans.values())
+    given = [type(each.about).__name__ for each in plans.values()]
+    assert given == ["Backbone", "Features", "Clusters", "Labels", "Backbone", "Scores", "Report"]
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"clusters": {"k": 2501}}, "has 2500 images: choose k from 1 to 2500"),
+        ({"clusters": {"k": 2501}}, "features of 2500 images: choose k from 1 to 2500"),
         (
             {"clusters": {"init": "k-means"}},
             r"config\.clusters\.init = 'k-means': choose one of k-means\|\|, k-means\+\+, random",
@@ -70,7 +80,8 @@ def test_every_stage_can_be_planned(path):
         ({"clusters": {"tolerance": -0.1}}, r"tolerance = -0\.1 is negative"),
         ({"features": {"layer": "conv9"}}, "config.features.layer names 'conv9', which the vgg"),
         ({"features": {"size": 64}}, "decoded to 48 px, but 64 px of them are used"),
-        ({"probe": {"teacher_layers": ("fc",)}}, "config.probe.teacher_layers names 'fc'"),
+        ({"student": {"backbone": {"stem": 3}}}, "backbone.stem: the architecture alexnet does"),
+        ({"student": {"backbone": {"name": "v"}}}, "backbone.name = 'v': choose from alexnet, vgg"),
         ({"student": {"batch_size": 6}}, r"config.student.batch_size = 6 .* Nearest: 4 or 8"),
         ({"pretext": {"batch_size": 8}}, "groups of 8 examples: .* Nearest: 32"),
         ({"report": {"clusters": 0}}, "config.report.clusters = 0: it must be at least 1"),
@@ -79,42 +90,53 @@ def test_every_stage_can_be_planned(path):
         ({"pretext": {"test_repeats": 0}}, "config.pretext.test_repeats = 0: give 1 or more"),
         ({"student": {"checkpoint_every": 0}}, "config.student.checkpoint_every = 0: give 1"),
         ({"student": {"steps": -5}}, "config.student.steps = -5: give 1 or more"),
-        ({"student": {"optimizer": {"clip": 0.0}}}, "config.student: optimizer.clip = 0.0: give a"),
+        (
+            {"student": {"optimizer": {"clip": 0.0}}},
+            r"config.student.optimizer: .*clip = 0.0: give",
+        ),
         ({"student": {"compute": {"accumulate": 3}}}, r"\(3 parts, as compute.accumulate says\)"),
         ({"probe": {"epochs": 0}}, "config.probe.epochs = 0: give 1 or more"),
     ],
 )
 def test_what_cannot_work_is_found_in_the_plan(overrides, message):
-    config = kt_jax.load_config("configs/quickstart.py", **overrides)
-    images = make_images(config)
+    images = make_images(kt_jax.load_config("configs/quickstart.py"))
     with pytest.raises(ValueError, match=message):
-        [stage.plan(config, images) for stage in order.STAGES.values()]
+        plan(kt_jax.load_config("configs/quickstart.py", **overrides), images)
 
 
 def test_sets_that_do_not_fit_are_found_in_the_plan():
     config = kt_jax.load_config("configs/quickstart.py")
     images = make_images(config)
     with pytest.raises(ValueError, match="has 7 images; puzzles are made in groups of 8"):
-        pretext.plan(config, images | {"test": make_images(config, 7)["test"]})
-    others = dataclasses.replace(images["test"], class_names=("one",))
+        plan(config, images | {"test": make_images(config, 7)["test"]})
+    others = dataclasses.replace(images["test"], class_names=("one", "other"))
     with pytest.raises(ValueError, match="they must agree"):
-        probe.plan(config, images | {"test": others})
-    unlabelled = dataclasses.replace(images["test"], labels=None)
-    assert "left out" in probe.plan(config, images | {"test": unlabelled})[0]
+        plan(config, images | {"test": others})
+    others = dataclasses.replace(images["test"], fingerprint="other")
+    other = kt_jax.load_config("configs/quickstart.py", student={"images": "test"})
+    with pytest.raises(ValueError, match=r"student.images are test, but 'pseudo_labels' holds the"):
+        plan(other, images | {"test": others})
+    for changes, reason in (
+        ({"labels": None}, "test has no labels"),
+        ({"class_names": ("one",)}, "test has one class alone: there is nothing to tell apart"),
+    ):
+        skipping = images | {"test": dataclasses.replace(images["test"], **changes)}
+        found = plan(config, skipping)["probe"]
+        assert found.lines == (f"skipped: {reason}",)
+        assert found.about == artifacts.Scores(subjects=(), skipped=reason)
 
 
 def test_the_papers_config_is_the_papers():
     config = kt_jax.load_config("configs/jigsawpp.py")
-    assert pretext.make_rules(config.pretext).__dict__ == {
+    stages = graph.make_graph(files.to_plain(config))
+    assert dataclasses.asdict(stages["pretext"].options.puzzles) == {
         "crop": 255, "tile": 64, "jitter": 18, "channel_shift": 2, "grey": 0.7,
         "projected": 0.0, "max_occluders": 2, "mirror": False,
     }  # fmt: skip
     assert config.pretext.permutations.count == 701
     assert config.clusters.k == 2000
-    backbone = artifacts.plain(config.pretext.backbone)
-    dims = features.feature_dims(config.features, backbone)
-    assert dims == 4 * 4 * 512
-    classes = student.make_network(config.student, 1000)
+    assert plan(config, make_images(config))["features"].about.dims == 4 * 4 * 512
+    classes = classify.make_network(stages["student"].options, 1000)
     assert backbones.parameter_count(classes) == 60_965_224
 
 
@@ -136,17 +158,13 @@ def test_overrides_reach_the_config():
         ("configs/jigsawpp.py:huge", {}, ValueError, "the only argument is tiny"),
         ("configs/folder.py", {}, ValueError, "needs a path"),
         ("configs/folder.py:/no/images,tinny", {}, ValueError, "'tinny' is no size"),
+        ("configs/quickstart.py", {"seed": "x"}, ValueError, "seed = 'x': give a whole number"),
+        ("configs/quickstart.py", {"clusters": 3}, ValueError, "clusters = 3: give its keys"),
         (
             "configs/quickstart.py",
-            {"seed": "x"},
-            TypeError,
-            "config.seed = 'x': give a value like 0",
-        ),
-        (
-            "configs/quickstart.py",
-            {"clusters": 3},
-            TypeError,
-            "config.clusters = 3: give its keys",
+            {"clusters": {"k": 0.5}},
+            ValueError,
+            "config.clusters.k = 0.5: give a whole number",
         ),
     ],
 )
@@ -160,20 +178,19 @@ def test_permutation_files_are_checked_against_the_config(tmp_path):
     path = tmp_path / "permutations.bin"
     np.concatenate([[2, 9], (rows + 1).ravel()]).astype("<i4").tofile(path)
 
-    def section(count, occluders):
-        return kt_jax.load_config(
-            "configs/quickstart.py",
-            pretext={
-                "permutations": {"count": count, "file": str(path)},
-                "puzzles": {"max_occluders": occluders},
-            },
-        ).pretext
+    def options(count, occluders):
+        section = {
+            "permutations": {"count": count, "file": str(path)},
+            "puzzles": {"max_occluders": occluders},
+        }
+        config = kt_jax.load_config("configs/quickstart.py", pretext=section)
+        return graph.make_graph(files.to_plain(config))["pretext"].options
 
-    assert (pretext.make_permutation_set(section(2, 2), seed=0) == rows).all()
+    assert (pretext.make_permutation_set(options(2, 2), seed=0) == rows).all()
     with pytest.raises(ValueError, match="holds 2: set the count to that"):
-        pretext.make_permutation_set(section(3, 2), seed=0)
+        pretext.make_permutation_set(options(3, 2), seed=0)
     with pytest.raises(ValueError, match="distance 3, 4 is needed"):
-        pretext.make_permutation_set(section(2, 3), seed=0)
+        pretext.make_permutation_set(options(2, 3), seed=0)
 
 
 def test_a_folder_path_may_have_a_comma(tmp_path):

@@ -1,5 +1,6 @@
 """Duplicates: the groups and pairs that comparing all with all finds, in files and in a run."""
 
+import dataclasses
 import itertools
 import logging
 import time
@@ -9,16 +10,15 @@ import cv2
 import hypothesis
 import numpy as np
 import pytest
+import support
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
 from PIL import Image
 
 import kt_jax
 from kt_jax import data
 from kt_jax.data import Hashes, duplicates, find_duplicates, find_leaks, hash_images, open_images
 from kt_jax.evaluation import leakage
-from kt_jax.machine import partition, signals
-from kt_jax.runs import artifacts, pipeline
+from kt_jax.runs import artifacts, files, pipeline
 from kt_jax.stages import probe, report
 
 MANY = hypothesis.settings(max_examples=200)
@@ -260,20 +260,6 @@ def test_photographs_and_files_of_one_picture_have_close_hashes(tmp_path):
     assert near == [(row, row) for row in range(len(views))]
 
 
-def make_stage(name, workdir, sets=None, **section):
-    """A stage to run by hand."""
-    return artifacts.Stage(
-        name=name,
-        section=ConfigDict(section),
-        seed=0,
-        workdir=workdir,
-        images=sets or {},
-        reading=data.Reading(),
-        mesh=partition.make_mesh(),
-        notice=signals.Notice(),
-    )
-
-
 def make_set(root, seeds):
     """Pictures without labels, one a seed."""
     for seed in seeds:
@@ -281,10 +267,10 @@ def make_set(root, seeds):
     return open_images("folder", size=32, path=root)
 
 
-def finish_learning(workdir, name, images):
-    stage = make_stage(name, workdir)
-    leakage.write_images(stage, images)
-    artifacts.finish(stage.directory, {}, {}, 0.0)
+def finish_learning(directory, images):
+    leakage.write_images(directory, images)
+    about = artifacts.Backbone({}, 32, "none", {"conv1": (1, 1, 1)}, ("conv1",), 0)
+    return support.finish(directory, about)
 
 
 def test_leakage_counts_all_and_names_some(tmp_path):
@@ -292,32 +278,34 @@ def test_leakage_counts_all_and_names_some(tmp_path):
         make_set(tmp_path / "test", range(50)),
         make_set(tmp_path / "train", range(26, 60)),
     )
-    stage = make_stage("probe", tmp_path)
-    (found,) = leakage.find_leakage(stage, ["pretext"], train, test)
-    assert found["exact"] == 24
+    pretext = finish_learning(tmp_path / "pretext", train)
+    learned = {"pretext": pretext / "images.parquet"}
+    found, of_probe = leakage.find_leakage(learned, train, test)
+    assert (found["exact"], of_probe["exact"]) == (24, 24)
     assert found["examples"] == [[f"{seed}.png", f"{seed}.png"] for seed in range(26, 46)]
 
 
-def test_a_stage_that_did_not_write_its_images_is_refused(tmp_path):
-    (tmp_path / "pretext").mkdir()
-    artifacts.finish(tmp_path / "pretext", {}, {}, 0.0)
-    images = make_set(tmp_path / "images", range(3))
-    with pytest.raises(FileNotFoundError, match=r"images.parquet is missing.* --redo=pretext"):
-        leakage.find_leakage(make_stage("probe", tmp_path), ["pretext"], images, images)
+def test_images_of_a_network_that_have_gone_are_named(tmp_path):
+    pretext = finish_learning(tmp_path / "pretext", make_set(tmp_path / "images", range(3)))
+    (pretext / "images.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"images.parquet has gone.* --redo=pretext"):
+        artifacts.open_artifact(pretext.directory, name="pretext", reader="probe")
 
 
-def probe_and_report(workdir, sets):
-    """Results and page of a run on images without labels."""
-    names = {"train_images": "train", "test_images": "test"}
-    probe.run(make_stage("probe", workdir, sets, max_dims=1, epochs=1, **names))
-    for name in probe.READS:
-        (workdir / name / artifacts.MANIFEST).unlink(missing_ok=True)
-    artifacts.finish(workdir / "probe", {}, {}, 0.0)
-    artifacts.write_json(workdir / "config.json", {"seed": 0})
-    counts = {"clusters": 1, "images_per_cluster": 1, "puzzles": 1}
-    report.run(make_stage("report", workdir, sets, images="train", **counts))
+def probe_and_report(workdir, sets, *learned):
+    """Scores and page of networks that learned, on images without labels."""
+    options = probe.Options(backbones=tuple(each.name for each in learned), size=32)
+    shown = {f"{name}_images": images for name, images in sets.items()}
+    given = {"backbones": learned}
+    stage = support.make_stage(workdir / "probe", options, given=given, images=shown)
+    about, _ = probe.run(stage)
+    scores = support.finish(stage.directory, about)
+    files.write_json(workdir / "config.json", {"seed": 0, "stages": ["probe"]})
+    options = report.Options(clusters=1, images_per_cluster=1, puzzles=1)
+    shown, given = {"images": sets["train"]}, {"artifacts": (scores,)}
+    report.run(support.make_stage(workdir / "report", options, given=given, images=shown))
     page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
-    return artifacts.read_json(workdir / "probe" / "results.json"), page
+    return files.read_json(scores / "scores.json"), page
 
 
 def test_results_and_page_say_what_leaked(tmp_path, caplog):
@@ -326,17 +314,20 @@ def test_results_and_page_say_what_leaked(tmp_path, caplog):
     save(make_picture(21), tmp_path / "test/x <again>.jpg", quality=60)
     sets = {"train": make_set(tmp_path / "train", range(20, 30)),
             "test": open_images("folder", size=32, path=tmp_path / "test")}  # fmt: skip
-    finish_learning(tmp_path, "pretext", make_set(tmp_path / "pretext images", [40, 8, 4, 21]))
-    finish_learning(tmp_path, "student", make_set(tmp_path / "student images", [50]))
+    learned = {"pretext": [40, 8, 4, 21], "student": [50]}
+    given = [
+        finish_learning(tmp_path / name, make_set(tmp_path / f"{name} images", seeds))
+        for name, seeds in learned.items()
+    ]
     caplog.clear()
-    results, page = probe_and_report(tmp_path, sets)
+    results, page = probe_and_report(tmp_path, sets, *given)
     again = ["x <again>.jpg", "21.png"]
     expected = {
         "pretext": (2, 1, [["04.png", "04.png"], ["08.png", "08.png"], again]),
         "student": (0, 0, []),
         "probe train_images": (0, 1, [again]),
     }
-    assert "has no labels" in results["left_out"]
+    assert "has no labels" in results["skipped"]
     assert results["leakage"] == [
         {
             "training": training,
@@ -369,10 +360,11 @@ def test_results_and_page_say_what_leaked(tmp_path, caplog):
 def test_results_and_page_say_that_nothing_leaked(tmp_path):
     sets = {"train": make_set(tmp_path / "train", range(9)),
             "test": make_set(tmp_path / "test", range(10, 15))}  # fmt: skip
-    finish_learning(tmp_path, "pretext", sets["train"])
-    results, page = probe_and_report(tmp_path, sets)
+    pretext = finish_learning(tmp_path / "pretext", sets["train"])
+    # With new weights, nothing has been learned from any image.
+    random = dataclasses.replace(pretext, name="random:pretext", is_random=True)
+    results, page = probe_and_report(tmp_path, sets, pretext, random)
     counts = [(check["training"], check["exact"], check["near"]) for check in results["leakage"]]
-    # The student is not finished.
     assert counts == [("pretext", 0, 0), ("probe train_images", 0, 0)]
     assert (
         "No test image is among those that pretext, probe train_images\nlearned from, or nearly "
@@ -395,12 +387,12 @@ def test_a_whole_run_finds_planted_copies(tmp_path):
         probe={"epochs": 1, "batch_size": 32},
     )
     pipeline.run(config, tmp_path / "run")
-    results = artifacts.read_json(tmp_path / "run/probe/results.json")
+    results = files.read_json(tmp_path / "run/probe/scores.json")
     assert results["rows"]
     found = {each["training"]: (each["exact"], each["examples"]) for each in results["leakage"]}
     copy = (1, [["test/a/copy.png", "train/b/01.png"]])
     assert found == dict.fromkeys(("pretext", "student", "probe train_images"), copy)
-    columns = artifacts.read_table(tmp_path / "run/student/images.parquet")
+    columns = files.read_table(tmp_path / "run/student/images.parquet")
     assert [column.dtype for column in columns.values()] == [object, object, np.uint64]
     assert list(columns) == ["key", "sha256", "phash"]
     assert len(columns["key"]) == 48

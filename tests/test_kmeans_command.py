@@ -1,4 +1,4 @@
-"""`python -m kt_jax.kmeans`: what it leaves, carrying on, refusing, and mistakes."""
+"""`python -m kt_jax.kmeans`: what it leaves, resuming, refusing, and mistakes."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ import pytest
 from kt_jax import kmeans
 from kt_jax.kmeans import clustering
 from kt_jax.kmeans.__main__ import main
-from kt_jax.runs import artifacts, lock
+from kt_jax.runs import artifacts, files, lock
 
 K = 12
 OUTPUTS = ("centroids.safetensors", "assignment.npy", "clusters.json")
@@ -64,8 +64,8 @@ def test_it_leaves_what_others_can_read(features, finished):
     out, printed = finished
     names = {path.name for path in out.iterdir()}
     assert names == {*OUTPUTS, "manifest.json", "started.json", ".lock"}  # and no checkpoint
-    found = artifacts.read_json(out / "clusters.json")
-    tensors = artifacts.read_tensors(out / "centroids.safetensors")
+    found = files.read_json(out / "clusters.json")
+    tensors = files.read_tensors(out / "centroids.safetensors")
     assignment = np.load(out / "assignment.npy", allow_pickle=False)
     assert assignment.dtype == np.int32
     assert (found["k"], found["d"], found["rows"], found["seed"]) == (K, 6, 3000, 3)
@@ -78,9 +78,12 @@ def test_it_leaves_what_others_can_read(features, finished):
     np.testing.assert_array_equal(again.cluster, assignment)
     modes = {path.stat().st_mode for path in out.iterdir()}
     assert len(modes) == 1, "all may be read by the same people"
-    manifest = artifacts.read_json(out / "manifest.json")
-    assert manifest["files"] == sorted(OUTPUTS)
-    assert manifest["outputs"] == artifacts.hash_outputs(out)
+    manifest = files.read_json(out / "manifest.json")
+    assert manifest["files"] == artifacts.hash_outputs(out)
+    assert set(manifest["files"]) == set(OUTPUTS)
+    assert manifest["outputs"] == artifacts.hash_of(manifest["files"])
+    about = artifacts.Clusters(k=K, rows=3000, l2=True, features=None)
+    assert artifacts.open_artifact(out, name="mine", reader="a test").about == about
     assert " k-means 0/30 | inertia " in printed
     line = next(line for line in printed.splitlines() if " k-means 2/30 | inertia " in line)
     assert " rows moved | " in line
@@ -163,10 +166,8 @@ def test_shortened_results_are_noticed_and_added_files_are_not(features, tmp_pat
     before = times(out)
     assert call_here(features, out, *options) == 2
     printed = capsys.readouterr().err
-    assert (
-        "is marked as finished, but assignment.npy, centroids.safetensors, clusters.json" in printed
-    )
-    assert "are no longer what was written: bring them back, or delete the directory" in printed
+    assert "is marked as finished, but assignment.npy are no longer what was written: " in printed
+    assert "bring them back, or delete the directory" in printed
     assert times(out) == before
     (out / "assignment.npy").write_bytes(whole)
     (out / "plot.png").write_bytes(b"")  # of the user
@@ -192,14 +193,14 @@ def test_killed_it_ends_the_same(features, finished, tmp_path, caplog):
 
 def interrupt_at(monkeypatch, number):
     """Lets the n-th state be written, and Ctrl-C be pressed then."""
-    write, count = artifacts.write_tensors, iter(range(1, 1000))
+    write, count = files.write_tensors, iter(range(1, 1000))
 
     def write_and_stop(path, tree):
         write(path, tree)
         if next(count) == number:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifacts, "write_tensors", write_and_stop)
+    monkeypatch.setattr(files, "write_tensors", write_and_stop)
 
 
 # Five states of each restart are kept, and then the results are written.
@@ -263,9 +264,9 @@ def test_a_state_of_another_version_says_what_to_do(features, tmp_path, monkeypa
     with monkeypatch.context() as patched:
         interrupt_at(patched, 2)
         assert call_here(features, out) == 130
-    tensors = artifacts.read_tensors(state)
+    tensors = files.read_tensors(state)
     del tensors["call"]
-    artifacts.write_tensors(state, tensors)
+    files.write_tensors(state, tensors)
     assert call_here(features, out) == 2
     assert f"begin anew without it: to do so, delete {state}\n" in capsys.readouterr().err
 
@@ -282,9 +283,7 @@ def test_a_full_disk_leaves_nothing_half_written(features, finished, tmp_path):
     assert "Traceback" not in done.stderr
     assert {path.name for path in out.iterdir()} == {"started.json", ".lock"}
     assert call_here(features, out) == 0  # there is room again
-    tensors = [
-        artifacts.read_tensors(path / "centroids.safetensors") for path in (out, finished[0])
-    ]
+    tensors = [files.read_tensors(path / "centroids.safetensors") for path in (out, finished[0])]
     np.testing.assert_allclose(tensors[0]["centroids"], tensors[1]["centroids"], atol=1e-4)
 
 
@@ -307,8 +306,8 @@ def test_a_subsample_is_clustered_and_all_rows_assigned(features, tmp_path, capl
     assert "a subsample, 500 of 3,000 rows, is clustered" in caplog.text
     assert "k = 5, 500 x 6 float16" in caplog.text
     assert "assigning all rows" in caplog.text
-    found = artifacts.read_json(tmp_path / "out" / "clusters.json")
-    tensors = artifacts.read_tensors(tmp_path / "out" / "centroids.safetensors")
+    found = files.read_json(tmp_path / "out" / "clusters.json")
+    tensors = files.read_tensors(tmp_path / "out" / "centroids.safetensors")
     every = kmeans.assign(features, tensors["centroids"], l2=True)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "assignment.npy"), every.cluster)
     assert (found["rows"], found["subsample"], sum(found["sizes"])) == (3000, 500, 3000)
@@ -321,8 +320,8 @@ def test_shards_and_directories_are_one_matrix(features, tmp_path):
     rows = np.load(features)
     shards, plain = tmp_path / "shards", tmp_path / "plain"
     for number, part in enumerate(np.split(rows, [700, 2000])):
-        artifacts.write_array(shards / f"features-{number:05d}-of-00003.npy", part)
-        artifacts.write_array(plain / f"{number}.npy", part)
+        files.write_array(shards / f"features-{number:05d}-of-00003.npy", part)
+        files.write_array(plain / f"{number}.npy", part)
     (plain / ".half.npy").write_bytes(b"")
     np.save(shards / "other.npy", rows)
     paths = [str(path) for path in sorted(plain.glob("[0-9].npy"))]
@@ -338,10 +337,10 @@ def test_shards_and_directories_are_one_matrix(features, tmp_path):
             assert (tmp_path / "out" / name / file).read_bytes() == expected, (name, file)
     assert main([f"--features={shards}", f"--out={tmp_path / 'out' / 'sub'}", "--k=2",
                  "--subsample=2500", "--max_iterations=1"]) == 0  # fmt: skip
-    assert artifacts.read_json(tmp_path / "out" / "sub" / "clusters.json")["rows"] == 3000
+    assert files.read_json(tmp_path / "out" / "sub" / "clusters.json")["rows"] == 3000
 
 
-def test_a_row_that_is_not_finite_is_named_and_can_be_mended(tmp_path, capsys):
+def test_a_row_that_is_not_finite_is_named_and_can_be_fixed(tmp_path, capsys):
     rows = np.random.default_rng(0).random((50, 3)).astype(np.float32)
     rows[41, 2] = np.nan
     path, out = tmp_path / "f.npy", tmp_path / "out"
@@ -386,8 +385,8 @@ def test_mistakes_are_one_line(tmp_path, capsys, given, options, message):
     rows = np.arange(16, dtype=np.float32).reshape(8, 2)
     (tmp_path / "empty").mkdir()
     for number in range(2):
-        artifacts.write_array(tmp_path / "unfinished" / f"features-{number:05d}-of-00003.npy", rows)
-        artifacts.write_array(tmp_path / "mixed" / f"{number}.npy", np.zeros((4, 2 + number)))
+        files.write_array(tmp_path / "unfinished" / f"features-{number:05d}-of-00003.npy", rows)
+        files.write_array(tmp_path / "mixed" / f"{number}.npy", np.zeros((4, 2 + number)))
     (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "none.npy").touch()
     np.savez(tmp_path / "two.npz", rows, rows)
@@ -490,8 +489,8 @@ def test_a_cluster_that_holds_much_is_warned_of(caplog, sizes, warned):
 
 def test_scalars_stay_scalars_on_disk(tmp_path):
     tree = {"number": np.int64(5), "none": np.zeros(0, np.uint8), "turned": np.eye(2, 3).T}
-    artifacts.write_tensors(tmp_path / "a.safetensors", tree)
-    found = artifacts.read_tensors(tmp_path / "a.safetensors")
+    files.write_tensors(tmp_path / "a.safetensors", tree)
+    found = files.read_tensors(tmp_path / "a.safetensors")
     assert found["number"].shape == ()
     assert found["none"].shape == (0,)
     np.testing.assert_array_equal(found["turned"], np.eye(3, 2))

@@ -12,7 +12,7 @@ import pytest
 from kt_jax import kmeans
 from kt_jax.kmeans import rows
 from kt_jax.kmeans.__main__ import main
-from kt_jax.runs import artifacts
+from kt_jax.runs import files
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SECTION = README.partition("\n## k-means by itself\n")[2].partition("\n## ")[0]
@@ -26,7 +26,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     features = np.random.default_rng(0).random((1200, 5)).astype(np.float16)
     np.save("F.npy", features)
-    artifacts.write_array(Path("runs/mine/features/features-00000-of-00001.npy"), features)
+    files.write_array(Path("runs/mine/features/features-00000-of-00001.npy"), features)
     commands = next(block for block in BLOCKS if "python -m kt_jax.kmeans --" in block)
     command = shlex.split(next(line for line in commands.splitlines() if "--l2" in line))
     assert command[:3] == ["python", "-m", "kt_jax.kmeans"]
@@ -50,8 +50,8 @@ def test_of_a_subsample_the_fields_are_as_told(place):
     )
     of_all, of_some = (re.findall(r"`(\w+)`", part) for part in told.groups())
     assert main(["--features=F.npy", "--out=S", "--k=4", "--subsample=300", "--l2"]) == 0
-    found = artifacts.read_json(Path("S/clusters.json"))
-    tensors = artifacts.read_tensors(Path("S/centroids.safetensors"))
+    found = files.read_json(Path("S/clusters.json"))
+    tensors = files.read_tensors(Path("S/centroids.safetensors"))
     every = kmeans.assign("F.npy", tensors["centroids"], l2=True)
     assert {name: found[name] for name in of_all} == {
         "rows": 1200,

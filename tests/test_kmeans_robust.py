@@ -14,7 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 from kt_jax import kmeans
 from kt_jax.kmeans import __main__ as command
 from kt_jax.kmeans import clustering, lloyd, rows, seeding
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, files
 
 N, D, K = 600, 8, 5
 
@@ -268,7 +268,7 @@ def test_a_subsample_is_told_by_the_rows_with_a_direction(tmp_path):
     found = []
     for name, more in (("whole", []), ("subsample", [f"--subsample={N}"])):
         assert command.main([*arguments, "--out", str(tmp_path / name), *more]) == 0
-        found.append(artifacts.read_json(tmp_path / name / "clusters.json"))
+        found.append(files.read_json(tmp_path / name / "clusters.json"))
     assert found[0]["inertia"] == pytest.approx(found[1]["inertia"], rel=1e-5)
     assert found[0]["sizes"] == found[1]["sizes"]
 

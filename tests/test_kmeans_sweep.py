@@ -14,7 +14,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from kt_jax import kmeans
 from kt_jax.kmeans.sweep import make_table
 from kt_jax.kmeans.sweep.__main__ import main
-from kt_jax.runs import artifacts
+from kt_jax.runs import files
 
 
 def make_blobs(spread, n=240, k=4):
@@ -176,9 +176,9 @@ def test_the_columns_of_a_table_are_aligned(rows):
 def inputs(layers, tmp_path):
     features, label = layers
     for name, matrix in features.items():
-        artifacts.write_array(tmp_path / name / "features-00000-of-00002.npy", matrix[:100])
-        artifacts.write_array(tmp_path / name / "features-00001-of-00002.npy", matrix[100:])
-    artifacts.write_table(tmp_path / "index.parquet", {"index": np.arange(240), "label": label})
+        files.write_array(tmp_path / name / "features-00000-of-00002.npy", matrix[:100])
+        files.write_array(tmp_path / name / "features-00001-of-00002.npy", matrix[100:])
+    files.write_table(tmp_path / "index.parquet", {"index": np.arange(240), "label": label})
     np.save(tmp_path / "labels.npy", label)
     return tmp_path
 
@@ -206,8 +206,8 @@ def test_the_command_prints_one_table_and_keeps_it(inputs, layers):
             assert row[name] == other[name]
         for name in ("inertia", "inertia_share", "stability", "nmi"):
             assert row[name] == pytest.approx(other[name], rel=1e-4)
-    manifest = artifacts.read_json(inputs / "out" / "manifest.json")
-    assert manifest["files"] == ["sweep.json", "sweep.md"]
+    manifest = files.read_json(inputs / "out" / "manifest.json")
+    assert (manifest["type"], [*manifest["files"]]) == ("Sweep", ["sweep.json", "sweep.md"])
 
 
 def test_a_finished_sweep_is_shown_again_and_never_overwritten(inputs, capsys, monkeypatch):
@@ -260,8 +260,8 @@ def test_a_difference_of_files_is_a_line_for_each(inputs, capsys):
     ],
 )
 def test_mistakes_are_one_line(inputs, capsys, monkeypatch, more, message):
-    artifacts.write_table(inputs / "bare.parquet", {"index": np.arange(3)})
-    artifacts.write_table(inputs / "nulls.parquet", {"label": [0, None, 1]})
+    files.write_table(inputs / "bare.parquet", {"index": np.arange(3)})
+    files.write_table(inputs / "nulls.parquet", {"label": [0, None, 1]})
     (inputs / "none.npy").touch()
     (inputs / "text.parquet").write_text("no table")
     np.save(inputs / "floats.npy", np.zeros(3))

@@ -76,16 +76,20 @@ def test_results_have_their_fixed_shapes(finished):
     pretext = read(workdir / "pretext" / "results.json")
     assert {"puzzle_accuracy", "by_occluders", "chance"} <= set(pretext)
     assert len(pretext["by_occluders"]) == 3
-    probe = read(workdir / "probe" / "results.json")
-    assert {"protocol", "split", "selection", "rows"} <= set(probe)
-    rows = {(row["backbone"], row["layer"], row["seed"]) for row in probe["rows"]}
+    probe = read(workdir / "probe" / "scores.json")
+    assert probe.keys() == {"rows", "leakage", "skipped"}
+    rows = {(row["subject"], row["layer"], row["seed"]) for row in probe["rows"]}
     convolutions = [f"conv{number}" for number in range(1, 6)]
+    assert len(rows) == len(probe["rows"])
     assert rows == {
         *(("student", layer, 0) for layer in convolutions),
-        *(("random", layer, 0) for layer in convolutions),
+        *(("random:student", layer, 0) for layer in convolutions),
+        *(("pretext", f"conv{block}_2", 0) for block in range(1, 4)),
         ("pixels", "pixels", 0),
     }
-    assert all(0 <= row["accuracy"] <= 1 for row in probe["rows"])
+    assert all(0 <= row["value"] <= 1 for row in probe["rows"])
+    of_every_row = {"protocol", "metric", "n", "split", "selection"}
+    assert all(row.keys() > of_every_row for row in probe["rows"])
     labels = pq.read_table(workdir / "pseudo_labels" / "labels.parquet")
     # The images are those that were clustered, so the labels are the clusters'.
     assignment = np.load(workdir / "clusters" / "assignment.npy")
@@ -129,6 +133,21 @@ def test_a_changed_config_is_refused_with_one_message(finished):
 
 
 @pytest.mark.slow
+def test_a_student_of_another_architecture_is_trained_and_probed(tmp_path):
+    """By the command line alone: the config's student is an AlexNet, with an AlexNet's options."""
+    vgg = ("name=vgg", "channels=(8,8)", "convs=(1,1)")
+    done = call(tmp_path, *(f"--config.student.backbone.{option}" for option in vgg))
+    assert done.returncode == 0, done.stderr
+    architecture = {"name": "vgg", "channels": [8, 8], "convs": [1, 1]}
+    assert read(tmp_path / "student" / "backbone.json")["architecture"] == architecture
+    scores = read(tmp_path / "probe" / "scores.json")["rows"]
+    for subject in ("student", "random:student"):
+        layers = [row["layer"] for row in scores if row["subject"] == subject]
+        assert layers == ["conv1_1", "conv2_1"]
+    assert "best linear probe of student: " in done.stderr
+
+
+@pytest.mark.slow
 def test_the_papers_geometry_runs_on_four_devices(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "kt_jax.main", "--config", "configs/jigsawpp.py:tiny",
@@ -159,14 +178,15 @@ def run_on_folder(tmp_path, names, *options):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "broken.jpg: not an image in any format" in done.stderr
-    results = read(tmp_path / "run" / "probe" / "results.json")
+    results = read(tmp_path / "run" / "probe" / "scores.json")
     return results, (tmp_path / "run" / "report" / "index.html").read_text(), done.stderr
 
 
 @pytest.mark.slow
 def test_a_folder_without_labels_leaves_the_probe_out(tmp_path):
     results, page, _ = run_on_folder(tmp_path, [f"{number}.png" for number in range(60)])
-    assert "has no labels" in results["left_out"]
+    assert "has no labels" in results["skipped"]
+    assert results["rows"] == []
     assert "has no labels" in page
 
 
@@ -175,8 +195,9 @@ def test_a_folder_with_labels_is_probed(tmp_path):
     names = [f"{'ab'[number % 2]}/{number}.png" for number in range(60)]
     # Also: worker processes, which share what is decoded on the disk.
     results, page, log = run_on_folder(tmp_path, names, "--config.loader.workers=2")
-    assert "left_out" not in results
-    assert {row["backbone"] for row in results["rows"]} == {"student", "random", "pixels"}
+    assert results["skipped"] == ""
+    subjects = {"student", "random:student", "pretext", "pixels"}
+    assert {row["subject"] for row in results["rows"]} == subjects
     assert "has no labels" not in page
     assert "decoded images are kept in" in log
 
@@ -187,7 +208,13 @@ def test_a_folder_with_labels_is_probed(tmp_path):
         (["--config.clusters.kk=5"], "Did you mean clusters.k"),
         (["--config=configs/nothing.py"], "no config file 'configs/nothing.py'"),
         (["--stages=cluster"], "the stages are pretext, features"),
-        (["--stages=features"], "reads stage 'pretext', which is absent"),
+        (["--stages=features"], "'features' reads 'pretext', which is absent"),
+        (["--config.student.steps=ten"], "config.student.steps = 'ten': give a whole number"),
+        (["--config.probe.backbones=('features',)"], "gives Features, but Backbone is needed"),
+        (
+            ["--config.student.backbone.name=vgg", "--config.student.backbone.stem_kernel=3"],
+            "backbone.stem_kernel: the architecture vgg does not have this option, but channels, ",
+        ),
         (["--config.pretext.batch_size=60"], "Nearest: 48 or 64"),
         (["--workdir="], "no --workdir=DIR given"),
         (["more"], "unexpected argument 'more'"),
@@ -199,11 +226,12 @@ def test_mistakes_are_answered_before_anything_runs(tmp_path, options, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("started.json"))
 
 
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
-    """SIGKILL in the middle of each stage; the same command carries on to the same results."""
+    """SIGKILL in the middle of each stage; the same command resumes, to the same results."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     for name in STAGES:
         started = tmp_path / name / "started.json"
@@ -223,7 +251,7 @@ def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     workdir, _ = finished
     for name in ("pseudo_labels/labels.parquet", "clusters/centroids.safetensors",
-                 "student/network.safetensors", "probe/results.json"):  # fmt: skip
+                 "student/network.safetensors", "probe/scores.json"):  # fmt: skip
         assert (workdir / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 

@@ -129,7 +129,7 @@ def test_local_response_norm_by_hand():
 
 
 def test_wrong_networks_are_refused():
-    with pytest.raises(ValueError, match="backbone name = 'resnet'"):
+    with pytest.raises(ValueError, match=r"backbone\.name = 'resnet'"):
         models.make_backbone("resnet", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="one each"):
         models.make_backbone("vgg", channels=(4, 8), convs=(1,), rngs=nnx.Rngs(0))

@@ -12,10 +12,9 @@ PARAMS = {
 }
 
 
-def make(**options):
-    return optimizers.make_optimizer(
-        **{"steps": 100, "batch_size": 32, "learning_rate": 1.0, "warmup": 0} | options
-    )
+def make(steps=100, **options):
+    chosen = optimizers.Optimizer(**{"learning_rate": 1.0, "warmup": 0} | options)
+    return optimizers.make_optimizer(chosen, steps=steps, batch_size=32)
 
 
 def updates(optimizer, gradients):
@@ -106,4 +105,4 @@ def test_the_gradient_is_clipped():
 )
 def test_what_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        make(**options)
+        optimizers.Optimizer(**options)

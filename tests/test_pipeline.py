@@ -1,52 +1,37 @@
-"""Skipping, carrying on, refusing and doing again, with stages that only write a line."""
+"""Skipping, resuming, refusing and doing again, with stages that only write a line."""
 
 import json
 import types
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import pytest
+from fakes import Fake
+from fakes import make_config as make_any
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from kt_jax.runs import artifacts, order, pipeline
+from kt_jax.runs import artifacts, files, kinds, options, pipeline
+from kt_jax.runs.stage import Plan
 
-
-class Fake:
-    """A stage that writes its section, and counts its runs."""
-
-    def __init__(self, reads=()):
-        self.READS = reads
-        self.runs = 0
-        self.fail = False
-
-    def run(self, stage):
-        self.runs += 1
-        inputs = [(stage.open(name) / "out.json").read_text() for name in self.READS]
-        if self.fail:
-            raise KeyboardInterrupt
-        artifacts.write_json(stage.directory / "out.json", [stage.section.value, inputs])
-        return {"rows": 1}
-
-    def plan(self, config, images):
-        if config.one.value < 0:
-            raise ValueError("one.value is below 0")
-        return [f"seed {config.seed}"]
+READS = {"one": (), "two": ("one",), "three": ("two",), "four": ("one",)}
 
 
 @pytest.fixture
 def stages(monkeypatch):
-    fakes = {"one": Fake(), "two": Fake(("one",)), "three": Fake(("two",)), "four": Fake(("one",))}
-    monkeypatch.setattr(order, "STAGES", fakes)
+    """Four stages, each of a kind of its own."""
+    fakes = {name: Fake() for name in READS}
+    monkeypatch.setattr(kinds, "KINDS", fakes)
     return types.SimpleNamespace(**fakes)
 
 
 def make_config(**values):
-    sections = {name: {"value": values.get(name, 0)} for name in ("one", "two", "three", "four")}
-    loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
-    return ConfigDict(
-        {"seed": 0, "stages": tuple(sections), "images": {}, "loader": loader, **sections}
-    )
+    sections = {
+        name: {"kind": name, "reads": reads, "value": values.get(name, 0)}
+        for name, reads in READS.items()
+    }
+    return ConfigDict({"seed": 0, "images": {}, "loader": {"workers": 0}, **sections})
 
 
 def runs(stages):
@@ -81,9 +66,9 @@ def test_a_changed_section_is_refused_with_its_difference(stages, tmp_path):
 def test_a_manifest_that_has_gone_is_made_again(stages, tmp_path):
     pipeline.run(make_config(), tmp_path)
     (tmp_path / "one" / "manifest.json").unlink()
-    with pytest.raises(FileNotFoundError, match="stage 'one', which is unfinished"):
+    with pytest.raises(FileNotFoundError, match="'two' reads 'one', which is unfinished"):
         pipeline.run(make_config(), tmp_path, stages=["two"])
-    with pytest.raises(FileNotFoundError, match="stage 'one', which is unfinished"):
+    with pytest.raises(FileNotFoundError, match="'two' reads 'one', which is unfinished"):
         pipeline.run(make_config(), tmp_path, stages=["two"], dry_run=True)
     pipeline.run(make_config(), tmp_path)
     assert runs(stages) == [2, 1, 1, 1]
@@ -91,9 +76,9 @@ def test_a_manifest_that_has_gone_is_made_again(stages, tmp_path):
 
 def test_how_often_is_logged_may_change(stages, tmp_path):
     config = make_config()
-    config.one.log_every, config.one.checkpoint_every = 10, 20
+    config.one.log_every = 20
     pipeline.run(config, tmp_path)
-    config.one.log_every, config.one.checkpoint_every = 1, 2
+    config.one.log_every = 1
     pipeline.run(config, tmp_path)
     assert runs(stages) == [1, 1, 1, 1]
 
@@ -108,48 +93,50 @@ def test_a_changed_section_of_a_begun_stage_is_refused(stages, tmp_path):
 
 def test_redo_does_the_stage_and_its_readers_again(stages, tmp_path):
     pipeline.run(make_config(), tmp_path)
-    pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+    with pytest.raises(ValueError, match=r"what reads it too: two \(0m00s\), three (?s:.*)--yes"):
+        pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+    pipeline.run(make_config(two=5), tmp_path, redo=["two"], yes=True)
     assert runs(stages) == [1, 2, 2, 1]
     assert "5" in (tmp_path / "three" / "out.json").read_text()
 
 
 def test_changed_inputs_are_refused(stages, tmp_path):
     pipeline.run(make_config(), tmp_path)
-    pipeline.run(make_config(two=5), tmp_path, stages=["two"], redo=["two"])
+    pipeline.run(make_config(two=5), tmp_path, stages=["two"], redo=["two"], yes=True)
     # "three" went with "two"; "four" does not read it.
     assert not (tmp_path / "three").exists()
     (tmp_path / "one" / "manifest.json").write_text(
         (tmp_path / "one" / "manifest.json").read_text().replace('"outputs": "', '"outputs": "0')
     )
-    with pytest.raises(ValueError, match=r"inputs.one: "):
+    with pytest.raises(ValueError, match=r"inputs.reads.one: "):
         pipeline.run(make_config(two=5), tmp_path)
 
 
-def test_an_interrupted_redo_carries_on(stages, tmp_path):
+def test_an_interrupted_redo_resumes(stages, tmp_path):
     pipeline.run(make_config(), tmp_path)
     stages.three.fail = True
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+        pipeline.run(make_config(two=5), tmp_path, redo=["two"], yes=True)
     stages.three.fail = False
-    pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+    pipeline.run(make_config(two=5), tmp_path, redo=["two"], yes=True)
     assert runs(stages) == [1, 2, 3, 1]
     # The redo has ended: asking again means again.
-    pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+    pipeline.run(make_config(two=5), tmp_path, redo=["two"], yes=True)
     assert runs(stages) == [1, 3, 4, 1]
 
 
-def test_an_interrupted_redo_carries_on_with_another_loader_or_log(stages, tmp_path, capsys):
+def test_an_interrupted_redo_resumes_with_another_loader_or_log(stages, tmp_path, capsys):
     config = make_config()
     config.one.log_every = 10
     pipeline.run(config, tmp_path)
     stages.three.fail = True
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(config, tmp_path, redo=["one"])
+        pipeline.run(config, tmp_path, redo=["one"], yes=True)
     stages.three.fail = False
     config.one.log_every, config.loader.workers = 20, 2
     pipeline.run(config, tmp_path, redo=["one"], dry_run=True)
     assert "one: finished" in capsys.readouterr().out
-    pipeline.run(config, tmp_path, redo=["one"])
+    pipeline.run(config, tmp_path, redo=["one"], yes=True)
     assert runs(stages) == [2, 2, 3, 2]
 
 
@@ -157,9 +144,9 @@ def test_an_interrupted_redo_gives_way_to_one_with_another_config(stages, tmp_pa
     pipeline.run(make_config(), tmp_path)
     stages.three.fail = True
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(make_config(two=5), tmp_path, redo=["two"])
+        pipeline.run(make_config(two=5), tmp_path, redo=["two"], yes=True)
     stages.three.fail = False
-    pipeline.run(make_config(two=6), tmp_path, redo=["two"])
+    pipeline.run(make_config(two=6), tmp_path, redo=["two"], yes=True)
     assert "6" in (tmp_path / "three" / "out.json").read_text()
 
 
@@ -178,6 +165,15 @@ def test_vanished_files_of_a_finished_stage_are_named(stages, tmp_path):
         pipeline.run(make_config(), tmp_path)
 
 
+def test_what_is_not_read_may_lack_files_or_be_of_an_older_version(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path)
+    (tmp_path / "four" / "out.json").unlink()
+    pipeline.run(make_config(), tmp_path, stages=["three"], redo=["three"])
+    (tmp_path / "four" / "manifest.json").write_text("{}")
+    pipeline.run(make_config(), tmp_path, stages=["three"], redo=["three"])
+    assert runs(stages) == [1, 1, 3, 1]
+
+
 def test_config_json_keeps_the_sections_that_made_finished_stages(stages, tmp_path):
     pipeline.run(make_config(), tmp_path)
     pipeline.run(make_config(two=5, four=6), tmp_path, stages=["four"], redo=["four"])
@@ -186,7 +182,7 @@ def test_config_json_keeps_the_sections_that_made_finished_stages(stages, tmp_pa
 
 
 def test_a_missing_input_names_the_command(stages, tmp_path):
-    message = "stage 'two' reads stage 'one', which is absent(?s:.*)--stages=one"
+    message = "'two' reads 'one', which is absent(?s:.*)--stages=one"
     with pytest.raises(FileNotFoundError, match=message):
         pipeline.run(make_config(), tmp_path, stages=["two"])
 
@@ -202,8 +198,8 @@ def test_a_dry_run_touches_nothing(stages, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     pipeline.run(make_config(), tmp_path, dry_run=True)
     printed = capsys.readouterr().out
-    assert "one: finished\n    seed 0" in printed
-    assert "two: to do" in printed
+    assert "one: finished\n    value 0, reads 0" in printed
+    assert "two: to do\n    value 0, reads 1" in printed
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -236,7 +232,7 @@ def test_programs_are_kept_in_the_workdir_unless_the_user_has_a_place(stages, tm
     def compile_one(stage):
         seen.append(jax.config.values[option])
         jax.jit(lambda x: 3 * x)(jnp.ones(17)).block_until_ready()
-        return {"rows": 1}
+        return stages.one.about, {}
 
     stages.one.run = compile_one
     place, of_tests = own and str(tmp_path / own), jax.config.values[option]
@@ -252,26 +248,68 @@ def test_programs_are_kept_in_the_workdir_unless_the_user_has_a_place(stages, tm
     assert list(tmp_path.glob(f"{own or 'run/compilations'}/jit__lambda*"))
 
 
-def test_outputs_are_hashed_without_times_and_logs(tmp_path):
-    directory = tmp_path / "stage"
-    artifacts.write_json(directory / "a.json", 1)
-    before = artifacts.hash_outputs(directory)
-    artifacts.finish(directory, {}, {}, seconds=1.0)
-    (directory / "metrics.jsonl").write_text("{}")
-    assert artifacts.hash_outputs(directory) == before
-    artifacts.write_json(directory / "b.json", 1)
-    assert artifacts.hash_outputs(directory) != before
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Of a kind that shows whatever has finished."""
+
+    artifacts: tuple[str, ...] = options.reads(default=(), needs_all=False)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.json"
-    artifacts.write_json(path, 1)
+class Page(Fake):
+    """Shows what has finished."""
 
-    def fail(partial):
-        partial.write_text("half")
-        raise OSError("disk full")
+    Options = PageOptions
 
-    with pytest.raises(OSError, match="disk full"):
-        artifacts.write_file(path, fail)
-    assert artifacts.read_json(path) == 1
-    assert list(tmp_path.iterdir()) == [path]
+    def plan(self, chosen, inputs):
+        return Plan(self.about, ())
+
+    def run(self, stage):
+        self.stages.append(stage)
+        shown = [each.name for each in stage.inputs.artifacts["artifacts"]]
+        files.write_json(stage.directory / "out.json", shown)
+        return self.about, {}
+
+
+def test_what_shows_all_is_done_again_when_more_has_finished(monkeypatch, tmp_path):
+    one, two, page = Fake(), Fake(), Page()
+    monkeypatch.setattr(kinds, "KINDS", {"one": one, "two": two, "page": page})
+    config = make_any(one={"kind": "one"}, two={"kind": "two"}, page={"kind": "page"})
+    pipeline.run(config, tmp_path, stages=["one", "page"])
+    assert files.read_json(tmp_path / "page" / "out.json") == ["one"]
+    pipeline.run(config, tmp_path)
+    assert files.read_json(tmp_path / "page" / "out.json") == ["one", "two"]
+    pipeline.run(config, tmp_path)
+    assert (one.runs, two.runs, page.runs) == (1, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneOptions:
+    """Of a kind that reads one artifact."""
+
+    wanted: str = options.reads(artifacts.Sweep)
+
+
+class One(Fake):
+    """Reads one artifact."""
+
+    Options = OneOptions
+
+    def plan(self, chosen, inputs):
+        return Plan(self.about, ())
+
+    def run(self, stage):
+        self.stages.append(stage)
+        files.copy(stage.inputs["wanted"] / "out.json", stage.directory / "out.json")
+        return self.about, {}
+
+
+def test_an_input_that_was_moved_is_the_same_input(monkeypatch, tmp_path):
+    first, reader = Fake(), One()
+    monkeypatch.setattr(kinds, "KINDS", {"first": first, "reader": reader})
+    pipeline.run(make_any(first={"kind": "first"}), tmp_path / "a")
+    for name in ("b", "c"):
+        files.copy(tmp_path / "a" / "first", tmp_path / name)
+    for name in ("a/first", "b", "c"):
+        wanted = str(tmp_path / name)
+        pipeline.run(make_any(reader={"kind": "reader", "wanted": wanted}), tmp_path / "run")
+    assert reader.runs == 1

@@ -3,100 +3,95 @@
 import dataclasses
 import json
 import re
+from importlib import metadata
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import support
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from kt_jax import data
 from kt_jax.kmeans import metrics
-from kt_jax.machine import partition, signals
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, files
 from kt_jax.stages import report
 
 BAD = "<script>alert(1)</script>"
-VERSIONS = {"kt_jax": "0.1.0", "jax": "0.10.2"}
+BACKBONE = artifacts.Backbone({"name": "vgg"}, 24, "none", {"conv1": (1, 1, 2)}, ("conv1",), 9)
+ABOUT = {
+    "pretext": BACKBONE,
+    "clusters": artifacts.Clusters(k=5, rows=32, l2=True, features=None),
+    "pseudo_labels": artifacts.Labels(rows=32, classes=5, images="0", origin="a folder"),
+    "student": BACKBONE,
+    "probe": artifacts.Scores(("pixels", "student", "random:student", "pretext")),
+}
 
 
 def make_images(n=32, *, labelled=True):
     pixels = np.random.default_rng(0).integers(0, 256, (n, 24, 24, 3), np.uint8)
-    return data.Images(
+    return support.make_images(
+        n,
+        size=24,
+        load=lambda i: pixels[i],
         keys=tuple(f"{BAD}/{i:02d}.jpg" for i in range(n)),
         labels=(np.arange(n) % 3 > 0).astype(np.int32) if labelled else None,
         class_names=("cat", f"dog{BAD}") if labelled else (),
-        size=24,
         excluded=(data.Excluded(f"broken{BAD}.jpg", "truncated"),),
         origin="a folder",
-        fingerprint="0",
-        load=lambda i: pixels[i],
     )
 
 
-def write_run(workdir, images):
+def write_run(workdir, images, *without, skipped=""):
     """The artifacts of a run as its stages leave them, without running one."""
-    rules = {"crop": 24, "tile": 6, "jitter": 1, "channel_shift": 1, "grey": 0.5}
-    sections = {
-        "pretext": {"puzzles": rules},
-        "clusters": {"k": 5},
-        "pseudo_labels": {"images": "train"},
-        "student": {},
-        "probe": {},
-    }
-    for name, section in sections.items():
-        manifest = {
-            "facts": {"rows": len(images), "test_rows": 400},
-            "fingerprint": {"config": {"seed": 7, name: section}},
-            "outputs": "",
-            "files": [],
-            "seconds": 61.0,
-            "versions": VERSIONS,
-        }
-        artifacts.write_json(workdir / name / "manifest.json", manifest)
+    files.write_json(workdir / "config.json", {"seed": 7, "stages": [*ABOUT, "report"]})
     for name in ("pretext", "student"):
         lines = [{"step": s, "loss": 3.0 / s, "accuracy": s / 9} for s in range(1, 9)]
         text = "".join(json.dumps(line) + "\n" for line in lines)
+        (workdir / name).mkdir()
         (workdir / name / "metrics.jsonl").write_text(text)
-    artifacts.write_json(workdir / "config.json", {"seed": 7})
+    rules = {"crop": 24, "tile": 6, "jitter": 1, "channel_shift": 1, "grey": 0.5}
+    files.write_json(workdir / "pretext/puzzles.json", rules)
     permutations = np.array([np.roll(np.arange(9), i) for i in range(5)], np.uint8)
-    artifacts.write_array(workdir / "pretext/permutations.npy", permutations)
+    files.write_array(workdir / "pretext/permutations.npy", permutations)
     solved = {"puzzle_accuracy": 0.6543, "by_occluders": [0.7, 0.6], "chance": 0.2, "puzzles": 99}
-    artifacts.write_json(workdir / "pretext/results.json", solved)
+    files.write_json(workdir / "pretext/results.json", solved)
     clusters = {
         "k": 5, "layer": "conv3", "iterations": 2, "stopped": "no row moved", "repaired": [0, 1],
         "sizes": [16, 12, 4, 0, 0], "inertia_curve": [9.0, 5.0, 4.0],
     }  # fmt: skip
-    artifacts.write_json(workdir / "clusters/clusters.json", clusters)
+    files.write_json(workdir / "clusters/clusters.json", clusters)
     columns = {
         "index": np.arange(len(images)),
         "key": list(images.keys),
         "cluster": np.repeat([0, 1, 2], [16, 12, 4]).astype(np.int32),
         "distance": np.linspace(1, 0, len(images)).astype(np.float32),
     }
-    artifacts.write_table(workdir / "pseudo_labels/labels.parquet", columns)
-    shares = [("student", "conv1", 0.41), ("student", "conv2", 0.52), ("random", "conv1", 0.43),
-              ("random", "conv2", 0.37), ("pixels", "pixels", 0.61)]  # fmt: skip
-    rows = [{"backbone": b, "layer": x, "accuracy": a, "seed": 0} for b, x, a in shares]
-    teacher = [{"backbone": "teacher", "layer": "conv9", "accuracy": 0.83, "seed": 0}]
-    words = {"protocol": "linear", "split": "half", "selection": "last step"}
-    results = {"rows": rows, "teacher_rows": teacher, **words}
-    artifacts.write_json(workdir / "probe/results.json", results)
+    files.write_table(workdir / "pseudo_labels/labels.parquet", columns)
+    shares = [("student", "conv1", 0.41), ("student", "conv2", 0.52), ("pixels", "pixels", 0.61),
+              ("random:student", "conv1", 0.43), ("random:student", "conv2", 0.37),
+              ("pretext", "conv9", 0.83)]  # fmt: skip
+    words = {"protocol": "linear", "split": "half", "selection": "last step", "n": 400, "seed": 0}
+    rows = [{"subject": n, "layer": x, "value": v, **words} for n, x, v in shares if not skipped]
+    none = {"training": "pretext", "images": 400, "exact": 0, "near": 0, "max_distance": 4}
+    scores = {"rows": rows, "skipped": skipped, "leakage": [none]}
+    files.write_json(workdir / "probe/scores.json", scores)
+    for name, about in ABOUT.items():
+        if name not in without:
+            support.finish(workdir / name, about, facts={"rows": len(images), "test_rows": 400})
 
 
 def make_report(workdir, images, **changes):
-    section = {"images": "train", "clusters": 3, "images_per_cluster": 4, "puzzles": 3, **changes}
-    stage = artifacts.Stage(
-        name="report",
-        section=ConfigDict(section),
-        seed=3,
-        workdir=workdir,
-        images={"train": images},
-        reading=data.Reading(),
-        mesh=partition.make_mesh(),
-        notice=signals.Notice(),
+    """The page of what is finished in a run."""
+    options = report.Options(**{"clusters": 3, "images_per_cluster": 4, "puzzles": 3} | changes)
+    shown = tuple(
+        artifacts.open_artifact(workdir / name, name=name, reader="report")
+        for name in ABOUT
+        if (workdir / name / artifacts.MANIFEST).exists()
     )
-    report.run(stage)
-    return (workdir / "report/index.html").read_text(encoding="utf-8")
+    directory, sets = workdir / "report", {"images": images}
+    stage = support.make_stage(directory, options, given={"artifacts": shown}, images=sets, seed=3)
+    planned = report.plan(stage.options, stage.inputs).about
+    assert report.run(stage) == (planned, {})
+    return (directory / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +101,10 @@ def page(tmp_path_factory):
     return make_report(workdir, images)
 
 
-def write_and_report(workdir, *without, labelled=True):
+def write_and_report(workdir, *without, **of_run):
     """The page of a run without its slowest part, the puzzles, and without other stages."""
-    images = make_images(labelled=labelled)
-    write_run(workdir, images)
-    for name in ("pretext", *without):
-        (workdir / name / "manifest.json").unlink()
+    images = make_images(labelled="skipped" not in of_run)
+    write_run(workdir, images, "pretext", *without, **of_run)
     return make_report(workdir, images)
 
 
@@ -142,12 +135,12 @@ def test_page_has_one_id_once(page):
         "chance 20.0 %",
         "<b>52.0 %</b>",  # student's best
         "<b>43.0 %</b>",  # random network's best
-        "student - random:\n+9.0 points",
-        "-2.0 points",  # at conv1
-        "does NOT beat the pixels",
-        "the student does NOT beat the random network at conv1.",
+        "52.0 % against 43.0 %, +9.0 points",
+        "<th>student - random</th>\n<td>-2.0 points</td><td>+15.0 points</td>",
+        "student does NOT beat the best\nof the pixels",
+        "student does NOT beat its random weights at conv1.",
         "83.0 %",  # teacher
-        "jax 0.10.2",
+        f"jax {metadata.version('jax')}",
         "0, 1, iteration by iteration",
         "2 clusters are empty; the largest holds\n50.0 % of the images",
     ],
@@ -179,37 +172,44 @@ def test_summary(tmp_path):
     images = make_images()
     write_run(tmp_path, images)
     page = make_report(tmp_path, images)
-    summary = artifacts.read_json(tmp_path / "report/summary.json")
-    assert summary["puzzle_accuracy"] == 0.6543
-    assert summary["student_best"] == {"layer": "conv2", "accuracy": 0.52}
-    assert summary["teacher_best"] == {"layer": "conv9", "accuracy": 0.83}
+    summary = files.read_json(tmp_path / "report/summary.json")
+    assert summary["puzzles"] == {"pretext": {"puzzle_accuracy": 0.6543, "chance": 0.2}}
+    best = {(x["subject"], x["layer"], x["value"]) for x in summary["scores"]["probe"]}
+    assert {("student", "conv2", 0.52), ("pretext", "conv9", 0.83)} < best
     clusters = np.repeat([0, 1, 2], [16, 12, 4])
     expected = normalized_mutual_info_score(images.labels, clusters)
-    assert summary["nmi"] == pytest.approx(expected, abs=1e-9)
+    assert summary["labels"]["pseudo_labels"]["nmi"] == pytest.approx(expected, abs=1e-9)
+    said = list(report.headlines(tmp_path / "report"))
+    assert said[:2] == [
+        f"report: {tmp_path / 'report' / 'index.html'}",
+        "puzzles solved by pretext: 65.4% (chance 20.0%)",
+    ]
+    assert "best linear probe of student: 52.0% (conv2)" in said
     # The same run again: the same bytes.
     assert make_report(tmp_path, images) == page
 
 
 def test_missing_stages_are_said(tmp_path):
     page = write_and_report(tmp_path, "probe")
-    assert "Probes: not in this run: the stage probe has not finished." in page
-    assert "Puzzles: not in this run: the stage pretext has not finished." in page
+    assert "Linear probes: no scores of this run are finished." in page
+    assert "Puzzles: no network of this run that solves puzzles is finished." in page
+    for name in ("pretext", "probe"):
+        assert f'<th>{name}</th><td colspan="3" class="text">not finished</td>' in page
+    assert page.count("not finished") == 2
     assert "Cluster 0, nearest" in page
-    assert artifacts.read_json(tmp_path / "report/summary.json").keys() == {"nmi", "nmi_shuffled"}
+    summary = files.read_json(tmp_path / "report/summary.json")
+    assert summary.pop("labels")["pseudo_labels"].keys() == {"nmi", "nmi_shuffled"}
+    assert summary == {"puzzles": {}, "scores": {}}
 
 
 def test_nothing_finished_is_a_page_too(tmp_path):
     page = write_and_report(tmp_path, "clusters", "pseudo_labels", "student", "probe")
-    assert "Cluster rows: not in this run: the stage pseudo_labels has" in page
+    assert "Cluster rows: no labels of this run are finished." in page
 
 
 def test_without_labels(tmp_path):
-    images = make_images(labelled=False)
-    write_run(tmp_path, images)
-    (tmp_path / "pretext/manifest.json").unlink()
-    artifacts.write_json(tmp_path / "probe/results.json", {"left_out": "a folder has no labels"})
-    page = make_report(tmp_path, images)
-    assert "Probes: a folder has no labels." in page
+    page = write_and_report(tmp_path, skipped="a folder has no labels")
+    assert "probe: a folder has no labels." in page
     assert "These images have no labels" in page
     assert "mutual information" not in page
 
@@ -217,14 +217,15 @@ def test_without_labels(tmp_path):
 def test_puzzles_larger_than_the_images_are_left_out(tmp_path):
     images = dataclasses.replace(make_images(), size=16)
     write_run(tmp_path, images)
-    assert "config.report.images are of 16 px, puzzles of 24 px" in make_report(tmp_path, images)
+    assert "a folder: images of 16 px, puzzles of 24 px" in make_report(tmp_path, images)
 
 
 def test_other_images_than_the_labelled_ones_are_refused(tmp_path):
     images = make_images()
     write_run(tmp_path, images)
     fewer = dataclasses.replace(images, keys=images.keys[:30], labels=images.labels[:30])
-    with pytest.raises(ValueError, match=r"'train' lacks 2 of the 32 images .* set it to 'train'"):
+    message = r"report.images, a folder, lack 2 of the 32 images that 'pseudo_labels' labels, .*30"
+    with pytest.raises(ValueError, match=message):
         make_report(tmp_path, fewer)
 
 

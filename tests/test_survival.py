@@ -97,7 +97,7 @@ def test_sigterm_stops_at_once_unless_a_loop_asks(caplog):
         with pytest.raises(SystemExit) as stopped:
             signal.raise_signal(signal.SIGTERM)
         assert stopped.value.code == os.EX_TEMPFAIL == 75
-        assert "the same command carries on" in caplog.text
+        assert "the same command resumes" in caplog.text
     with signals.Notice() as notice, notice.deferred():
         assert not notice.reached()
         notice.check()
@@ -205,9 +205,7 @@ def test_a_checkpoint_that_finds_no_room(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))
     try:
         store.save(6, make_state(6.0))  # behind our back
-        with pytest.raises(
-            OSError, match=r"could be written in .*/c: .*File too large.* Mend this"
-        ):
+        with pytest.raises(OSError, match=r"could be written in .*/c: .*File too large.* Fix this"):
             store.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
@@ -386,7 +384,7 @@ def test_sigterm_saves_and_a_second_run_is_kept_out(tmp_path):
     again = start(run_main(tmp_path / "run", pretext))
     said, _ = again.communicate()
     assert again.returncode == 0, said
-    assert f"carrying on from step {saved} of 50" in said
+    assert f"resuming from step {saved} of 50" in said
     assert [line["step"] for line in metrics(tmp_path / "run/pretext")] == list(range(1, 51))
 
 

@@ -80,10 +80,9 @@ def make_batches(first_step, mesh=None):
         step += 1
 
 
-def make_optimizer(**options):
-    return optimizers.make_optimizer(
-        **{"steps": 6, "batch_size": 8, "learning_rate": 0.1} | options
-    )
+def make_optimizer(steps=6, **options):
+    chosen = optimizers.Optimizer(learning_rate=0.1, **options)
+    return optimizers.make_optimizer(chosen, steps=steps, batch_size=8)
 
 
 def run(memory, steps, optimizer=None, chance=None):

@@ -4,14 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
+import support
 from PIL import Image
 
-import kt_jax
-from kt_jax import data
 from kt_jax.data import eval_batches, open_images
 from kt_jax.data.sources.voc import CLASSES, Voc
-from kt_jax.machine import partition, signals
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, files
 from kt_jax.stages import features, probe, report
 
 DOG, PERSON, CAT = (CLASSES.index(name) for name in ("dog", "person", "cat"))
@@ -263,47 +261,28 @@ def test_sets_of_several_labels_count_as_without_labels(devkit, tmp_path):
     columns = features.index_columns(images)
     assert columns["label"].tolist() == [-1] * 4
     assert columns["label"].dtype == np.int32
-    artifacts.write_table(tmp_path / "index.parquet", columns)
+    files.write_table(tmp_path / "index.parquet", columns)
     assert next(eval_batches(images, 2))["label"].shape == (2, 20)
 
-    config = kt_jax.load_config(
-        "configs/quickstart.py", probe={"size": 8}, report={"images_per_cluster": 4}
-    )
-    sets = dict.fromkeys(("train", "probe", "test"), images)
     reason = "VOC2007, all is multi-label: probes of several classes an image are not measured here"
-    assert probe.plan(config, sets) == [f"left out: {reason}"]
-    stage = artifacts.Stage(
-        "probe",
-        config.probe,
-        0,
-        tmp_path,
-        sets,
-        data.Reading(),
-        partition.make_mesh(),
-        signals.Notice(),
-    )
-    assert probe.run(stage) == {"left_out": reason}
-    results = artifacts.read_json(tmp_path / "probe/results.json")
-    assert (results["left_out"], results["rows"]) == (reason, [])
+    options = probe.Options(backbones=(), size=8)
+    both = dict.fromkeys(("train_images", "test_images"), images)
+    stage = support.make_stage(tmp_path / "probe", options, given={"backbones": ()}, images=both)
+    assert probe.plan(options, stage.inputs).lines == (f"skipped: {reason}",)
+    assert probe.run(stage) == (artifacts.Scores((), reason), {"skipped": reason})
+    scores = files.read_json(tmp_path / "probe/scores.json")
+    assert (scores["skipped"], scores["rows"]) == (reason, [])
 
     table = {
         "key": list(images.keys),
         "cluster": np.zeros(4, np.int32),
         "distance": np.zeros(4, np.float32),
     }
-    artifacts.write_table(tmp_path / "pseudo_labels/labels.parquet", table)
-    artifacts.finish(tmp_path / "pseudo_labels", {}, {}, 1.0)
-    stage = artifacts.Stage(
-        "report",
-        config.report,
-        0,
-        tmp_path,
-        sets,
-        data.Reading(),
-        partition.make_mesh(),
-        signals.Notice(),
-    )
-    described = report._describe_labels(stage, {})
+    files.write_table(tmp_path / "labels/labels.parquet", table)
+    labels = support.finish(tmp_path / "labels", artifacts.Labels(4, 1, "", "VOC2007"))
+    options = report.Options(images_per_cluster=4)
+    stage = support.make_stage(tmp_path / "report", options, images={"images": images})
+    ((_, described),) = report._draw_labels(stage, labels)
     assert (described["images"], described["labelled"]) == (4, 0)
     assert "nmi" not in described
     assert {row["majority"] for row in described["rows"]} == {""}

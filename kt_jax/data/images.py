@@ -94,3 +94,16 @@ def check_size(images: Images, origin: str, size: int) -> None:
             f"{origin} names {images.origin}, decoded to {images.size} px, but {size} px of them "
             f"are used: set the size of that source in config.images to {size} or more."
         )
+
+
+def find_shortage(images: Images, batch_size: int) -> tuple[str, ...]:
+    """What a training from these images would be poor in, for people; empty if nothing."""
+    found = []
+    if len(images) < batch_size:
+        found.append(
+            f"{len(images)} images are fewer than a batch of {batch_size}, which shows "
+            "some of them twice: give more images, or a smaller batch_size"
+        )
+    if images.hashes is not None and len(images) > 1 and len(set(images.hashes.content)) == 1:
+        found.append(f"the {len(images)} images are all the same: nothing can be learned")
+    return tuple(found)

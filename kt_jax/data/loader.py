@@ -63,7 +63,7 @@ def train_batches(
       images: anything with a length whose `[i]` is a uint8 array; all of one shape.
       order: which image lies at which position of the endless global sequence.
       batch_size: rows of the global batch, over all processes.
-      first_step: the first batch: where a resumed run carries on.
+      first_step: the first batch: where a resumed run begins.
       last_step: the batch to stop before.
       targets: `[n]` integers that become `label`; by default `images.labels`.
       reading: by default, threads of this process.

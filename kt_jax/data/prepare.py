@@ -30,7 +30,7 @@ from kt_jax.data.sources.array_record import (
     UNFINISHED,
 )
 from kt_jax.data.sources.source import SUBSET, plain_options
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, files
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
@@ -123,7 +123,7 @@ def _begin(job: Job, request: dict[str, Any]) -> bool:
         note = (pq.read_schema(manifest).metadata or {}).get(PREPARED)
         found = None if note is None else json.loads(note)["request"]
     elif begun.exists():
-        found = artifacts.read_json(begun)
+        found = files.read_json(begun)
     if found is None:
         names = [path.name for path in job.out.iterdir()] if job.out.exists() else []
         names = sorted(name for name in names if name != UNFINISHED)
@@ -131,7 +131,7 @@ def _begin(job: Job, request: dict[str, Any]) -> bool:
             raise ValueError(
                 f"--out: {job.out} holds other files, such as {names[0]}: choose another"
             )
-        artifacts.write_json(begun, request)
+        files.write_json(begun, request)
         return True
     changes = "\n  ".join(artifacts.differences(found, request))
     if changes:

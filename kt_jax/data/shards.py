@@ -183,7 +183,7 @@ def place(job: Job, path: pathlib.Path, write: Callable[[pathlib.Path], None]) -
         os.replace(partial, path)
     except OSError as error:
         raise OSError(
-            f"{path} could not be written: {error}. Complete shards are kept: mend this, and run "
+            f"{path} could not be written: {error}. Complete shards are kept: fix this, and run "
             "the same command again"
         ) from error
     finally:

@@ -1,13 +1,14 @@
 """Frozen backbones: a trained network at rest, and the features that it gives.
 
-Three stages read features of whole images (features, pseudo_labels, probe); they must agree
-to the bit on how an image is viewed, which layer is taken and how it is pooled.
+Three kinds of stages read features of whole images (features, label, probe); they must agree to
+the bit on how an image is viewed, which layer is taken and how it is pooled.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,46 +20,98 @@ from jaxtyping import Float
 from kt_jax import data, models, training
 from kt_jax.machine import partition
 from kt_jax.models import views
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, files
+from kt_jax.runs.stage import Notice
 
 NETWORK = "network.safetensors"
 DESCRIPTION = "backbone.json"
+IMAGES = "images.parquet"  # which a network learned from
+# Where features and clusters carry the backbone that they came from.
+CARRIED = "backbone"
+Given = artifacts.Artifact[artifacts.Backbone]
+_PREPROCESSING = "per-image standardisation"
 
 
 @dataclass(frozen=True)
 class FrozenBackbone:
-    """The convolutional part of a network: its name and options, and its arrays."""
+    """The convolutional part of a network: what it is, and its arrays."""
 
-    options: Mapping[str, Any]
+    about: artifacts.Backbone
     params: Any
     batch_stats: Any
 
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Its name and options."""
+        return self.about.architecture
 
-def save_network(
-    directory: Path, options: Mapping[str, Any], params: Any, batch_stats: Any
-) -> None:
+
+def describe(architecture: Mapping[str, Any], size: int, *, origin: str = "") -> artifacts.Backbone:
+    """What a network of this architecture, which sees views of `size` px, is; nothing is computed.
+
+    Raises:
+      ValueError: an unknown architecture or option; `origin` is where its options stand.
+    """
+    try:
+        return _describe(architecture, size)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}" if origin else str(error)) from None
+
+
+def _describe(architecture: Mapping[str, Any], size: int) -> artifacts.Backbone:
+    made = nnx.eval_shape(lambda: models.make_backbone(rngs=nnx.Rngs(0), **architecture))
+    return artifacts.Backbone(
+        architecture=dict(architecture),
+        size=size,
+        preprocessing=_PREPROCESSING,
+        layers=layer_shapes(architecture, size),
+        probe_layers=made.probe_layers,
+        parameters=parameter_count(_maker(architecture)),
+    )
+
+
+def save_network(directory: Path, about: artifacts.Backbone, params: Any, batch_stats: Any) -> None:
     """Writes a trained network (params/... and batch_stats/...), and what its backbone is."""
     tree = jax.device_get({"params": params, "batch_stats": batch_stats})
-    artifacts.write_tensors(directory / NETWORK, tree)
-    artifacts.write_json(directory / DESCRIPTION, dict(options))
+    files.write_tensors(directory / NETWORK, tree)
+    files.write_json(directory / DESCRIPTION, dataclasses.asdict(about))
 
 
-def load_backbone(directory: Path) -> FrozenBackbone:
-    """The backbone of the network that a stage left in `directory`."""
-    tree = artifacts.read_tensors(directory / NETWORK)
-    options = artifacts.read_json(directory / DESCRIPTION)
+def carry_backbone(directory: Path, backbone: FrozenBackbone, origin: Given) -> None:
+    """Writes a backbone, without a head, into an artifact that came from it.
+
+    And images.parquet, if its own artifact, `origin`, says which images it learned from.
+    """
+    save_network(
+        directory / CARRIED,
+        backbone.about,
+        {"backbone": backbone.params},
+        {"backbone": backbone.batch_stats},
+    )
+    learned = origin / IMAGES
+    if not origin.is_random and learned.exists():
+        files.copy(learned, directory / CARRIED / IMAGES)
+
+
+def load_backbone(directory: Path, about: artifacts.Backbone) -> FrozenBackbone:
+    """The backbone of the network in `directory`."""
+    tree = files.read_tensors(directory / NETWORK)
     batch_stats = tree.get("batch_stats", {}).get("backbone", {})
-    return FrozenBackbone(options, tree["params"]["backbone"], batch_stats)
+    return FrozenBackbone(about, tree["params"]["backbone"], batch_stats)
 
 
-def random_backbone(options: Mapping[str, Any], *, seed: int) -> FrozenBackbone:
+def open_backbone(artifact: Given, *, seed: int) -> FrozenBackbone:
+    """The backbone that a stage reads; `seed` draws the weights of `random:NAME`."""
+    if artifact.is_random:
+        return random_backbone(artifact.about, seed=seed)
+    return load_backbone(artifact.directory, artifact.about)
+
+
+def random_backbone(about: artifacts.Backbone, *, seed: int) -> FrozenBackbone:
     """A backbone as it is before training."""
-    params, batch_stats = jax.jit(
-        lambda: training.init_variables(
-            lambda rngs: models.make_backbone(rngs=rngs, **options), seed
-        )
-    )()
-    return FrozenBackbone(options, params, batch_stats)
+    make_model = _maker(about.architecture)
+    params, batch_stats = jax.jit(lambda: training.init_variables(make_model, seed))()
+    return FrozenBackbone(about, params, batch_stats)
 
 
 def extract(
@@ -70,7 +123,7 @@ def extract(
     batch_size: int,
     mesh: Mesh,
     reading: data.Reading,
-    notice: Any,
+    notice: Notice,
     mirrored: bool = False,
 ) -> Iterator[tuple[np.ndarray, dict[str, Float[np.ndarray, "rows d"]]]]:
     """Yields (indices, {layer: features}) batch by batch, in the order of the images.
@@ -83,11 +136,7 @@ def extract(
       ValueError: for activations beyond float16.
       SystemExit: when `notice`, asked before every batch, says to stop.
     """
-
-    def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return models.make_backbone(rngs=rngs, **backbone.options)
-
-    graphdef = training.structure(make_model, training=False)
+    graphdef = training.structure(_maker(backbone.architecture), training=False)
 
     @jax.jit
     def features(variables: Any, pixels: jax.Array) -> dict[str, jax.Array]:
@@ -115,28 +164,35 @@ def extract(
         yield shown["index"][mask], {name: x[mask] for name, x in rows.items()}
 
 
-def layer_shapes(options: Mapping[str, Any], size: int) -> dict[str, tuple[int, int, int]]:
+def _maker(architecture: Mapping[str, Any]) -> training.MakeModel:
+    def make_model(rngs: nnx.Rngs) -> nnx.Module:
+        return cast(nnx.Module, models.make_backbone(rngs=rngs, **architecture))
+
+    return make_model
+
+
+def layer_shapes(architecture: Mapping[str, Any], size: int) -> dict[str, tuple[int, ...]]:
     """Height, width and channels of every activation on pictures of `size` px, by name."""
 
     def activations(pixels: jax.Array) -> dict[str, jax.Array]:
-        return models.make_backbone(rngs=nnx.Rngs(0), **options)(pixels)
+        return models.make_backbone(rngs=nnx.Rngs(0), **architecture)(pixels)
 
     shapes = jax.eval_shape(activations, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
-    return {name: shape.shape[1:] for name, shape in shapes.items()}
+    return {name: tuple(shape.shape[1:]) for name, shape in shapes.items()}
 
 
-def check_layers(origin: str, layers: Iterable[str], options: Mapping[str, Any], size: int) -> None:
-    """Refuses layers that a backbone has not.
+def check_layers(origin: str, layers: Iterable[str], about: artifacts.Backbone, size: int) -> None:
+    """Refuses layers that a backbone does not have.
 
     Raises:
       ValueError: naming those that it has.
     """
-    known = layer_shapes(options, size)
+    known = layer_shapes(about.architecture, size)
     for layer in layers:
         if layer not in known:
             raise ValueError(
-                f"{origin} names {layer!r}, which the {options['name']} has not: choose from "
-                f"{', '.join(known)}."
+                f"{origin} names {layer!r}, which the {about.architecture['name']} does not have: "
+                f"choose from {', '.join(known)}."
             )
 
 

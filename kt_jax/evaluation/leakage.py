@@ -4,37 +4,44 @@ A stage that learns writes down from what; the probe reads it and compares.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
-from kt_jax import data
-from kt_jax.runs import artifacts
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-IMAGES = "images.parquet"
+from kt_jax import data
+from kt_jax.evaluation.backbones import IMAGES
+from kt_jax.runs import files
+
 EXAMPLES = 20
 
 _log = logging.getLogger(__name__)
 
 
-def write_images(stage: artifacts.Stage, images: data.Images) -> None:
-    """Writes images.parquet: key, sha256 and phash of every image that a stage learned from."""
+def write_images(
+    directory: Path, images: data.Images, *, and_those_in: Collection[Path] = ()
+) -> None:
+    """Writes images.parquet: key, sha256 and phash of every image that a network learned from.
+
+    And of the images that others wrote down, such as its teacher's.
+    """
     hashes = data.hash_images(images)
     columns = {"key": images.keys, "sha256": hashes.content, "phash": hashes.perceptual}
-    artifacts.write_table(stage.directory / IMAGES, columns)
+    tables = [pa.table(dict(columns)), *(pq.read_table(path) for path in and_those_in)]
+    each_once = pa.concat_tables(tables).group_by(list(columns), use_threads=False).aggregate([])
+    files.write_table(directory / IMAGES, {name: each_once[name] for name in columns})
 
 
 def find_leakage(
-    stage: artifacts.Stage,
-    learners: Collection[str],
-    train_images: data.Images,
-    test_images: data.Images,
+    learners: Mapping[str, Path], train_images: data.Images, test_images: data.Images
 ) -> list[dict[str, Any]]:
-    """Counts the probe's test images that were learned from, and logs it.
+    """Counts the test images that were learned from, and logs it.
 
     Args:
-      stage: the probe.
-      learners: the stages that wrote images.parquet; those that are not finished are left out.
-      train_images: which the probe learns from itself.
+      learners: the images.parquet of each network, by its name.
+      train_images: which the evaluation learns from itself.
       test_images: which it tests on.
 
     Returns:
@@ -42,14 +49,8 @@ def find_leakage(
       tested on), exact and near (how many of them are there, see `data.find_leaks`),
       max_distance (of near, in bits), examples (at most 20 pairs of keys, test and training, the
       exact ones first).
-
-    Raises:
-      FileNotFoundError: a finished stage has not written down what it learned from.
     """
-    learned = {}
-    for name in learners:
-        if (stage.workdir / name / artifacts.MANIFEST).exists():
-            learned[name] = _read_images(stage, name)
+    learned = {name: _read_images(path) for name, path in learners.items()}
     learned["probe train_images"] = train_images.keys, data.hash_images(train_images)
     tested = data.hash_images(test_images)
     found = []
@@ -77,12 +78,6 @@ def find_leakage(
     return found
 
 
-def _read_images(stage: artifacts.Stage, name: str) -> tuple[Any, data.Hashes]:
-    path = stage.open(name) / IMAGES
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing: stage {name!r} was done before stages wrote down which images "
-            f"they learn from. Do it again with --redo={name}."
-        )
-    columns = artifacts.read_table(path)
+def _read_images(path: Path) -> tuple[Any, data.Hashes]:
+    columns = files.read_table(path)
     return columns["key"], data.Hashes(tuple(columns["sha256"]), columns["phash"])

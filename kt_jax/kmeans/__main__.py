@@ -75,7 +75,20 @@ def _run(argv: Sequence[str] | None) -> None:
             facts = _cluster(arguments, paths, options)
             command.check_unchanged(fingerprint["features"], arguments.out)
             seconds = time.monotonic() - begun
-            artifacts.finish(arguments.out, fingerprint, facts, seconds)
+            about = artifacts.Clusters(
+                k=arguments.k,
+                rows=facts["rows"],
+                l2=arguments.l2 or arguments.spherical,
+                features=None,
+            )
+            artifacts.finish(
+                arguments.out,
+                about,
+                fingerprint,
+                section=options,
+                facts=facts,
+                seconds=seconds,
+            )
             _log.info("finished in %s: %s", progress.format_seconds(seconds), arguments.out)
         else:
             _log.info("%s: finished, nothing to do", arguments.out)

@@ -1,4 +1,4 @@
-"""k-means with a directory: lines of progress, a state to carry on from, results on disk.
+"""k-means with a directory: lines of progress, a state to resume from, results on disk.
 
 What the stage `clusters` and `python -m kt_jax.kmeans` share; k-means itself knows no files.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError
 
 from kt_jax import kmeans
-from kt_jax.runs import artifacts
+from kt_jax.runs import files
 from kt_jax.runs.progress import format_seconds
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def fit(
     resume, begun = None, time.monotonic()
     if state.exists():
         try:
-            resume = artifacts.read_tensors(state)
+            resume = files.read_tensors(state)
         except SafetensorError as error:
             raise ValueError(
                 f"{state}, the state of an interrupted run, is broken ({error}): delete it, and "
@@ -65,7 +65,7 @@ def fit(
 
     def report(progress: kmeans.Progress) -> None:
         nonlocal begun
-        artifacts.write_tensors(state, progress.state())
+        files.write_tensors(state, progress.state())
         check_stop()
         now = time.monotonic()
         seconds, begun = now - begun, now
@@ -85,7 +85,7 @@ def fit(
     def report_seeding(progress: kmeans.SeedingProgress) -> None:
         nonlocal saved
         if time.monotonic() - saved > _SECONDS_BETWEEN_SEEDING_STATES:
-            artifacts.write_tensors(state, progress.state())
+            files.write_tensors(state, progress.state())
             saved = time.monotonic()
         check_stop()
 
@@ -131,9 +131,9 @@ def write(
         "stopped": found.stopped,
         "sizes": found.sizes.tolist(),
     }
-    artifacts.write_tensors(directory / "centroids.safetensors", tensors)
-    artifacts.write_array(directory / "assignment.npy", assignment)
-    artifacts.write_json(directory / "clusters.json", fitted | description)
+    files.write_tensors(directory / "centroids.safetensors", tensors)
+    files.write_array(directory / "assignment.npy", assignment)
+    files.write_json(directory / "clusters.json", fitted | description)
 
 
 def largest_share(name: str, sizes: Int32[np.ndarray, " k"], warn_share: float) -> float:

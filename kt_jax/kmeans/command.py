@@ -12,7 +12,7 @@ from typing import Any
 from kt_jax.kmeans.checks import PRECISIONS
 from kt_jax.kmeans.seeding import METHODS
 from kt_jax.machine import signals
-from kt_jax.runs import artifacts, lock
+from kt_jax.runs import artifacts, files, lock
 
 _SHOWN = 10  # lines of a difference; there may be thousands of shards
 
@@ -34,7 +34,7 @@ def call(name: str, run: Callable[[Sequence[str] | None], None], argv: Sequence[
     """Runs a command and returns its exit status; a user's error is one message and status 2.
 
     Raises:
-      SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same command carries on.
+      SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same command resumes.
     """
     try:
         with signals.Notice():
@@ -161,19 +161,22 @@ def _is_finished(directory: Path, fingerprint: dict[str, Any]) -> bool:
         )
     if artifacts.MANIFEST not in present:
         return False
-    manifest = artifacts.read_json(directory / artifacts.MANIFEST)
+    manifest = files.read_json(directory / artifacts.MANIFEST)
     gone = [name for name in manifest["files"] if name not in present]
     if gone:
         raise FileNotFoundError(
             f"{directory} is marked as finished, but {gone[0]} has gone ({len(gone)} files in "
             "all): bring it back, or delete the directory and run the same command"
         )
-    # The hash is of all files there: of a directory with others among them it says nothing.
-    ours = {artifacts.MANIFEST, artifacts.STARTED, lock.NAME, *manifest["files"]}
-    if present <= ours and artifacts.hash_outputs(directory) != manifest["outputs"]:
+    changed = [
+        name
+        for name, digest in manifest["files"].items()
+        if artifacts.hash_file(directory / name) != digest
+    ]
+    if changed:
         raise ValueError(
-            f"{directory} is marked as finished, but {', '.join(manifest['files'])} are no longer "
-            "what was written: bring them back, or delete the directory and run the same command"
+            f"{directory} is marked as finished, but {', '.join(changed)} are no longer what was "
+            "written: bring them back, or delete the directory and run the same command"
         )
     return True
 

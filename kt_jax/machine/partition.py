@@ -1,9 +1,10 @@
 """One mesh with one axis: batches are split over it, everything else is replicated."""
 
 import collections
+import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -93,6 +94,32 @@ def wait_for_all(what: str) -> None:
     """Returns when every process has come to the same place; at once if there is only one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def decided_by_first(decide: Callable[[], Any]) -> Any:
+    """What `decide` returns in process 0, in every process, as plain values of JSON.
+
+    For what depends on the disk: two hosts may see the same file at different times.
+
+    Raises:
+      ValueError, OSError: `decide` raised it in process 0.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    outcome: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            outcome = {"value": decide()}
+        except (ValueError, OSError) as error:
+            kind = "OSError" if isinstance(error, OSError) else "ValueError"
+            outcome = {"error": str(error), "kind": kind}
+    text = np.frombuffer(json.dumps(outcome).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(text))))
+    padded = np.resize(text, length)  # what others have in it is not looked at
+    told = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+    if "error" in told:
+        raise {"OSError": OSError, "ValueError": ValueError}[told["kind"]](told["error"])
+    return told["value"]
 
 
 def is_as_in_first(number: int) -> bool:

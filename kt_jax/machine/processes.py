@@ -6,8 +6,6 @@ import os
 import sys
 from typing import NoReturn
 
-import jax
-
 # After so long without a sign of life from one process, the others end too.
 HEARTBEAT_SECONDS = 60
 
@@ -29,6 +27,8 @@ def initialize(
     Raises:
       ValueError: some of the three are given, but not all, or they do not fit together.
     """
+    import jax  # here, since commands that need no JAX import this module
+
     given = {
         "--coordinator": coordinator or None,
         "--num_processes": num_processes,
@@ -61,6 +61,12 @@ def initialize(
             process_id,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
+
+
+def writes() -> bool:
+    """Whether this process writes files: the first of a run's processes, or one that is alone."""
+    jax = sys.modules.get("jax")  # what has not imported it is alone
+    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def end(status: int, message: str) -> NoReturn:

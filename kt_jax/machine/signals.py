@@ -20,7 +20,7 @@ class Notice:
 
     A loop that asks `reached` is told after a step, so that it can save; any other work, which
     loses little, is stopped at once. Either way the process ends with status 75 (os.EX_TEMPFAIL):
-    the same command carries on. Among several processes JAX listens, and they agree at which of
+    the same command resumes. Among several processes JAX listens, and they agree at which of
     their questions to stop: all must ask equally often, and other work asks by `check`.
     """
 
@@ -61,7 +61,7 @@ class Notice:
     def check(self) -> None:
         """Ends the process here if it has been told to stop."""
         if self.reached():
-            _log.warning("told to stop (SIGTERM); the same command carries on")
+            _log.warning("told to stop (SIGTERM); the same command resumes")
             raise SystemExit(os.EX_TEMPFAIL)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -69,5 +69,5 @@ class Notice:
         if self._deferred:
             _log.warning("told to stop (SIGTERM): saving after this step")
             return
-        _log.warning("told to stop (SIGTERM); the same command carries on")
+        _log.warning("told to stop (SIGTERM); the same command resumes")
         raise SystemExit(os.EX_TEMPFAIL)

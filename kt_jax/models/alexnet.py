@@ -1,7 +1,5 @@
 """AlexNet: the paper's, as Caffe's CaffeNet, and the batch-norm variant of later work."""
 
-from collections.abc import Sequence
-
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -31,7 +29,7 @@ class AlexNet(nnx.Module):
     def __init__(
         self,
         *,
-        channels: Sequence[int] = (96, 256, 384, 384, 256),
+        channels: tuple[int, ...] = (96, 256, 384, 384, 256),
         stem_kernel: int = 11,
         stem_stride: int = 4,
         batch_norm: bool = False,
@@ -60,6 +58,11 @@ class AlexNet(nnx.Module):
                 for place in range(5)
             ]
         )
+
+    @property
+    def probe_layers(self) -> tuple[str, ...]:
+        """The layers that one would probe."""
+        return tuple(f"conv{number}" for number in range(1, 6))
 
     def output_shape(self, size: int) -> tuple[int, int, int]:
         """Height, width and channels of pool5 for images of `size` px."""

@@ -1,16 +1,31 @@
 """What is put on a backbone: a classifier of images, a solver of puzzles, linear probes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from kt_jax.models.alexnet import AlexNet
 from kt_jax.models.layers import BatchNorm, he_normal, identity, small_normal
-from kt_jax.models.vgg import Vgg
 
-Backbone = Vgg | AlexNet
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A network without a head: pictures in, every activation by name out, the last its output."""
+
+    @property
+    def probe_layers(self) -> tuple[str, ...]:
+        """The layers that one would probe."""
+        ...
+
+    def output_shape(self, size: int) -> tuple[int, int, int]:
+        """Height, width and channels of the output for pictures of `size` px."""
+        ...
+
+    def __call__(self, x: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "..."]]:
+        """Activations [n, h, w, c], in the order of the layers."""
+        ...
 
 
 class Classifier(nnx.Module):

@@ -1,7 +1,5 @@
 """VGG: stacks of 3x3 convolutions (Simonyan & Zisserman 2014, configuration D is VGG-16)."""
 
-from collections.abc import Sequence
-
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -19,8 +17,8 @@ class Vgg(nnx.Module):
     def __init__(
         self,
         *,
-        channels: Sequence[int] = (64, 128, 256, 512, 512),
-        convs: Sequence[int] = (2, 2, 3, 3, 3),
+        channels: tuple[int, ...] = (64, 128, 256, 512, 512),
+        convs: tuple[int, ...] = (2, 2, 3, 3, 3),
         width: float = 1.0,
         batch_norm: bool = False,
         final_pool: bool = True,
@@ -38,6 +36,11 @@ class Vgg(nnx.Module):
                 inputs = outputs
             blocks.append(nnx.List(block))
         self.blocks = nnx.List(blocks)
+
+    @property
+    def probe_layers(self) -> tuple[str, ...]:
+        """The layers that one would probe: the last of every block."""
+        return tuple(f"conv{n}_{len(block)}" for n, block in enumerate(self.blocks, start=1))
 
     def output_shape(self, size: int) -> tuple[int, int, int]:
         """Height, width and channels of the last activation for images of `size` px."""

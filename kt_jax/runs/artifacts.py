@@ -1,27 +1,25 @@
-"""What stages leave on disk: one directory each, and a manifest that marks it finished.
+"""Typed artifacts: the directory that a stage leaves, and the manifest that marks it finished.
 
-Everything is written beside its place and renamed into it, so that a name that exists is
-whole. Arrays at rest are .npy, .safetensors and .parquet; nothing is pickled.
+A directory holds all that its type promises, so that it can be copied to another machine and used
+alone. manifest.json, written last, says of what type it is, what it holds, what it was made from,
+and the SHA-256 of every file, which is compared when a reader opens it.
 """
 
+import dataclasses
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, get_args
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from kt_jax.machine import processes
+from kt_jax.runs import files
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+FORMAT = 2  # of manifests; those without a number were written before there were types
 # What differs between two runs of the same work: times, logs, training state.
 _NOT_OUTPUTS = {
     MANIFEST,
@@ -38,83 +36,243 @@ _PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gr
 
 
 @dataclass(frozen=True)
-class Stage:
-    """All that a stage may use: its config section, its images, its place, its inputs."""
+class Backbone:
+    """A network: network.safetensors and backbone.json; images.parquet where it has learned."""
+
+    architecture: dict[str, Any]
+    """The name of the architecture and its options, as `models.make_backbone` takes them."""
+    size: int
+    """The side of the square views that it learned from, in pixels."""
+    preprocessing: str
+    """How grey levels of 0..255 become its input."""
+    layers: dict[str, tuple[int, ...]]
+    """The shape of every activation of one view, by name: (height, width, channels)."""
+    probe_layers: tuple[str, ...]
+    """The layers that one would probe."""
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Features:
+    """A matrix: features-IIIII-of-NNNNN.npy [rows, dims] float16, and index.parquet.
+
+    With the backbone that gave them in backbone/, so that clusters of them can label images.
+    """
+
+    rows: int
+    dims: int
+    layer: str
+    grid: int
+    """Activations are max-pooled to grid x grid."""
+    size: int
+    """The side of the views, in pixels."""
+    backbone: Backbone
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Centroids: centroids.safetensors, clusters.json, assignment.npy; and backbone/."""
+
+    k: int
+    rows: int
+    """How many features were clustered."""
+    l2: bool
+    """Whether rows are divided by their lengths before they are compared."""
+    features: Features | None
+    """How features of other images are made; None where the rows were somebody's own."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Pseudo-labels: labels.parquet (index, key, cluster, distance, second_cluster, margin)."""
+
+    rows: int
+    classes: int
+    images: str
+    """The fingerprint of the images that have them, in this order."""
+    origin: str
+    """Where the images came from, for people."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Evaluations: scores.json, rows of subject, layer, metric, value, n, seed and so on."""
+
+    subjects: tuple[str, ...]
+    """The networks that were evaluated."""
+    skipped: str = ""
+    """Why nothing was evaluated; empty if something was."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """k-means for several k and layers: sweep.json, and as a table sweep.md."""
+
+    rows: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page: index.html, which loads nothing from elsewhere, and summary.json."""
+
+    shown: tuple[str, ...]
+    """The stages whose artifacts it shows."""
+
+
+Description = Backbone | Features | Clusters | Labels | Scores | Sweep | Report
+TYPES: dict[str, type[Any]] = {
+    each.__name__: each for each in (Backbone, Features, Clusters, Labels, Scores, Sweep, Report)
+}
+
+
+A = TypeVar("A", bound=Description)
+
+
+@dataclass(frozen=True)
+class Artifact(Generic[A]):
+    """A finished directory, or one that a run is about to make."""
 
     name: str
-    section: Any
-    seed: int
-    workdir: Path
-    images: Mapping[str, Any]
-    reading: Any
-    mesh: Any
-    notice: Any
-    profile_steps: tuple[int, int] | None = None
+    """As a config names it."""
+    directory: Path
+    about: A
+    manifest: Mapping[str, Any]
+    """Empty before the artifact is made."""
+    is_random: bool = False
+    """Whether it stands for the same network with new weights (`random:NAME` in a config)."""
 
-    @property
-    def directory(self) -> Path:
-        """Where the stage writes."""
-        return self.workdir / self.name
-
-    def open(self, stage: str) -> Path:
-        """The directory of a finished stage that this one reads."""
-        open_manifest(self.workdir, stage, reader=self.name)
-        return self.workdir / stage
+    def __truediv__(self, name: str) -> Path:
+        return self.directory / name
 
 
-def open_manifest(workdir: Path, stage: str, *, reader: str) -> dict[str, Any]:
-    """The manifest of a finished stage.
+def open_artifact(directory: Path, *, name: str, reader: str, verify: bool = True) -> Artifact[Any]:
+    """Opens a finished artifact, and compares its files with their SHA-256.
+
+    Args:
+      directory: where it is.
+      name: what the reader calls it.
+      reader: who reads it, for the message.
+      verify: whether its files are compared; False where another process has done so.
 
     Raises:
-      FileNotFoundError: when the stage is not finished, naming the command to run, or when
-        files of it have gone.
+      FileNotFoundError: it is not finished, or files of it have gone.
+      ValueError: another version of kt_jax made it, or its files are not what was written.
     """
-    path = workdir / stage / MANIFEST
+    manifest = read_manifest(directory, name=name, reader=reader)
+    for file, digest in manifest["files"].items() if verify else ():
+        if hash_file(directory / file) != digest:
+            raise ValueError(
+                f"{directory / file} is not what was written when {name!r} was finished (its "
+                "SHA-256 differs): bring it back, or do the stage again with "
+                f"--redo={directory.name}"
+            )
+    return Artifact(name, directory, describe(manifest), manifest)
+
+
+def read_manifest(directory: Path, *, name: str, reader: str) -> dict[str, Any]:
+    """The manifest of a finished artifact whose files are all there; see `open_artifact`."""
+    path = directory / MANIFEST
     if not path.exists():
-        found = "unfinished" if path.parent.exists() else "absent"
+        found = "unfinished" if directory.exists() else "absent"
+        first = f"Run the same command with --stages={directory.name} first, or without --stages."
+        if "/" in name:
+            first = "Finish the run that it belongs to first."
         raise FileNotFoundError(
-            f"stage {reader!r} reads stage {stage!r}, which is {found}: there is no {path}. Run "
-            f"the same command with --stages={stage} first, or without --stages."
+            f"{reader!r} reads {name!r}, which is {found}: there is no {path}. {first}"
         )
-    manifest = read_json(path)
-    gone = [name for name in manifest["files"] if not (path.parent / name).exists()]
+    manifest = _read(path)
+    gone = [file for file in manifest["files"] if not (directory / file).exists()]
     if gone:
         raise FileNotFoundError(
-            f"stage {stage!r} is marked as finished, but {path.parent / gone[0]} has gone "
-            f"({len(gone)} files in all): bring it back, or do the stage again with --redo={stage}."
+            f"{name!r} is marked as finished, but {directory / gone[0]} has gone "
+            f"({len(gone)} files in all): bring it back, or do the stage again with "
+            f"--redo={directory.name}."
         )
     return manifest
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A manifest or the mark of a beginning, if this version of kt_jax wrote it."""
+    written = files.read_json(path)
+    if not isinstance(written, dict) or written.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} was written by another version of kt_jax, which kept its results in another "
+            "way: choose another --workdir, or delete this one"
+        )
+    return written
+
+
+def describe(manifest: Mapping[str, Any]) -> Description:
+    """What a manifest says that its artifact holds."""
+    return _restore(TYPES[manifest["type"]], manifest["about"])
+
+
+def _restore(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """The dataclass that was written as JSON."""
+    restored = {}
+    for field in dataclasses.fields(cls):
+        value = values[field.name]
+        nested: list[Any] = [
+            each for each in (field.type, *get_args(field.type)) if each in TYPES.values()
+        ]
+        if nested and value is not None:
+            value = _restore(nested[0], value)
+        elif isinstance(value, Mapping):
+            value = {name: tuple(x) if isinstance(x, list) else x for name, x in value.items()}
+        elif isinstance(value, list):
+            value = tuple(value)
+        restored[field.name] = value
+    return cls(**restored)
 
 
 def read_fingerprint(directory: Path) -> dict[str, Any] | None:
     """What the results in a directory were made or begun with; None if nothing was begun."""
     for name in (MANIFEST, STARTED):
         if (directory / name).exists():
-            return read_json(directory / name)["fingerprint"]
+            return _read(directory / name)["fingerprint"]
     return None
 
 
 def start(directory: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Marks a stage as begun with this config and these inputs."""
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / STARTED, {"fingerprint": fingerprint})
+    """Marks a directory as begun with this config and these inputs."""
+    files.write_json(directory / STARTED, {"format": FORMAT, "fingerprint": fingerprint})
 
 
 def finish(
-    directory: Path, fingerprint: Mapping[str, Any], facts: Mapping[str, Any], seconds: float
+    directory: Path,
+    about: Description,
+    fingerprint: Mapping[str, Any],
+    *,
+    section: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    seconds: float,
 ) -> None:
-    """Writes the manifest, last: its presence is the finished mark."""
-    if _others_write:
+    """Writes the manifest, last: its presence is the finished mark.
+
+    Args:
+      directory: that of the artifact.
+      about: what it holds.
+      fingerprint: all that decided the results.
+      section: the options, with those that decide nothing and those left to defaults.
+      facts: for people.
+      seconds: how long it took.
+    """
+    if not processes.writes():
         return
+    hashes = hash_outputs(directory)
     manifest = {
+        "format": FORMAT,
+        "type": type(about).__name__,
+        "about": dataclasses.asdict(about),
         "fingerprint": fingerprint,
+        "section": section,
         "facts": facts,
-        "files": sorted(path.as_posix() for path in _output_files(directory)),
-        "outputs": hash_outputs(directory),
+        "files": hashes,
+        "outputs": hash_of(hashes),
         "seconds": round(seconds, 1),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
     }
-    write_json(directory / MANIFEST, manifest)
+    files.write_json(directory / MANIFEST, manifest)
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
@@ -127,135 +285,23 @@ def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
         yield f"{name}: {json.dumps(found)} -> {json.dumps(wanted)}"
 
 
-def hash_outputs(directory: Path) -> str:
-    """One sha256 over the names and contents of a stage's results."""
-    total = hashlib.sha256()
-    for relative in sorted(_output_files(directory)):
-        with (directory / relative).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{relative.as_posix()}={digest}\n".encode())
-    return total.hexdigest()
-
-
-def _output_files(directory: Path) -> Iterator[Path]:
+def hash_outputs(directory: Path) -> dict[str, str]:
+    """The SHA-256 of every file of an artifact, by its name: neither logs nor training state."""
+    found = {}
     for path in directory.rglob("*"):
         relative = path.relative_to(directory)
         if path.is_file() and relative.parts[0] not in _NOT_OUTPUTS:
-            yield relative
+            found[relative.as_posix()] = hash_file(path)
+    return dict(sorted(found.items()))
 
 
-def remove(directory: Path) -> None:
-    """Deletes a stage; renamed first, so that a kill leaves no half of it under its name."""
-    if _others_write:
-        return
-    doomed = directory.with_name(f".{directory.name}.deleted")
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.replace(directory, doomed)
-    shutil.rmtree(doomed)
+def hash_of(hashes: Mapping[str, str]) -> str:
+    """One SHA-256 over the names and hashes of files."""
+    lines = (f"{name}={digest}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-# Of several processes with one disk, the first alone writes.
-_others_write = False
-
-
-def leave_writing_to_others() -> None:
-    """From here on, this process writes and deletes nothing: another does the same work."""
-    global _others_write
-    _others_write = True
-
-
-def writes() -> bool:
-    """Whether this process writes."""
-    return not _others_write
-
-
-def delete(directory: Path) -> None:
-    """Deletes a directory of scratch files, if it is there."""
-    if not _others_write:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` write a file beside `path`, then renames it there.
-
-    Raises:
-      OSError: if it cannot be written, as on a full disk; what stood there before still does.
-    """
-    if _others_write:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A dot in front: left behind by a kill, it is no output, and the next try replaces it.
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:  # neither of them names the file
-        raise OSError(f"{path} could not be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON with sorted keys."""
-    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    write_file(path, lambda partial: partial.write_text(text))
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
-    return json.loads(path.read_text())
-
-
-def plain(section: Any) -> dict[str, Any]:
-    """A config section as plain dicts and lists, ready for keyword arguments and for JSON."""
-    return json.loads(section.to_json())
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes a .npy file."""
-    write_file(path, lambda partial: np.save(partial, array, allow_pickle=False))
-
-
-def write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Writes a .parquet file of equally long columns."""
-    table = pa.table(dict(columns))
-    write_file(path, lambda partial: pyarrow.parquet.write_table(table, partial))
-
-
-def read_table(path: Path) -> dict[str, np.ndarray]:
-    """The columns of a .parquet file."""
-    table = pyarrow.parquet.read_table(path)
-    return {name: table[name].to_numpy() for name in table.column_names}
-
-
-def write_tensors(path: Path, tree: Mapping[str, Any]) -> None:
-    """Writes nested dicts of arrays as .safetensors, names joined by "/"."""
-    flat = {name: np.asarray(array, order="C") for name, array in _flatten(tree, "")}
-
-    def save(partial: Path) -> None:
-        partial.touch()
-        mode = partial.stat().st_mode
-        save_file(flat, partial)  # makes a file that its owner alone may read
-        partial.chmod(mode)
-
-    write_file(path, save)
-
-
-def read_tensors(path: Path) -> dict[Any, Any]:
-    """The nested dicts of arrays in a .safetensors file; numbers in names become ints."""
-    tree: dict[Any, Any] = {}
-    for name, array in load_file(path).items():
-        *parents, leaf = (int(part) if part.isdigit() else part for part in name.split("/"))
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return tree
-
-
-def _flatten(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", np.asarray(value)
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,47 +1,88 @@
 """The image sources that a config names."""
 
+import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kt_jax import data
-from kt_jax.machine import partition
-from kt_jax.runs import artifacts
+from kt_jax.machine import partition, processes
+from kt_jax.runs import files
 
 _log = logging.getLogger(__name__)
+_NAMED = 10  # images of each kind of change
 
 
 class Sources(Mapping[str, data.Images]):
     """The config's image sources, opened when first asked for."""
 
-    def __init__(self, config: Any, cache_dir: Path | None) -> None:
+    def __init__(self, config: Mapping[str, Any], cache_dir: Path | None) -> None:
         self._config, self._cache_dir = config, cache_dir
         self._opened: dict[str, data.Images] = {}
 
     def __getitem__(self, name: str) -> data.Images:
         if name not in self._opened:
-            options = artifacts.plain(self._config.images[name])
-            source = options.pop("source")
-            if not artifacts.writes():
+            options = dict(self._config["images"][name])
+            source, loader = options.pop("source"), self._config["loader"]
+            if not processes.writes():
                 # The first process scans; this one finds what that has written.
                 partition.wait_for_all(f"images.{name}")
             self._opened[name] = data.open_images(
                 source,
                 cache_dir=self._cache_dir,
-                cache=self._config.loader.cache,
-                workers=self._config.loader.workers,
+                cache=loader["cache"],
+                workers=loader["workers"],
                 **options,
             )
-            if artifacts.writes():
+            if processes.writes():
                 partition.wait_for_all(f"images.{name}")
         return self._opened[name]
 
     def __iter__(self) -> Any:
-        return iter(self._config.images)
+        return iter(self._config["images"])
 
     def __len__(self) -> int:
-        return len(self._config.images)
+        return len(self._config["images"])
+
+
+def remember(workdir: Path, images: data.Images) -> None:
+    """Writes down which images a stage is made from, to say later what has changed."""
+    path = _remembered(workdir, images.fingerprint)
+    if path.exists():
+        return
+    columns: dict[str, Any] = {"key": list(images.keys)}
+    if images.hashes is not None:
+        columns["sha256"] = list(images.hashes.content)
+    files.write_table(path, columns)
+
+
+def explain_change(workdir: Path, before: str, images: data.Images) -> str:
+    """How a set of images differs from that of another fingerprint, in a few words."""
+    path = _remembered(workdir, before)
+    if not path.exists():
+        return f"other images ({before[:12]} -> {images.fingerprint[:12]})"
+    table = files.read_table(path)
+    keys = table["key"].tolist()
+    hashes = () if images.hashes is None or "sha256" not in table else images.hashes.content
+    now = dict(itertools.zip_longest(images.keys, hashes))
+    then = dict(itertools.zip_longest(keys, table["sha256"].tolist() if hashes else ()))
+    changes = {
+        "added": [key for key in now if key not in then],
+        "gone": [key for key in then if key not in now],
+        "changed": [key for key in now if key in then and now[key] != then[key]],
+    }
+    parts = [
+        f"{len(names):,} {what}: {', '.join(names[:_NAMED])}{', ...' * (len(names) > _NAMED)}"
+        for what, names in changes.items()
+        if names
+    ]
+    same = "the same files, but other labels, another size, order or way of decoding"
+    return f"{len(keys):,} -> {len(images):,} images; {'; '.join(parts) or same}"
+
+
+def _remembered(workdir: Path, fingerprint: str) -> Path:
+    return workdir / "images" / f"{fingerprint[:32]}.parquet"
 
 
 def report_exclusions(workdir: Path, name: str, images: data.Images) -> None:
@@ -50,5 +91,5 @@ def report_exclusions(workdir: Path, name: str, images: data.Images) -> None:
     if not images.excluded:
         return
     path = workdir / "images" / f"{name}.excluded.json"
-    artifacts.write_json(path, [[excluded.key, excluded.reason] for excluded in images.excluded])
+    files.write_json(path, [[excluded.key, excluded.reason] for excluded in images.excluded])
     _log.warning("images.%s: %d files excluded, listed in %s", name, len(images.excluded), path)

@@ -1,24 +1,28 @@
-"""Runs stages: what is skipped, carried on, refused or done again."""
+"""Runs stages: what is skipped, resumed, refused or done again."""
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import logging
+import os
 import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from kt_jax.runs import progress
 from kt_jax import data
-from kt_jax.machine import partition, signals
-from kt_jax.runs import artifacts, lock
-from kt_jax.training import logs
-from kt_jax.runs import order, provenance
-from kt_jax.runs.images import Sources, report_exclusions
+from kt_jax.machine import partition, processes, signals
+from kt_jax.runs import artifacts, files, lock, options, progress, provenance
+from kt_jax.runs import graph as graphs
+from kt_jax.runs.artifacts import Artifact
+from kt_jax.runs.images import Sources, remember, report_exclusions
+from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.stages import report
 
 _log = logging.getLogger(__name__)
@@ -33,38 +37,76 @@ def run(
     *,
     stages: Collection[str] = (),
     redo: Collection[str] = (),
+    yes: bool = False,
     dry_run: bool = False,
+    time_steps: int = 0,
     profile_steps: tuple[int, int] | None = None,
 ) -> None:
     """Runs the config's stages (or those named) that are not finished in `workdir`.
 
-    Stages named in `redo`, and all that read them, are deleted first. The same call after any
-    interruption carries on. Several processes (see `distributed.initialize`) all call it, with a
+    Stages named in `redo`, and all that read them, are deleted first; `yes` agrees that more goes
+    than is named. The same call after any interruption resumes. Several processes (see
+    `machine.processes.initialize`) all call it, with a
     workdir that all of them see; the first of them writes. Of every training, the steps
-    `profile_steps` (first, last) are traced into STAGE/profile.
+    `profile_steps` (first, last) are traced into STAGE/profile. With
+    `dry_run` it prints what it would do, and with `time_steps` how long each training would take,
+    from so many timed steps.
 
     Raises:
       ValueError: for unknown stages, for a config that cannot work with these images and
         devices, when a finished or begun stage was made by another config or from other
-        inputs, or when another process works in `workdir`; nothing is touched then.
+        inputs, when another process works in `workdir`, or when `redo` deletes more than it
+        names; nothing is touched then.
       FileNotFoundError: when a stage that must be read is not finished.
       OSError: when `workdir` cannot be written.
-      SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same call carries on.
+      SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same call resumes.
     """
     if not logging.getLogger().handlers:  # A notebook: its reader wants to see the progress.
         logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         logging.getLogger("kt_jax").setLevel(logging.INFO)
-    order.check_names("config.stages", config.stages)
-    order.check_names("--stages", stages)
-    order.check_names("--redo", redo)
-    wanted = [name for name in order.STAGES if name in (stages or config.stages)]
+    filled = files.to_plain(graphs.fill(files.to_plain(config)))
+    graph = graphs.make_graph(filled)
+    graphs.check_names("--stages", stages, graph)
+    graphs.check_names("--redo", redo, graph)
+    wanted = [name for name in graph if name in (stages or filled["stages"])]
     workdir = Path(workdir).expanduser().absolute()
     partition.configure_xla()
+    work = _Work(filled, graph, workdir, wanted, redo, yes)
     if dry_run:
-        _print_plans(config, workdir, wanted, redo)
+        _print_plans(work, time_steps)
         return
     with _alone(workdir), _compilations(workdir), signals.Notice() as notice:
-        _run_wanted(config, workdir, wanted, redo, notice, profile_steps)
+        _run_wanted(work, notice, profile_steps)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a run was asked for."""
+
+    config: Mapping[str, Any]
+    graph: graphs.Graph
+    workdir: Path
+    wanted: Collection[str]
+    redo: Collection[str]
+    yes: bool
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    def request(self) -> dict[str, Any]:
+        """What a --redo asks for, apart from what changes no result."""
+        names = graphs.with_readers(self.graph, self.redo)
+        sections = {name: options.deciding(self.graph[name].options) for name in names}
+        config = {"seed": self.seed, "images": self.config["images"], **sections}
+        return files.to_plain({"redo": sorted(self.redo), "config": config})
+
+    def again(self) -> list[str]:
+        """The stages to be deleted: none where an interrupted redo of the same has done so."""
+        pending = self.workdir / _PENDING_REDO
+        if pending.exists() and files.read_json(pending) == self.request():
+            return []
+        return graphs.with_readers(self.graph, self.redo)
 
 
 @contextlib.contextmanager
@@ -73,7 +115,6 @@ def _alone(workdir: Path) -> Iterator[None]:
     if jax.process_index() == 0:
         held = lock.hold(workdir)
     else:
-        artifacts.leave_writing_to_others()
         held = contextlib.nullcontext()
     with held:
         partition.wait_for_all("the lock")
@@ -102,34 +143,29 @@ def _compilations(workdir: Path) -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _run_wanted(
-    config: Any,
-    workdir: Path,
-    wanted: Collection[str],
-    redo: Collection[str],
-    notice: signals.Notice,
-    profile_steps: tuple[int, int] | None,
-) -> None:
-    # A redo that was interrupted has deleted already: the same command carries on.
-    request = _describe_redo(config, redo)
-    again = [] if _is_pending(workdir, request) else order.with_readers(redo)
+def _run_wanted(work: _Work, notice: signals.Notice, profile_steps: tuple[int, int] | None) -> None:
+    config, graph, workdir = work.config, work.graph, work.workdir
     sources = Sources(config, workdir / "images")
+    # A redo that was interrupted has deleted already: the same command resumes.
+    again = partition.decided_by_first(work.again)
     # Before anything is computed: most of what cannot work is found here.
-    for name in wanted:
-        order.STAGES[name].plan(config, sources)
-    provenance.check_inputs(config, workdir, wanted, again)
-    for name in order.with_inputs(wanted):
-        if name not in again and (name in wanted or provenance.is_finished(workdir, name)):
-            provenance.refuse_changes(config, workdir, name, sources)
+    provenance.check_inputs(graph, workdir, work.wanted, again)
+    for name, plan in _plan(work, again, sources).items():
+        for warning in plan.warnings:
+            _log.warning("%s: %s", name, warning)
+    for name in graphs.with_inputs(graph, work.wanted):
+        if name not in again and (name in work.wanted or provenance.is_finished(workdir, name)):
+            provenance.refuse_changes(graph[name], work.seed, workdir, sources)
+    _check_deletion(work, again)
     partition.wait_for_all("the checks")
     for name in again:
         if (workdir / name).exists():
             _log.info("%s: deleted, to be done again", name)
-            artifacts.remove(workdir / name)
+            files.remove(workdir / name)
     pending = workdir / _PENDING_REDO
     if again:
-        artifacts.write_json(pending, request)
-    provenance.write_config(config, workdir)
+        files.write_json(pending, work.request())
+    provenance.write_config(config, graph, workdir)
     partition.wait_for_all("the beginning")
 
     mesh = partition.make_mesh()
@@ -137,79 +173,151 @@ def _run_wanted(
     if jax.process_count() > 1:
         _log.info("process %d of %d", jax.process_index(), jax.process_count())
     begun = time.monotonic()
-    for name in wanted:
+    for name in work.wanted:
+        node = graph[name]
         # Again, since a stage before may only now be finished.
-        provenance.refuse_changes(config, workdir, name, sources)
-        if provenance.is_finished(workdir, name):
+        provenance.refuse_changes(node, work.seed, workdir, sources)
+        made_from = (node, work.seed, workdir, sources)
+        if partition.decided_by_first(functools.partial(provenance.lacks_inputs, *made_from)):
+            _log.info("%s: more stages have finished since; it is done again", name)
+            files.remove(workdir / name)
+            partition.wait_for_all(f"the deletion of {name}")
+        if partition.decided_by_first(lambda name=name: provenance.is_finished(workdir, name)):
             _log.info("%s: finished before, skipped", name)
             continue
         notice.check()
-        stage = artifacts.Stage(
+        stage = Stage(
             name=name,
-            section=config[name],
-            seed=_stage_seed(config.seed, name),
-            workdir=workdir,
-            images={key: sources[key] for key in provenance.image_names(config, name)},
-            reading=_reading(config),
+            options=node.options,
+            seed=_stage_seed(work.seed, name),
+            directory=workdir / name,
+            inputs=_open_inputs(node, workdir, sources),
+            reading=_reading(config["loader"]),
             mesh=mesh,
             notice=notice,
             profile_steps=profile_steps,
         )
-        _run_stage(stage, provenance.fingerprint(config, workdir, name, sources))
-    if artifacts.writes():
+        _run_stage(stage, node, provenance.fingerprint(node, work.seed, workdir, sources))
+    if processes.writes():
         pending.unlink(missing_ok=True)
-    _log.info("finished in %s: %s", progress.format_seconds(time.monotonic() - begun), workdir)
-    if "report" in wanted:
-        for line in report.headlines(workdir / "report"):
+    spent = progress.format_seconds(time.monotonic() - begun)
+    _log.info("finished in %s: %s", spent, workdir)
+    for name in work.wanted:
+        for line in report.headlines(workdir / name) if graph[name].module is report else ():
             _log.info("%s", line)
 
 
-def _reading(config: Any) -> data.Reading:
+def _check_deletion(work: _Work, again: Collection[str]) -> None:
+    """Refuses a --redo that deletes more than it names, unless --yes agrees.
+
+    Raises:
+      ValueError: with what would go, and how long it took.
+    """
+    seconds = {
+        name: files.read_json(work.workdir / name / artifacts.MANIFEST).get("seconds", 0.0)
+        for name in again
+        if provenance.is_finished(work.workdir, name)
+    }
+    if work.yes or not seconds.keys() - set(work.redo):
+        return
+    parts = [f"{name} ({progress.format_seconds(each)})" for name, each in seconds.items()]
+    raise ValueError(
+        f"--redo={','.join(work.redo)} deletes what reads it too: {', '.join(parts)}, "
+        f"{progress.format_seconds(sum(seconds.values()))} of work in all. Add --yes to agree"
+    )
+
+
+def _open_inputs(node: graphs.Node, workdir: Path, sources: Sources) -> Inputs:
+    """The finished artifacts and the images that a stage reads."""
+    opened: dict[str, tuple[Artifact[Any], ...]] = {}
+    for option, several in node.inputs.items():
+        found = []
+        for each in several:
+            directory = provenance.directory_of(workdir, each)
+            needs_all = options.needs_all(node.module.Options, option)
+            if not needs_all and not (directory / artifacts.MANIFEST).exists():
+                continue
+            names = {"name": each.text, "reader": node.name}
+            # One process reads all files, not all processes.
+            partition.decided_by_first(functools.partial(_verify, directory, **names))
+            artifact = artifacts.open_artifact(directory, **names, verify=False)
+            found.append(dataclasses.replace(artifact, is_random=each.is_random))
+        opened[option] = tuple(found)
+    return Inputs(node.origin, opened, {x: sources[name] for x, name in node.images.items()})
+
+
+def _verify(directory: Path, *, name: str, reader: str) -> None:
+    artifacts.open_artifact(directory, name=name, reader=reader)
+
+
+def _plan(work: _Work, again: Collection[str], sources: Sources) -> dict[str, Plan]:
+    """What the wanted stages would do; each plan gets what those before it promise.
+
+    Raises:
+      ValueError: one of them cannot work.
+    """
+    plans: dict[str, Plan] = {}
+    for name in work.wanted:
+        node = work.graph[name]
+        wanted = options.fields_of(node.module.Options, "reads")
+        given: dict[str, tuple[Artifact[Any], ...]] = {}
+        for option, several in node.inputs.items():
+            found = []
+            for each in several:
+                directory = provenance.directory_of(work.workdir, each)
+                if each.stage in plans:
+                    about, manifest = plans[each.stage].about, {}
+                elif (directory / artifacts.MANIFEST).exists() and each.stage not in again:
+                    manifest = artifacts.read_manifest(directory, name=each.text, reader=name)
+                    about = artifacts.describe(manifest)
+                else:
+                    continue  # what need not be there: check_inputs has looked at the others
+                origin = f"{node.origin}.{option}"
+                graphs.check_type(origin, each.text, type(about), wanted[option], each.is_random)
+                found.append(Artifact(each.text, directory, about, manifest, each.is_random))
+            given[option] = tuple(found)
+        images = {option: sources[source] for option, source in node.images.items()}
+        plans[name] = node.module.plan(node.options, Inputs(node.origin, given, images))
+    return plans
+
+
+def _reading(loader: Mapping[str, Any]) -> data.Reading:
     return data.Reading(
-        workers=config.loader.workers,
-        max_unreadable=config.loader.max_unreadable,
+        workers=loader["workers"],
+        max_unreadable=loader["max_unreadable"],
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
 
 
-def _run_stage(stage: artifacts.Stage, fingerprint: Mapping[str, Any]) -> None:
-    for name, images in stage.images.items():
-        report_exclusions(stage.workdir, name, images)
+def _run_stage(stage: Stage, node: graphs.Node, fingerprint: Mapping[str, Any]) -> None:
+    for option, images in stage.inputs.images.items():
+        report_exclusions(stage.directory.parent, node.images[option], images)
+        remember(stage.directory.parent, images)
     _log.info("%s: begins", stage.name)
     begun = time.monotonic()
     artifacts.start(stage.directory, fingerprint)
     partition.wait_for_all(f"the beginning of {stage.name}")
     try:
-        facts = order.STAGES[stage.name].run(stage)
+        about, facts = node.module.run(stage)
     except OSError as error:
         # A full disk does not say which file it is full for.
         if error.strerror is None or error.filename is not None:
             raise
         raise OSError(
-            f"{stage.directory}: {error.strerror}. Mend this: the same command carries on"
+            f"{stage.directory}: {error.strerror}. Fix this: the same command resumes"
         ) from error
     seconds = time.monotonic() - begun
-    artifacts.finish(stage.directory, fingerprint, facts, seconds)
+    artifacts.finish(
+        stage.directory,
+        about,
+        fingerprint,
+        section=files.to_plain(node.section),
+        facts=facts,
+        seconds=seconds,
+    )
     partition.wait_for_all(f"the end of {stage.name}")
     _log.info("%s: finished in %s", stage.name, progress.format_seconds(seconds))
-
-
-def _describe_redo(config: Any, redo: Collection[str]) -> dict[str, Any]:
-    """What a --redo asks for."""
-    sections = {
-        name: provenance.deciding(artifacts.plain(config[name]))
-        for name in order.with_readers(redo)
-        if name in config
-    }
-    images = artifacts.plain(config.images)
-    return {"redo": sorted(redo), "config": {"seed": config.seed, "images": images, **sections}}
-
-
-def _is_pending(workdir: Path, request: Mapping[str, Any]) -> bool:
-    """Whether a run that has not ended was asked to redo the same stages with the same config."""
-    pending = workdir / _PENDING_REDO
-    return pending.exists() and artifacts.read_json(pending) == request
 
 
 def _stage_seed(seed: int, name: str) -> int:
@@ -218,23 +326,24 @@ def _stage_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:4], "little") >> 1
 
 
-def _print_plans(
-    config: Any, workdir: Path, wanted: Collection[str], redo: Collection[str]
-) -> None:
+def _print_plans(work: _Work, time_steps: int) -> None:
     """What a run would do.
 
     Raises:
       ValueError: it would be refused, as the lines say.
     """
-    sources = Sources(config, None)
-    again = [] if _is_pending(workdir, _describe_redo(config, redo)) else order.with_readers(redo)
-    provenance.check_inputs(config, workdir, wanted, again)
+    graph, workdir = work.graph, work.workdir
+    place = next(each for each in (workdir, *workdir.parents) if each.exists())
+    if not os.access(place, os.W_OK):
+        raise OSError(f"{workdir} cannot be written: choose another --workdir")
+    sources, again = Sources(work.config, None), work.again()
+    provenance.check_inputs(graph, workdir, work.wanted, again)
+    plans = _plan(work, again, sources)
     refused = []
-    for name in order.with_inputs(wanted):
-        if name not in wanted and not provenance.is_finished(workdir, name):
+    for name in graphs.with_inputs(graph, work.wanted):
+        if name not in work.wanted and not provenance.is_finished(workdir, name):
             continue
-        lines = order.STAGES[name].plan(config, sources) if name in wanted else []
-        changes = provenance.find_changes(config, workdir, name, sources)
+        changes = provenance.find_changes(graph[name], work.seed, workdir, sources)
         directory = workdir / name
         status = "to do"
         if name in again and directory.exists():
@@ -245,10 +354,16 @@ def _print_plans(
         elif provenance.is_finished(workdir, name):
             status = "finished"
         elif directory.exists():
-            status = "begun, would carry on"
+            status = "begun, would resume"
         print(f"{name}: {status}")
-        for line in lines:
+        plan = plans.get(name)
+        for line in plan.lines if plan else ():
             print(f"    {line}")
+        for warning in plan.warnings if plan else ():
+            print(f"    warning: {warning}")
+        if plan and plan.describe_step and status == "to do":
+            print(f"    {plan.describe_step(time_steps)}")
+    _check_deletion(work, again)
     if refused:
         raise ValueError(
             f"{workdir} was made by another config or from other inputs, as said above: add "

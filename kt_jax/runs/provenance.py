@@ -1,20 +1,13 @@
-"""What a stage is made from: its config, its images and its inputs, then and now."""
+"""What a stage is made from: its options, its images and its inputs, then and now."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from kt_jax import data
-from kt_jax.runs import artifacts
-from kt_jax.runs import order
-
-# Of a section: how often a training is written down. A run may carry on otherwise.
-_CHANGES_NOTHING = ("log_every", "checkpoint_every")
-
-
-def deciding(section: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a section decides results."""
-    return {key: section[key] for key in section if key not in _CHANGES_NOTHING}
+from kt_jax.runs import artifacts, files, options
+from kt_jax.runs.graph import Graph, Input, Node
+from kt_jax.runs.images import explain_change
 
 
 def is_finished(workdir: Path, name: str) -> bool:
@@ -22,66 +15,114 @@ def is_finished(workdir: Path, name: str) -> bool:
     return (workdir / name / artifacts.MANIFEST).exists()
 
 
-def image_names(config: Any, name: str) -> list[str]:
-    """The image sources that a stage's section names, under keys that end in "images"."""
-    section = config[name]
-    return sorted({section[key] for key in section if key.endswith("images")})
+def directory_of(workdir: Path, needed: Input) -> Path:
+    """Where an input is, or will be."""
+    return workdir / needed.stage if needed.path is None else needed.path
 
 
 def fingerprint(
-    config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images]
+    node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
 ) -> dict[str, Any]:
-    """All that decides a stage's results: its config, its images and its inputs."""
-    inputs = {
-        needed: artifacts.open_manifest(workdir, needed, reader=name)["outputs"]
-        for needed in order.STAGES[name].READS
-        if is_finished(workdir, needed)
-    }
-    images = {key: sources[key].fingerprint for key in image_names(config, name)}
+    """All that decides a stage's results: its options, its images and its finished inputs."""
+    inputs: dict[str, dict[str, str]] = {}
+    for option, several in node.inputs.items():
+        inputs[option] = {}
+        for each in several:
+            directory = directory_of(workdir, each)
+            if (directory / artifacts.MANIFEST).exists():
+                manifest = artifacts.read_manifest(directory, name=each.text, reader=node.name)
+                inputs[option][_key(node, option, each)] = manifest["outputs"]
     return {
-        "config": {"seed": config.seed, name: artifacts.plain(config[name])},
-        "images": images,
+        "kind": node.kind,
+        "config": {"seed": seed, node.name: files.to_plain(options.deciding(node.options))},
+        "images": {option: sources[name].fingerprint for option, name in node.images.items()},
         "inputs": inputs,
     }
 
 
+def _key(node: Node, option: str, needed: Input) -> str:
+    """What an input is called in a fingerprint: of one alone, only what it holds counts."""
+    if isinstance(getattr(node.options, option), tuple):
+        return needed.text
+    return "artifact with new weights" if needed.is_random else "artifact"
+
+
+def lacks_inputs(node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]) -> bool:
+    """Whether a stage that does with the inputs that are there has begun before there were more."""
+    found = artifacts.read_fingerprint(workdir / node.name)
+    if found is None:
+        return False
+    wanted = fingerprint(node, seed, workdir, sources)["inputs"]
+    return any(
+        inputs.keys() - found["inputs"].get(option, {}).keys()
+        for option, inputs in wanted.items()
+        if not options.needs_all(node.module.Options, option)
+    )
+
+
 def find_changes(
-    config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images]
+    node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
 ) -> list[str]:
     """Where that which a stage was made with differs from what is asked for now."""
-    found = artifacts.read_fingerprint(workdir / name)
+    found = artifacts.read_fingerprint(workdir / node.name)
     if found is None:
         return []
-    wanted = fingerprint(config, workdir, name, sources)
-    # Inputs that are to be made, again or first, are compared when they have been.
-    found["inputs"] = {
-        key: found["inputs"][key] for key in found["inputs"] if key in wanted["inputs"]
-    }
+    wanted = fingerprint(node, seed, workdir, sources)
+    for option, finished in wanted["inputs"].items():
+        then = found["inputs"].setdefault(option, {})
+        if not options.needs_all(node.module.Options, option):
+            # More of them are no change: see `lacks_inputs`.
+            wanted["inputs"][option] = finished = {k: v for k, v in finished.items() if k in then}
+        # Inputs that are to be made, again or first, are compared when they have been.
+        named = {_key(node, option, each) for each in node.inputs[option]}
+        found["inputs"][option] = {
+            key: digest for key, digest in then.items() if key in finished or key not in named
+        }
+    if found == wanted:
+        return []
+    changes = []
+    for option, name in node.images.items():
+        before = found["images"].pop(option, "")
+        if before != wanted["images"].pop(option):
+            how = explain_change(workdir, before, sources[name])
+            changes.append(f"config.images.{name}: {how}")
+    # Defaults are written out, so that a line shows both values.
+    defaults = files.to_plain(options.defaults(node.module.Options))
     for made in (found, wanted):
-        made["config"][name] = deciding(made["config"][name])
-    return list(artifacts.differences(found, wanted))
+        made["config"][node.name] = _merged(defaults, made["config"].get(node.name, {}))
+    return [*changes, *artifacts.differences(found, wanted)]
+
+
+def _merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**defaults, **values}
+    for name, value in defaults.items():
+        if isinstance(value, Mapping) and isinstance(merged[name], Mapping):
+            merged[name] = _merged(value, merged[name])
+    return merged
 
 
 def refuse_changes(
-    config: Any, workdir: Path, name: str, sources: Mapping[str, data.Images]
+    node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
 ) -> None:
-    """Refuses to go on with, or to reuse, what was made otherwise.
+    """Refuses to resume, or to reuse, what was made otherwise.
 
     Raises:
       ValueError: saying where it differs, and the two ways on.
     """
-    changes = find_changes(config, workdir, name, sources)
+    changes = find_changes(node, seed, workdir, sources)
     if changes:
         lines = "\n  ".join(changes)
         raise ValueError(
-            f"stage {name!r} in {workdir} was made by another config or from other inputs "
+            f"stage {node.name!r} in {workdir} was made by another config or from other inputs "
             f"(found -> now asked for):\n  {lines}\nNothing was changed. Either do it and what "
-            f"reads it again with --redo={name}, or choose another --workdir."
+            f"reads it again with --redo={node.name}, or choose another --workdir. (To label "
+            "other images by what is here, add them to config.images under another name, and a "
+            "stage of the kind label: nothing is done again.)"
         )
 
 
 def check_inputs(
-    config: Any, workdir: Path, wanted: Collection[str], again: Collection[str]
+    graph: Graph, workdir: Path, wanted: Collection[str], again: Collection[str]
 ) -> None:
     """Refuses to begin, or to delete, what would lack an input in the end.
 
@@ -90,22 +131,26 @@ def check_inputs(
       FileNotFoundError: an input is not finished.
     """
     for name in wanted:
-        for needed in order.STAGES[name].READS:
-            if needed not in config.stages or needed in wanted:
-                continue
-            if needed in again:
-                raise ValueError(
-                    f"--redo would delete stage {needed!r}, which stage {name!r} reads, and "
-                    f"--stages does not do it again: add {needed} to --stages."
-                )
-            artifacts.open_manifest(workdir, needed, reader=name)
+        for option, inputs in graph[name].inputs.items():
+            needs_all = options.needs_all(graph[name].module.Options, option)
+            for each in inputs:
+                if each.stage in wanted or not needs_all:
+                    continue
+                if each.stage and each.stage in again:
+                    raise ValueError(
+                        f"--redo would delete stage {each.stage!r}, which stage {name!r} reads, "
+                        f"and --stages does not do it again: add {each.stage} to --stages."
+                    )
+                artifacts.read_manifest(directory_of(workdir, each), name=each.text, reader=name)
 
 
-def write_config(config: Any, workdir: Path) -> None:
+def write_config(config: Mapping[str, Any], graph: Graph, workdir: Path) -> None:
     """The config that made what is here: sections of finished stages stay as they were."""
-    resolved = artifacts.plain(config)
-    for name in order.STAGES:
+    resolved = {**config}
+    for name, node in graph.items():
+        resolved[name] = node.section
         if is_finished(workdir, name):
-            manifest = artifacts.read_json(workdir / name / artifacts.MANIFEST)
-            resolved[name] = manifest["fingerprint"]["config"][name]
-    artifacts.write_json(workdir / "config.json", resolved)
+            # Whoever made it: an older version wrote no section.
+            manifest = files.read_json(workdir / name / artifacts.MANIFEST)
+            resolved[name] = manifest.get("section", resolved[name])
+    files.write_json(workdir / "config.json", resolved)

@@ -1,81 +1,110 @@
-"""Stage 3: k-means of the teacher's features (paper, section on knowledge transfer)."""
+"""k-means of features (paper, section on knowledge transfer)."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from kt_jax import data, kmeans
+from kt_jax import kmeans
+from kt_jax.evaluation import backbones
 from kt_jax.kmeans import clustering
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, files, options
+from kt_jax.runs.stage import Inputs, Plan, Stage
 
-READS = ("features",)
+GIVES = artifacts.Clusters
 
 
-def run(stage: artifacts.Stage) -> dict[str, Any]:
-    """Writes centroids.safetensors (centroids, mean), clusters.json and assignment.npy.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of k-means; see `kmeans.fit`."""
 
-    clusters.json holds all that labelling another image needs: the layer, its pooling, the
-    view's size and the preprocessing. An interrupted run carries on from its last iteration.
+    features: str = options.reads(artifacts.Features)
+    k: int
+    """The number of clusters."""
+    l2: bool = True
+    """Whether rows are divided by their lengths (the paper does not say)."""
+    centre: bool = True
+    """Whether the mean row is subtracted."""
+    spherical: bool = False
+    """As l2, with centroids of length 1."""
+    init: str = "k-means||"
+    """How the seeds are chosen; the paper names no way."""
+    precision: str = "auto"
+    """Of the products: "auto" gives the labels of float32, by the faster way on this device."""
+    restarts: int = 1
+    """The best of so many counts."""
+    max_iterations: int = 100
+    tolerance: float = 1e-4
+    """Iterations end at a smaller relative gain."""
+    warn_share: float = 0.25
+    """A cluster with a larger share of the rows is warned of."""
+
+
+def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
+    """Writes centroids.safetensors (centroids, mean), clusters.json, assignment.npy, backbone/.
+
+    An interrupted run resumes after its last iteration.
     """
-    section = stage.section
-    source = stage.open("features")
-    facts = artifacts.read_json(source / artifacts.MANIFEST)["facts"]
+    chosen, features = stage.options, stage.inputs["features"]
     state = stage.directory / "checkpoints" / "state.safetensors"
     result = clustering.fit(
         stage.name,
-        sorted(source.glob("features-*-of-*.npy")),
-        section.k,
+        sorted(features.directory.glob("features-*-of-*.npy")),
+        chosen.k,
         state=state,
         seed=stage.seed,
-        init=section.init,
-        max_iterations=section.max_iterations,
-        tolerance=section.tolerance,
-        centre=section.centre,
-        l2=section.l2,
-        spherical=section.spherical,
+        init=chosen.init,
+        max_iterations=chosen.max_iterations,
+        tolerance=chosen.tolerance,
+        centre=chosen.centre,
+        l2=chosen.l2,
+        spherical=chosen.spherical,
         mesh=stage.mesh,
-        precision=section.precision,
-        restarts=section.restarts,
+        precision=chosen.precision,
+        restarts=chosen.restarts,
         check_stop=stage.notice.check,
     )
-    share = clustering.largest_share(stage.name, result.sizes, section.warn_share)
-    description = {
-        "layer": facts["layer"],
-        "grid": facts["grid"],
-        "size": facts["size"],
-        "l2": section.l2,
-        "spherical": section.spherical,
-        "init": section.init,
-        "precision": section.precision,
-        "restarts": section.restarts,
-        "seed": stage.seed,
-    }
-    clustering.write(stage.directory, result, result.assignment, description)
-    artifacts.delete(state.parent)
-    rows, dims = len(result.assignment), result.centroids.shape[1]
-    return {"rows": rows, "dims": dims, "largest_share": share}
+    share = clustering.largest_share(stage.name, result.sizes, chosen.warn_share)
+    names = ("l2", "spherical", "init", "precision", "restarts")
+    description = {name: getattr(chosen, name) for name in names}
+    clustering.write(
+        stage.directory,
+        result,
+        result.assignment,
+        {**description, "layer": features.about.layer, "seed": stage.seed},
+    )
+    files.copy(features / backbones.CARRIED, stage.directory / backbones.CARRIED)
+    files.delete(state.parent)
+    about = _describe(chosen, features.about)
+    return about, {"rows": about.rows, "dims": features.about.dims, "largest_share": share}
 
 
-def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+def _describe(chosen: Options, features: artifacts.Features) -> artifacts.Clusters:
+    return artifacts.Clusters(
+        k=chosen.k, rows=features.rows, l2=chosen.l2 or chosen.spherical, features=features
+    )
+
+
+def plan(chosen: Options, inputs: Inputs) -> Plan:
     """What the stage would do.
 
     Raises:
       ValueError: for more clusters than images, or an option that k-means does not have.
     """
-    section, rows = config.clusters, len(images[config.features.images])
-    if not 1 <= section.k <= rows:
+    features = inputs["features"].about
+    rows = features.rows
+    if not 1 <= chosen.k <= rows:
         raise ValueError(
-            f"config.clusters.k = {section.k}, but config.features.images = "
-            f"{config.features.images!r} has {rows} images: choose k from 1 to {rows}, better "
-            "a tenth of that or less."
+            f"{inputs.origin}.k = {chosen.k}, but {inputs['features'].name!r} has features of "
+            f"{rows} images: choose k from 1 to {rows}, better a tenth of that or less."
         )
     names = ("init", "max_iterations", "tolerance", "precision", "restarts")
     try:
-        kmeans.check_options(**{name: section[name] for name in names})
+        kmeans.check_options(**{name: getattr(chosen, name) for name in names})
     except ValueError as error:
-        raise ValueError(f"config.clusters.{error}") from None
-    precision = "" if section.precision == "auto" else f", precision {section.precision}"
-    restarts = "" if section.restarts == 1 else f", the best of {section.restarts} restarts"
-    return [
-        f"k = {section.k} of {rows} rows, {section.init} and at most {section.max_iterations} "
+        raise ValueError(f"{inputs.origin}.{error}") from None
+    precision = "" if chosen.precision == "auto" else f", precision {chosen.precision}"
+    restarts = "" if chosen.restarts == 1 else f", the best of {chosen.restarts} restarts"
+    line = (
+        f"k = {chosen.k} of {rows} rows, {chosen.init} and at most {chosen.max_iterations} "
         f"iterations{precision}{restarts}"
-    ]
+    )
+    return Plan(_describe(chosen, features), (line,))

@@ -1,6 +1,6 @@
-"""Stage 2: the teacher's features of whole images, [n, d] float16 in shards."""
+"""Features of whole images: one layer of a backbone, [n, d] float16 in shards."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,47 +8,59 @@ import numpy as np
 from kt_jax import data
 from kt_jax.evaluation import backbones
 from kt_jax.machine import partition
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, files, options
+from kt_jax.runs.stage import Inputs, Plan, Stage
 
-READS = ("pretext",)
+GIVES = artifacts.Features
 
 
-def run(stage: artifacts.Stage) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Features of images."""
+
+    backbone: str = options.reads(artifacts.Backbone)
+    """The network that sees them."""
+    images: str = options.images("train")
+    layer: str
+    grid: int = 4
+    """The layer's activation is max-pooled to grid x grid (paper: 4)."""
+    size: int
+    """The side of the central view, in pixels."""
+    batch_size: int = 256
+    rows_per_shard: int = 65_536
+
+
+def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     """Writes features-IIIII-of-NNNNN.npy, rows in the order of the images, and index.parquet.
 
-    Shards that an interrupted run finished are kept.
+    And backbone/. Shards that an interrupted run finished are kept.
     """
-    section = stage.section
-    backbone = backbones.load_backbone(stage.open("pretext"))
-    images = stage.images[section.images]
-    starts = range(0, len(images), section.rows_per_shard)
+    chosen, images = stage.options, stage.inputs.images["images"]
+    backbone = backbones.open_backbone(stage.inputs["backbone"], seed=stage.seed)
+    starts = range(0, len(images), chosen.rows_per_shard)
     for number, begin in enumerate(starts):
         path = stage.directory / f"features-{number:05d}-of-{len(starts):05d}.npy"
-        if path.exists():
+        if partition.decided_by_first(path.exists):
             continue
-        shard = range(begin, min(begin + section.rows_per_shard, len(images)))
+        shard = range(begin, min(begin + chosen.rows_per_shard, len(images)))
         parts = [
-            rows[section.layer]
+            rows[chosen.layer]
             for _, rows in backbones.extract(
                 backbone,
                 _Rows(images, shard),
-                {section.layer: section.grid},
-                size=section.size,
-                batch_size=section.batch_size,
+                {chosen.layer: chosen.grid},
+                size=chosen.size,
+                batch_size=chosen.batch_size,
                 mesh=stage.mesh,
                 reading=stage.reading,
                 notice=stage.notice,
             )
         ]
-        artifacts.write_array(path, np.concatenate(parts))
-    artifacts.write_table(stage.directory / "index.parquet", index_columns(images))
-    return {
-        "rows": len(images),
-        "dims": feature_dims(section, backbone.options),
-        "layer": section.layer,
-        "grid": section.grid,
-        "size": section.size,
-    }
+        files.write_array(path, np.concatenate(parts))
+    files.write_table(stage.directory / "index.parquet", index_columns(images))
+    backbones.carry_backbone(stage.directory, backbone, stage.inputs["backbone"])
+    about = _describe(chosen, backbone.about, len(images))
+    return about, {name: getattr(about, name) for name in ("rows", "dims", "layer", "grid", "size")}
 
 
 def index_columns(images: Any) -> dict[str, Any]:
@@ -63,28 +75,35 @@ def index_columns(images: Any) -> dict[str, Any]:
     }
 
 
-def feature_dims(section: Any, backbone_options: Any) -> int:
-    """d: channels times the pooled positions."""
-    height, width, channels = backbones.layer_shapes(backbone_options, section.size)[section.layer]
-    return min(height, section.grid) * min(width, section.grid) * channels
+def _describe(chosen: Options, backbone: artifacts.Backbone, rows: int) -> artifacts.Features:
+    shapes = backbones.layer_shapes(backbone.architecture, chosen.size)
+    height, width, channels = shapes[chosen.layer]
+    return artifacts.Features(
+        rows=rows,
+        dims=min(height, chosen.grid) * min(width, chosen.grid) * channels,
+        layer=chosen.layer,
+        grid=chosen.grid,
+        size=chosen.size,
+        backbone=backbone,
+    )
 
 
-def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+def plan(chosen: Options, inputs: Inputs) -> Plan:
     """What the stage would do.
 
     Raises:
-      ValueError: for a layer that the teacher has not, or images that are too small.
+      ValueError: for a layer that the backbone does not have, or images that are too small.
     """
-    section = config.features
-    partition.check_batch_size("config.features.batch_size", section.batch_size)
-    data.check_size(images[section.images], "config.features.images", section.size)
-    backbone = artifacts.plain(config.pretext.backbone)
-    backbones.check_layers("config.features.layer", [section.layer], backbone, section.size)
-    rows, dims = len(images[section.images]), feature_dims(section, backbone)
-    return [
-        f"layer {section.layer} pooled to {section.grid} x {section.grid}: "
-        f"{rows} x {dims} float16 = {rows * dims * 2 / 1e6:,.1f} MB on disk",
-    ]
+    partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
+    images, backbone = inputs.images["images"], inputs["backbone"].about
+    data.check_size(images, f"{inputs.origin}.images", chosen.size)
+    backbones.check_layers(f"{inputs.origin}.layer", [chosen.layer], backbone, chosen.size)
+    about = _describe(chosen, backbone, len(images))
+    line = (
+        f"layer {about.layer} pooled to {about.grid} x {about.grid}: {about.rows} x {about.dims} "
+        f"float16 = {about.rows * about.dims * 2 / 1e6:,.1f} MB on disk"
+    )
+    return Plan(about, (line,))
 
 
 class _Rows:

@@ -1,8 +1,10 @@
-"""Stage 1: a teacher learns to solve Jigsaw++ puzzles (paper, section on Jigsaw++)."""
+"""A network learns to solve Jigsaw++ puzzles (paper, section on Jigsaw++)."""
 
+import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +19,65 @@ from kt_jax.machine import partition
 from kt_jax.models import views
 from kt_jax.pretext import permutations
 from kt_jax.pretext import puzzles as jigsaw
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, files, options
+from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.training import learning
 
 _log = logging.getLogger(__name__)
 
-READS = ()
+GIVES = artifacts.Backbone
+# Puzzles are drawn again from what stands here, with the permutations beside it.
+RULES = "puzzles.json"
+PERMUTATIONS = "permutations.npy"
 
 
-def run(stage: artifacts.Stage) -> dict[str, Any]:
-    """Writes permutations.npy, network.safetensors, backbone.json, results.json, checkpoints/.
+@dataclass(frozen=True, kw_only=True)
+class Permutations:
+    """The set whose number is the label of a puzzle."""
 
-    And images.parquet: which images were learned from.
+    count: int = 701
+    file: str = ""
+    """The authors' file of permutations; without one, a set is made from the seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What is put on the backbone; see `models.JigsawNet`."""
+
+    fc6: int = 1024
+    fc7: int = 4096
+    dropout: float = 0.5
+    batch_norm: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(learning.Training):
+    """A solver of puzzles."""
+
+    images: str = options.images("train")
+    test_images: str = options.images("test")
+    """Held out: how many of their puzzles it solves is its result."""
+    test_repeats: int = 1
+    """Puzzles of every held-out image."""
+    puzzles: jigsaw.PuzzleRules = jigsaw.PuzzleRules()
+    permutations: Permutations = Permutations()
+    backbone: dict[str, Any]
+    """The name of the architecture, and its options."""
+    head: Head = Head()
+
+
+def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
+    """Writes network.safetensors, backbone.json, permutations.npy, puzzles.json, results.json.
+
+    And checkpoints/, and images.parquet: which images were learned from.
     """
-    section = stage.section
-    images = stage.images[section.images]
-    held_out = stage.images[section.test_images]
-    rules = make_rules(section)
-    chosen = make_permutation_set(section, stage.seed)
-    _keep_permutations(stage.directory / "permutations.npy", chosen)
+    chosen, rules = stage.options, stage.options.puzzles
+    images = stage.inputs.images["images"]
+    held_out = stage.inputs.images["test_images"]
+    permuted = make_permutation_set(chosen, stage.seed)
+    _keep_permutations(stage.directory / PERMUTATIONS, permuted)
 
-    make_model = make_network(section)
-
-    def make_examples(key: jax.Array, batch: training.Batch) -> tuple[jax.Array, jax.Array]:
-        made = jigsaw.make_puzzles(key, batch["image"], jnp.asarray(chosen), rules)
-        return views.standardise(made.tiles), made.label
+    make_model = make_network(chosen)
 
     def make_batches(first_step: int) -> Iterator[training.Batch]:
         # Occluders come from the group: no image may stand in it twice.
@@ -49,62 +85,60 @@ def run(stage: artifacts.Stage) -> dict[str, Any]:
         batches = data.train_batches(
             images,
             order,
-            section.batch_size,
+            chosen.batch_size,
             first_step=first_step,
-            last_step=section.steps,
+            last_step=chosen.steps,
             reading=stage.reading,
         )
         return partition.put_ahead(({"image": batch["image"]} for batch in batches), stage.mesh)
 
-    state = learning.learn(
-        stage,
-        make_model,
-        make_examples,
-        make_batches,
+    task = learning.Task(
         name=stage.name,
+        options=chosen,
         seed=stage.seed,
-        steps=section.steps,
-        log_every=section.log_every,
-        checkpoint_every=section.checkpoint_every,
+        make_model=make_model,
+        make_examples=_make_examples(chosen, permuted),
+        make_batches=make_batches,
         log_directory=stage.directory,
         store_directory=stage.directory / "checkpoints",
-        chance=math.log(len(chosen)),
+        chance=math.log(len(permuted)),
     )
-    results = solve(stage, state, make_model, held_out, chosen, rules)
-    artifacts.write_json(stage.directory / "results.json", results)
-    options = artifacts.plain(section.backbone)
-    backbones.save_network(stage.directory, options, state.params, state.batch_stats)
-    leakage.write_images(stage, images)
-    return {
+    state = learning.learn(stage, task)
+    results = solve(stage, state, make_model, held_out, permuted)
+    files.write_json(stage.directory / "results.json", results)
+    files.write_json(stage.directory / RULES, dataclasses.asdict(rules))
+    about = backbones.describe(chosen.backbone, rules.tile)
+    backbones.save_network(stage.directory, about, state.params, state.batch_stats)
+    leakage.write_images(stage.directory, images)
+    return about, {
         "rows": len(images),
         "excluded": len(images.excluded),
-        "permutations": len(chosen),
-        "min_hamming_distance": permutations.min_hamming_distance(chosen),
+        "permutations": len(permuted),
+        "min_hamming_distance": permutations.min_hamming_distance(permuted),
         **results,
     }
 
 
 def solve(
-    stage: artifacts.Stage,
+    stage: Stage,
     state: training.TrainState,
     make_model: training.MakeModel,
-    images: Any,
-    chosen: np.ndarray,
-    rules: jigsaw.PuzzleRules,
+    images: data.Images,
+    permuted: np.ndarray,
 ) -> dict[str, Any]:
     """The share of held-out puzzles that the teacher solves, overall and by occluders.
 
     Every image is shown `test_repeats` times, as other puzzles; the draws depend on the seed
     alone.
     """
-    section = stage.section
+    chosen, rules = stage.options, stage.options.puzzles
     graphdef = training.structure(make_model, training=False)
 
     @jax.jit
     def solved(
         state: training.TrainState, key: jax.Array, pixels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        made = jigsaw.make_puzzles(key, pixels, jnp.asarray(chosen), rules)
+        made = jigsaw.make_puzzles(key, pixels, jnp.asarray(permuted), rules)
         model = training.bind(graphdef, state.params, state.batch_stats)
         logits = model(views.standardise(made.tiles))["logits"]
         return logits.argmax(-1) == made.label, made.occluded.sum(-1)
@@ -112,9 +146,9 @@ def solve(
     _log.info("%s: solves puzzles of %d held-out images", stage.name, len(images))
     right = np.zeros(rules.max_occluders + 1, np.int64)
     seen = np.zeros_like(right)
-    key = jax.random.fold_in(jax.random.key(stage.seed), section.steps)
-    for repeat in range(section.test_repeats):
-        batches = data.eval_batches(images, section.batch_size, reading=stage.reading)
+    key = jax.random.fold_in(jax.random.key(stage.seed), chosen.steps)
+    for repeat in range(chosen.test_repeats):
+        batches = data.eval_batches(images, chosen.batch_size, reading=stage.reading)
         for number, batch in enumerate(batches):
             stage.notice.check()
             draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
@@ -129,7 +163,7 @@ def solve(
     return {
         "puzzle_accuracy": float(right.sum() / seen.sum()),
         "by_occluders": [float(x) for x in right / np.maximum(seen, 1)],
-        "chance": 1 / len(chosen),
+        "chance": 1 / len(permuted),
         "puzzles": int(seen.sum()),
     }
 
@@ -139,84 +173,101 @@ def _whole_groups(mask: np.ndarray) -> np.ndarray:
     return np.repeat(mask.reshape(-1, jigsaw.GROUP).all(axis=1), jigsaw.GROUP)
 
 
-def make_rules(section: Any) -> jigsaw.PuzzleRules:
-    """The config's puzzle rules."""
-    return jigsaw.PuzzleRules(**artifacts.plain(section.puzzles))
-
-
-def make_permutation_set(section: Any, seed: int) -> np.ndarray:
-    """The set that the config describes: built from the seed, or read from the authors' file.
+def make_permutation_set(chosen: Options, seed: int) -> np.ndarray:
+    """The set that the options describe: made from the seed, or read from the authors' file.
 
     Raises:
       ValueError: if it does not keep labels readable under max_occluders foreign tiles.
     """
-    needed = section.puzzles.max_occluders + 1
-    if not section.permutations.file:
-        return permutations.make_permutations(
-            section.permutations.count, min_distance=max(needed, 2), seed=seed
-        )
-    chosen = permutations.read_permutations(section.permutations.file)
-    permutations.check_permutations(chosen, min_distance=needed)
-    if len(chosen) != section.permutations.count:
+    needed, wanted = chosen.puzzles.max_occluders + 1, chosen.permutations
+    if not wanted.file:
+        return permutations.make_permutations(wanted.count, min_distance=max(needed, 2), seed=seed)
+    read = permutations.read_permutations(wanted.file)
+    permutations.check_permutations(read, min_distance=needed)
+    if len(read) != wanted.count:
         raise ValueError(
-            f"config.pretext.permutations.count = {section.permutations.count}, but "
-            f"{section.permutations.file} holds {len(chosen)}: set the count to that."
+            f"permutations.count = {wanted.count}, but {wanted.file} holds {len(read)}: set the "
+            "count to that."
         )
-    return chosen
+    return read
 
 
-def _keep_permutations(path: Path, chosen: np.ndarray) -> None:
+def _keep_permutations(path: Path, permuted: np.ndarray) -> None:
     """Writes the set; a resumed run must have the one that it began with.
 
     Raises:
       ValueError: if it has another.
     """
-    if path.exists() and not np.array_equal(np.load(path, allow_pickle=False), chosen):
+    if path.exists() and not np.array_equal(np.load(path, allow_pickle=False), permuted):
         raise ValueError(
-            f"{path} is not the permutation set that config.pretext.permutations gives now: the "
-            "file it names has changed, or NumPy's generator has. Begin again with --redo=pretext."
+            f"{path} is not the permutation set that the options give now: the file that they "
+            "name has changed, or NumPy's generator has. Begin again with "
+            f"--redo={path.parent.name}."
         )
-    artifacts.write_array(path, chosen)
+    files.write_array(path, permuted)
 
 
-def make_network(section: Any) -> training.MakeModel:
-    """The puzzle solver that the config describes."""
-    options = artifacts.plain(section.backbone)
+def make_network(chosen: Options) -> training.MakeModel:
+    """The puzzle solver that the options describe."""
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return models.JigsawNet(
-            models.make_backbone(rngs=rngs, **options),
-            size=section.puzzles.tile,
-            classes=section.permutations.count,
+            models.make_backbone(rngs=rngs, **chosen.backbone),
+            size=chosen.puzzles.tile,
+            classes=chosen.permutations.count,
+            fc6=chosen.head.fc6,
+            fc7=chosen.head.fc7,
+            dropout=chosen.head.dropout,
+            batch_norm=chosen.head.batch_norm,
             rngs=rngs,
-            **artifacts.plain(section.head),
         )
 
     return make
 
 
-def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+def _make_examples(chosen: Options, permuted: np.ndarray) -> training.MakeExamples:
+    def make(key: jax.Array, batch: training.Batch) -> tuple[jax.Array, jax.Array]:
+        made = jigsaw.make_puzzles(key, batch["image"], jnp.asarray(permuted), chosen.puzzles)
+        return views.standardise(made.tiles), made.label
+
+    return make
+
+
+def plan(chosen: Options, inputs: Inputs) -> Plan:
     """What the stage would do.
 
     Raises:
       ValueError: for puzzles that the images or the devices do not allow.
     """
-    section = config.pretext
-    rules = make_rules(section)
-    batch = section.batch_size
-    learning.check(config, "pretext", multiple_of=jigsaw.GROUP)
-    for key in ("images", "test_images"):
-        data.check_size(images[section[key]], f"config.pretext.{key}", rules.crop)
-        if len(images[section[key]]) < jigsaw.GROUP:
+    rules, batch, count = chosen.puzzles, chosen.batch_size, chosen.permutations.count
+    chosen.check(inputs.origin, multiple_of=jigsaw.GROUP)
+    learning.check_count(f"{inputs.origin}.test_repeats", chosen.test_repeats)
+    for option, images in inputs.images.items():
+        data.check_size(images, f"{inputs.origin}.{option}", rules.crop)
+        if len(images) < jigsaw.GROUP:
             raise ValueError(
-                f"config.pretext.{key} = {section[key]!r} has {len(images[section[key]])} images; "
-                f"puzzles are made in groups of {jigsaw.GROUP}: give at least that many."
+                f"{inputs.origin}.{option}: {images.origin} has {len(images)} images; puzzles are "
+                f"made in groups of {jigsaw.GROUP}: give at least that many."
             )
-    count = section.permutations.count
-    return [
-        f"{backbones.parameter_count(make_network(section)):,} parameters",
-        f"{len(images[section.images])} images, {len(images[section.test_images])} held out; "
+    about = backbones.describe(chosen.backbone, rules.tile, origin=inputs.origin)
+    lines = (
+        f"{backbones.parameter_count(make_network(chosen)):,} parameters",
+        f"{len(inputs.images['images'])} images, {len(inputs.images['test_images'])} held out; "
         f"{count} permutations, chance {1 / count:.2%}",
         f"9 tiles x batch {batch} = {9 * batch} pictures of {rules.tile} x {rules.tile} x 3 a "
-        f"step, {section.steps} steps",
-    ]
+        f"step, {chosen.steps} steps",
+    )
+    size = inputs.images["images"].size
+    trial = learning.Trial(
+        options=chosen,
+        make_model=make_network(chosen),
+        # Which permutations these are costs nothing.
+        make_examples=_make_examples(chosen, np.zeros((count, jigsaw.TILES), np.uint8)),
+        shapes={"image": ((batch, size, size, 3), np.uint8)},
+    )
+    return Plan(
+        about,
+        lines,
+        warnings=data.find_shortage(inputs.images["images"], batch),
+        describe_step=trial.describe,
+    )

@@ -1,9 +1,11 @@
-"""Stage 7: one self-contained page of what the run made: figures, curves, puzzles, clusters, probe.
+"""One self-contained page of what a run made: curves, puzzles, clusters, scores.
 
-It says of stages that the config leaves out that they are missing.
+It draws each artifact by its type, whatever stage made it, and says which stages have not finished.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,117 +14,142 @@ import jax.numpy as jnp
 import jinja2
 import numpy as np
 
-from kt_jax import data
 from kt_jax.kmeans import metrics
 from kt_jax.pretext import puzzles as jigsaw
-from kt_jax.runs import artifacts, progress
+from kt_jax.runs import artifacts, files, options, progress
+from kt_jax.runs.artifacts import Artifact
+from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.stages import figures
 from kt_jax.training import logs
 
-READS = ("pretext", "features", "clusters", "pseudo_labels", "student", "probe")
+GIVES = artifacts.Report
 PUZZLE = 192  # px
 LISTED = 50
+_RANDOM = "random:"
 
 
-def run(stage: artifacts.Stage) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A page."""
+
+    artifacts: tuple[str, ...] = options.reads(default=(), needs_all=False)
+    """What it shows; all other stages of the run unless named."""
+    images: str = options.images("train")
+    """Those that are shown: puzzles are made of them, clusters show them."""
+    clusters: int = 8
+    """How many clusters are shown of each labelling."""
+    images_per_cluster: int = 12
+    puzzles: int = 6
+    """How many puzzles are shown."""
+
+
+def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     """Writes index.html (no scripts, nothing loaded from elsewhere) and summary.json.
 
     Raises:
-      ValueError: if a count of the config is below 1, or if config.report.images lacks images
-        that have pseudo-labels.
+      ValueError: if the images that are shown lack some that have pseudo-labels.
     """
-    _check_counts(stage.section)
-    manifests = {
-        name: artifacts.open_manifest(stage.workdir, name, reader=stage.name)
-        for name in READS
-        if (stage.workdir / name / artifacts.MANIFEST).exists()
-    }
+    shown = stage.inputs.artifacts["artifacts"]
     devices = stage.mesh.devices
     page: dict[str, Any] = {
-        "name": stage.workdir.name,
-        "seed": artifacts.read_json(stage.workdir / "config.json")["seed"],
+        "name": stage.directory.parent.name,
+        "seed": files.read_json(stage.directory.parent / "config.json")["seed"],
         "devices": f"{devices.size} x {devices.flat[0].device_kind}",
-        "stages": {name: manifests.get(name) for name in READS},
-        "images": stage.images[stage.section.images],
+        "stages": {each.name: each.manifest for each in shown},
+        "unfinished": _find_unfinished(stage),
+        "images": stage.inputs.images["images"],
         "listed": LISTED,
+        **{part: [] for part in ("solved", "curves", "puzzles", "labels", "clusters", "scores")},
     }
-    for part, (needed, describe) in _PARTS.items():
-        missing = [name for name in needed if name not in manifests]
-        reason = f"not in this run: the stage {' and '.join(missing)} has not finished"
-        page[part] = {"left_out": reason} if missing else describe(stage, manifests)
+    for artifact in shown:
+        for part, drawn in _DRAW.get(type(artifact.about), _draw_nothing)(stage, artifact):
+            page[part].append({"name": artifact.name, **drawn})
     summary = _summarise(page)
-    path = stage.directory / "index.html"
     text = _render(page)
-    artifacts.write_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-    artifacts.write_json(stage.directory / "summary.json", summary)
-    return summary
+    path = stage.directory / "index.html"
+    files.write_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    files.write_json(stage.directory / "summary.json", summary)
+    return artifacts.Report(shown=tuple(each.name for each in shown)), {}
 
 
-def plan(config: Any, images: Mapping[str, data.Images]) -> list[str]:
+def plan(chosen: Options, inputs: Inputs) -> Plan:
     """What the stage would do.
 
     Raises:
       ValueError: for a count below 1.
     """
-    section = config.report
-    _check_counts(section)
-    pictures = (section.clusters + 1) * section.images_per_cluster
-    origin = images[section.images].origin
-    return [f"{section.puzzles} puzzles, {pictures} pictures of {origin}"]
-
-
-def headlines(directory: Path) -> list[str]:
-    """Where a finished report is, and the three figures that matter, as lines for the console."""
-    summary = artifacts.read_json(directory / "summary.json")
-    lines = [f"report: {directory / 'index.html'}"]
-    if "chance" in summary:
-        lines.append(
-            f"puzzles solved by the teacher: {summary['puzzle_accuracy']:.1%} "
-            f"(chance {summary['chance']:.1%})"
-        )
-    for name in ("student", "random"):
-        if f"{name}_best" in summary:
-            best = summary[f"{name}_best"]
-            lines.append(
-                f"best linear probe, {name} network: {best['accuracy']:.1%} ({best['layer']})"
-            )
-    return lines
-
-
-def _check_counts(section: Any) -> None:
     for name in ("clusters", "images_per_cluster", "puzzles"):
-        if section[name] < 1:
-            raise ValueError(f"config.report.{name} = {section[name]}: it must be at least 1.")
+        if getattr(chosen, name) < 1:
+            raise ValueError(
+                f"{inputs.origin}.{name} = {getattr(chosen, name)}: it must be at least 1."
+            )
+    pictures = (chosen.clusters + 1) * chosen.images_per_cluster
+    origin = inputs.images["images"].origin
+    names = tuple(each.name for each in inputs.artifacts["artifacts"])
+    line = f"{chosen.puzzles} puzzles, {pictures} pictures of {origin}"
+    return Plan(artifacts.Report(shown=names), (line,))
 
 
-def _describe_pretext(stage: artifacts.Stage, _: Any) -> dict[str, Any]:
-    curves = _draw_training(stage, "pretext")
-    return {**artifacts.read_json(stage.open("pretext") / "results.json"), "curves": curves}
+def headlines(directory: Path) -> Iterator[str]:
+    """Where a finished report is, and the figures that matter, as lines for the console."""
+    summary = files.read_json(directory / "summary.json")
+    yield f"report: {directory / 'index.html'}"
+    for name, solved in summary["puzzles"].items():
+        yield (
+            f"puzzles solved by {name}: {solved['puzzle_accuracy']:.1%} "
+            f"(chance {solved['chance']:.1%})"
+        )
+    for scores in summary["scores"].values():
+        for best in scores:
+            yield f"best linear probe of {best['subject']}: {best['value']:.1%} ({best['layer']})"
 
 
-def _draw_training(stage: artifacts.Stage, name: str) -> list[dict[str, Any]]:
-    """The curves of a stage that learned; a stage of less than log_every steps may have none."""
-    lines = logs.read_metrics(stage.open(name) / "metrics.jsonl")
-    steps = [int(line["step"]) for line in lines]
+def _find_unfinished(stage: Stage) -> list[str]:
+    """The stages of the run that have not finished, apart from the report itself."""
+    config = files.read_json(stage.directory.parent / "config.json")
+    places = {name: stage.directory.parent / name for name in config["stages"]}
     return [
+        name
+        for name, place in places.items()
+        if place != stage.directory and not (place / artifacts.MANIFEST).exists()
+    ]
+
+
+Drawn = Iterator[tuple[str, dict[str, Any]]]
+
+
+def _draw_nothing(stage: Stage, artifact: Artifact[Any]) -> Drawn:
+    del stage, artifact
+    yield from ()
+
+
+def _draw_backbone(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> Drawn:
+    """How the training went; and puzzles, if it solved puzzles."""
+    lines = logs.read_metrics(backbone / "metrics.jsonl")
+    steps = [int(line["step"]) for line in lines]
+    curves = [
         figures.draw_curve(
-            f"{name}: {metric} in training", "step", steps, [x[metric] for x in lines]
+            f"{backbone.name}: {metric} in training", "step", steps, [x[metric] for x in lines]
         )
         for metric in ("loss", "accuracy")
         if lines
     ]
+    yield "curves", {"curves": curves}
+    if (backbone / "puzzles.json").exists():
+        solved = files.read_json(backbone / "results.json")
+        yield "solved", solved
+        yield "puzzles", {**solved, **_draw_puzzles(stage, backbone)}
 
 
-def _describe_puzzles(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> dict[str, Any]:
-    """Puzzles of random images, by the rules and permutations that the teacher learned with."""
-    images = stage.images[stage.section.images]
-    section = manifests["pretext"]["fingerprint"]["config"]["pretext"]
-    rules = jigsaw.PuzzleRules(**section["puzzles"])
+def _draw_puzzles(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> dict[str, Any]:
+    """Puzzles of random images, by the rules and permutations that the network learned with."""
+    images, wanted = stage.inputs.images["images"], stage.options.puzzles
+    rules = jigsaw.PuzzleRules(**files.read_json(backbone / "puzzles.json"))
     if images.size < rules.crop:
-        reason = f"config.report.images are of {images.size} px, puzzles of {rules.crop} px"
-        return {"left_out": reason}
-    permutations = np.load(stage.open("pretext") / "permutations.npy", allow_pickle=False)
-    count = -(-stage.section.puzzles // jigsaw.GROUP) * jigsaw.GROUP
+        reason = f"{images.origin}: images of {images.size} px, puzzles of {rules.crop} px"
+        return {"skipped": reason}
+    permutations = np.load(backbone / "permutations.npy", allow_pickle=False)
+    count = -(-wanted // jigsaw.GROUP) * jigsaw.GROUP
     shuffled = np.random.default_rng(stage.seed).permutation(len(images))
     chosen = np.resize(shuffled, count).tolist()
     pixels = np.stack([images[index] for index in chosen])
@@ -147,52 +174,54 @@ def _describe_puzzles(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> d
             "occluded": occluded[place].tolist(),
             "slots": (np.flatnonzero(occluded[place]) + 1).tolist(),
         }
-        for place in range(stage.section.puzzles)
+        for place in range(wanted)
     ]
     percent = 100 * gap / (3 * tiles.shape[2] + 2 * gap)
     facts = {"rules": rules, "permutations": len(permutations)}
     return {**facts, "gap_percent": percent, "items": items}
 
 
-def _describe_clusters(stage: artifacts.Stage, _: Any) -> dict[str, Any]:
+def _draw_clusters(stage: Stage, clusters: Artifact[artifacts.Clusters]) -> Drawn:
     """How k-means divided the images that it saw."""
-    found = artifacts.read_json(stage.open("clusters") / "clusters.json")
+    del stage
+    found = files.read_json(clusters / "clusters.json")
     sizes = np.sort(found["sizes"])[::-1]
     bits = metrics.entropy(sizes) / np.log(2)
     inertia = found["inertia_curve"]
-    curve = figures.draw_curve("k-means: inertia", "iteration", range(len(inertia)), inertia)
+    iterations = range(len(inertia))
+    curve = figures.draw_curve(f"{clusters.name}: inertia", "iteration", iterations, inertia)
     alt = f"images by cluster, from {sizes[0]} to {sizes[-1]}"
     histogram = figures.draw(
-        "images by cluster",
+        f"{clusters.name}: images by cluster",
         "rank",
         alt,
         lambda axes: axes.stairs(sizes, fill=True, color=figures.BLUE),
     )
-    return {**found, "bits": bits, "most_bits": np.log2(len(sizes)), "curves": [histogram, curve]}
+    curves = [histogram, curve]
+    yield "clusters", {**found, "bits": bits, "most_bits": np.log2(len(sizes)), "curves": curves}
 
 
-def _describe_labels(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> dict[str, Any]:
+def _draw_labels(stage: Stage, given: Artifact[artifacts.Labels]) -> Drawn:
     """Cluster rows (the paper's Figure 1), and the agreement with the labels if there are any."""
-    images = stage.images[stage.section.images]
-    table = artifacts.read_table(stage.open("pseudo_labels") / "labels.parquet")
+    chosen, images = stage.options, stage.inputs.images["images"]
+    table = files.read_table(given / "labels.parquet")
     place = {key: index for index, key in enumerate(images.keys)}
     lacking = [key for key in table["key"] if key not in place]
     if lacking:
-        named = manifests["pseudo_labels"]["fingerprint"]["config"]["pseudo_labels"]["images"]
         raise ValueError(
-            f"config.report.images = {stage.section.images!r} lacks {len(lacking)} of the "
-            f"{len(table['key'])} images that have pseudo-labels, such as {lacking[0]!r}: set it "
-            f"to {named!r}, which config.pseudo_labels.images named."
+            f"{stage.inputs.origin}.images, {images.origin}, lack {len(lacking)} of the "
+            f"{len(table['key'])} images that {given.name!r} labels, such as {lacking[0]!r}: name "
+            "the set that has them."
         )
     index = np.array([place[key] for key in table["key"]])
     labels = images.single_labels
     labels = np.full(len(index), -1) if labels is None else labels[index]
     known = labels >= 0
     sizes = np.bincount(table["cluster"])
-    shown = stage.section.images_per_cluster
+    shown = chosen.images_per_cluster
     least = (shown + 1) // 2
     rows = []
-    for cluster in metrics.choose_by_size(sizes, stage.section.clusters, least):
+    for cluster in metrics.choose_by_size(sizes, chosen.clusters, least):
         members = np.flatnonzero(table["cluster"] == cluster)
         members = members[np.argsort(table["distance"][members], kind="stable")]
         label, share, overall = metrics.find_majority(labels[members], labels)
@@ -209,47 +238,63 @@ def _describe_labels(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> di
         shuffled = np.random.default_rng(stage.seed).permutation(pair[1])
         result["nmi"] = metrics.normalised_mutual_information(*pair)
         result["nmi_shuffled"] = metrics.normalised_mutual_information(pair[0], shuffled)
-    return result
+    yield "labels", result
 
 
-def _describe_probe(stage: artifacts.Stage, manifests: Mapping[str, Any]) -> dict[str, Any]:
-    """Accuracies by backbone and layer, means over the seeds, and the best layers."""
-    results = artifacts.read_json(stage.open("probe") / "results.json")
-    if "left_out" in results:
-        return results
+def _draw_scores(stage: Stage, scores: Artifact[artifacts.Scores]) -> Drawn:
+    """Means over the seeds by subject and layer, and the best layers."""
+    del stage
+    found = files.read_json(scores / "scores.json")
+    if found["skipped"]:
+        yield "scores", found
+        return
     by_seed: dict[str, dict[str, list[float]]] = {}
-    for row in results["rows"] + results["teacher_rows"]:
-        layers = by_seed.setdefault(row["backbone"], {})
-        layers.setdefault(row["layer"], []).append(row["accuracy"])
-    means = {n: {x: float(np.mean(y)) for x, y in found.items()} for n, found in by_seed.items()}
-    best = {n: max(found, key=found.__getitem__) for n, found in means.items()}
-    test_rows = manifests["probe"]["facts"]["test_rows"]
-    return {
-        **results,
-        "by_seed": by_seed,
-        "means": means,
-        "best": {n: {"layer": x, "accuracy": means[n][x]} for n, x in best.items()},
-        "seeds": sorted({row["seed"] for row in results["rows"]}),
-        "test_rows": test_rows,
-        "noise": metrics.noise_of_difference(test_rows),
-    }
+    for row in found["rows"]:
+        layers = by_seed.setdefault(row["subject"], {})
+        layers.setdefault(row["layer"], []).append(row["value"])
+    means = {n: {x: float(np.mean(y)) for x, y in each.items()} for n, each in by_seed.items()}
+    best = {n: max(each, key=each.__getitem__) for n, each in means.items()}
+    # Layers of other architectures are not to be compared: a table for each list of layers.
+    subjects = sorted((n for n in means if n != "pixels"), key=lambda n: list(means[n]))
+    tables = [list(group) for _, group in itertools.groupby(subjects, lambda n: list(means[n]))]
+    first = found["rows"][0]
+    yield (
+        "scores",
+        {
+            **found,
+            "by_seed": by_seed,
+            "means": means,
+            "best": {n: {"layer": x, "value": means[n][x]} for n, x in best.items()},
+            "tables": tables,
+            "pairs": [(n, _RANDOM + n) for n in means if _RANDOM + n in means],
+            "seeds": sorted({row["seed"] for row in found["rows"]}),
+            "noise": metrics.noise_of_difference(first["n"]),
+            **{name: first[name] for name in ("n", "protocol", "split", "selection")},
+        },
+    )
 
 
 def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
     """The run in a few numbers: those that exist."""
-    found = {**page["pretext"], **page["labels"]}
-    numbers = ("puzzle_accuracy", "chance", "nmi", "nmi_shuffled")
-    summary = {name: found[name] for name in numbers if name in found}
-    return summary | {f"{n}_best": best for n, best in page["probe"].get("best", {}).items()}
+    numbers = ("nmi", "nmi_shuffled")
+    labels = {x["name"]: {n: x[n] for n in numbers if n in x} for x in page["labels"]}
+    solved = ("puzzle_accuracy", "chance")
+    return {
+        "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["solved"]},
+        "labels": labels,
+        "scores": {
+            x["name"]: [{"subject": subject, **best} for subject, best in x["best"].items()]
+            for x in page["scores"]
+            if "best" in x
+        },
+    }
 
 
-_PARTS = {
-    "pretext": (("pretext",), _describe_pretext),
-    "student": (("student",), lambda stage, _: {"curves": _draw_training(stage, "student")}),
-    "puzzles": (("pretext",), _describe_puzzles),
-    "clusters": (("clusters",), _describe_clusters),
-    "labels": (("pseudo_labels",), _describe_labels),
-    "probe": (("probe",), _describe_probe),
+_DRAW = {
+    artifacts.Backbone: _draw_backbone,
+    artifacts.Clusters: _draw_clusters,
+    artifacts.Labels: _draw_labels,
+    artifacts.Scores: _draw_scores,
 }
 
 

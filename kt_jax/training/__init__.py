@@ -9,10 +9,18 @@ from kt_jax.training.state import (
     init_variables,
     structure,
 )
-from kt_jax.training.step import Batch, MakeExamples, compute_dtype, cross_entropy, make_step
+from kt_jax.training.step import (
+    Batch,
+    LossFn,
+    MakeExamples,
+    compute_dtype,
+    cross_entropy,
+    make_step,
+)
 
 __all__ = [
     "Batch",
+    "LossFn",
     "MakeExamples",
     "MakeModel",
     "TrainState",

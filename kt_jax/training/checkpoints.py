@@ -94,8 +94,8 @@ class Checkpoints:
         except Exception as error:  # as above
             _raise_unless_of_files(error)
             raise _disk_error(
-                f"no checkpoint could be written in {self._directory}: {_reason(error)}. Mend "
-                "this: the same command carries on from the last whole one",
+                f"no checkpoint could be written in {self._directory}: {_reason(error)}. Fix "
+                "this: the same command resumes from the last whole one",
                 error,
             ) from error
 

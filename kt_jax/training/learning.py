@@ -2,84 +2,195 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import optax
 
 from kt_jax import training
 from kt_jax.machine import partition
-from kt_jax.runs import artifacts
+from kt_jax.runs.options import incidental
+from kt_jax.runs.progress import format_seconds
+from kt_jax.runs.stage import Stage
 from kt_jax.training import checkpoints, logs, optimizers
+from kt_jax.training.optimizers import Optimizer
 
 
-def learn(
-    stage: artifacts.Stage,
-    make_model: training.MakeModel,
-    make_examples: training.MakeExamples,
-    make_batches: Callable[[int], Iterator[training.Batch]],
-    *,
-    name: str,
-    seed: int,
-    steps: int,
-    log_every: int,
-    checkpoint_every: int,
-    log_directory: Path,
-    store_directory: Path,
-    chance: float | None = None,
-    **step_options: Any,
-) -> training.TrainState:
-    """Trains a network as the stage's section says, or carries on with it.
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How a step is computed; see `training.make_step`."""
 
-    Args:
-      stage: whose section holds `batch_size`, `optimizer` and, but for probes, `compute`
-        (precision, accumulate and remat of `training.make_step`).
-      make_model: the network.
-      make_examples: inputs and labels from a batch.
-      make_batches: the batches from a step on, on the devices.
-      name: in the log.
-      seed: of the parameters, and of what the steps draw.
-      steps: how many in all.
-      log_every: in steps.
-      checkpoint_every: in steps.
-      log_directory: where metrics.jsonl, TensorBoard's events and profiles go.
-      store_directory: where checkpoints go.
-      chance: the loss of guessing, if it is known.
-      **step_options: of `training.make_step`.
+    precision: str = "auto"
+    """Of activations: "float32", "bfloat16", or "auto", bfloat16 on GPUs and TPUs."""
+    accumulate: int = 1
+    """Micro-batches of a step: their gradients are averaged, which takes less memory."""
+    remat: bool = False
+    """Whether activations are computed again in the backward pass, which takes less memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The options of whatever learns."""
+
+    steps: int
+    batch_size: int = 256
+    """Images of a step, over all devices."""
+    log_every: int = incidental(100)
+    """Steps."""
+    checkpoint_every: int = incidental(1000)
+    """Steps."""
+    compute: Compute = Compute()
+    optimizer: Optimizer = Optimizer()
+
+    def check(self, origin: str, *, multiple_of: int = 1) -> None:
+        """Refuses what asks in vain.
+
+        `multiple_of` is the number of consecutive examples that must stay on one device.
+
+        Raises:
+          ValueError: a batch that devices or micro-batches cannot share evenly, an unknown
+            precision, or a count below 1.
+        """
+        for key in ("steps", "log_every", "checkpoint_every"):
+            check_count(f"{origin}.{key}", getattr(self, key))
+        parts = self.compute.accumulate
+        if parts < 1:
+            raise ValueError(f"{origin}.compute.accumulate = {parts}: give 1 or more parts")
+        # Puzzles are made of whole groups before the batch is cut into parts.
+        unit = math.lcm(multiple_of, parts)
+        why = f" ({parts} parts, as compute.accumulate says)" if parts > 1 else ""
+        partition.check_batch_size(f"{origin}.batch_size{why}", self.batch_size, multiple_of=unit)
+        try:
+            training.compute_dtype(self.compute.precision)
+        except ValueError as error:
+            raise ValueError(f"{origin}.compute.{error}") from None
+
+
+def check_count(origin: str, count: int) -> None:
+    """Refuses a count below 1.
+
+    Raises:
+      ValueError: with the value, and where it stands.
+    """
+    if count < 1:
+        raise ValueError(f"{origin} = {count}: give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is learned, and where its state and its numbers are kept."""
+
+    name: str
+    """In the log."""
+    options: Training
+    seed: int
+    """Of the parameters, and of what the steps draw."""
+    make_model: training.MakeModel
+    make_examples: training.MakeExamples
+    """Inputs and labels from a batch."""
+    make_batches: Callable[[int], Iterator[training.Batch]]
+    """The batches from a step on, on the devices."""
+    log_directory: Path
+    """Where metrics.jsonl, TensorBoard's events and profiles go."""
+    store_directory: Path
+    """Where checkpoints go."""
+    loss_fn: training.LossFn = training.cross_entropy
+    chance: float | None = None
+    """The loss of guessing, if it is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a step needs, apart from images: to say what it costs before any is made."""
+
+    options: Training
+    make_model: training.MakeModel
+    make_examples: training.MakeExamples
+    shapes: Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
+    """Shape and dtype of each array of a batch."""
+
+    def describe(self, time_steps: int) -> str:
+        """A line on the FLOPs of a step and of all; with `time_steps`, also on their time.
+
+        Steps are timed on zeros, after one that compiles; reading images is not counted.
+        """
+        options, mesh = self.options, partition.make_mesh()
+        optimizer = optimizers.make_optimizer(
+            options.optimizer, steps=options.steps, batch_size=options.batch_size
+        )
+        step = _make_step(self, optimizer, jax.random.key(0))
+
+        def init() -> training.TrainState:
+            return training.init_state(self.make_model, optimizer, seed=0, mesh=mesh)
+
+        batch = {name: np.zeros(*each) for name, each in self.shapes.items()}
+        cost = step.lower(jax.eval_shape(init), batch).cost_analysis() or {}
+        flops = cost.get("flops", float("nan"))
+        line = f"{flops / 1e9:,.3g} GFLOP a step, {flops * options.steps / 1e12:,.3g} TFLOP in all"
+        if not time_steps:
+            return line
+        state, shown = init(), partition.put_rows(batch, mesh)
+        times = []
+        for _ in range(1 + time_steps):
+            begun = time.perf_counter()
+            state, metrics = step(state, shown)
+            jax.block_until_ready((state, metrics))
+            times.append(time.perf_counter() - begun)
+        seconds = float(np.median(times[1:]))
+        whole = format_seconds(seconds * options.steps)
+        return f"{line}; {seconds:.3g} s a step, about {whole} without reading images"
+
+
+def _make_step(task: Task | Trial, optimizer: optax.GradientTransformation, key: jax.Array) -> Any:
+    """The jitted step."""
+    compute = task.options.compute
+    return training.make_step(
+        task.make_model,
+        task.make_examples,
+        optimizer,
+        key=key,
+        loss_fn=task.loss_fn if isinstance(task, Task) else training.cross_entropy,
+        precision=compute.precision,
+        accumulate=compute.accumulate,
+        remat=compute.remat,
+    )
+
+
+def learn(stage: Stage, task: Task) -> training.TrainState:
+    """Trains a network from its newest checkpoint, or from its beginning.
 
     Raises:
       FloatingPointError, SystemExit: as `training.fit`.
     """
-    section = stage.section
-    optimizer = make_optimizer(section, steps)
-    store = checkpoints.Checkpoints(store_directory)
+    options = task.options
+    optimizer = optimizers.make_optimizer(
+        options.optimizer, steps=options.steps, batch_size=options.batch_size
+    )
+    store = checkpoints.Checkpoints(task.store_directory)
     log = logs.StageLog(
-        log_directory,
-        stage=name,
-        steps=steps,
-        images_per_step=section.batch_size,
+        task.log_directory,
+        stage=task.name,
+        steps=options.steps,
+        images_per_step=options.batch_size,
         profile_steps=stage.profile_steps,
     )
     try:
         state = training.fit(
-            training.init_state(make_model, optimizer, seed=seed, mesh=stage.mesh),
-            training.make_step(
-                make_model,
-                make_examples,
-                optimizer,
-                key=jax.random.key(seed),
-                **_compute(section),
-                **step_options,
-            ),
-            make_batches,
-            steps=steps,
+            training.init_state(task.make_model, optimizer, seed=task.seed, mesh=stage.mesh),
+            _make_step(task, optimizer, jax.random.key(task.seed)),
+            task.make_batches,
+            steps=options.steps,
             checkpoints=store,
             log=log,
             notice=stage.notice,
-            log_every=log_every,
-            checkpoint_every=checkpoint_every,
-            chance=chance,
+            log_every=options.log_every,
+            checkpoint_every=options.checkpoint_every,
+            chance=task.chance,
         )
         store.close()
         return state
@@ -91,48 +202,3 @@ def learn(
         raise
     finally:
         log.close()
-
-
-def check(config: Any, name: str, *, multiple_of: int = 1) -> None:
-    """Refuses what the section of a stage that learns asks for in vain.
-
-    `multiple_of` is the number of consecutive examples that must stay on one device.
-
-    Raises:
-      ValueError: a batch that devices or parts cannot share evenly, an optimizer that cannot learn,
-        an unknown precision, or a count below 1.
-    """
-    section, origin = config[name], f"config.{name}"
-    for key in ("steps", "epochs", "log_every", "checkpoint_every", "test_repeats"):
-        if key in section and section[key] < 1:
-            raise ValueError(f"{origin}.{key} = {section[key]}: give 1 or more")
-    compute = _compute(section)
-    parts = compute["accumulate"]
-    if parts < 1:
-        raise ValueError(f"{origin}.compute.accumulate = {parts}: give 1 or more parts")
-    # Puzzles are made of whole groups before the batch is cut into parts.
-    unit = math.lcm(multiple_of, parts)
-    why = f" ({parts} parts, as compute.accumulate says)" if parts > 1 else ""
-    partition.check_batch_size(f"{origin}.batch_size{why}", section.batch_size, multiple_of=unit)
-    try:
-        make_optimizer(section, 1)
-        training.compute_dtype(compute["precision"])
-    except ValueError as error:
-        raise ValueError(f"{origin}: {error}") from None
-
-
-def _compute(section: Any) -> dict[str, Any]:
-    """How steps are computed; probes, which are small, are left no choice."""
-    if "compute" not in section:
-        return {"precision": "float32", "accumulate": 1, "remat": False}
-    return artifacts.plain(section.compute)
-
-
-def make_optimizer(section: Any, steps: int) -> Any:
-    """The optimizer that a section describes.
-
-    Raises:
-      ValueError: as `optimizers.make_optimizer`.
-    """
-    options = artifacts.plain(section.optimizer)
-    return optimizers.make_optimizer(steps=steps, batch_size=section.batch_size, **options)

@@ -49,7 +49,7 @@ class StageLog:
         self._first = self._last_step = step
         self._started = self._last_time = time.monotonic()
         if step:
-            _log.info("%s: carrying on from step %d of %d", self._stage, step, self._steps)
+            _log.info("%s: resuming from step %d of %d", self._stage, step, self._steps)
         if self._profile_steps is not None and self._profile_steps[0] > self._steps:
             _log.warning(
                 "%s: none of the steps %d to %d is profiled: its last is %d",

@@ -127,7 +127,7 @@ def fit(
             if stop:
                 checkpoints.wait()
                 _log.warning(
-                    "told to stop: saved at step %d of %d; the same command carries on",
+                    "told to stop: saved at step %d of %d; the same command resumes",
                     *(number, steps),
                 )
                 raise SystemExit(os.EX_TEMPFAIL)

@@ -1,6 +1,7 @@
 """Optimizers by name: the paper's SGD, and what large batches ask for."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,75 +14,79 @@ NAMES = ("sgd", "lars", "adamw")
 SCHEDULES = ("cosine", "step", "constant")
 
 
-def make_optimizer(
-    *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    name: str = "sgd",
-    reference_batch: int = 0,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    clip: float = 5.0,
-    bias_rate: float = 1.0,
-    schedule: str = "cosine",
-    drop_every: int = 0,
-    warmup: int = 100,
-) -> optax.GradientTransformation:
-    """The optimizer that a config describes.
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What turns gradients into updates.
 
     Weight decay (and LARS's trust ratio) act on kernels only: not on biases, not on
     normalisations.
 
-    Args:
-      steps: how many there will be.
-      batch_size: of the global batch.
-      learning_rate: its peak.
-      name: "sgd" (with Caffe's momentum, v = m v + rate g and w -= v: a drop of the rate does not
-        cut what the velocity holds), "lars" (You et al. 2017) or "adamw" (Loshchilov & Hutter
-        2019).
-      reference_batch: the batch that `learning_rate` is for: it is multiplied by batch_size /
-        reference_batch, the linear scaling rule (Goyal et al. 2017). 0 takes it as it is.
-      momentum: of SGD and LARS; AdamW's first.
-      weight_decay: in SGD and LARS added to the gradient, in AdamW apart from it.
-      clip: bounds the global norm of the gradient.
-      bias_rate: what the rate of biases, those of normalisations too, is multiplied by; Caffe's
-        AlexNet has 2.
-      schedule: "cosine" to zero at `steps`, "step" (a tenth every `drop_every` steps) or
-        "constant".
-      drop_every: of the schedule "step".
-      warmup: steps of linear warm-up, at most a tenth of all.
-
     Raises:
-      ValueError: unknown names; a step schedule without `drop_every`, or it without one; numbers
-        that nothing can be learned with.
+      ValueError: unknown names; a step schedule without `drop_every`, or another one with it;
+        numbers that nothing can be learned with.
     """
-    for option, value, good, wanted in (
-        ("learning_rate", learning_rate, 0 < learning_rate < math.inf, "a number above 0"),
-        ("clip", clip, clip > 0, "a number above 0"),
-        ("bias_rate", bias_rate, 0 < bias_rate < math.inf, "a number above 0"),
-        ("momentum", momentum, 0 <= momentum < 1, "a number from 0 to below 1"),
-        ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
-        ("reference_batch", reference_batch, reference_batch >= 0, "0 or more"),
-        ("warmup", warmup, warmup >= 0, "0 or more steps"),
-    ):
-        if not good:
-            raise ValueError(f"optimizer.{option} = {value}: give {wanted}")
-    if name not in NAMES:
-        raise ValueError(f"optimizer.name = {name!r}: choose one of {', '.join(NAMES)}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"optimizer.schedule = {schedule!r}: choose one of {', '.join(SCHEDULES)}")
-    if (schedule == "step") != (drop_every > 0):
-        raise ValueError(
-            f"optimizer.drop_every = {drop_every} with schedule = {schedule!r}: the schedule "
-            "'step' needs a number of steps, such as 100000, and the others need 0"
-        )
-    rate = learning_rate * (batch_size / reference_batch if reference_batch else 1.0)
-    rates = _make_schedule(schedule, rate, steps, min(warmup, steps // 10), drop_every)
-    decay = {"weight_decay": weight_decay}
+
+    name: str = "sgd"
+    """"sgd" (with Caffe's momentum, v = m v + rate g and w -= v: a drop of the rate does not cut
+    what the velocity holds), "lars" (You et al. 2017) or "adamw" (Loshchilov & Hutter 2019)."""
+    learning_rate: float = 0.01
+    """Its peak."""
+    momentum: float = 0.9
+    """Of SGD and LARS; AdamW's first."""
+    weight_decay: float = 5e-4
+    """In SGD and LARS added to the gradient, in AdamW apart from it."""
+    clip: float = 5.0
+    """Bounds the global norm of the gradient."""
+    warmup: int = 100
+    """Steps of linear warm-up, at most a tenth of all."""
+    reference_batch: int = 0
+    """The batch that `learning_rate` is for: it is multiplied by batch_size / reference_batch, the
+    linear scaling rule (Goyal et al. 2017). 0 takes it as it is."""
+    schedule: str = "cosine"
+    """"cosine" to zero at the last step, "step" (a tenth every `drop_every` steps) or
+    "constant"."""
+    drop_every: int = 0
+    """Of the schedule "step"."""
+    bias_rate: float = 1.0
+    """What the rate of biases, those of normalisations too, is multiplied by; Caffe's AlexNet
+    has 2."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot learn."""
+        for option, good, wanted in (
+            ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0"),
+            ("clip", self.clip > 0, "a number above 0"),
+            ("bias_rate", 0 < self.bias_rate < math.inf, "a number above 0"),
+            ("momentum", 0 <= self.momentum < 1, "a number from 0 to below 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("reference_batch", self.reference_batch >= 0, "0 or more"),
+            ("warmup", self.warmup >= 0, "0 or more steps"),
+        ):
+            if not good:
+                raise ValueError(f"optimizer.{option} = {getattr(self, option)}: give {wanted}")
+        if self.name not in NAMES:
+            raise ValueError(f"optimizer.name = {self.name!r}: choose one of {', '.join(NAMES)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"optimizer.schedule = {self.schedule!r}: choose one of {', '.join(SCHEDULES)}"
+            )
+        if (self.schedule == "step") != (self.drop_every > 0):
+            raise ValueError(
+                f"optimizer.drop_every = {self.drop_every} with schedule = {self.schedule!r}: the "
+                "schedule 'step' needs a number of steps, such as 100000, and the others need 0"
+            )
+
+
+def make_optimizer(
+    options: Optimizer, *, steps: int, batch_size: int
+) -> optax.GradientTransformation:
+    """The optimizer for a training of so many steps with this global batch."""
+    scaled = batch_size / options.reference_batch if options.reference_batch else 1.0
+    rates = _make_schedule(options, options.learning_rate * scaled, steps)
+    momentum, decay = options.momentum, {"weight_decay": options.weight_decay}
     rule = {
         "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(weight_decay, mask=_kernels),
+            optax.add_decayed_weights(mask=_kernels, **decay),
             optax.scale_by_learning_rate(rates),
             optax.trace(momentum),
         ),
@@ -93,21 +98,20 @@ def make_optimizer(
             **decay,
         ),
         "adamw": lambda: optax.adamw(rates, b1=momentum, mask=_kernels, **decay),
-    }[name]()
-    if bias_rate == 1.0:
-        return optax.chain(_clip_by_global_norm(clip), rule)
-    return optax.chain(
-        _clip_by_global_norm(clip), rule, optax.masked(optax.scale(bias_rate), _biases)
-    )
+    }[options.name]()
+    rules = [_clip_by_global_norm(options.clip), rule]
+    if options.bias_rate != 1.0:
+        rules.append(optax.masked(optax.scale(options.bias_rate), _biases))
+    return optax.chain(*rules)
 
 
-def _make_schedule(
-    name: str, rate: float, steps: int, warmup: int, drop_every: int
-) -> optax.Schedule:
-    if name == "cosine":
+def _make_schedule(options: Optimizer, rate: float, steps: int) -> optax.Schedule:
+    warmup = min(options.warmup, steps // 10)
+    if options.schedule == "cosine":
         schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 1))
     else:
-        drops = range(drop_every, steps, drop_every) if name == "step" else ()
+        every = options.drop_every
+        drops = range(every, steps, every) if options.schedule == "step" else ()
         after = optax.piecewise_constant_schedule(rate, dict.fromkeys(drops, 0.1))
         # Drops are counted from the first step, as Caffe does, not from the end of the warm-up.
         rising = optax.linear_schedule(0.0, rate, warmup) if warmup else optax.constant_schedule(0)

@@ -15,6 +15,8 @@ from kt_jax.training.state import MakeModel, TrainState, bind, structure
 Batch = Mapping[str, Array]
 # (key, batch) -> (inputs of the network, labels), inside the jitted step.
 MakeExamples = Callable[[Array, Batch], tuple[Any, Array]]
+# (outputs of the network in float32, labels) -> (loss, metrics).
+LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 
 
 def cross_entropy(
@@ -46,7 +48,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     *,
     key: Key[Array, ""],
-    loss_fn: Callable[..., tuple[Array, dict[str, Array]]] = cross_entropy,
+    loss_fn: LossFn = cross_entropy,
     precision: str = "float32",
     accumulate: int = 1,
     remat: bool = False,

@@ -19,7 +19,7 @@ import numpy as np
 from kt_jax.kmeans import checks, command
 from kt_jax.kmeans.sources import find_shards, open_array
 from kt_jax.kmeans.sweep import make_table, sweep
-from kt_jax.runs import artifacts, progress
+from kt_jax.runs import artifacts, files, progress
 
 _log = logging.getLogger("kt_jax.kmeans.sweep.__main__")
 
@@ -63,8 +63,8 @@ def _run(argv: Sequence[str] | None) -> None:
     with command.working_in(out, fingerprint) as anything:
         if anything:
             rows = sweep(features, arguments.k, seeds=arguments.seeds, labels=labels, **options)
-            for files in (*fingerprint["features"].values(), fingerprint["labels"]):
-                command.check_unchanged(files, out)
+            for found in (*fingerprint["features"].values(), fingerprint["labels"]):
+                command.check_unchanged(found, out)
             described = {
                 "rows": rows,
                 "options": asked,
@@ -74,10 +74,11 @@ def _run(argv: Sequence[str] | None) -> None:
                 "labels": arguments.labels,
             }
             table = make_table(rows)
-            artifacts.write_file(out / "sweep.md", lambda partial: partial.write_text(table))
-            artifacts.write_json(out / "sweep.json", described)
+            files.write_file(out / "sweep.md", lambda partial: partial.write_text(table))
+            files.write_json(out / "sweep.json", described)
             seconds = time.monotonic() - begun
-            artifacts.finish(out, fingerprint, {"rows": len(rows)}, seconds)
+            about = artifacts.Sweep(rows=len(rows))
+            artifacts.finish(out, about, fingerprint, section=asked, facts={}, seconds=seconds)
             _log.info("finished in %s: %s", progress.format_seconds(seconds), out)
         else:
             _log.info("%s: finished, nothing to do", out)
@@ -89,7 +90,7 @@ def _read_labels(path: Path) -> np.ndarray:
         raise FileNotFoundError(f"--labels: there is no {path}")
     if path.suffix != ".parquet":
         return checks.checked_labels(open_array(path), f"--labels: {path}")
-    columns = artifacts.read_table(path)
+    columns = files.read_table(path)
     if "label" not in columns:
         raise ValueError(f"--labels: {path} has no column label, but {', '.join(columns)}")
     return checks.checked_labels(columns["label"], f"--labels: {path}")

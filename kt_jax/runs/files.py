@@ -1,0 +1,133 @@
+"""Files that are whole or not there: written beside their place and renamed into it.
+
+Arrays at rest are .npy, .safetensors and .parquet; nothing is pickled. Of several processes with
+one disk, the first alone writes: in the others, what writes or deletes returns at once.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from kt_jax.machine import processes
+
+
+def remove(directory: Path) -> None:
+    """Deletes a stage; renamed first, so that a kill leaves no half of it under its name."""
+    if not processes.writes():
+        return
+    doomed = directory.with_name(f".{directory.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(directory, doomed)
+    shutil.rmtree(doomed)
+
+
+def delete(directory: Path) -> None:
+    """Deletes a directory of scratch files, if it is there."""
+    if processes.writes():
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` write a file beside `path`, then renames it there.
+
+    Raises:
+      OSError: if it cannot be written, as on a full disk; what stood there before still does.
+    """
+    if not processes.writes():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A dot in front: left behind by a kill, it is no output, and the next try replaces it.
+    partial = path.with_name(f".{path.name}.partial{path.suffix}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:  # neither of them names the file
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file, or all files of a directory."""
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                copy(path, target / path.relative_to(source))
+        return
+    write_file(target, lambda partial: shutil.copyfile(source, partial))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON with sorted keys."""
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    write_file(path, lambda partial: partial.write_text(text))
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(path.read_text())
+
+
+def to_plain(value: Any) -> Any:
+    """A config, or what JSON can hold, as plain dicts and lists."""
+    text = value.to_json() if hasattr(value, "to_json") else json.dumps(value)
+    return json.loads(text)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file."""
+    write_file(path, lambda partial: np.save(partial, array, allow_pickle=False))
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Writes a .parquet file of equally long columns."""
+    table = pa.table(dict(columns))
+    write_file(path, lambda partial: pyarrow.parquet.write_table(table, partial))
+
+
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a .parquet file."""
+    table = pyarrow.parquet.read_table(path)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def write_tensors(path: Path, tree: Mapping[str, Any]) -> None:
+    """Writes nested dicts of arrays as .safetensors, names joined by "/"."""
+    flat = {name: np.asarray(array, order="C") for name, array in _flatten(tree, "")}
+
+    def save(partial: Path) -> None:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(flat, partial)  # makes a file that its owner alone may read
+        partial.chmod(mode)
+
+    write_file(path, save)
+
+
+def read_tensors(path: Path) -> dict[Any, Any]:
+    """The nested dicts of arrays in a .safetensors file; numbers in names become ints."""
+    tree: dict[Any, Any] = {}
+    for name, array in load_file(path).items():
+        *parents, leaf = (int(part) if part.isdigit() else part for part in name.split("/"))
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return tree
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", np.asarray(value)

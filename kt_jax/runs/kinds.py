@@ -1,0 +1,15 @@
+"""The kinds of stages, by the name that a config says."""
+
+from types import ModuleType
+
+from kt_jax.stages import classify, clusters, features, label, pretext, probe, report
+
+KINDS: dict[str, ModuleType] = {
+    "pretext": pretext,
+    "features": features,
+    "clusters": clusters,
+    "label": label,
+    "classify": classify,
+    "probe": probe,
+    "report": report,
+}

@@ -1,0 +1,163 @@
+"""Options of a stage: a frozen dataclass with types and defaults, made from a config's section.
+
+A field is an option. `reads`, `images` and `incidental` say what else a field is.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from kt_jax.runs.artifacts import Description
+
+T = TypeVar("T")
+_MISSING: Any = dataclasses.MISSING
+
+
+def reads(*wanted: type[Description], default: Any = _MISSING, needs_all: bool = True) -> Any:
+    """A field that names an input, or a tuple of inputs: finished artifacts of these types.
+
+    Of no type in particular, all types will do. Without `needs_all` the stage does with those that
+    are finished when it begins.
+    """
+    metadata = {"reads": wanted, "needs_all": needs_all}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def images(default: Any = _MISSING) -> Any:
+    """A field that names a set of images of `config.images`."""
+    return dataclasses.field(default=default, metadata={"images": True})
+
+
+def incidental(default: Any) -> Any:
+    """A field that decides no result: a run may resume with another value."""
+    return dataclasses.field(default=default, metadata={"incidental": True})
+
+
+def make(cls: type[T], section: Mapping[str, Any], origin: str) -> T:
+    """The options of a section.
+
+    Args:
+      cls: the dataclass.
+      section: plain values by name, as a config or JSON holds them.
+      origin: where the section stands, such as "config.clusters".
+
+    Raises:
+      ValueError: an unknown name, with the nearest known ones; a missing option; a value of
+        another type, or one that the dataclass refuses.
+    """
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    for name in section:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=3, cutoff=0.4)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(fields)}."
+            raise ValueError(f"{origin} has no option {name!r}. {hint}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, field in fields.items():
+        if name in section:
+            values[name] = convert(hints[name], section[name], f"{origin}.{name}")
+        elif field.default is _MISSING and field.default_factory is _MISSING:
+            raise ValueError(f"{origin}.{name} is missing: {describe_type(hints[name])} is needed")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from None
+
+
+def convert(wanted: Any, value: Any, origin: str) -> Any:
+    """The value as the type wants it: lists become tuples, ints floats, sections dataclasses.
+
+    Raises:
+      ValueError: it is of another type; `origin` is where it stands.
+    """
+    if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
+        return make(typing.cast(Any, wanted), value, origin)
+    outer, inner = typing.get_origin(wanted), typing.get_args(wanted)
+    if outer in (types.UnionType, typing.Union):
+        for each in inner:
+            try:
+                return convert(each, value, origin)
+            except ValueError:
+                continue
+    elif outer is tuple and isinstance(value, list | tuple):
+        each = [inner[0]] * len(value) if inner[-1] is ... else inner
+        if len(each) == len(value):
+            return tuple(convert(*pair, origin) for pair in zip(each, value, strict=True))
+    elif outer is dict and isinstance(value, Mapping):
+        return {name: _tupled(x) for name, x in value.items()}
+    elif wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(wanted, type) and type(value) is wanted:
+        return value
+    raise ValueError(f"{origin} = {value!r}: give {describe_type(wanted)}")
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
+
+
+def describe_type(wanted: Any) -> str:
+    """A type in words.
+
+    >>> describe_type(tuple[int, ...])
+    'several of a whole number'
+    """
+    outer, inner = typing.get_origin(wanted), typing.get_args(wanted)
+    if outer in (types.UnionType, typing.Union):
+        return " or ".join(map(describe_type, inner))
+    if outer is tuple:
+        return f"several of {describe_type(inner[0])}"
+    if outer is dict or dataclasses.is_dataclass(wanted):
+        return "options by name"
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+    return words[wanted]
+
+
+def to_section(options: Any) -> dict[str, Any]:
+    """All options as nested dicts: what a config would have to say if there were no defaults."""
+    return {
+        field.name: to_section(value) if dataclasses.is_dataclass(value) else value
+        for field in dataclasses.fields(options)
+        for value in [getattr(options, field.name)]
+    }
+
+
+def deciding(options: Any) -> dict[str, Any]:
+    """The options that decide results and differ from their defaults, as plain dicts and lists.
+
+    An option that is added later, with a default, makes nothing that is finished another's. Inputs
+    and images are not among them: what they hold counts, and not how they are called.
+    """
+    found = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if not field.metadata and (field.default is _MISSING or value != field.default):
+            found[field.name] = deciding(value) if dataclasses.is_dataclass(value) else value
+    return found
+
+
+def defaults(cls: Any) -> dict[str, Any]:
+    """The defaults of the options that decide results, as nested dicts."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        if not field.metadata and field.default is not _MISSING:
+            nested = dataclasses.is_dataclass(field.default)
+            found[field.name] = defaults(field.default) if nested else field.default
+    return found
+
+
+def needs_all(cls: Any, option: str) -> bool:
+    """Whether all inputs that an option names must be finished."""
+    return {field.name: field for field in dataclasses.fields(cls)}[option].metadata["needs_all"]
+
+
+def fields_of(cls: Any, what: str) -> dict[str, Any]:
+    """The fields that are inputs ("reads") or sets of images ("images"), with what they want."""
+    return {
+        field.name: field.metadata[what]
+        for field in dataclasses.fields(cls)
+        if what in field.metadata
+    }
