@@ -1,0 +1,92 @@
+"""kt-jax show: what a directory holds, of a run or copied from one.
+
+    python -m kt_jax show runs/quickstart
+    python -m kt_jax show runs/quickstart/clusters
+
+Of an artifact it prints the type, what it holds and its files, whose SHA-256 it compares; of a run
+the stages and their artifacts.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kt_jax.runs import artifacts, files, progress
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command and returns its exit status.
+
+    Raises:
+      ValueError: the directory holds neither an artifact nor a run, or files of it have changed.
+      FileNotFoundError: there is no such directory, or files of it have gone.
+    """
+    parser = argparse.ArgumentParser(
+        prog="kt-jax show",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    directory = parser.parse_args(argv).directory
+    for line in describe(directory):
+        print(line)
+    return 0
+
+
+def describe(directory: Path) -> Iterator[str]:
+    """Lines about an artifact or a run; see `main`."""
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no directory {directory}")
+    if (directory / artifacts.MANIFEST).exists():
+        yield from _describe_artifact(directory)
+    elif (directory / "config.json").exists():
+        yield from _describe_run(directory)
+    elif (directory / artifacts.STARTED).exists():
+        yield f"{directory}: begun, not finished"
+    else:
+        raise ValueError(
+            f"{directory} holds neither an artifact ({artifacts.MANIFEST}) nor a run (config.json)"
+        )
+
+
+def _describe_artifact(directory: Path) -> Iterator[str]:
+    artifact = artifacts.open_artifact(directory, name=directory.name, reader="show")
+    about, manifest = artifact.about, artifact.manifest
+    yield f"{directory}: {type(about).__name__}"
+    summary = (type(about).__doc__ or "").split("\n")[0]
+    yield f"  {summary}"
+    yield from _describe_values(dataclasses.asdict(about), "  ")
+    spent, version = progress.format_seconds(manifest["seconds"]), manifest["versions"]["kt_jax"]
+    yield f"  made in {spent} by kt_jax {version}"
+    yield "  files, all as they were written:"
+    for name in manifest["files"]:
+        yield f"    {name} ({(directory / name).stat().st_size:,} bytes)"
+
+
+def _describe_values(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value and name != "layers":
+            yield f"{indent}{name}:"
+            yield from _describe_values(value, indent + "  ")
+        elif name == "layers":
+            shapes = (f"{layer} {'x'.join(map(str, shape))}" for layer, shape in value.items())
+            yield f"{indent}layers: {', '.join(shapes)}"
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+            yield f"{indent}{name}: {text}"
+
+
+def _describe_run(directory: Path) -> Iterator[str]:
+    config = files.read_json(directory / "config.json")
+    yield f"{directory}: a run of {len(config['stages'])} stages, seed {config['seed']}"
+    for name in config["stages"]:
+        place, kind = directory / name, config[name]["kind"]
+        if (place / artifacts.MANIFEST).exists():
+            manifest = artifacts.read_manifest(place, name=name, reader="show")
+            spent = progress.format_seconds(manifest["seconds"])
+            yield f"  {name} ({kind}): {manifest['type']}, made in {spent}"
+        else:
+            begun = (place / artifacts.STARTED).exists()
+            yield f"  {name} ({kind}): {'begun, not finished' if begun else 'to do'}"

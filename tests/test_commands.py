@@ -1,0 +1,71 @@
+"""`kt-jax COMMAND`: what it says of directories, of mistakes, and with which status it ends."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kt_jax import commands
+from kt_jax.runs import artifacts, files
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """A finished artifact."""
+    directory = tmp_path / "labels"
+    files.write_table(directory / "labels.parquet", {"cluster": np.arange(3)})
+    about = artifacts.Labels(rows=3, classes=7, images="abc", origin="my photographs")
+    artifacts.finish(directory, about, {}, section={}, facts={}, seconds=65.0)
+    return directory
+
+
+def test_show_says_what_an_artifact_is(labels, capsys):
+    assert commands.main(["show", str(labels)]) == 0
+    printed = capsys.readouterr().out
+    for words in ("labels: Labels", "classes: 7", "origin: my photographs", "made in 1m05s"):
+        assert words in printed
+    assert "labels.parquet" in printed
+
+
+def test_show_refuses_what_was_changed(labels, capsys):
+    files.write_table(labels / "labels.parquet", {"cluster": np.arange(4)})
+    assert commands.main(["show", str(labels)]) == 2
+    assert "labels.parquet is not what was written" in capsys.readouterr().err
+
+
+def test_show_lists_the_stages_of_a_run(labels, capsys):
+    config = {"seed": 3, "stages": ["labels", "later"]}
+    sections = {"labels": {"kind": "label"}, "later": {"kind": "classify"}}
+    files.write_json(labels.parent / "config.json", config | sections)
+    assert commands.main(["show", str(labels.parent)]) == 0
+    printed = capsys.readouterr().out
+    assert "labels (label): Labels, made in 1m05s" in printed
+    assert "later (classify): to do" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nothing"], "kt_jax show: there is no directory nothing"),
+        (["show", "."], "holds neither an artifact"),
+        (["shove"], "no command 'shove'"),
+        ([], ""),
+    ],
+)
+def test_mistakes_end_with_status_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert commands.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_showing_needs_no_jax(labels):
+    code = (
+        "import sys; from kt_jax.commands import main; status = main(sys.argv[1:]); "
+        "sys.exit(status or int('jax' in sys.modules))"
+    )
+    command = [sys.executable, "-c", code, "show", str(labels)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
