@@ -1,0 +1,25 @@
+"""Refuses a quickstart whose figures are too low: `python tests/floors.py runs/quickstart`.
+
+The teacher must solve at least three times as many puzzles as chance, and the student's best layer
+must be at least five points above the best of the same network with random weights.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def main(workdir: Path) -> None:
+    """Prints the figures, and ends with status 1 if one is too low."""
+    summary = json.loads((workdir / "report" / "summary.json").read_text())
+    solved = summary["puzzles"]["pretext"]
+    best = {row["subject"]: row["value"] for row in summary["scores"]["probe"]}
+    gain = best["student"] - best["random:student"]
+    times = solved["puzzle_accuracy"] / solved["chance"]
+    print(f"puzzles: {times:.1f} x chance; student above random: {100 * gain:.1f} points")
+    if times < 3 or gain < 0.05:
+        sys.exit("too low: at least 3 x chance and 5 points are expected")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
