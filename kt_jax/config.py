@@ -42,6 +42,8 @@ def load_with_flags(path: str, texts: Mapping[str, str]) -> ConfigDict:
         place = overrides
         for part in sections:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--config.{dotted}: {part} is given a value, and options too")
         # A column may be called 7.
         is_text = sections[:1] == ["images"] and key in data.option_names()
         place[key] = text if is_text else _parse(text, node)
@@ -64,8 +66,17 @@ def _read(path: str) -> dict[str, Any]:
         )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"config file {file!r} has no function get_config(arg), which makes one")
     config = module.get_config(arg) if arg else module.get_config()
-    return json.loads(config.to_json())
+    try:
+        text = config.to_json() if isinstance(config, ConfigDict) else json.dumps(config)
+        return json.loads(text)
+    except TypeError as error:
+        raise ValueError(
+            f"config file {file!r}: a config holds numbers, texts, lists and their like alone "
+            f"({error})"
+        ) from None
 
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +101,12 @@ def _override(values: dict[str, Any], overrides: Mapping[str, Any], path: tuple[
     from kt_jax.runs import graph, options
 
     is_free = graph.takes_any_option(path)
-    if is_free and "name" in overrides and overrides["name"] != values.get("name"):
+    if (
+        is_free
+        and path[1] == "backbone"
+        and "name" in overrides
+        and overrides["name"] != values.get("name")
+    ):
         values.clear()  # they are options of another architecture
     for key, value in overrides.items():
         dotted = ".".join((*path, key))
@@ -106,6 +122,8 @@ def _override(values: dict[str, Any], overrides: Mapping[str, Any], path: tuple[
             _override(values[key], value, (*path, key))
         elif is_free and isinstance(values.get(key), bool | int | float | str):
             values[key] = options.convert(type(values[key]), value, f"config.{dotted}")
+        elif is_free and isinstance(values.get(key), list) and not isinstance(value, list | tuple):
+            raise ValueError(f"config.{dotted} = {value!r}: give several, as {values[key]} is")
         else:
             values[key] = value
 

@@ -11,13 +11,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
 from kt_jax.config import load_with_flags
 from kt_jax.machine import processes
-from kt_jax.runs import pipeline
 
 _CONFIG = flags.DEFINE_string(
     "config", "", "FILE.py or FILE.py:ARG. --config.SECTION.OPTION=VALUE changes an option of it."
@@ -67,10 +65,14 @@ def main(argv: Sequence[str]) -> None:
     logging.getLogger("kt_jax").setLevel(logging.INFO)
     if not _CONFIG.value:
         raise ValueError("no --config=FILE.py given: see configs/ for those that ship.")
-    config = load_with_flags(_CONFIG.value, _OVERRIDES)
     if not _WORKDIR.value:
-        raise ValueError("no --workdir=DIR given: where the run is kept and carried on.")
+        raise ValueError("no --workdir=DIR given: where the run is kept and resumed.")
+    profile_steps = _parse_steps(_PROFILE_STEPS.value)
+    config = load_with_flags(_CONFIG.value, _OVERRIDES)
     processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    # Here, since it imports JAX: what is wrong on the command line is said at once.
+    from kt_jax.runs import pipeline
+
     pipeline.run(
         config,
         _WORKDIR.value,
@@ -79,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
         yes=_YES.value,
         dry_run=_DRY_RUN.value,
         time_steps=_TIME_STEPS.value,
-        profile_steps=_parse_steps(_PROFILE_STEPS.value),
+        profile_steps=profile_steps,
     )
 
 
@@ -136,6 +138,8 @@ def _explain(error: Exception) -> tuple[int, str]:
             f"out of memory: {first}. Give a smaller batch_size, or more parts in "
             "compute.accumulate, or compute.remat=True"
         )
+    import jax  # here, since a user's error is told without it
+
     ours = ("INVALID_ARGUMENT", "UNIMPLEMENTED")
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     if isinstance(error, jax.errors.JaxRuntimeError) and several and not first.startswith(ours):

@@ -190,3 +190,47 @@ def test_one_process_decides_for_itself():
 
     with pytest.raises(FileNotFoundError, match="gone"):
         partition.decided_by_first(fail)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Options of options."""
+
+    rate: float = 0.5
+    clip: float = 5.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer:
+    """Whose nested options have other defaults than their class."""
+
+    inner: Inner = dataclasses.field(default=Inner(clip=1e9))
+    table: str = options.file()
+
+
+def test_nested_options_differ_from_the_defaults_of_their_field():
+    assert options.deciding(options.make(Outer, {}, "config.one")) == {}
+    made = options.make(Outer, {"inner": {"rate": 0.1}}, "config.one")
+    assert made.inner == Inner(rate=0.1, clip=1e9)
+    assert options.deciding(made) == {"inner": {"rate": 0.1}}
+    as_class = options.make(Outer, {"inner": {"clip": 5.0}}, "config.one")
+    assert options.deciding(as_class) == {"inner": {"clip": 5.0}}
+    assert options.defaults(Outer) == {"inner": {"rate": 0.5, "clip": 1e9}}
+
+
+def test_of_a_file_what_it_holds_decides(tmp_path):
+    def decided(name):
+        return options.deciding(options.make(Outer, {"table": str(tmp_path / name)}, ""))
+
+    for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / name).write_text(text)
+    assert decided("a") == decided("b") != decided("c")
+
+
+def test_a_broken_manifest_is_named(tmp_path):
+    (tmp_path / "manifest.json").write_text("")
+    with pytest.raises(ValueError, match=r"manifest.json is broken: .*Delete it, or bring it back"):
+        artifacts.open_artifact(tmp_path, name="one", reader="two")
+    about = {"rows": 3, "classes": 2, "images": "x"}
+    with pytest.raises(ValueError, match="manifest of a Labels lacks 'origin'"):
+        artifacts.describe({"type": "Labels", "about": about})

@@ -255,6 +255,34 @@ def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
         assert (workdir / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
+@pytest.mark.slow
+def test_six_rows_share_a_teacher_and_end_in_one_report(tmp_path):
+    """Killed twice, in the teacher and in a student, the run ends with all rows."""
+    whole = [sys.executable, "-m", "kt_jax.main", "--config=tests/rows.py", f"--workdir={tmp_path}"]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    for name in ("pretext", "vgg_8"):
+        process = subprocess.Popen(whole, env=environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 180
+        while not (tmp_path / name / "started.json").exists():
+            assert time.monotonic() < deadline, f"{name} was not reached"
+            assert process.poll() is None, f"the run ended before {name} could be killed"
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / name / "manifest.json").exists()
+    done = subprocess.run(whole, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pretext: finished before, skipped" in done.stderr
+    rows = {f"{student}_{k}" for student in ("alexnet", "vgg") for k in (8, 16, 32)}
+    scores = read(tmp_path / "probe" / "scores.json")["rows"]
+    assert {row["subject"] for row in scores} == {
+        *(rows | {"pixels", "random:alexnet_8", "random:vgg_8"})
+    }
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert all(f"<th>{row}</th>" in page for row in rows)
+    assert sorted(path.name for path in tmp_path.glob("pretext*")) == ["pretext"]
+
+
 def _in_the_middle(workdir, name):
     """Whether a stage has begun, and a training stage has kept its first state."""
     directory = workdir / name

@@ -89,18 +89,18 @@ def test_the_gradient_is_clipped():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "sdg"}, "optimizer.name = 'sdg': choose one of sgd, lars, adamw"),
-        ({"schedule": "poly"}, "optimizer.schedule = 'poly': choose one of cosine, step, constant"),
+        ({"name": "sdg"}, "name = 'sdg': choose one of sgd, lars, adamw"),
+        ({"schedule": "poly"}, "schedule = 'poly': choose one of cosine, step, constant"),
         ({"schedule": "step"}, "drop_every = 0 with schedule = 'step'"),
         ({"drop_every": 5}, "drop_every = 5 with schedule = 'cosine'"),
-        ({"learning_rate": float("nan")}, "optimizer.learning_rate = nan: give a number above 0"),
-        ({"learning_rate": 0.0}, "optimizer.learning_rate = 0.0: give a number above 0"),
-        ({"clip": 0.0}, "optimizer.clip = 0.0: give a number above 0"),
-        ({"bias_rate": -1.0}, "optimizer.bias_rate = -1.0: give a number above 0"),
-        ({"momentum": 1.0}, "optimizer.momentum = 1.0: give a number from 0 to below 1"),
-        ({"weight_decay": -1e-4}, "optimizer.weight_decay = -0.0001: give 0 or more"),
-        ({"reference_batch": -64}, "optimizer.reference_batch = -64: give 0 or more"),
-        ({"warmup": -5}, "optimizer.warmup = -5: give 0 or more steps"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan: give a number above 0"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0: give a number above 0"),
+        ({"clip": 0.0}, "clip = 0.0: give a number above 0"),
+        ({"bias_rate": -1.0}, "bias_rate = -1.0: give a number above 0"),
+        ({"momentum": 1.0}, "momentum = 1.0: give a number from 0 to below 1"),
+        ({"weight_decay": -1e-4}, "weight_decay = -0.0001: give 0 or more"),
+        ({"reference_batch": -64}, "reference_batch = -64: give 0 or more"),
+        ({"warmup": -5}, "warmup = -5: give 0 or more steps"),
     ],
 )
 def test_what_is_refused(options, message):

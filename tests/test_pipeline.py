@@ -198,7 +198,7 @@ def test_a_dry_run_touches_nothing(stages, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     pipeline.run(make_config(), tmp_path, dry_run=True)
     printed = capsys.readouterr().out
-    assert "one: finished\n    value 0, reads 0" in printed
+    assert "one: finished\ntwo: to do" in printed
     assert "two: to do\n    value 0, reads 1" in printed
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -313,3 +313,50 @@ def test_an_input_that_was_moved_is_the_same_input(monkeypatch, tmp_path):
         wanted = str(tmp_path / name)
         pipeline.run(make_any(reader={"kind": "reader", "wanted": wanted}), tmp_path / "run")
     assert reader.runs == 1
+
+
+def test_two_reports_do_not_show_each_other_and_follow_the_config(monkeypatch, tmp_path):
+    page = Page(artifacts.Report(shown=()))
+    monkeypatch.setattr(kinds, "KINDS", {"one": Fake(), "page": page})
+    stages = {name: {"kind": "one"} for name in ("one", "two")}
+    pages = {name: {"kind": "page"} for name in ("first", "second")}
+    pipeline.run(make_any(**stages, **pages), tmp_path)
+    for name in pages:
+        assert files.read_json(tmp_path / name / "out.json") == ["one", "two"]
+    pipeline.run(make_any(one=stages["one"], first=pages["first"]), tmp_path)
+    assert files.read_json(tmp_path / "first" / "out.json") == ["one"]
+
+
+def test_a_finished_stage_need_not_be_possible_again(stages, monkeypatch, tmp_path):
+    pipeline.run(make_config(), tmp_path, stages=["one"])
+
+    def refuse(chosen, inputs):
+        raise ValueError("not on this machine")
+
+    monkeypatch.setattr(stages.one, "plan", refuse)
+    pipeline.run(make_config(), tmp_path)
+    assert runs(stages) == [1, 1, 1, 1]
+    with pytest.raises(ValueError, match="not on this machine"):
+        pipeline.run(make_config(), tmp_path, redo=["one"], yes=True)
+
+
+def test_a_redo_asks_before_it_deletes_what_has_only_begun(stages, tmp_path):
+    stages.two.fail = True
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(make_config(), tmp_path, stages=["one", "two"])
+    with pytest.raises(ValueError, match=r"one \(0m00s\), two \(begun\), 0m00s of work in all"):
+        pipeline.run(make_config(), tmp_path, redo=["one"])
+    assert (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stages": "one"}, "stages = 'one': give a list of names"),
+        ({"redo": "one"}, "redo = 'one': give a list of names"),
+        ({"time_steps": -1, "dry_run": True}, "--time_steps=-1: give 0 or more"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(stages, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(make_config(), tmp_path, **arguments)

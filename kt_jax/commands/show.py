@@ -80,6 +80,8 @@ def _describe_values(values: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 def _describe_run(directory: Path) -> Iterator[str]:
     config = files.read_json(directory / "config.json")
+    if "stages" not in config or any("kind" not in config.get(x, {}) for x in config["stages"]):
+        raise ValueError(f"{directory}/config.json is not that of a run of this version of kt_jax")
     yield f"{directory}: a run of {len(config['stages'])} stages, seed {config['seed']}"
     for name in config["stages"]:
         place, kind = directory / name, config[name]["kind"]

@@ -50,7 +50,8 @@ def describe(architecture: Mapping[str, Any], size: int, *, origin: str = "") ->
     """What a network of this architecture, which sees views of `size` px, is; nothing is computed.
 
     Raises:
-      ValueError: an unknown architecture or option; `origin` is where its options stand.
+      ValueError: an unknown architecture or option, or views of which nothing is left; `origin` is
+        where its options stand.
     """
     try:
         return _describe(architecture, size)
@@ -59,9 +60,9 @@ def describe(architecture: Mapping[str, Any], size: int, *, origin: str = "") ->
 
 
 def _describe(architecture: Mapping[str, Any], size: int) -> artifacts.Backbone:
-    made = nnx.eval_shape(lambda: models.make_backbone(rngs=nnx.Rngs(0), **architecture))
+    made = _make_abstract(architecture)
     return artifacts.Backbone(
-        architecture=dict(architecture),
+        architecture=models.complete(architecture),
         size=size,
         preprocessing=_PREPROCESSING,
         layers=layer_shapes(architecture, size),
@@ -171,8 +172,18 @@ def _maker(architecture: Mapping[str, Any]) -> training.MakeModel:
     return make_model
 
 
+def _make_abstract(architecture: Mapping[str, Any]) -> models.Backbone:
+    """The network without its arrays."""
+    return nnx.eval_shape(lambda: models.make_backbone(rngs=nnx.Rngs(0), **architecture))
+
+
 def layer_shapes(architecture: Mapping[str, Any], size: int) -> dict[str, tuple[int, ...]]:
-    """Height, width and channels of every activation on pictures of `size` px, by name."""
+    """Height, width and channels of every activation on pictures of `size` px, by name.
+
+    Raises:
+      ValueError: nothing is left of pictures that small.
+    """
+    models.output_shape(_make_abstract(architecture), size)
 
     def activations(pixels: jax.Array) -> dict[str, jax.Array]:
         return models.make_backbone(rngs=nnx.Rngs(0), **architecture)(pixels)
@@ -187,7 +198,10 @@ def check_layers(origin: str, layers: Iterable[str], about: artifacts.Backbone, 
     Raises:
       ValueError: naming those that it has.
     """
-    known = layer_shapes(about.architecture, size)
+    try:
+        known = layer_shapes(about.architecture, size)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from None
     for layer in layers:
         if layer not in known:
             raise ValueError(

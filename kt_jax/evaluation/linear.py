@@ -41,6 +41,12 @@ class Protocol:
     """Layers are pooled to at most so many dimensions (Zhang et al. 2016)."""
     optimizer: Optimizer = Optimizer(learning_rate=0.01, clip=1e9, warmup=0)
 
+    def __post_init__(self) -> None:
+        """Refuses counts and lengths below 1."""
+        for name in ("size", "epochs", "max_dims"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more")
+
     def __str__(self) -> str:
         return (
             f"linear, frozen, max-pooled to <= {self.max_dims} dims, non-affine batch norm, "

@@ -111,14 +111,19 @@ def decided_by_first(decide: Callable[[], Any]) -> Any:
         try:
             outcome = {"value": decide()}
         except (ValueError, OSError) as error:
+            number = error.errno if isinstance(error, OSError) else None
             kind = "OSError" if isinstance(error, OSError) else "ValueError"
-            outcome = {"error": str(error), "kind": kind}
+            outcome = {"error": str(error), "kind": kind, "number": number}
     text = np.frombuffer(json.dumps(outcome).encode(), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(text))))
     padded = np.resize(text, length)  # what others have in it is not looked at
     told = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+    if told.get("kind") == "OSError":
+        error = OSError(told["error"])
+        error.errno = told["number"]
+        raise error
     if "error" in told:
-        raise {"OSError": OSError, "ValueError": ValueError}[told["kind"]](told["error"])
+        raise ValueError(told["error"])
     return told["value"]
 
 

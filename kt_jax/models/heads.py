@@ -47,7 +47,7 @@ class Classifier(nnx.Module):
         batch_norm: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
-        height, width, channels = _output_shape(backbone, size)
+        height, width, channels = output_shape(backbone, size)
         self.backbone = backbone
         inputs = height * width * channels
         layers = []
@@ -92,7 +92,7 @@ class JigsawNet(nnx.Module):
         batch_norm: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
-        height, width, channels = _output_shape(backbone, size)
+        height, width, channels = output_shape(backbone, size)
         self.backbone = backbone
         inputs = height * width * channels
         self.fc6 = _Dense(inputs, fc6, dropout=dropout, norm=batch_norm, rngs=rngs)
@@ -163,7 +163,12 @@ def _flatten(activations: Mapping[str, Array]) -> Array:
     return output.reshape(output.shape[0], -1)
 
 
-def _output_shape(backbone: Backbone, size: int) -> tuple[int, int, int]:
+def output_shape(backbone: Backbone, size: int) -> tuple[int, int, int]:
+    """Height, width and channels of what a backbone makes of pictures of `size` px.
+
+    Raises:
+      ValueError: nothing is left of them.
+    """
     shape = backbone.output_shape(size)
     if min(shape) < 1:
         raise ValueError(

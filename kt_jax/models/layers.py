@@ -45,7 +45,7 @@ def max_pool(
         ]
         return functools.reduce(jnp.maximum, slices)
 
-    # The name is what `train.make_step(remat=True)` keeps.
+    # The name is what `training.make_step(remat=True)` keeps.
     return checkpoint_name(maximum(maximum(x, 1, rows), 2, columns), "pooled")
 
 

@@ -211,6 +211,11 @@ def _restore(cls: type[Any], values: Mapping[str, Any]) -> Any:
     """The dataclass that was written as JSON."""
     restored = {}
     for field in dataclasses.fields(cls):
+        if field.name not in values:
+            raise ValueError(
+                f"a manifest of a {cls.__name__} lacks {field.name!r}: another version of kt_jax "
+                "wrote it, or it is broken"
+            )
         value = values[field.name]
         nested: list[Any] = [
             each for each in (field.type, *get_args(field.type)) if each in TYPES.values()

@@ -36,6 +36,13 @@ def delete(directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def make_error(words: str, cause: BaseException) -> OSError:
+    """An OSError with other words and the number of its cause, which says whether it may pass."""
+    error = OSError(words)
+    error.errno = cause.errno if isinstance(cause, OSError) else None
+    return error
+
+
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` write a file beside `path`, then renames it there.
 
@@ -51,7 +58,7 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
         write(partial)
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:  # neither of them names the file
-        raise OSError(f"{path} could not be written: {error}") from error
+        raise make_error(f"{path} could not be written: {error}", error) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -73,8 +80,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
-    return json.loads(path.read_text())
+    """The value of a JSON file.
+
+    Raises:
+      ValueError: it holds no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is broken: {error}. Delete it, or bring it back") from None
 
 
 def to_plain(value: Any) -> Any:

@@ -1,18 +1,22 @@
 """The stages of a config as a graph: the kind and options of each, and which read which."""
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from kt_jax.runs import kinds, options
-from kt_jax.runs.artifacts import Backbone
+from kt_jax.runs.artifacts import Backbone, Report
 
 # The keys of a config that are no stages.
 _GENERAL = ("seed", "stages", "images", "loader")
 _RANDOM = "random:"
+# What else lies in a workdir, and what is probed besides networks.
+_RESERVED = ("compilations", "config.json", "pixels")
 
 
 @dataclass(frozen=True)
@@ -60,23 +64,60 @@ class Node:
 Graph = Mapping[str, Node]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """How images are read, which changes no result."""
+
+    workers: int = 0
+    """Processes that decode; with 0 threads do, which is enough up to a dozen cores."""
+    cache: str = "auto"
+    """Where decoded images are kept; see `data.open_images`."""
+    max_unreadable: float = 0.01
+    """The share of images that may turn unreadable before a run stops."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be."""
+        if self.workers < 0:
+            raise ValueError(f"workers = {self.workers}: give 0 or more")
+        if not 0 <= self.max_unreadable <= 1:
+            raise ValueError(f"max_unreadable = {self.max_unreadable}: give a share from 0 to 1")
+
+
 def fill(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with every default written out.
+    """The config with every default written out; None stands for what must be given and is not.
 
     Raises:
-      ValueError: as `make_graph`.
+      ValueError: a section without a kind, or with an unknown one; names that are no lists, or
+        images that are no options.
     """
     filled: dict[str, Any] = {"seed": 0, **config}
-    options.convert(int, filled["seed"], "config.seed")
     names = [name for name in config if name not in _GENERAL]
-    filled["stages"] = tuple(config.get("stages", names))
-    filled["images"] = dict(config.get("images", {}))
-    loader = {"workers": 0, "cache": "auto", "max_unreadable": 0.01}
-    filled["loader"] = {**loader, **config.get("loader", {})}
+    filled["stages"] = config.get("stages", tuple(names))
+    if not isinstance(filled["stages"], list | tuple):
+        raise ValueError(f"config.stages = {filled['stages']!r}: give a list of names")
+    filled["stages"] = tuple(filled["stages"])
+    for section in ("images", "loader"):
+        filled[section] = config.get(section, {})
+        if not isinstance(filled[section], Mapping):
+            raise ValueError(f"config.{section} = {filled[section]!r}: give its options by name")
+    for name, source in filled["images"].items():
+        if not isinstance(source, Mapping) or "source" not in source:
+            raise ValueError(f"config.images.{name} = {source!r}: give its source, and options")
+    filled["images"] = dict(filled["images"])
+    filled["loader"] = options.fill(Loader, filled["loader"])
     for name in names:
-        kind, made = _make_options(name, config[name])
-        filled[name] = {"kind": kind, **options.to_section(made)}
+        kind = _find_kind(name, config[name])
+        filled[name] = options.fill(kinds.KINDS[kind].Options, config[name])
     return filled
+
+
+def make_loader(config: Mapping[str, Any]) -> Loader:
+    """How a filled config wants images to be read.
+
+    Raises:
+      ValueError: as `options.make`.
+    """
+    return options.make(Loader, config["loader"], "config.loader")
 
 
 def takes_any_option(path: Sequence[str]) -> bool:
@@ -96,6 +137,14 @@ def make_graph(config: Mapping[str, Any]) -> Graph:
         another type; stages that read each other.
     """
     names = [name for name in config if name not in _GENERAL]
+    options.convert(int, config["seed"], "config.seed")
+    make_loader(config)
+    for name in names:
+        if name in _RESERVED or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+            raise ValueError(
+                f"config.{name}: a stage cannot be called so: its name is a directory's; letters, "
+                "digits, '_', '-' and '.' will do"
+            )
     check_names("config.stages", config["stages"], names)
     nodes = {name: _make_node(name, config, names) for name in names}
     for node in nodes.values():
@@ -136,8 +185,8 @@ def with_inputs(graph: Graph, names: Collection[str]) -> list[str]:
     return [name for name in graph if name in found]
 
 
-def _make_options(name: str, section: Any) -> tuple[str, Any]:
-    """The kind and the options of a section."""
+def _find_kind(name: str, section: Any) -> str:
+    """The kind that a section says."""
     if not isinstance(section, Mapping) or "kind" not in section:
         raise ValueError(
             f"config.{name} is no stage: a section says its kind, one of {', '.join(kinds.KINDS)}"
@@ -145,13 +194,14 @@ def _make_options(name: str, section: Any) -> tuple[str, Any]:
     kind = section["kind"]
     if kind not in kinds.KINDS:
         raise ValueError(f"config.{name}.kind = {kind!r}: choose one of {', '.join(kinds.KINDS)}")
-    rest = {key: value for key, value in section.items() if key != "kind"}
-    return kind, options.make(kinds.KINDS[kind].Options, rest, f"config.{name}")
+    return kind
 
 
 def _make_node(name: str, config: Mapping[str, Any], names: Collection[str]) -> Node:
-    kind, made = _make_options(name, config[name])
+    kind = _find_kind(name, config[name])
     module = kinds.KINDS[kind]
+    section = {key: value for key, value in config[name].items() if key != "kind"}
+    made = options.make(module.Options, section, f"config.{name}")
     images = {}
     for option in options.fields_of(module.Options, "images"):
         images[option] = getattr(made, option)
@@ -166,7 +216,11 @@ def _make_node(name: str, config: Mapping[str, Any], names: Collection[str]) -> 
         # A report of nothing in particular shows all other stages.
         texts = (value,) if isinstance(value, str) else value
         if option == "artifacts" and not texts:
-            texts = tuple(each for each in config["stages"] if each != name)
+            texts = tuple(
+                each
+                for each in config["stages"]
+                if each != name and kinds.KINDS[_find_kind(each, config[each])].GIVES is not Report
+            )
         inputs[option] = tuple(
             _make_input(text, f"config.{name}.{option}", names) for text in texts
         )
@@ -178,8 +232,8 @@ def _make_input(text: str, origin: str, names: Collection[str]) -> Input:
     is_random = name != text
     if name in names:
         return Input(text, stage=name, is_random=is_random)
-    path = Path(name).expanduser().absolute()
-    if "/" in name or path.is_dir():
+    path = Path(os.path.abspath(os.path.expanduser(name)))
+    if name and ("/" in name or path.is_dir()):
         return Input(text, path=path, is_random=is_random)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     raise ValueError(
@@ -222,8 +276,3 @@ def _add(name: str, nodes: Graph, ordered: dict[str, Node], path: tuple[str, ...
         for needed in nodes[name].stages:
             _add(needed, nodes, ordered, (*path, name))
         ordered[name] = nodes[name]
-
-
-def find_images(graph: Graph, names: Collection[str]) -> Iterator[str]:
-    """The sets of images that stages name, each once."""
-    yield from dict.fromkeys(x for name in names for x in graph[name].images.values())

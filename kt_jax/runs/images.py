@@ -28,10 +28,12 @@ class Sources(Mapping[str, data.Images]):
             if not processes.writes():
                 # The first process scans; this one finds what that has written.
                 partition.wait_for_all(f"images.{name}")
+            # A dry run keeps nothing.
+            kept = loader["cache"] if self._cache_dir is not None else "auto"
             self._opened[name] = data.open_images(
                 source,
                 cache_dir=self._cache_dir,
-                cache=loader["cache"],
+                cache=kept,
                 workers=loader["workers"],
                 **options,
             )

@@ -8,6 +8,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from kt_jax.runs import files
+
 _log = logging.getLogger(__name__)
 
 NAME = ".lock"
@@ -25,7 +27,8 @@ def hold(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / NAME).open("a+")
     except OSError as error:
-        raise OSError(f"{directory} cannot be written: {error.strerror}") from error
+        words = f"{directory} cannot be written: {error.strerror}"
+        raise files.make_error(words, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,4 +46,5 @@ def hold(directory: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
+            os.fsync(file.fileno())  # other hosts compare it
         yield

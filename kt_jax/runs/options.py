@@ -5,12 +5,13 @@ A field is an option. `reads`, `images` and `incidental` say what else a field i
 
 import dataclasses
 import difflib
+import pathlib
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from kt_jax.runs.artifacts import Description
+from kt_jax.runs.artifacts import Description, hash_file
 
 T = TypeVar("T")
 _MISSING: Any = dataclasses.MISSING
@@ -29,6 +30,11 @@ def reads(*wanted: type[Description], default: Any = _MISSING, needs_all: bool =
 def images(default: Any = _MISSING) -> Any:
     """A field that names a set of images of `config.images`."""
     return dataclasses.field(default=default, metadata={"images": True})
+
+
+def file(default: str = "") -> Any:
+    """A field that names a file: what it holds decides, and not where it is; "" is no file."""
+    return dataclasses.field(default=default, metadata={"file": True})
 
 
 def incidental(default: Any) -> Any:
@@ -57,14 +63,18 @@ def make(cls: type[T], section: Mapping[str, Any], origin: str) -> T:
     hints = typing.get_type_hints(cls)
     values = {}
     for name, field in fields.items():
-        if name in section:
-            values[name] = convert(hints[name], section[name], f"{origin}.{name}")
+        if section.get(name) is not None:
+            value = section[name]
+            if dataclasses.is_dataclass(field.default) and isinstance(value, Mapping):
+                value = {**to_section(field.default), **value}  # the defaults of this very field
+            values[name] = convert(hints[name], value, f"{origin}.{name}")
         elif field.default is _MISSING and field.default_factory is _MISSING:
             raise ValueError(f"{origin}.{name} is missing: {describe_type(hints[name])} is needed")
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(f"{origin}: {error}") from None
+        named = str(error).split(" ")[0] in fields
+        raise ValueError(f"{origin}{'.' if named else ': '}{error}") from None
 
 
 def convert(wanted: Any, value: Any, origin: str) -> Any:
@@ -116,6 +126,20 @@ def describe_type(wanted: Any) -> str:
     return words[wanted]
 
 
+def fill(cls: Any, section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with every default written out; None stands for what must be given and is not."""
+    filled = dict(section)
+    for field in dataclasses.fields(cls):
+        value, default = section.get(field.name), field.default
+        if dataclasses.is_dataclass(default):
+            nested = to_section(default)
+            if value is None or isinstance(value, Mapping):
+                filled[field.name] = {**nested, **(value or {})}
+        elif value is None:
+            filled[field.name] = None if default is _MISSING else default
+    return filled
+
+
 def to_section(options: Any) -> dict[str, Any]:
     """All options as nested dicts: what a config would have to say if there were no defaults."""
     return {
@@ -125,17 +149,23 @@ def to_section(options: Any) -> dict[str, Any]:
     }
 
 
-def deciding(options: Any) -> dict[str, Any]:
+def deciding(options: Any, default: Any = None) -> dict[str, Any]:
     """The options that decide results and differ from their defaults, as plain dicts and lists.
 
     An option that is added later, with a default, makes nothing that is finished another's. Inputs
-    and images are not among them: what they hold counts, and not how they are called.
+    and images are not among them: what they hold counts, and not how they are called. `default` is
+    what the options are where nothing is said, if that is not what their fields say.
     """
     found = {}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if not field.metadata and (field.default is _MISSING or value != field.default):
-            found[field.name] = deciding(value) if dataclasses.is_dataclass(value) else value
+        usual = field.default if default is None else getattr(default, field.name)
+        if value == usual or field.metadata.keys() - {"file"}:
+            continue
+        if "file" in field.metadata:
+            path = pathlib.Path(value)
+            value = {"sha256": hash_file(path)} if path.is_file() else {"file": value}
+        found[field.name] = deciding(value, usual) if dataclasses.is_dataclass(value) else value
     return found
 
 
@@ -145,7 +175,7 @@ def defaults(cls: Any) -> dict[str, Any]:
     for field in dataclasses.fields(cls):
         if not field.metadata and field.default is not _MISSING:
             nested = dataclasses.is_dataclass(field.default)
-            found[field.name] = defaults(field.default) if nested else field.default
+            found[field.name] = to_section(field.default) if nested else field.default
     return found
 
 

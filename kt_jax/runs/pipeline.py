@@ -1,7 +1,6 @@
 """Runs stages: what is skipped, resumed, refused or done again."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import logging
@@ -61,22 +60,40 @@ def run(
       OSError: when `workdir` cannot be written.
       SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same call resumes.
     """
-    if not logging.getLogger().handlers:  # A notebook: its reader wants to see the progress.
-        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-        logging.getLogger("kt_jax").setLevel(logging.INFO)
+    for name, chosen in (("stages", stages), ("redo", redo)):
+        if isinstance(chosen, str):
+            raise ValueError(f"{name} = {chosen!r}: give a list of names")
+    if time_steps < 0:
+        raise ValueError(f"--time_steps={time_steps}: give 0 or more")
     filled = files.to_plain(graphs.fill(files.to_plain(config)))
     graph = graphs.make_graph(filled)
     graphs.check_names("--stages", stages, graph)
     graphs.check_names("--redo", redo, graph)
     wanted = [name for name in graph if name in (stages or filled["stages"])]
-    workdir = Path(workdir).expanduser().absolute()
-    partition.configure_xla()
+    workdir = Path(os.path.abspath(os.path.expanduser(workdir)))
     work = _Work(filled, graph, workdir, wanted, redo, yes)
-    if dry_run:
-        _print_plans(work, time_steps)
-        return
-    with _alone(workdir), _compilations(workdir), signals.Notice() as notice:
-        _run_wanted(work, notice, profile_steps)
+    with _progress_shown():
+        partition.configure_xla()
+        if dry_run:
+            _print_plans(work, time_steps)
+            return
+        with _alone(workdir), _compilations(workdir), signals.Notice() as notice:
+            _run_wanted(work, notice, profile_steps)
+
+
+@contextlib.contextmanager
+def _progress_shown() -> Iterator[None]:
+    """Shows progress to a notebook or a script that has said nothing about our log."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    ours = logging.getLogger("kt_jax")
+    before = ours.level
+    if before == logging.NOTSET and not ours.isEnabledFor(logging.INFO):
+        ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.setLevel(before)
 
 
 @dataclass(frozen=True)
@@ -165,7 +182,8 @@ def _run_wanted(work: _Work, notice: signals.Notice, profile_steps: tuple[int, i
     pending = workdir / _PENDING_REDO
     if again:
         files.write_json(pending, work.request())
-    provenance.write_config(config, graph, workdir)
+    if processes.writes():
+        provenance.write_config(config, graph, workdir)
     partition.wait_for_all("the beginning")
 
     mesh = partition.make_mesh()
@@ -178,8 +196,8 @@ def _run_wanted(work: _Work, notice: signals.Notice, profile_steps: tuple[int, i
         # Again, since a stage before may only now be finished.
         provenance.refuse_changes(node, work.seed, workdir, sources)
         made_from = (node, work.seed, workdir, sources)
-        if partition.decided_by_first(functools.partial(provenance.lacks_inputs, *made_from)):
-            _log.info("%s: more stages have finished since; it is done again", name)
+        if partition.decided_by_first(functools.partial(provenance.has_other_inputs, *made_from)):
+            _log.info("%s: it was made from other stages than are there now; done again", name)
             files.remove(workdir / name)
             partition.wait_for_all(f"the deletion of {name}")
         if partition.decided_by_first(lambda name=name: provenance.is_finished(workdir, name)):
@@ -192,7 +210,7 @@ def _run_wanted(work: _Work, notice: signals.Notice, profile_steps: tuple[int, i
             seed=_stage_seed(work.seed, name),
             directory=workdir / name,
             inputs=_open_inputs(node, workdir, sources),
-            reading=_reading(config["loader"]),
+            reading=_reading(graphs.make_loader(config)),
             mesh=mesh,
             notice=notice,
             profile_steps=profile_steps,
@@ -213,14 +231,18 @@ def _check_deletion(work: _Work, again: Collection[str]) -> None:
     Raises:
       ValueError: with what would go, and how long it took.
     """
+    there = [name for name in again if (work.workdir / name).exists()]
+    if work.yes or not set(there) - set(work.redo):
+        return
     seconds = {
         name: files.read_json(work.workdir / name / artifacts.MANIFEST).get("seconds", 0.0)
-        for name in again
+        for name in there
         if provenance.is_finished(work.workdir, name)
     }
-    if work.yes or not seconds.keys() - set(work.redo):
-        return
-    parts = [f"{name} ({progress.format_seconds(each)})" for name, each in seconds.items()]
+    parts = [
+        f"{name} ({progress.format_seconds(seconds[name]) if name in seconds else 'begun'})"
+        for name in there
+    ]
     raise ValueError(
         f"--redo={','.join(work.redo)} deletes what reads it too: {', '.join(parts)}, "
         f"{progress.format_seconds(sum(seconds.values()))} of work in all. Add --yes to agree"
@@ -235,19 +257,21 @@ def _open_inputs(node: graphs.Node, workdir: Path, sources: Sources) -> Inputs:
         for each in several:
             directory = provenance.directory_of(workdir, each)
             needs_all = options.needs_all(node.module.Options, option)
-            if not needs_all and not (directory / artifacts.MANIFEST).exists():
-                continue
-            names = {"name": each.text, "reader": node.name}
-            # One process reads all files, not all processes.
-            partition.decided_by_first(functools.partial(_verify, directory, **names))
-            artifact = artifacts.open_artifact(directory, **names, verify=False)
-            found.append(dataclasses.replace(artifact, is_random=each.is_random))
+            # One process reads all files, and says to all what it has found.
+            decide = functools.partial(_read, directory, each.text, node.name, needs_all)
+            manifest = partition.decided_by_first(decide)
+            if manifest is not None:
+                about = artifacts.describe(manifest)
+                found.append(Artifact(each.text, directory, about, manifest, each.is_random))
         opened[option] = tuple(found)
     return Inputs(node.origin, opened, {x: sources[name] for x, name in node.images.items()})
 
 
-def _verify(directory: Path, *, name: str, reader: str) -> None:
-    artifacts.open_artifact(directory, name=name, reader=reader)
+def _read(directory: Path, name: str, reader: str, needs: bool) -> Mapping[str, Any] | None:
+    """The manifest of a finished artifact whose files are what was written."""
+    if not needs and not (directory / artifacts.MANIFEST).exists():
+        return None
+    return artifacts.open_artifact(directory, name=name, reader=reader).manifest
 
 
 def _plan(work: _Work, again: Collection[str], sources: Sources) -> dict[str, Plan]:
@@ -259,6 +283,11 @@ def _plan(work: _Work, again: Collection[str], sources: Sources) -> dict[str, Pl
     plans: dict[str, Plan] = {}
     for name in work.wanted:
         node = work.graph[name]
+        if name not in again and provenance.is_finished(work.workdir, name):
+            # It need not be possible here and now: it has been.
+            manifest = artifacts.read_manifest(work.workdir / name, name=name, reader=name)
+            plans[name] = Plan(artifacts.describe(manifest), ())
+            continue
         wanted = options.fields_of(node.module.Options, "reads")
         given: dict[str, tuple[Artifact[Any], ...]] = {}
         for option, several in node.inputs.items():
@@ -281,10 +310,10 @@ def _plan(work: _Work, again: Collection[str], sources: Sources) -> dict[str, Pl
     return plans
 
 
-def _reading(loader: Mapping[str, Any]) -> data.Reading:
+def _reading(loader: graphs.Loader) -> data.Reading:
     return data.Reading(
-        workers=loader["workers"],
-        max_unreadable=loader["max_unreadable"],
+        workers=loader.workers,
+        max_unreadable=loader.max_unreadable,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -304,9 +333,8 @@ def _run_stage(stage: Stage, node: graphs.Node, fingerprint: Mapping[str, Any]) 
         # A full disk does not say which file it is full for.
         if error.strerror is None or error.filename is not None:
             raise
-        raise OSError(
-            f"{stage.directory}: {error.strerror}. Fix this: the same command resumes"
-        ) from error
+        words = f"{stage.directory}: {error.strerror}. Fix this: the same command resumes"
+        raise files.make_error(words, error) from error
     seconds = time.monotonic() - begun
     artifacts.finish(
         stage.directory,

@@ -47,14 +47,16 @@ def _key(node: Node, option: str, needed: Input) -> str:
     return "artifact with new weights" if needed.is_random else "artifact"
 
 
-def lacks_inputs(node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]) -> bool:
-    """Whether a stage that does with the inputs that are there has begun before there were more."""
+def has_other_inputs(
+    node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
+) -> bool:
+    """Whether a stage that does with the inputs that are there was made when others were."""
     found = artifacts.read_fingerprint(workdir / node.name)
     if found is None:
         return False
     wanted = fingerprint(node, seed, workdir, sources)["inputs"]
     return any(
-        inputs.keys() - found["inputs"].get(option, {}).keys()
+        inputs.keys() != found["inputs"].get(option, {}).keys()
         for option, inputs in wanted.items()
         if not options.needs_all(node.module.Options, option)
     )
@@ -71,8 +73,9 @@ def find_changes(
     for option, finished in wanted["inputs"].items():
         then = found["inputs"].setdefault(option, {})
         if not options.needs_all(node.module.Options, option):
-            # More of them are no change: see `lacks_inputs`.
+            # More or less of them is no change: see `has_other_inputs`.
             wanted["inputs"][option] = finished = {k: v for k, v in finished.items() if k in then}
+            then = {key: digest for key, digest in then.items() if key in finished}
         # Inputs that are to be made, again or first, are compared when they have been.
         named = {_key(node, option, each) for each in node.inputs[option]}
         found["inputs"][option] = {
@@ -90,7 +93,8 @@ def find_changes(
     defaults = files.to_plain(options.defaults(node.module.Options))
     for made in (found, wanted):
         made["config"][node.name] = _merged(defaults, made["config"].get(node.name, {}))
-    return [*changes, *artifacts.differences(found, wanted)]
+    changes += artifacts.differences(found, wanted)
+    return changes or ["what it was made from, in a way that cannot be told"]
 
 
 def _merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def refuse_changes(
             f"(found -> now asked for):\n  {lines}\nNothing was changed. Either do it and what "
             f"reads it again with --redo={node.name}, or choose another --workdir. (To label "
             "other images by what is here, add them to config.images under another name, and a "
-            "stage of the kind label: nothing is done again.)"
+            "stage of the kind label: nothing else is done again.)"
         )
 
 

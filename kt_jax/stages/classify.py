@@ -29,6 +29,10 @@ class Head:
     dropout: float = 0.5
     batch_norm: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuses what is no network."""
+        learning.check_head(self.hidden, self.dropout)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(learning.Training):
@@ -46,6 +50,15 @@ class Options(learning.Training):
     backbone: dict[str, Any]
     """The name of the architecture, and its options."""
     head: Head = Head()
+
+    def __post_init__(self) -> None:
+        """Keeps of the backbone's options those that differ from the architecture's defaults."""
+        object.__setattr__(self, "backbone", models.shorten(self.backbone))
+        least, most = self.crop_area
+        if not 0 < least <= most <= 1:
+            raise ValueError(
+                f"crop_area = {self.crop_area}: give two shares, 0 < least <= most <= 1"
+            )
 
 
 def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
@@ -90,10 +103,8 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
     state = learning.learn(stage, task)
     about = backbones.describe(chosen.backbone, chosen.size)
     backbones.save_network(stage.directory, about, state.params, state.batch_stats)
-    of_teacher = given / backbones.IMAGES
-    leakage.write_images(
-        stage.directory, images, and_those_in=[of_teacher] if of_teacher.exists() else []
-    )
+    before = given / backbones.IMAGES
+    leakage.write_images(stage.directory, images, and_those_in=[before] if before.exists() else [])
     return about, {"rows": len(images), "classes": given.about.classes, "size": chosen.size}
 
 
@@ -135,7 +146,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     if images.fingerprint != labels.images:
         raise ValueError(
             f"{inputs.origin}.images are {images.origin}, but {inputs['labels'].name!r} holds the "
-            f"labels of {labels.origin}: name the same source in both."
+            f"labels of {labels.origin}: name the same source in both, in the same size and order."
         )
     data.check_size(images, f"{inputs.origin}.images", chosen.size)
     about = backbones.describe(chosen.backbone, chosen.size, origin=inputs.origin)

@@ -39,9 +39,10 @@ class Options:
 
 
 def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
-    """Writes centroids.safetensors (centroids, mean), clusters.json, assignment.npy, backbone/.
+    """Writes centroids.safetensors (centroids, mean), clusters.json and assignment.npy.
 
-    An interrupted run resumes after its last iteration.
+    And backbone/ and images.parquet, as the features have them. An interrupted run resumes after
+    its last iteration.
     """
     chosen, features = stage.options, stage.inputs["features"]
     state = stage.directory / "checkpoints" / "state.safetensors"
@@ -71,7 +72,9 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         result.assignment,
         {**description, "layer": features.about.layer, "seed": stage.seed},
     )
-    files.copy(features / backbones.CARRIED, stage.directory / backbones.CARRIED)
+    for name in (backbones.CARRIED, backbones.IMAGES):
+        if (features / name).exists():
+            files.copy(features / name, stage.directory / name)
     files.delete(state.parent)
     about = _describe(chosen, features.about)
     return about, {"rows": about.rows, "dims": features.about.dims, "largest_share": share}

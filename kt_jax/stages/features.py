@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kt_jax import data
-from kt_jax.evaluation import backbones
+from kt_jax.evaluation import backbones, leakage
 from kt_jax.machine import partition
 from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
@@ -29,11 +29,18 @@ class Options:
     batch_size: int = 256
     rows_per_shard: int = 65_536
 
+    def __post_init__(self) -> None:
+        """Refuses counts and lengths below 1."""
+        for name in ("grid", "size", "rows_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more")
+
 
 def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     """Writes features-IIIII-of-NNNNN.npy, rows in the order of the images, and index.parquet.
 
-    And backbone/. Shards that an interrupted run finished are kept.
+    And backbone/, and images.parquet: which images these are, and the backbone learned from. Shards
+    that an interrupted run finished are kept.
     """
     chosen, images = stage.options, stage.inputs.images["images"]
     backbone = backbones.open_backbone(stage.inputs["backbone"], seed=stage.seed)
@@ -58,7 +65,13 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
         ]
         files.write_array(path, np.concatenate(parts))
     files.write_table(stage.directory / "index.parquet", index_columns(images))
-    backbones.carry_backbone(stage.directory, backbone, stage.inputs["backbone"])
+    origin = stage.inputs["backbone"]
+    backbones.carry_backbone(stage.directory, backbone, origin)
+    # Clusters and their labels come from these images, too.
+    learned = [] if origin.is_random else [origin / backbones.IMAGES]
+    leakage.write_images(
+        stage.directory, images, and_those_in=[path for path in learned if path.exists()]
+    )
     about = _describe(chosen, backbone.about, len(images))
     return about, {name: getattr(about, name) for name in ("rows", "dims", "layer", "grid", "size")}
 

@@ -26,7 +26,7 @@ class Options:
 def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
     """Writes labels.parquet: index, key, cluster, distance, second_cluster, margin.
 
-    And images.parquet, of which the teacher learned, if it is known. Images are seen as those that
+    And images.parquet: of which the teacher and the clusters learned. Images are seen as those that
     were clustered: layer, pooling, size, normalisation and the backbone itself are the clusters'.
     """
     clusters, images = stage.inputs["clusters"], stage.inputs.images["images"]
@@ -64,8 +64,8 @@ def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
         stage.directory / "labels.parquet",
         {"index": np.arange(len(images)), "key": list(images.keys), **columns},
     )
-    if (carried / backbones.IMAGES).exists():
-        files.copy(carried / backbones.IMAGES, stage.directory / backbones.IMAGES)
+    if (clusters / backbones.IMAGES).exists():
+        files.copy(clusters / backbones.IMAGES, stage.directory / backbones.IMAGES)
     about = _describe(clusters.about, images)
     return about, {
         "rows": len(images),

@@ -36,8 +36,13 @@ class Permutations:
     """The set whose number is the label of a puzzle."""
 
     count: int = 701
-    file: str = ""
+    file: str = options.file()
     """The authors' file of permutations; without one, a set is made from the seed."""
+
+    def __post_init__(self) -> None:
+        """Refuses what is no set."""
+        if not 2 <= self.count <= 362_880:
+            raise ValueError(f"count = {self.count}: choose from 2 to 9! = 362880")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,10 @@ class Head:
     fc7: int = 4096
     dropout: float = 0.5
     batch_norm: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses what is no network."""
+        learning.check_head((self.fc6, self.fc7), self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,10 @@ class Options(learning.Training):
     backbone: dict[str, Any]
     """The name of the architecture, and its options."""
     head: Head = Head()
+
+    def __post_init__(self) -> None:
+        """Keeps of the backbone's options those that differ from the architecture's defaults."""
+        object.__setattr__(self, "backbone", models.shorten(self.backbone))
 
 
 def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
@@ -250,6 +263,8 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
                 f"made in groups of {jigsaw.GROUP}: give at least that many."
             )
     about = backbones.describe(chosen.backbone, rules.tile, origin=inputs.origin)
+    if chosen.permutations.file:
+        make_permutation_set(chosen, 0)  # reads the file and checks it
     lines = (
         f"{backbones.parameter_count(make_network(chosen)):,} parameters",
         f"{len(inputs.images['images'])} images, {len(inputs.images['test_images'])} held out; "

@@ -9,7 +9,6 @@ from kt_jax.evaluation import backbones, leakage, linear
 from kt_jax.machine import partition
 from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
-from kt_jax.training import learning
 
 GIVES = artifacts.Scores
 SCORES = "scores.json"
@@ -103,7 +102,8 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
       ValueError: for images that are too small, or a test set of other classes.
     """
     partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
-    learning.check_count(f"{inputs.origin}.epochs", chosen.epochs)
+    if not chosen.seeds:
+        raise ValueError(f"{inputs.origin}.seeds is empty: give one or more")
     given = inputs.artifacts["backbones"]
     seen, held_out = (inputs.images[option] for option in ("train_images", "test_images"))
     about = _describe(given, _why_skipped(seen, held_out))
@@ -117,6 +117,14 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         )
     for option, images in inputs.images.items():
         data.check_size(images, f"{inputs.origin}.{option}", chosen.size)
+    for each in given:
+        shapes = backbones.layer_shapes(each.about.architecture, chosen.size)
+        widest = max(shapes[layer][2] for layer in each.about.probe_layers)
+        if widest > chosen.max_dims:
+            raise ValueError(
+                f"{inputs.origin}.max_dims = {chosen.max_dims}, but a layer of {each.name!r} has "
+                f"{widest} channels: give that or more"
+            )
     layers = max(len(each.about.probe_layers) for each in given) if given else 1
     scratch = 2 * len(seen) * layers * chosen.max_dims * 2
     lines = (

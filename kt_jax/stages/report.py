@@ -44,11 +44,7 @@ class Options:
 
 
 def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
-    """Writes index.html (no scripts, nothing loaded from elsewhere) and summary.json.
-
-    Raises:
-      ValueError: if the images that are shown lack some that have pseudo-labels.
-    """
+    """Writes index.html (no scripts, nothing loaded from elsewhere) and summary.json."""
     shown = stage.inputs.artifacts["artifacts"]
     devices = stage.mesh.devices
     page: dict[str, Any] = {
@@ -208,11 +204,12 @@ def _draw_labels(stage: Stage, given: Artifact[artifacts.Labels]) -> Drawn:
     place = {key: index for index, key in enumerate(images.keys)}
     lacking = [key for key in table["key"] if key not in place]
     if lacking:
-        raise ValueError(
-            f"{stage.inputs.origin}.images, {images.origin}, lack {len(lacking)} of the "
-            f"{len(table['key'])} images that {given.name!r} labels, such as {lacking[0]!r}: name "
-            "the set that has them."
+        reason = (
+            f"{images.origin} lacks {len(lacking)} of the {len(table['key'])} labelled images, "
+            f"such as {lacking[0]}: {stage.inputs.origin}.images may name the set that has them"
         )
+        yield "labels", {"skipped": reason}
+        return
     index = np.array([place[key] for key in table["key"]])
     labels = images.single_labels
     labels = np.full(len(index), -1) if labels is None else labels[index]
@@ -229,8 +226,8 @@ def _draw_labels(stage: Stage, given: Artifact[artifacts.Labels]) -> Drawn:
         row["majority"] = images.class_names[label] if label >= 0 else ""
         parts = {"nearest": members[:shown], "farthest": members[::-1][:shown]}
         for part in parts if not rows else ("nearest",):
-            chosen = index[parts[part]].tolist()
-            pictures = [{"key": images.keys[i], "uri": figures.to_uri(images[i])} for i in chosen]
+            some = index[parts[part]].tolist()
+            pictures = [{"key": images.keys[i], "uri": figures.to_uri(images[i])} for i in some]
             rows.append({**row, "part": part, "pictures": pictures})
     result = {"rows": rows, "images": len(index), "least": least, "labelled": int(known.sum())}
     if known.any():

@@ -1,9 +1,10 @@
 """What stages that learn share: a network, its checkpoints and its log around `fit`."""
 
 import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,18 @@ def check_count(origin: str, count: int) -> None:
         raise ValueError(f"{origin} = {count}: give 1 or more")
 
 
+def check_head(widths: Iterable[int], dropout: float) -> None:
+    """Refuses what is no network.
+
+    Raises:
+      ValueError: a width below 1, or a share of dropped units that is none.
+    """
+    if any(width < 1 for width in widths):
+        raise ValueError(f"widths {tuple(widths)}: give 1 or more")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout = {dropout}: give a share from 0 to below 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What is learned, and where its state and its numbers are kept."""
@@ -128,8 +141,12 @@ class Trial:
         def init() -> training.TrainState:
             return training.init_state(self.make_model, optimizer, seed=0, mesh=mesh)
 
+        # XLA counts the body of a scan once.
+        whole = dataclasses.replace(options.compute, accumulate=1)
+        counted = dataclasses.replace(self, options=dataclasses.replace(options, compute=whole))
         batch = {name: np.zeros(*each) for name, each in self.shapes.items()}
-        cost = step.lower(jax.eval_shape(init), batch).cost_analysis() or {}
+        lowered = _make_step(counted, optimizer, jax.random.key(0)).lower
+        cost = lowered(jax.eval_shape(init), batch).cost_analysis() or {}
         flops = cost.get("flops", float("nan"))
         line = f"{flops / 1e9:,.3g} GFLOP a step, {flops * options.steps / 1e12:,.3g} TFLOP in all"
         if not time_steps:

@@ -63,16 +63,14 @@ class Optimizer:
             ("warmup", self.warmup >= 0, "0 or more steps"),
         ):
             if not good:
-                raise ValueError(f"optimizer.{option} = {getattr(self, option)}: give {wanted}")
+                raise ValueError(f"{option} = {getattr(self, option)}: give {wanted}")
         if self.name not in NAMES:
-            raise ValueError(f"optimizer.name = {self.name!r}: choose one of {', '.join(NAMES)}")
+            raise ValueError(f"name = {self.name!r}: choose one of {', '.join(NAMES)}")
         if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"optimizer.schedule = {self.schedule!r}: choose one of {', '.join(SCHEDULES)}"
-            )
+            raise ValueError(f"schedule = {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
         if (self.schedule == "step") != (self.drop_every > 0):
             raise ValueError(
-                f"optimizer.drop_every = {self.drop_every} with schedule = {self.schedule!r}: the "
+                f"drop_every = {self.drop_every} with schedule = {self.schedule!r}: the "
                 "schedule 'step' needs a number of steps, such as 100000, and the others need 0"
             )
 
