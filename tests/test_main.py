@@ -138,8 +138,9 @@ def test_a_student_of_another_architecture_is_trained_and_probed(tmp_path):
     vgg = ("name=vgg", "channels=(8,8)", "convs=(1,1)")
     done = call(tmp_path, *(f"--config.student.backbone.{option}" for option in vgg))
     assert done.returncode == 0, done.stderr
-    architecture = {"name": "vgg", "channels": [8, 8], "convs": [1, 1]}
-    assert read(tmp_path / "student" / "backbone.json")["architecture"] == architecture
+    given = {"name": "vgg", "channels": [8, 8], "convs": [1, 1]}
+    rest = {"width": 1.0, "batch_norm": False, "final_pool": True}  # the architecture's defaults
+    assert read(tmp_path / "student" / "backbone.json")["architecture"] == given | rest
     scores = read(tmp_path / "probe" / "scores.json")["rows"]
     for subject in ("student", "random:student"):
         layers = [row["layer"] for row in scores if row["subject"] == subject]

@@ -14,7 +14,7 @@ from kt_jax.kmeans import rows
 from kt_jax.kmeans.__main__ import main
 from kt_jax.runs import files
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 SECTION = README.partition("\n## k-means by itself\n")[2].partition("\n## ")[0]
 # Indented lines, and the empty ones between them.
 BLOCKS = [textwrap.dedent(block) for block in re.findall(r"(?:^(?: {4}.*)?\n)+", SECTION, re.M)]

@@ -25,7 +25,7 @@ from kt_jax.machine import processes, signals
 from kt_jax.runs import lock
 from kt_jax.training import checkpoints, logs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = (
     "--config=configs/quickstart.py:tiny",
     "--config.pretext.steps=50",
