@@ -175,7 +175,9 @@ def read_manifest(directory: Path, *, name: str, reader: str) -> dict[str, Any]:
     if not path.exists():
         found = "unfinished" if directory.exists() else "absent"
         first = f"Run the same command with --stages={directory.name} first, or without --stages."
-        if "/" in name:
+        if (directory / "config.json").exists():
+            first = f"It is a run: name a stage of it, such as {name}/clusters."
+        elif "/" in name:
             first = "Finish the run that it belongs to first."
         raise FileNotFoundError(
             f"{reader!r} reads {name!r}, which is {found}: there is no {path}. {first}"

@@ -101,8 +101,11 @@ def fill(config: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(filled[section], Mapping):
             raise ValueError(f"config.{section} = {filled[section]!r}: give its options by name")
     for name, source in filled["images"].items():
-        if not isinstance(source, Mapping) or "source" not in source:
-            raise ValueError(f"config.images.{name} = {source!r}: give its source, and options")
+        if not isinstance(source, Mapping) or not {"source", "size"} <= source.keys():
+            raise ValueError(
+                f"config.images.{name} = {source!r}: give its source and size (in pixels), and "
+                "the options of that source"
+            )
     filled["images"] = dict(filled["images"])
     filled["loader"] = options.fill(Loader, filled["loader"])
     for name in names:

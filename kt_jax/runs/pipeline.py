@@ -63,8 +63,8 @@ def run(
     for name, chosen in (("stages", stages), ("redo", redo)):
         if isinstance(chosen, str):
             raise ValueError(f"{name} = {chosen!r}: give a list of names")
-    if time_steps < 0:
-        raise ValueError(f"--time_steps={time_steps}: give 0 or more")
+    if time_steps < 0 or (time_steps and not dry_run):
+        raise ValueError(f"--time_steps={time_steps}: give 0 or more, with --dry_run")
     filled = files.to_plain(graphs.fill(files.to_plain(config)))
     graph = graphs.make_graph(filled)
     graphs.check_names("--stages", stages, graph)
@@ -74,6 +74,8 @@ def run(
     work = _Work(filled, graph, workdir, wanted, redo, yes)
     with _progress_shown():
         partition.configure_xla()
+        for name in graph.keys() - {*filled["stages"], *stages}:
+            _log.warning("config.stages does not name %s: it is not done", name)
         if dry_run:
             _print_plans(work, time_steps)
             return
@@ -379,6 +381,8 @@ def _print_plans(work: _Work, time_steps: int) -> None:
         elif changes:
             status = "made otherwise, would be refused: " + "; ".join(changes)
             refused.append(name)
+        elif provenance.has_other_inputs(graph[name], work.seed, workdir, sources):
+            status = "made from other stages than are there now, to be done again"
         elif provenance.is_finished(workdir, name):
             status = "finished"
         elif directory.exists():

@@ -89,6 +89,11 @@ def find_changes(
         if before != wanted["images"].pop(option):
             how = explain_change(workdir, before, sources[name])
             changes.append(f"config.images.{name}: {how}")
+    before = found.pop("inputs")
+    for option, now in wanted.pop("inputs").items():
+        if now != before[option]:
+            names = ", ".join(each.text for each in node.inputs[option])
+            changes.append(f"{node.origin}.{option}: {names} is not what it was made from")
     # Defaults are written out, so that a line shows both values.
     defaults = files.to_plain(options.defaults(node.module.Options))
     for made in (found, wanted):
@@ -116,12 +121,17 @@ def refuse_changes(
     changes = find_changes(node, seed, workdir, sources)
     if changes:
         lines = "\n  ".join(changes)
+        others = (
+            " To label other images by what is here, add them to config.images under another name, "
+            "and a stage of the kind label: nothing else is done again."
+            if any(change.startswith("config.images.") for change in changes)
+            else ""
+        )
         raise ValueError(
             f"stage {node.name!r} in {workdir} was made by another config or from other inputs "
             f"(found -> now asked for):\n  {lines}\nNothing was changed. Either do it and what "
-            f"reads it again with --redo={node.name}, or choose another --workdir. (To label "
-            "other images by what is here, add them to config.images under another name, and a "
-            "stage of the kind label: nothing else is done again.)"
+            f"reads it again with --redo={node.name}, or add a stage under another name, or choose "
+            f"another --workdir.{others}"
         )
 
 

@@ -39,6 +39,7 @@ class Options(learning.Training):
     """A classifier of pseudo-labels."""
 
     labels: str = options.reads(artifacts.Labels)
+    """What it learns to predict."""
     images: str = options.images("train")
     """Those that have the labels."""
     size: int

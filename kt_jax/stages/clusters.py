@@ -17,6 +17,7 @@ class Options:
     """Options of k-means; see `kmeans.fit`."""
 
     features: str = options.reads(artifacts.Features)
+    """The rows."""
     k: int
     """The number of clusters."""
     l2: bool = True
@@ -32,6 +33,7 @@ class Options:
     restarts: int = 1
     """The best of so many counts."""
     max_iterations: int = 100
+    """Updates of the centroids at most."""
     tolerance: float = 1e-4
     """Iterations end at a smaller relative gain."""
     warn_share: float = 0.25

@@ -22,12 +22,15 @@ class Options:
     """The network that sees them."""
     images: str = options.images("train")
     layer: str
+    """The activation that is taken; `kt-jax show` lists those of a network."""
     grid: int = 4
     """The layer's activation is max-pooled to grid x grid (paper: 4)."""
     size: int
     """The side of the central view, in pixels."""
     batch_size: int = 256
+    """Images at a time, over all devices."""
     rows_per_shard: int = 65_536
+    """Of each file."""
 
     def __post_init__(self) -> None:
         """Refuses counts and lengths below 1."""

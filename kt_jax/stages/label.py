@@ -19,8 +19,11 @@ class Options:
     """Labels for images."""
 
     clusters: str = options.reads(artifacts.Clusters)
+    """Whose centroids the labels are, and whose backbone sees the images."""
     images: str = options.images("train")
+    """Those that get labels: any, not only those that were clustered."""
     batch_size: int = 256
+    """Images at a time, over all devices."""
 
 
 def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:

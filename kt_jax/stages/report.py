@@ -95,9 +95,11 @@ def headlines(directory: Path) -> Iterator[str]:
             f"puzzles solved by {name}: {solved['puzzle_accuracy']:.1%} "
             f"(chance {solved['chance']:.1%})"
         )
-    for scores in summary["scores"].values():
+    for name, scores in summary["scores"].items():
+        origin = f"{name}: " if len(summary["scores"]) > 1 else ""
         for best in scores:
-            yield f"best linear probe of {best['subject']}: {best['value']:.1%} ({best['layer']})"
+            share = f"{best['value']:.1%} ({best['layer']})"
+            yield f"{origin}best linear probe of {best['subject']}: {share}"
 
 
 def _find_unfinished(stage: Stage) -> list[str]:

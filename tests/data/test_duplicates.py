@@ -340,13 +340,13 @@ def test_results_and_page_say_what_leaked(tmp_path, caplog):
         }
         for training, (exact, near, examples) in expected.items()
     ]
-    said = [(r.levelname, r.message) for r in caplog.records if "test images of" in r.message]
+    said = [(r.levelname, r.message) for r in caplog.records if "test images are" in r.message]
     assert said == [
-        ("WARNING", "2 of 11 test images of the probe are images of pretext too, 1 more nearly; "
+        ("WARNING", "2 of 11 test images are among the images of pretext, 1 nearly the same; "
          "the first: 04.png is 04.png"),
-        ("INFO", "0 of 11 test images of the probe are images of student too, 0 more nearly"),
-        ("INFO", "0 of 11 test images of the probe are images of probe train_images too, "
-         "1 more nearly"),
+        ("INFO", "0 of 11 test images are among the images of student, 0 nearly the same"),
+        ("INFO", "0 of 11 test images are among the images of probe train_images, "
+         "1 nearly the same"),
     ]  # fmt: skip
     assert "Of 11 test images, some are among those learned from, or nearly (pHash, up to 4" in page
     for row in (

@@ -157,7 +157,10 @@ def test_an_input_may_be_an_artifact_of_another_run(fakes, tmp_path):
     assert fakes["sweep"].runs == 2
     assert "7" in (tmp_path / "second" / "two" / "out.json").read_text()
     pipeline.run(make_config(one={"kind": "sweep", "value": 8}), tmp_path / "first", redo=["one"])
-    with pytest.raises(ValueError, match=rf"inputs.reads.{given}: (?s:.*)--redo=two"):
+    with pytest.raises(
+        ValueError,
+        match=rf"config.two.reads: {given} is not what it was made from(?s:.*)--redo=two",
+    ):
         pipeline.run(config, tmp_path / "second")
 
 

@@ -108,7 +108,7 @@ def test_changed_inputs_are_refused(stages, tmp_path):
     (tmp_path / "one" / "manifest.json").write_text(
         (tmp_path / "one" / "manifest.json").read_text().replace('"outputs": "', '"outputs": "0')
     )
-    with pytest.raises(ValueError, match=r"inputs.reads.one: "):
+    with pytest.raises(ValueError, match=r"config.two.reads: one is not what it was made from"):
         pipeline.run(make_config(two=5), tmp_path)
 
 
@@ -355,8 +355,25 @@ def test_a_redo_asks_before_it_deletes_what_has_only_begun(stages, tmp_path):
         ({"stages": "one"}, "stages = 'one': give a list of names"),
         ({"redo": "one"}, "redo = 'one': give a list of names"),
         ({"time_steps": -1, "dry_run": True}, "--time_steps=-1: give 0 or more"),
+        ({"time_steps": 3}, "--time_steps=3: give 0 or more, with --dry_run"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(stages, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         pipeline.run(make_config(), tmp_path, **arguments)
+
+
+def test_a_stage_that_is_not_to_be_done_is_warned_of(stages, tmp_path, caplog):
+    config = make_config()
+    config.stages = ["one"]
+    pipeline.run(config, tmp_path)
+    assert runs(stages) == [1, 0, 0, 0]
+    assert "config.stages does not name two: it is not done" in caplog.text
+
+
+def test_a_run_in_place_of_an_artifact_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(kinds, "KINDS", {"first": Fake(), "reader": One()})
+    pipeline.run(make_any(first={"kind": "first"}), tmp_path / "a")
+    config = make_any(reader={"kind": "reader", "wanted": str(tmp_path / "a")})
+    with pytest.raises(FileNotFoundError, match=r"It is a run: name a stage of it, such as .*/a/"):
+        pipeline.run(config, tmp_path / "b")
