@@ -123,7 +123,7 @@ def tell_main(section: Section) -> list[str]:
         "",
     ]
     if not any(row["data"] == "real" for row in section["rows"]):
-        lines += ["No --features were given: the rows of real features are left out.", ""]
+        lines += ["No --features were given: the rows of real features are skipped.", ""]
     for row in section["rows"]:
         lines += [f"### {describe_rows(row)}", "", *tell_row(row), ""]
     lines += ["### Is kt_jax no slower?", ""]

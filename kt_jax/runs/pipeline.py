@@ -8,7 +8,6 @@ import os
 import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from kt_jax import data
 from kt_jax.machine import partition, processes, signals
-from kt_jax.runs import artifacts, files, lock, options, progress, provenance
+from kt_jax.runs import artifacts, files, lock, options, planning, progress, provenance
 from kt_jax.runs import graph as graphs
 from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.images import Sources, remember, report_exclusions
-from kt_jax.runs.stage import Inputs, Plan, Stage
+from kt_jax.runs.stage import Inputs, Stage
 from kt_jax.stages import report
 
 _log = logging.getLogger(__name__)
-
-# Holds what a --redo asked for, from its deletions until its end.
-_PENDING_REDO = ".redo.json"
 
 
 def run(
@@ -45,11 +41,10 @@ def run(
 
     Stages named in `redo`, and all that read them, are deleted first; `yes` agrees that more goes
     than is named. The same call after any interruption resumes. Several processes (see
-    `machine.processes.initialize`) all call it, with a
-    workdir that all of them see; the first of them writes. Of every training, the steps
-    `profile_steps` (first, last) are traced into STAGE/profile. With
-    `dry_run` it prints what it would do, and with `time_steps` how long each training would take,
-    from so many timed steps.
+    `machine.processes.initialize`) all call it, with a workdir that all of them see; the first of
+    them writes. Of every training, the steps `profile_steps` (first, last) are traced into
+    STAGE/profile. With `dry_run` it prints what it would do, and with `time_steps` how long each
+    training would take, from so many timed steps.
 
     Raises:
       ValueError: for unknown stages, for a config that cannot work with these images and
@@ -71,13 +66,14 @@ def run(
     graphs.check_names("--redo", redo, graph)
     wanted = [name for name in graph if name in (stages or filled["stages"])]
     workdir = Path(os.path.abspath(os.path.expanduser(workdir)))
-    work = _Work(filled, graph, workdir, wanted, redo, yes)
+    work = planning.Work(filled, graph, workdir, wanted, redo, yes)
     with _progress_shown():
         partition.configure_xla()
-        for name in graph.keys() - {*filled["stages"], *stages}:
-            _log.warning("config.stages does not name %s: it is not done", name)
+        for name in graph:
+            if name not in filled["stages"] and name not in stages:
+                _log.warning("config.stages does not name %s: it is not done", name)
         if dry_run:
-            _print_plans(work, time_steps)
+            planning.print_plans(work, time_steps)
             return
         with _alone(workdir), _compilations(workdir), signals.Notice() as notice:
             _run_wanted(work, notice, profile_steps)
@@ -96,36 +92,6 @@ def _progress_shown() -> Iterator[None]:
         yield
     finally:
         ours.setLevel(before)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What a run was asked for."""
-
-    config: Mapping[str, Any]
-    graph: graphs.Graph
-    workdir: Path
-    wanted: Collection[str]
-    redo: Collection[str]
-    yes: bool
-
-    @property
-    def seed(self) -> int:
-        return self.config["seed"]
-
-    def request(self) -> dict[str, Any]:
-        """What a --redo asks for, apart from what changes no result."""
-        names = graphs.with_readers(self.graph, self.redo)
-        sections = {name: options.deciding(self.graph[name].options) for name in names}
-        config = {"seed": self.seed, "images": self.config["images"], **sections}
-        return files.to_plain({"redo": sorted(self.redo), "config": config})
-
-    def again(self) -> list[str]:
-        """The stages to be deleted: none where an interrupted redo of the same has done so."""
-        pending = self.workdir / _PENDING_REDO
-        if pending.exists() and files.read_json(pending) == self.request():
-            return []
-        return graphs.with_readers(self.graph, self.redo)
 
 
 @contextlib.contextmanager
@@ -162,26 +128,28 @@ def _compilations(workdir: Path) -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _run_wanted(work: _Work, notice: signals.Notice, profile_steps: tuple[int, int] | None) -> None:
+def _run_wanted(
+    work: planning.Work, notice: signals.Notice, profile_steps: tuple[int, int] | None
+) -> None:
     config, graph, workdir = work.config, work.graph, work.workdir
     sources = Sources(config, workdir / "images")
     # A redo that was interrupted has deleted already: the same command resumes.
     again = partition.decided_by_first(work.again)
     # Before anything is computed: most of what cannot work is found here.
     provenance.check_inputs(graph, workdir, work.wanted, again)
-    for name, plan in _plan(work, again, sources).items():
+    for name, plan in planning.make_plans(work, again, sources).items():
         for warning in plan.warnings:
             _log.warning("%s: %s", name, warning)
     for name in graphs.with_inputs(graph, work.wanted):
         if name not in again and (name in work.wanted or provenance.is_finished(workdir, name)):
             provenance.refuse_changes(graph[name], work.seed, workdir, sources)
-    _check_deletion(work, again)
+    planning.check_deletion(work, again)
     partition.wait_for_all("the checks")
     for name in again:
         if (workdir / name).exists():
             _log.info("%s: deleted, to be done again", name)
             files.remove(workdir / name)
-    pending = workdir / _PENDING_REDO
+    pending = workdir / planning.PENDING_REDO
     if again:
         files.write_json(pending, work.request())
     if processes.writes():
@@ -227,30 +195,6 @@ def _run_wanted(work: _Work, notice: signals.Notice, profile_steps: tuple[int, i
             _log.info("%s", line)
 
 
-def _check_deletion(work: _Work, again: Collection[str]) -> None:
-    """Refuses a --redo that deletes more than it names, unless --yes agrees.
-
-    Raises:
-      ValueError: with what would go, and how long it took.
-    """
-    there = [name for name in again if (work.workdir / name).exists()]
-    if work.yes or not set(there) - set(work.redo):
-        return
-    seconds = {
-        name: files.read_json(work.workdir / name / artifacts.MANIFEST).get("seconds", 0.0)
-        for name in there
-        if provenance.is_finished(work.workdir, name)
-    }
-    parts = [
-        f"{name} ({progress.format_seconds(seconds[name]) if name in seconds else 'begun'})"
-        for name in there
-    ]
-    raise ValueError(
-        f"--redo={','.join(work.redo)} deletes what reads it too: {', '.join(parts)}, "
-        f"{progress.format_seconds(sum(seconds.values()))} of work in all. Add --yes to agree"
-    )
-
-
 def _open_inputs(node: graphs.Node, workdir: Path, sources: Sources) -> Inputs:
     """The finished artifacts and the images that a stage reads."""
     opened: dict[str, tuple[Artifact[Any], ...]] = {}
@@ -274,42 +218,6 @@ def _read(directory: Path, name: str, reader: str, needs: bool) -> Mapping[str, 
     if not needs and not (directory / artifacts.MANIFEST).exists():
         return None
     return artifacts.open_artifact(directory, name=name, reader=reader).manifest
-
-
-def _plan(work: _Work, again: Collection[str], sources: Sources) -> dict[str, Plan]:
-    """What the wanted stages would do; each plan gets what those before it promise.
-
-    Raises:
-      ValueError: one of them cannot work.
-    """
-    plans: dict[str, Plan] = {}
-    for name in work.wanted:
-        node = work.graph[name]
-        if name not in again and provenance.is_finished(work.workdir, name):
-            # It need not be possible here and now: it has been.
-            manifest = artifacts.read_manifest(work.workdir / name, name=name, reader=name)
-            plans[name] = Plan(artifacts.describe(manifest), ())
-            continue
-        wanted = options.fields_of(node.module.Options, "reads")
-        given: dict[str, tuple[Artifact[Any], ...]] = {}
-        for option, several in node.inputs.items():
-            found = []
-            for each in several:
-                directory = provenance.directory_of(work.workdir, each)
-                if each.stage in plans:
-                    about, manifest = plans[each.stage].about, {}
-                elif (directory / artifacts.MANIFEST).exists() and each.stage not in again:
-                    manifest = artifacts.read_manifest(directory, name=each.text, reader=name)
-                    about = artifacts.describe(manifest)
-                else:
-                    continue  # what need not be there: check_inputs has looked at the others
-                origin = f"{node.origin}.{option}"
-                graphs.check_type(origin, each.text, type(about), wanted[option], each.is_random)
-                found.append(Artifact(each.text, directory, about, manifest, each.is_random))
-            given[option] = tuple(found)
-        images = {option: sources[source] for option, source in node.images.items()}
-        plans[name] = node.module.plan(node.options, Inputs(node.origin, given, images))
-    return plans
 
 
 def _reading(loader: graphs.Loader) -> data.Reading:
@@ -354,50 +262,3 @@ def _stage_seed(seed: int, name: str) -> int:
     """Each stage draws from its own stream, whatever other stages there are."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1
-
-
-def _print_plans(work: _Work, time_steps: int) -> None:
-    """What a run would do.
-
-    Raises:
-      ValueError: it would be refused, as the lines say.
-    """
-    graph, workdir = work.graph, work.workdir
-    place = next(each for each in (workdir, *workdir.parents) if each.exists())
-    if not os.access(place, os.W_OK):
-        raise OSError(f"{workdir} cannot be written: choose another --workdir")
-    sources, again = Sources(work.config, None), work.again()
-    provenance.check_inputs(graph, workdir, work.wanted, again)
-    plans = _plan(work, again, sources)
-    refused = []
-    for name in graphs.with_inputs(graph, work.wanted):
-        if name not in work.wanted and not provenance.is_finished(workdir, name):
-            continue
-        changes = provenance.find_changes(graph[name], work.seed, workdir, sources)
-        directory = workdir / name
-        status = "to do"
-        if name in again and directory.exists():
-            status = "to be deleted and done again"
-        elif changes:
-            status = "made otherwise, would be refused: " + "; ".join(changes)
-            refused.append(name)
-        elif provenance.has_other_inputs(graph[name], work.seed, workdir, sources):
-            status = "made from other stages than are there now, to be done again"
-        elif provenance.is_finished(workdir, name):
-            status = "finished"
-        elif directory.exists():
-            status = "begun, would resume"
-        print(f"{name}: {status}")
-        plan = plans.get(name)
-        for line in plan.lines if plan else ():
-            print(f"    {line}")
-        for warning in plan.warnings if plan else ():
-            print(f"    warning: {warning}")
-        if plan and plan.describe_step and status == "to do":
-            print(f"    {plan.describe_step(time_steps)}")
-    _check_deletion(work, again)
-    if refused:
-        raise ValueError(
-            f"{workdir} was made by another config or from other inputs, as said above: add "
-            f"--redo={','.join(refused)}, or choose another --workdir."
-        )

@@ -1,0 +1,154 @@
+"""What a run would do: the plans of its stages, what it would delete, what it would refuse."""
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kt_jax.runs import artifacts, files, options, progress, provenance
+from kt_jax.runs import graph as graphs
+from kt_jax.runs.artifacts import Artifact
+from kt_jax.runs.images import Sources
+from kt_jax.runs.stage import Inputs, Plan
+
+# Holds what a --redo asked for, from its deletions until its end.
+PENDING_REDO = ".redo.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run was asked for."""
+
+    config: Mapping[str, Any]
+    graph: graphs.Graph
+    workdir: Path
+    wanted: Collection[str]
+    redo: Collection[str]
+    yes: bool
+
+    @property
+    def seed(self) -> int:
+        """The config's, from which each stage draws its own."""
+        return self.config["seed"]
+
+    def request(self) -> dict[str, Any]:
+        """What a --redo asks for, apart from what changes no result."""
+        names = graphs.with_readers(self.graph, self.redo)
+        sections = {name: options.deciding(self.graph[name].options) for name in names}
+        config = {"seed": self.seed, "images": self.config["images"], **sections}
+        return files.to_plain({"redo": sorted(self.redo), "config": config})
+
+    def again(self) -> list[str]:
+        """The stages to be deleted: none where an interrupted redo of the same has done so."""
+        pending = self.workdir / PENDING_REDO
+        if pending.exists() and files.read_json(pending) == self.request():
+            return []
+        return graphs.with_readers(self.graph, self.redo)
+
+
+def check_deletion(work: Work, again: Collection[str]) -> None:
+    """Refuses a --redo that deletes more than it names, unless --yes agrees.
+
+    Raises:
+      ValueError: with what would go, and how long it took.
+    """
+    there = [name for name in again if (work.workdir / name).exists()]
+    if work.yes or not set(there) - set(work.redo):
+        return
+    seconds = {
+        name: files.read_json(work.workdir / name / artifacts.MANIFEST).get("seconds", 0.0)
+        for name in there
+        if provenance.is_finished(work.workdir, name)
+    }
+    parts = [
+        f"{name} ({progress.format_seconds(seconds[name]) if name in seconds else 'begun'})"
+        for name in there
+    ]
+    raise ValueError(
+        f"--redo={','.join(work.redo)} deletes what reads it too: {', '.join(parts)}, "
+        f"{progress.format_seconds(sum(seconds.values()))} of work in all. Add --yes to agree"
+    )
+
+
+def make_plans(work: Work, again: Collection[str], sources: Sources) -> dict[str, Plan]:
+    """What the wanted stages would do; each plan gets what those before it promise.
+
+    Raises:
+      ValueError: one of them cannot work.
+    """
+    plans: dict[str, Plan] = {}
+    for name in work.wanted:
+        node = work.graph[name]
+        if name not in again and provenance.is_finished(work.workdir, name):
+            # It need not be possible here and now: it has been.
+            manifest = artifacts.read_manifest(work.workdir / name, name=name, reader=name)
+            plans[name] = Plan(artifacts.describe(manifest), ())
+            continue
+        wanted = options.fields_of(node.module.Options, "reads")
+        given: dict[str, tuple[Artifact[Any], ...]] = {}
+        for option, several in node.inputs.items():
+            found = []
+            for each in several:
+                directory = provenance.directory_of(work.workdir, each)
+                if each.stage in plans:
+                    about, manifest = plans[each.stage].about, {}
+                elif (directory / artifacts.MANIFEST).exists() and each.stage not in again:
+                    manifest = artifacts.read_manifest(directory, name=each.text, reader=name)
+                    about = artifacts.describe(manifest)
+                else:
+                    continue  # what need not be there: check_inputs has looked at the others
+                origin = f"{node.origin}.{option}"
+                graphs.check_type(origin, each.text, type(about), wanted[option], each.is_random)
+                found.append(Artifact(each.text, directory, about, manifest, each.is_random))
+            given[option] = tuple(found)
+        images = {option: sources[source] for option, source in node.images.items()}
+        plans[name] = node.module.plan(node.options, Inputs(node.origin, given, images))
+    return plans
+
+
+def print_plans(work: Work, time_steps: int) -> None:
+    """What a run would do.
+
+    Raises:
+      ValueError: it would be refused, as the lines say.
+    """
+    graph, workdir = work.graph, work.workdir
+    place = next(each for each in (workdir, *workdir.parents) if each.exists())
+    if not os.access(place, os.W_OK):
+        raise OSError(f"{workdir} cannot be written: choose another --workdir")
+    sources, again = Sources(work.config, None), work.again()
+    provenance.check_inputs(graph, workdir, work.wanted, again)
+    plans = make_plans(work, again, sources)
+    refused = []
+    for name in graphs.with_inputs(graph, work.wanted):
+        if name not in work.wanted and not provenance.is_finished(workdir, name):
+            continue
+        changes = provenance.find_changes(graph[name], work.seed, workdir, sources)
+        directory = workdir / name
+        status = "to do"
+        if name in again and directory.exists():
+            status = "to be deleted and done again"
+        elif changes:
+            status = "made otherwise, would be refused: " + "; ".join(changes)
+            refused.append(name)
+        elif provenance.has_other_inputs(graph[name], work.seed, workdir, sources):
+            status = "made from other stages than are there now, to be done again"
+        elif provenance.is_finished(workdir, name):
+            status = "finished"
+        elif directory.exists():
+            status = "begun, would resume"
+        print(f"{name}: {status}")
+        plan = plans.get(name)
+        for line in plan.lines if plan else ():
+            print(f"    {line}")
+        for warning in plan.warnings if plan else ():
+            print(f"    warning: {warning}")
+        if plan and plan.describe_step and status == "to do":
+            print(f"    {plan.describe_step(time_steps)}")
+    check_deletion(work, again)
+    if refused:
+        raise ValueError(
+            f"{workdir} was made by another config or from other inputs, as said above: add "
+            f"--redo={','.join(refused)}, or choose another --workdir."
+        )
