@@ -1,5 +1,6 @@
 """`kt-jax COMMAND`: what it says of directories, of mistakes, and with which status it ends."""
 
+import errno
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from kt_jax import commands
-from kt_jax.runs import artifacts, files
+from kt_jax.runs import artifacts, errors, files
 
 
 @pytest.fixture
@@ -59,6 +60,27 @@ def test_mistakes_end_with_status_2(arguments, message, tmp_path, monkeypatch, c
     printed = capsys.readouterr()
     assert message in printed.err
     assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "kt_jax x: interrupted; run the same command again\n"),
+        (OSError(errno.ENOSPC, "No space left"), 2, "kt_jax x: [Errno 28] No space left\n"),
+        (OSError(errno.ESTALE, "Stale file"), 75, "kt_jax x: [Errno 116] Stale file\n"),
+    ],
+)
+def test_errors_become_statuses(error, status, message, capsys):
+    def fail():
+        raise error
+
+    assert errors.call("kt_jax x", fail) == status
+    assert capsys.readouterr().err == message
+
+
+def test_a_defect_keeps_its_stack_trace():
+    with pytest.raises(ZeroDivisionError, match="by zero"):
+        errors.call("kt_jax x", lambda: 1 // 0)
 
 
 def test_showing_needs_no_jax(labels):

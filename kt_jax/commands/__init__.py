@@ -1,9 +1,10 @@
-"""The commands: one file each, and how their errors become exit statuses."""
+"""The commands: one file each."""
 
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
+
+from kt_jax.runs import errors, progress
 
 # The file of each command, and what it does. Imported when it is called: not all need JAX.
 COMMANDS = {
@@ -30,16 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     command = importlib.import_module(COMMANDS[name][0])
     if argv is None:  # a process of its own
-        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-        logging.getLogger("kt_jax").setLevel(logging.INFO)
-    try:
-        return command.main(rest)
-    except KeyboardInterrupt:
-        print(f"kt_jax {name}: interrupted; run the same command again", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"kt_jax {name}: {error}", file=sys.stderr)
-        return 2
+        progress.log_to_console()
+    return errors.call(f"kt_jax {name}", lambda: command.main(rest))
 
 
 def _describe() -> str:

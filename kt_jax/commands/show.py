@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kt_jax.runs import artifacts, files, progress
+from kt_jax.runs import artifacts, files, marks, progress
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,15 +39,15 @@ def describe(directory: Path) -> Iterator[str]:
     """Lines about an artifact or a run; see `main`."""
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no directory {directory}")
-    if (directory / artifacts.MANIFEST).exists():
+    if marks.is_finished(directory):
         yield from _describe_artifact(directory)
     elif (directory / "config.json").exists():
         yield from _describe_run(directory)
-    elif (directory / artifacts.STARTED).exists():
+    elif (directory / marks.STARTED).exists():
         yield f"{directory}: begun, not finished"
     else:
         raise ValueError(
-            f"{directory} holds neither an artifact ({artifacts.MANIFEST}) nor a run (config.json)"
+            f"{directory} holds neither an artifact ({marks.MANIFEST}) nor a run (config.json)"
         )
 
 
@@ -85,10 +85,10 @@ def _describe_run(directory: Path) -> Iterator[str]:
     yield f"{directory}: a run of {len(config['stages'])} stages, seed {config['seed']}"
     for name in config["stages"]:
         place, kind = directory / name, config[name]["kind"]
-        if (place / artifacts.MANIFEST).exists():
+        if marks.is_finished(place):
             manifest = artifacts.read_manifest(place, name=name, reader="show")
             spent = progress.format_seconds(manifest["seconds"])
             yield f"  {name} ({kind}): {manifest['type']}, made in {spent}"
         else:
-            begun = (place / artifacts.STARTED).exists()
+            begun = (place / marks.STARTED).exists()
             yield f"  {name} ({kind}): {'begun, not finished' if begun else 'to do'}"

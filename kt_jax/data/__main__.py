@@ -12,7 +12,6 @@ named by --source=tfds --option name=NAME --option split=train.
 
 import argparse
 import glob
-import logging
 import os
 import pathlib
 import sys
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from kt_jax.data.duplicates import find_duplicates, find_leaks
-from kt_jax.data.images import Hashes
+from kt_jax.data.image_set import Hashes
 from kt_jax.data.layout import read_layout, why_unsplit
 from kt_jax.data.opening import make_hashes
 from kt_jax.data.prepare import prepare
@@ -39,6 +38,7 @@ from kt_jax.data.sources import (
 )
 from kt_jax.data.sources.folder import Folder
 from kt_jax.data.sources.listing import Listing, Note, make_scanned, read_note, read_scanned
+from kt_jax.runs import errors, progress
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
@@ -63,20 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--" in given:
         own, runner_options = given[: given.index("--")], given[given.index("--") + 1 :]
     arguments = _make_parser().parse_args(own)
-    try:
-        if arguments.command == "scan":
-            if runner_options:
-                raise ValueError(f"-- {' '.join(runner_options)}: a scan takes no such options")
-            _scan(arguments)
-        else:
-            _prepare(arguments, runner_options)
-    except KeyboardInterrupt:
-        print("kt_jax.data: interrupted; run the same command again", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"kt_jax.data: {error}", file=sys.stderr)
-        return 2
-    return 0
+    run = _scan if arguments.command == "scan" else _prepare
+    return errors.call("kt_jax.data", lambda: run(arguments, runner_options))
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -101,7 +89,9 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _scan(arguments: argparse.Namespace) -> None:
+def _scan(arguments: argparse.Namespace, runner_options: Sequence[str]) -> None:
+    if runner_options:
+        raise ValueError(f"-- {' '.join(runner_options)}: a scan takes no such options")
     options = _options(arguments)
     opened = make_source(arguments.source, **options)
     # Before the scan, which may take hours: a mistyped path is said at once.
@@ -119,7 +109,7 @@ def _scan(arguments: argparse.Namespace) -> None:
         # Classes are not learned by reading: those of now count.
         nulls = pa.nulls(len(known), pa.string())
         known = known.set_column(known.schema.get_field_index("label"), "label", nulls)
-    # Beside it, so that what an interrupted scan has read is not read again.
+    # Next to it, so that what an interrupted scan has read is not read again.
     partial = out.with_name(f".{out.name}.partial.parquet")
     table = scan(opened, partial, known)
     at = table.schema.get_field_index("label")
@@ -296,6 +286,5 @@ def _show(lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    logging.getLogger("kt_jax").setLevel(logging.INFO)
+    progress.log_to_console()
     sys.exit(main())

@@ -4,6 +4,7 @@ While it is being written, a directory has a folder `.unfinished`: what was aske
 tables of the complete shards. manifest.parquet is written last: its presence is the finished mark.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -28,9 +29,10 @@ from kt_jax.data.sources.array_record import (
     PREPARED,
     REQUEST_NAME,
     UNFINISHED,
+    read_prepared,
 )
 from kt_jax.data.sources.source import SUBSET, plain_options
-from kt_jax.runs import artifacts, files
+from kt_jax.runs import files, lock, marks
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
@@ -69,7 +71,8 @@ def prepare(
 
     Raises:
       ValueError: numbers out of range; `out` was made with other arguments or from files that have
-        changed since, or holds something else; no image can be read; Beam is not installed.
+        changed since, holds something else, or is in use by another process; no image can be read;
+        Beam is not installed.
       FileNotFoundError: the path does not exist, or files of a finished `out` have gone.
       OSError: a file cannot be written, as on a full disk.
     """
@@ -85,17 +88,26 @@ def prepare(
         "shards": shards,
         "files": digest_source(opened),
     }
-    if not _begin(job, request):
-        _log.info("%s: finished, nothing to do", job.out)
-        return
-    missing = [shard for shard in range(shards) if not job.is_complete(shard)]
-    if len(missing) < shards:
-        _log.info("%s: %d of %d shards are complete", job.out, shards - len(missing), shards)
-    if runner is None:
-        write_here(job, missing)
-    elif missing:
-        write_on_beam(job, missing, runner, runner_options)
-    _finish(job, request)
+    begun = job.out / UNFINISHED / REQUEST_NAME
+    with marks.working_in(
+        job.out,
+        request,
+        find=lambda _: _find(job),
+        start=lambda _, request: files.write_json(begun, request),
+    ) as anything:
+        if anything:
+            missing = [shard for shard in range(shards) if not job.is_complete(shard)]
+            if done := shards - len(missing):
+                _log.info("%s: %d of %d shards are complete", job.out, done, shards)
+            if runner is None:
+                write_here(job, missing)
+            elif missing:
+                write_on_beam(job, missing, runner, runner_options)
+            _finish(job, request)
+    # Here, since a kill after the manifest leaves them. A finished directory may be read-only.
+    with contextlib.suppress(OSError):
+        (job.out / lock.NAME).unlink()
+    shutil.rmtree(job.out / UNFINISHED, ignore_errors=True)
 
 
 def _check(count: int, size: int, quality: int, shards: int | None) -> int:
@@ -115,40 +127,14 @@ def _check(count: int, size: int, quality: int, shards: int | None) -> int:
     return shards
 
 
-def _begin(job: Job, request: dict[str, Any]) -> bool:
-    """Marks the directory as begun; returns whether there is anything to do."""
-    manifest, begun = job.out / MANIFEST_NAME, job.out / UNFINISHED / REQUEST_NAME
-    found = None
-    if manifest.exists():
-        note = (pq.read_schema(manifest).metadata or {}).get(PREPARED)
-        found = None if note is None else json.loads(note)["request"]
-    elif begun.exists():
-        found = files.read_json(begun)
-    if found is None:
-        names = [path.name for path in job.out.iterdir()] if job.out.exists() else []
-        names = sorted(name for name in names if name != UNFINISHED)
-        if names:
-            raise ValueError(
-                f"--out: {job.out} holds other files, such as {names[0]}: choose another"
-            )
-        files.write_json(begun, request)
-        return True
-    changes = "\n  ".join(artifacts.differences(found, request))
-    if changes:
-        raise ValueError(
-            f"{job.out} was made with other arguments, or from files that have changed since "
-            f"(then -> now):\n  {changes}\nNothing was changed. Choose another --out, or delete it."
-        )
-    if not manifest.exists():
-        return True
-    shutil.rmtree(job.out / UNFINISHED, ignore_errors=True)  # a kill after the manifest leaves it
-    gone = [path for path in map(job.records_path, range(job.shards)) if not path.exists()]
-    if gone:
-        raise FileNotFoundError(
-            f"{job.out} is finished, but {gone[0].name} has gone ({len(gone)} shards in all): "
-            "bring it back, or delete the directory and run the same command"
-        )
-    return False
+def _find(job: Job) -> marks.Found | None:
+    """What the directory was begun or finished with."""
+    begun = job.out / UNFINISHED / REQUEST_NAME
+    if not (job.out / MANIFEST_NAME).exists():
+        return marks.Found(files.read_json(begun)) if begun.exists() else None
+    prepared = read_prepared(job.out)
+    records = {job.records_path(shard).name: "" for shard in range(job.shards)}
+    return None if prepared is None else marks.Found(prepared["request"], records)
 
 
 def _finish(job: Job, request: dict[str, Any]) -> None:
@@ -173,24 +159,23 @@ def _finish(job: Job, request: dict[str, Any]) -> None:
         presence = pa.FixedSizeListArray.from_arrays(flat, opened.presence.shape[1])
         table = table.append_column("presence", presence)
     if opened.boxes is not None:
-        _log.warning("%s: its boxes are in pixels of the originals: left out", opened.name)
+        _log.warning("%s: its boxes are in pixels of the originals: skipped", opened.name)
     readable = pc.equal(table["reason"], "")
-    left_out = table.filter(pc.invert(readable)).select(["key", "reason"])
+    excluded = table.filter(pc.invert(readable)).select(["key", "reason"])
     refused = [{"key": each.key, "reason": each.reason} for each in opened.refused]
-    left_out = pa.concat_tables([left_out, pa.Table.from_pylist(refused, left_out.schema)])
+    excluded = pa.concat_tables([excluded, pa.Table.from_pylist(refused, excluded.schema)])
     table = table.filter(readable)
     if not len(table):
-        first = left_out.slice(0, 1).to_pylist()[0]
+        first = excluded.slice(0, 1).to_pylist()[0]
         raise ValueError(
             f"none of the {len(readable)} images of {opened.name} can be read; the first: "
             f"{first['key']}: {first['reason']}"
         )
     note = json.dumps({"request": request, "class_names": class_names}, sort_keys=True)
     table = table.replace_schema_metadata({PREPARED: note})
-    place(job, job.out / EXCLUDED_NAME, functools.partial(pq.write_table, left_out))
+    place(job, job.out / EXCLUDED_NAME, functools.partial(pq.write_table, excluded))
     place(job, job.out / MANIFEST_NAME, functools.partial(pq.write_table, table))
-    shutil.rmtree(job.out / UNFINISHED)
     _log.info(
-        "%s: %s images in %d shards, %s left out: %s lists them",
-        *(job.out, f"{len(table):,}", job.shards, f"{len(left_out):,}", EXCLUDED_NAME),
+        "%s: %s images in %d shards, %s excluded: %s lists them",
+        *(job.out, f"{len(table):,}", job.shards, f"{len(excluded):,}", EXCLUDED_NAME),
     )

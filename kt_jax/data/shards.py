@@ -24,10 +24,11 @@ from kt_jax.data.decode import decode_upright, examine_image
 from kt_jax.data.scan import MANIFEST, perceptual_hash
 from kt_jax.data.sources import Source, make_source
 from kt_jax.data.sources.array_record import REQUEST_NAME, UNFINISHED
+from kt_jax.runs import progress
 
 _log = logging.getLogger(__name__)
 
-# A row of every original; those that are left out have a reason. source_sha256 is of the file as it
+# A row of every original; those that are excluded have a reason. source_sha256 is of the file as it
 # was before it was re-encoded for the first time.
 _ROWS = pa.schema([*MANIFEST, ("source_sha256", pa.string())])
 _ROWS_PER_BATCH = 1024
@@ -133,10 +134,10 @@ def write_here(job: Job, missing: Sequence[int]) -> None:
             now = time.monotonic()
             if now - said > _SECONDS_BETWEEN_LINES:
                 said = now
-                left = (now - begun) / done * (total - done)
                 _log.info(
-                    "%s: %s of %s images re-encoded, %.0f s left",
-                    *(job.opened.name, f"{done:,}", f"{total:,}", left),
+                    "%s: %s of %s images re-encoded | %s",
+                    *(job.opened.name, f"{done:,}", f"{total:,}"),
+                    progress.eta(now - begun, done, total),
                 )
             return result
 

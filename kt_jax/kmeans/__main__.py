@@ -25,14 +25,15 @@ import numpy as np
 from kt_jax import kmeans
 from kt_jax.kmeans import clustering, command
 from kt_jax.kmeans.sources import find_shards, open_source
-from kt_jax.runs import artifacts, progress
+from kt_jax.machine import signals
+from kt_jax.runs import artifacts, errors, marks, progress
 
 _log = logging.getLogger("kt_jax.kmeans.__main__")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    return command.call("kt_jax.kmeans", _run, argv)
+    return errors.call("kt_jax.kmeans", lambda: _run(argv))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -69,29 +70,17 @@ def _run(argv: Sequence[str] | None) -> None:
     paths = find_shards("--features", [*arguments.features, *arguments.shards])
     names = ("k", "subsample", "seed", *command.OPTIONS)
     options = {name: getattr(arguments, name) for name in names}
-    fingerprint = {"features": command.describe_files(paths), "options": options}
-    with command.working_in(arguments.out, fingerprint) as anything:
+    fingerprint = {"features": marks.describe_files(paths), "options": options}
+    with signals.Notice(), marks.working_in(arguments.out, fingerprint) as anything:
         if anything:
             facts = _cluster(arguments, paths, options)
-            command.check_unchanged(fingerprint["features"], arguments.out)
+            marks.check_unchanged(fingerprint["features"], arguments.out)
             seconds = time.monotonic() - begun
-            about = artifacts.Clusters(
-                k=arguments.k,
-                rows=facts["rows"],
-                l2=arguments.l2 or arguments.spherical,
-                features=None,
-            )
-            artifacts.finish(
-                arguments.out,
-                about,
-                fingerprint,
-                section=options,
-                facts=facts,
-                seconds=seconds,
-            )
+            l2 = arguments.l2 or arguments.spherical
+            about = artifacts.Clusters(k=arguments.k, rows=facts["rows"], l2=l2, features=None)
+            made = {"section": options, "facts": facts, "seconds": seconds}
+            artifacts.finish(arguments.out, about, fingerprint, **made)
             _log.info("finished in %s: %s", progress.format_seconds(seconds), arguments.out)
-        else:
-            _log.info("%s: finished, nothing to do", arguments.out)
         # After the manifest: a kill between the two has nothing to compute again.
         _state(arguments.out).unlink(missing_ok=True)
 
@@ -154,5 +143,5 @@ def _draw(paths: list[Path], count: int, k: int, seed: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    command.log_to_console()
+    progress.log_to_console()
     sys.exit(main())

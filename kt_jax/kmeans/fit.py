@@ -14,6 +14,7 @@ from kt_jax.kmeans import checks, device, rows, seeding
 from kt_jax.kmeans.descent import Descent, Found, Progress, Task, descend, finish
 from kt_jax.kmeans.device import Frame
 from kt_jax.kmeans.seeding import Seeding, SeedingProgress
+from kt_jax.runs import progress
 
 _log = logging.getLogger(__name__)
 
@@ -238,8 +239,8 @@ def _seeds(
         nonlocal said
         now, drawn = time.monotonic(), len(at.chosen)
         if now - said > _SECONDS_BETWEEN_LINES and drawn > before:
-            said, left = now, (now - begun) / (drawn - before) * (k - drawn)
-            _log.info("k-means: %s of %s seeds drawn, %.0f s left", f"{drawn:,}", f"{k:,}", left)
+            said, left = now, progress.eta(now - begun, drawn - before, k - before)
+            _log.info("k-means: %s of %s seeds drawn | %s", f"{drawn:,}", f"{k:,}", left)
         if on_seeding is not None:
             on_seeding(SeedingProgress(at.restart, drawn, k, state))
 

@@ -7,19 +7,16 @@ and the SHA-256 of every file, which is compared when a reader opens it.
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
 from kt_jax.machine import processes
-from kt_jax.runs import files
+from kt_jax.runs import files, marks
+from kt_jax.runs.marks import MANIFEST, STARTED
 
-MANIFEST = "manifest.json"
-STARTED = "started.json"
-FORMAT = 2  # of manifests; those without a number were written before there were types
 # What differs between two runs of the same work: times, logs, training state.
 _NOT_OUTPUTS = {
     MANIFEST,
@@ -145,34 +142,27 @@ class Artifact(Generic[A]):
         return self.directory / name
 
 
-def open_artifact(directory: Path, *, name: str, reader: str, verify: bool = True) -> Artifact[Any]:
+def open_artifact(directory: Path, *, name: str, reader: str) -> Artifact[Any]:
     """Opens a finished artifact, and compares its files with their SHA-256.
 
     Args:
       directory: where it is.
       name: what the reader calls it.
       reader: who reads it, for the message.
-      verify: whether its files are compared; False where another process has done so.
 
     Raises:
       FileNotFoundError: it is not finished, or files of it have gone.
       ValueError: another version of kt_jax made it, or its files are not what was written.
     """
     manifest = read_manifest(directory, name=name, reader=reader)
-    for file, digest in manifest["files"].items() if verify else ():
-        if hash_file(directory / file) != digest:
-            raise ValueError(
-                f"{directory / file} is not what was written when {name!r} was finished (its "
-                "SHA-256 differs): bring it back, or do the stage again with "
-                f"--redo={directory.name}"
-            )
+    marks.check_files(directory, manifest["files"], _remedy(directory))
     return Artifact(name, directory, describe(manifest), manifest)
 
 
 def read_manifest(directory: Path, *, name: str, reader: str) -> dict[str, Any]:
     """The manifest of a finished artifact whose files are all there; see `open_artifact`."""
     path = directory / MANIFEST
-    if not path.exists():
+    if not marks.is_finished(directory):
         found = "unfinished" if directory.exists() else "absent"
         first = f"Run the same command with --stages={directory.name} first, or without --stages."
         if (directory / "config.json").exists():
@@ -182,26 +172,13 @@ def read_manifest(directory: Path, *, name: str, reader: str) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{reader!r} reads {name!r}, which is {found}: there is no {path}. {first}"
         )
-    manifest = _read(path)
-    gone = [file for file in manifest["files"] if not (directory / file).exists()]
-    if gone:
-        raise FileNotFoundError(
-            f"{name!r} is marked as finished, but {directory / gone[0]} has gone "
-            f"({len(gone)} files in all): bring it back, or do the stage again with "
-            f"--redo={directory.name}."
-        )
+    manifest = marks.read(path)
+    marks.check_files(directory, dict.fromkeys(manifest["files"], ""), _remedy(directory))
     return manifest
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A manifest or the mark of a beginning, if this version of kt_jax wrote it."""
-    written = files.read_json(path)
-    if not isinstance(written, dict) or written.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} was written by another version of kt_jax, which kept its results in another "
-            "way: choose another --workdir, or delete this one"
-        )
-    return written
+def _remedy(directory: Path) -> str:
+    return f"do the stage again with --redo={directory.name}"
 
 
 def describe(manifest: Mapping[str, Any]) -> Description:
@@ -232,19 +209,6 @@ def _restore(cls: type[Any], values: Mapping[str, Any]) -> Any:
     return cls(**restored)
 
 
-def read_fingerprint(directory: Path) -> dict[str, Any] | None:
-    """What the results in a directory were made or begun with; None if nothing was begun."""
-    for name in (MANIFEST, STARTED):
-        if (directory / name).exists():
-            return _read(directory / name)["fingerprint"]
-    return None
-
-
-def start(directory: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Marks a directory as begun with this config and these inputs."""
-    files.write_json(directory / STARTED, {"format": FORMAT, "fingerprint": fingerprint})
-
-
 def finish(
     directory: Path,
     about: Description,
@@ -268,7 +232,7 @@ def finish(
         return
     hashes = hash_outputs(directory)
     manifest = {
-        "format": FORMAT,
+        "format": marks.FORMAT,
         "type": type(about).__name__,
         "about": dataclasses.asdict(about),
         "fingerprint": fingerprint,
@@ -282,23 +246,13 @@ def finish(
     files.write_json(directory / MANIFEST, manifest)
 
 
-def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """One line for each value that differs between two nested dicts."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            inner = f"{name}.{key}" if name else key
-            yield from differences(found.get(key), wanted.get(key), inner)
-    elif found != wanted:
-        yield f"{name}: {json.dumps(found)} -> {json.dumps(wanted)}"
-
-
 def hash_outputs(directory: Path) -> dict[str, str]:
     """The SHA-256 of every file of an artifact, by its name: neither logs nor training state."""
     found = {}
     for path in directory.rglob("*"):
         relative = path.relative_to(directory)
         if path.is_file() and relative.parts[0] not in _NOT_OUTPUTS:
-            found[relative.as_posix()] = hash_file(path)
+            found[relative.as_posix()] = files.hash_file(path)
     return dict(sorted(found.items()))
 
 
@@ -306,9 +260,3 @@ def hash_of(hashes: Mapping[str, str]) -> str:
     """One SHA-256 over the names and hashes of files."""
     lines = (f"{name}={digest}\n" for name, digest in sorted(hashes.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,7 @@ Arrays at rest are .npy, .safetensors and .parquet; nothing is pickled. Of sever
 one disk, the first alone writes: in the others, what writes or deletes returns at once.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -71,6 +72,12 @@ def copy(source: Path, target: Path) -> None:
                 copy(path, target / path.relative_to(source))
         return
     write_file(target, lambda partial: shutil.copyfile(source, partial))
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -27,7 +27,7 @@ def hold(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / NAME).open("a+")
     except OSError as error:
-        words = f"{directory} cannot be written: {error.strerror}"
+        words = f"{directory} cannot be written ({error.strerror}): choose another directory"
         raise files.make_error(words, error) from error
     with file:
         try:

@@ -11,7 +11,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from kt_jax.runs.artifacts import Description, hash_file
+from kt_jax.runs import files
+from kt_jax.runs.artifacts import Description
 
 T = TypeVar("T")
 _MISSING: Any = dataclasses.MISSING
@@ -87,7 +88,10 @@ def convert(wanted: Any, value: Any, origin: str) -> Any:
         return make(typing.cast(Any, wanted), value, origin)
     outer, inner = typing.get_origin(wanted), typing.get_args(wanted)
     if outer in (types.UnionType, typing.Union):
-        for each in inner:
+        kinds = [each for each in inner if each is not types.NoneType]
+        if len(kinds) == 1:
+            return None if value is None else convert(kinds[0], value, origin)
+        for each in kinds:
             try:
                 return convert(each, value, origin)
             except ValueError:
@@ -123,7 +127,7 @@ def describe_type(wanted: Any) -> str:
     if outer is dict or dataclasses.is_dataclass(wanted):
         return "options by name"
     words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
-    return words[wanted]
+    return {**words, types.NoneType: "nothing"}[wanted]
 
 
 def fill(cls: Any, section: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +168,7 @@ def deciding(options: Any, default: Any = None) -> dict[str, Any]:
             continue
         if "file" in field.metadata:
             path = pathlib.Path(value)
-            value = {"sha256": hash_file(path)} if path.is_file() else {"file": value}
+            value = {"sha256": files.hash_file(path)} if path.is_file() else {"file": value}
         found[field.name] = deciding(value, usual) if dataclasses.is_dataclass(value) else value
     return found
 

@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from kt_jax import data
 from kt_jax.machine import partition, processes, signals
-from kt_jax.runs import artifacts, files, lock, options, planning, progress, provenance
+from kt_jax.runs import artifacts, files, lock, marks, options, planning, progress, provenance
 from kt_jax.runs import graph as graphs
 from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.images import Sources, remember, report_exclusions
@@ -141,7 +141,7 @@ def _run_wanted(
         for warning in plan.warnings:
             _log.warning("%s: %s", name, warning)
     for name in graphs.with_inputs(graph, work.wanted):
-        if name not in again and (name in work.wanted or provenance.is_finished(workdir, name)):
+        if name not in again and (name in work.wanted or marks.is_finished(workdir / name)):
             provenance.refuse_changes(graph[name], work.seed, workdir, sources)
     planning.check_deletion(work, again)
     partition.wait_for_all("the checks")
@@ -170,7 +170,7 @@ def _run_wanted(
             _log.info("%s: it was made from other stages than are there now; done again", name)
             files.remove(workdir / name)
             partition.wait_for_all(f"the deletion of {name}")
-        if partition.decided_by_first(lambda name=name: provenance.is_finished(workdir, name)):
+        if partition.decided_by_first(lambda name=name: marks.is_finished(workdir / name)):
             _log.info("%s: finished before, skipped", name)
             continue
         notice.check()
@@ -215,7 +215,7 @@ def _open_inputs(node: graphs.Node, workdir: Path, sources: Sources) -> Inputs:
 
 def _read(directory: Path, name: str, reader: str, needs: bool) -> Mapping[str, Any] | None:
     """The manifest of a finished artifact whose files are what was written."""
-    if not needs and not (directory / artifacts.MANIFEST).exists():
+    if not needs and not marks.is_finished(directory):
         return None
     return artifacts.open_artifact(directory, name=name, reader=reader).manifest
 
@@ -235,7 +235,7 @@ def _run_stage(stage: Stage, node: graphs.Node, fingerprint: Mapping[str, Any]) 
         remember(stage.directory.parent, images)
     _log.info("%s: begins", stage.name)
     begun = time.monotonic()
-    artifacts.start(stage.directory, fingerprint)
+    marks.start(stage.directory, fingerprint)
     partition.wait_for_all(f"the beginning of {stage.name}")
     try:
         about, facts = node.module.run(stage)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kt_jax.runs import artifacts, files, options, progress, provenance
+from kt_jax.runs import artifacts, files, marks, options, progress, provenance
 from kt_jax.runs import graph as graphs
 from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.images import Sources
@@ -59,7 +59,7 @@ def check_deletion(work: Work, again: Collection[str]) -> None:
     seconds = {
         name: files.read_json(work.workdir / name / artifacts.MANIFEST).get("seconds", 0.0)
         for name in there
-        if provenance.is_finished(work.workdir, name)
+        if marks.is_finished(work.workdir / name)
     }
     parts = [
         f"{name} ({progress.format_seconds(seconds[name]) if name in seconds else 'begun'})"
@@ -80,7 +80,7 @@ def make_plans(work: Work, again: Collection[str], sources: Sources) -> dict[str
     plans: dict[str, Plan] = {}
     for name in work.wanted:
         node = work.graph[name]
-        if name not in again and provenance.is_finished(work.workdir, name):
+        if name not in again and marks.is_finished(work.workdir / name):
             # It need not be possible here and now: it has been.
             manifest = artifacts.read_manifest(work.workdir / name, name=name, reader=name)
             plans[name] = Plan(artifacts.describe(manifest), ())
@@ -93,7 +93,7 @@ def make_plans(work: Work, again: Collection[str], sources: Sources) -> dict[str
                 directory = provenance.directory_of(work.workdir, each)
                 if each.stage in plans:
                     about, manifest = plans[each.stage].about, {}
-                elif (directory / artifacts.MANIFEST).exists() and each.stage not in again:
+                elif marks.is_finished(directory) and each.stage not in again:
                     manifest = artifacts.read_manifest(directory, name=each.text, reader=name)
                     about = artifacts.describe(manifest)
                 else:
@@ -122,7 +122,7 @@ def print_plans(work: Work, time_steps: int) -> None:
     plans = make_plans(work, again, sources)
     refused = []
     for name in graphs.with_inputs(graph, work.wanted):
-        if name not in work.wanted and not provenance.is_finished(workdir, name):
+        if name not in work.wanted and not marks.is_finished(workdir / name):
             continue
         changes = provenance.find_changes(graph[name], work.seed, workdir, sources)
         directory = workdir / name
@@ -134,7 +134,7 @@ def print_plans(work: Work, time_steps: int) -> None:
             refused.append(name)
         elif provenance.has_other_inputs(graph[name], work.seed, workdir, sources):
             status = "made from other stages than are there now, to be done again"
-        elif provenance.is_finished(workdir, name):
+        elif marks.is_finished(workdir / name):
             status = "finished"
         elif directory.exists():
             status = "begun, would resume"

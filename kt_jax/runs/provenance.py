@@ -5,14 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from kt_jax import data
-from kt_jax.runs import artifacts, files, options
+from kt_jax.runs import artifacts, files, marks, options
 from kt_jax.runs.graph import Graph, Input, Node
 from kt_jax.runs.images import explain_change
-
-
-def is_finished(workdir: Path, name: str) -> bool:
-    """Whether a stage has ended: its manifest is written last."""
-    return (workdir / name / artifacts.MANIFEST).exists()
 
 
 def directory_of(workdir: Path, needed: Input) -> Path:
@@ -29,7 +24,7 @@ def fingerprint(
         inputs[option] = {}
         for each in several:
             directory = directory_of(workdir, each)
-            if (directory / artifacts.MANIFEST).exists():
+            if marks.is_finished(directory):
                 manifest = artifacts.read_manifest(directory, name=each.text, reader=node.name)
                 inputs[option][_key(node, option, each)] = manifest["outputs"]
     return {
@@ -51,12 +46,12 @@ def has_other_inputs(
     node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
 ) -> bool:
     """Whether a stage that does with the inputs that are there was made when others were."""
-    found = artifacts.read_fingerprint(workdir / node.name)
+    found = marks.find(workdir / node.name)
     if found is None:
         return False
     wanted = fingerprint(node, seed, workdir, sources)["inputs"]
     return any(
-        inputs.keys() != found["inputs"].get(option, {}).keys()
+        inputs.keys() != found.request["inputs"].get(option, {}).keys()
         for option, inputs in wanted.items()
         if not options.needs_all(node.module.Options, option)
     )
@@ -66,10 +61,10 @@ def find_changes(
     node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
 ) -> list[str]:
     """Where that which a stage was made with differs from what is asked for now."""
-    found = artifacts.read_fingerprint(workdir / node.name)
-    if found is None:
+    begun = marks.find(workdir / node.name)
+    if begun is None:
         return []
-    wanted = fingerprint(node, seed, workdir, sources)
+    found, wanted = begun.request, fingerprint(node, seed, workdir, sources)
     for option, finished in wanted["inputs"].items():
         then = found["inputs"].setdefault(option, {})
         if not options.needs_all(node.module.Options, option):
@@ -98,7 +93,7 @@ def find_changes(
     defaults = files.to_plain(options.defaults(node.module.Options))
     for made in (found, wanted):
         made["config"][node.name] = _merged(defaults, made["config"].get(node.name, {}))
-    changes += artifacts.differences(found, wanted)
+    changes += marks.differences(found, wanted)
     return changes or ["what it was made from, in a way that cannot be told"]
 
 
@@ -119,20 +114,17 @@ def refuse_changes(
       ValueError: saying where it differs, and the two ways on.
     """
     changes = find_changes(node, seed, workdir, sources)
-    if changes:
-        lines = "\n  ".join(changes)
-        others = (
-            " To label other images by what is here, add them to config.images under another name, "
-            "and a stage of the kind label: nothing else is done again."
-            if any(change.startswith("config.images.") for change in changes)
-            else ""
-        )
-        raise ValueError(
-            f"stage {node.name!r} in {workdir} was made by another config or from other inputs "
-            f"(found -> now asked for):\n  {lines}\nNothing was changed. Either do it and what "
-            f"reads it again with --redo={node.name}, or add a stage under another name, or choose "
-            f"another --workdir.{others}"
-        )
+    others = (
+        " To label other images by what is here, add them to config.images under another name, "
+        "and a stage of the kind label: nothing else is done again."
+        if any(change.startswith("config.images.") for change in changes)
+        else ""
+    )
+    remedy = (
+        f"Either do it and what reads it again with --redo={node.name}, or add a stage under "
+        f"another name, or choose another --workdir.{others}"
+    )
+    marks.refuse(f"stage {node.name!r} in {workdir}", changes, remedy)
 
 
 def check_inputs(
@@ -163,7 +155,7 @@ def write_config(config: Mapping[str, Any], graph: Graph, workdir: Path) -> None
     resolved = {**config}
     for name, node in graph.items():
         resolved[name] = node.section
-        if is_finished(workdir, name):
+        if marks.is_finished(workdir / name):
             # Whoever made it: an older version wrote no section.
             manifest = files.read_json(workdir / name / artifacts.MANIFEST)
             resolved[name] = manifest.get("section", resolved[name])

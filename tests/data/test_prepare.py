@@ -28,6 +28,7 @@ from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST
 from kt_jax.data.sources import SOURCES, Source, detect, make_source
 from kt_jax.data.sources.source import make_entries
+from kt_jax.runs import lock
 
 
 def picture(seed, height=80, width=100):
@@ -235,7 +236,7 @@ def test_classes_that_are_learned_by_reading(tmp_path, monkeypatch, caplog):
     images = open_images("array_record", size=16, path=tmp_path / "b")
     assert (images.class_names, images.labels.tolist()) == (("b", "a"), [[1, -1], [-1, -1]])
     assert images.labels.dtype == np.int8
-    assert "boxes are in pixels of the originals: left out" in caplog.text
+    assert "boxes are in pixels of the originals: skipped" in caplog.text
 
 
 def test_a_killed_run_goes_on(photos, tmp_path, monkeypatch, caplog):
@@ -275,6 +276,15 @@ def test_a_killed_run_goes_on(photos, tmp_path, monkeypatch, caplog):
     (out / ".unfinished/00000.parquet").write_text("")
     prepare("folder", out, path=str(photos), size=64, shards=4)
     assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_second_process_is_kept_out(photos, tmp_path):
+    out = tmp_path / "out"
+    with lock.hold(out), pytest.raises(ValueError, match=f"{out} is in use by process"):
+        prepare("folder", out, path=str(photos), size=64)
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    prepare("folder", out, path=str(photos), size=64)
+    assert not [name for name in tree(out) if name.startswith(".")]
 
 
 def test_few_images_are_in_memory_at_a_time(tmp_path, monkeypatch):
@@ -376,7 +386,7 @@ def test_what_was_made_otherwise_is_refused(photos, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="quality: 90 -> 91"):
             prepare("folder", out, path=str(photos), size=64, shards=2, quality=91)
         save(photos / "train/cat/more.png", picture(0))
-        with pytest.raises(ValueError, match=r"(?s)changed since .*files.count: 13 -> 14"):
+        with pytest.raises(ValueError, match=r"(?s)other inputs .*files.count: 13 -> 14"):
             prepare("folder", out, path=str(photos), size=64, shards=2)
         (photos / "train/cat/more.png").unlink()
         first = photos / "test/cat/01.png"
@@ -461,7 +471,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_half(photos, tmp_path):
             prepare("folder", out, path=str(photos), size=64, shards=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert sorted(tree(out)) == [".unfinished/request.json"]
+    assert sorted(tree(out)) == [".lock", ".unfinished/request.json"]
     with pytest.raises(ValueError, match="out is not finished"):
         make_source("auto", path=out)
     prepare("folder", out, path=str(photos), size=64, shards=2)

@@ -355,7 +355,7 @@ def test_nearly_as_many_clusters_as_rows_are_seeded_in_few_steps(monkeypatch, ca
     assert [step.drawn for step in steps] == sorted(step.drawn for step in steps)
     assert steps[-1].drawn == 1500
     assert len(np.unique(found.centroids, axis=0)) == 1500
-    assert " of 1,500 seeds drawn, " in caplog.text
+    assert " of 1,500 seeds drawn | ETA " in caplog.text
 
 
 # Rows of any kind, and arguments that are refused by their own name.

@@ -19,14 +19,15 @@ import numpy as np
 from kt_jax.kmeans import checks, command
 from kt_jax.kmeans.sources import find_shards, open_array
 from kt_jax.kmeans.sweep import make_table, sweep
-from kt_jax.runs import artifacts, files, progress
+from kt_jax.machine import signals
+from kt_jax.runs import artifacts, errors, files, marks, progress
 
 _log = logging.getLogger("kt_jax.kmeans.sweep.__main__")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    return command.call("kt_jax.kmeans.sweep", _run, argv)
+    return errors.call("kt_jax.kmeans.sweep", lambda: _run(argv))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -55,16 +56,16 @@ def _run(argv: Sequence[str] | None) -> None:
     options = {name: getattr(arguments, name) for name in command.OPTIONS}
     asked = {"k": arguments.k, "seeds": arguments.seeds, **options}
     fingerprint = {
-        "features": {name: command.describe_files(paths) for name, paths in features.items()},
-        "labels": command.describe_files(labelled),
+        "features": {name: marks.describe_files(paths) for name, paths in features.items()},
+        "labels": marks.describe_files(labelled),
         "options": asked,
     }
     out = arguments.out
-    with command.working_in(out, fingerprint) as anything:
+    with signals.Notice(), marks.working_in(out, fingerprint) as anything:
         if anything:
             rows = sweep(features, arguments.k, seeds=arguments.seeds, labels=labels, **options)
             for found in (*fingerprint["features"].values(), fingerprint["labels"]):
-                command.check_unchanged(found, out)
+                marks.check_unchanged(found, out)
             described = {
                 "rows": rows,
                 "options": asked,
@@ -80,8 +81,6 @@ def _run(argv: Sequence[str] | None) -> None:
             about = artifacts.Sweep(rows=len(rows))
             artifacts.finish(out, about, fingerprint, section=asked, facts={}, seconds=seconds)
             _log.info("finished in %s: %s", progress.format_seconds(seconds), out)
-        else:
-            _log.info("%s: finished, nothing to do", out)
     print((out / "sweep.md").read_text(), end="")
 
 
@@ -97,5 +96,5 @@ def _read_labels(path: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    command.log_to_console()
+    progress.log_to_console()
     sys.exit(main())

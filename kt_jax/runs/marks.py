@@ -1,0 +1,192 @@
+"""A directory of results: begun, resumed, finished, or refused since it was made otherwise.
+
+STARTED says with which options and from which inputs the work has begun. MANIFEST is written last:
+its presence is the finished mark.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kt_jax.runs import files, lock
+
+_log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+FORMAT = 2  # of both; those without a number were written before artifacts had types
+_SHOWN = 10  # lines of a difference; there may be thousands of shards
+
+
+@dataclass(frozen=True)
+class Found:
+    """The marks of a directory."""
+
+    request: dict[str, Any]
+    """The options and inputs that it was begun with."""
+    files: Mapping[str, str] | None = None
+    """The SHA-256 of each of its files, "" where it is not known; None before it is finished."""
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the work in a directory has ended."""
+    return (directory / MANIFEST).exists()
+
+
+def start(directory: Path, request: Mapping[str, Any]) -> None:
+    """Marks a directory as begun with these options and inputs."""
+    files.write_json(directory / STARTED, {"format": FORMAT, "fingerprint": request})
+
+
+def find(directory: Path) -> Found | None:
+    """The marks of a directory; None if nothing was begun. Raises as `read` does."""
+    for path in (directory / MANIFEST, directory / STARTED):
+        if path.exists():
+            written = read(path)
+            return Found(written["fingerprint"], written.get("files"))
+    return None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a MANIFEST or STARTED.
+
+    Raises:
+      ValueError: it is broken, or this version of kt_jax did not write it.
+    """
+    written = files.read_json(path)
+    is_ours = isinstance(written, dict) and "fingerprint" in written
+    if not is_ours or written.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} was written by another version of kt_jax, which kept its results in another "
+            "way, or by another program: choose another directory, or delete this one"
+        )
+    return written
+
+
+def check_files(directory: Path, hashes: Mapping[str, str], remedy: str) -> None:
+    """Compares the files of a finished directory with their SHA-256, where that is not "".
+
+    Raises:
+      FileNotFoundError: some have gone; `remedy` says how to make them again.
+      ValueError: one has changed.
+    """
+    gone = [name for name in hashes if not (directory / name).exists()]
+    if gone:
+        raise FileNotFoundError(
+            f"{directory / gone[0]} has gone ({len(gone)} files in all), though its directory is "
+            f"marked as finished: bring it back, or {remedy}"
+        )
+    for name, digest in hashes.items():
+        if digest and files.hash_file(directory / name) != digest:
+            raise ValueError(
+                f"{directory / name} is not what was written (its SHA-256 differs): bring it "
+                f"back, or {remedy}"
+            )
+
+
+def describe_files(paths: Sequence[Path]) -> dict[str, Any]:
+    """What tells files from others without reading them: path, size and time of modification."""
+    stats = [path.stat() for path in paths]
+    return {
+        f"{number:05d}": {"path": str(path), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+        for number, (path, stat) in enumerate(zip(paths, stats, strict=True))
+    }
+
+
+def check_unchanged(found: dict[str, Any], directory: Path) -> None:
+    """Refuses to finish results of files that are no longer as `describe_files` found them.
+
+    Raises:
+      ValueError: naming the first that has changed or has gone.
+    """
+    for file in found.values():
+        path = Path(file["path"])
+        if not path.exists() or describe_files([path])["00000"] != file:
+            raise ValueError(
+                f"{path} has changed or gone while it was read: {directory} is not marked as "
+                "finished. Delete it, and run the same command once nothing writes to the files"
+            )
+
+
+def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """One line for each value, or file of `describe_files`, that differs between nested dicts."""
+    if found == wanted:
+        return
+    pair: list[Any] = [{} if value is None else value for value in (found, wanted)]
+    are_files = [isinstance(x, dict) and x.keys() == {"path", "bytes", "modified"} for x in pair]
+    if not any(are_files) and all(isinstance(value, dict) for value in pair):
+        for key in sorted(pair[0].keys() | pair[1].keys()):
+            inner = f"{name}.{key}" if name else key
+            yield from differences(pair[0].get(key), pair[1].get(key), inner)
+        return
+    before, now = (
+        value["path"] if is_file else json.dumps(value)
+        for value, is_file in zip((found, wanted), are_files, strict=True)
+    )
+    yield f"{name}: {now} has changed since" if before == now else f"{name}: {before} -> {now}"
+
+
+def refuse(results: str, changes: Sequence[str], remedy: str) -> None:
+    """Refuses to resume, or to reuse, results that were made otherwise, if there are changes.
+
+    Raises:
+      ValueError: with ten of the changes, and what to do.
+    """
+    if changes:
+        more = [f"and {len(changes) - _SHOWN} more"] if len(changes) > _SHOWN else []
+        lines = "\n  ".join([*changes[:_SHOWN], *more])
+        raise ValueError(
+            f"{results} was made with other options or from other inputs (found -> now asked "
+            f"for):\n  {lines}\nNothing was changed. {remedy}"
+        )
+
+
+@contextlib.contextmanager
+def working_in(
+    directory: Path,
+    request: dict[str, Any],
+    find: Callable[[Path], Found | None] = find,
+    start: Callable[[Path, dict[str, Any]], None] = start,
+) -> Iterator[bool]:
+    """Whether there is anything to do in a command's --out; if so, it is locked and marked.
+
+    Raises:
+      ValueError: it was made with another request, it holds other files, its marks or files are
+        not what was written, or another process works in it; nothing is touched then.
+      FileNotFoundError: it is finished, and files of it have gone.
+      OSError: it can be neither made nor written.
+    """
+    is_done = _is_done(directory, request, find)
+    with contextlib.nullcontext() if is_done else lock.hold(directory):
+        # Another process may have done it, or something else, before the lock.
+        if is_done or _is_done(directory, request, find):
+            _log.info("%s: finished, nothing to do", directory)
+            yield False
+        else:
+            start(directory, request)
+            yield True
+
+
+def _is_done(
+    directory: Path, request: dict[str, Any], find: Callable[[Path], Found | None]
+) -> bool:
+    """Refuses, too, to work in what is not ours or was made otherwise."""
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    others = sorted(name for name in names if not name.startswith("."))
+    found = find(directory)
+    if found is None and others:
+        raise ValueError(
+            f"--out: {directory} holds other files, such as {others[0]}: choose another"
+        )
+    if found is None or names <= {STARTED, lock.NAME}:
+        return False  # what has begun so far has computed nothing
+    changes = list(differences(found.request, request))
+    refuse(str(directory), changes, "Delete it, or choose another --out.")
+    if found.files is not None:
+        remedy = "delete the directory and run the same command"
+        check_files(directory, found.files, remedy)
+    return found.files is not None

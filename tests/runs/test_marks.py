@@ -1,0 +1,31 @@
+"""Marks of a directory: what differs from before, in few lines."""
+
+import pytest
+
+from kt_jax.runs import marks
+
+
+def test_a_difference_is_a_line_for_each_value_and_file(tmp_path):
+    (tmp_path / "a").write_text("one")
+    before = marks.describe_files([tmp_path / "a"])
+    (tmp_path / "a").write_text("longer")
+    now = marks.describe_files([tmp_path / "a"])
+    found = {"files": before, "k": 2, "none": None, "same": {"x": [1]}}
+    wanted = {"files": now, "k": 3, "none": {"x": 1}, "same": {"x": [1]}}
+    assert [*marks.differences(found, wanted)] == [
+        f"files.00000: {tmp_path / 'a'} has changed since",
+        "k: 2 -> 3",
+        "none.x: null -> 1",
+    ]
+    assert [*marks.differences({"files": before}, {})] == [f"files.00000: {tmp_path / 'a'} -> null"]
+
+
+def test_of_many_differences_ten_are_shown():
+    marks.refuse("DIR", [], "Delete it.")
+    with pytest.raises(
+        ValueError, match=r"^DIR was made with other options (?s:.*)Delete"
+    ) as error:
+        marks.refuse("DIR", [f"line {number}" for number in range(13)], "Delete it.")
+    lines = str(error.value).splitlines()
+    assert lines[1:-1] == [*(f"  line {number}" for number in range(10)), "  and 3 more"]
+    assert lines[-1] == "Nothing was changed. Delete it."
