@@ -9,7 +9,7 @@ from kt_jax.data.duplicates import (
     find_leaks,
     hash_images,
 )
-from kt_jax.data.images import Hashes, Images, check_size, find_shortage
+from kt_jax.data.image_set import Hashes, Images, check_size, find_shortage
 from kt_jax.data.loader import Reading, eval_batches, train_batches
 from kt_jax.data.opening import open_images
 from kt_jax.data.order import Balanced, Shuffled

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 
 from kt_jax.data.decode import VERSION
+from kt_jax.data.descriptor import Descriptor
 
 _log = logging.getLogger(__name__)
 
@@ -110,13 +111,10 @@ class _InMemory:
     """Keeps images in this process's memory."""
 
     def __init__(self, load: Load, count: int, size: int) -> None:
-        self._load, self._shape = load, (count, size, size, 3)
-        self._forget()
-
-    def _forget(self) -> None:
+        self._load, self._count, self._size = load, count, size
         # The pages of np.empty are real only once they are written.
-        self._decoded = np.empty(self._shape, np.uint8)
-        self._known = np.zeros(self._shape[0], bool)
+        self._decoded = np.empty((count, size, size, 3), np.uint8)
+        self._known = np.zeros(count, bool)
 
     def __call__(self, i: int) -> np.ndarray:
         # Two threads may both decode an image: they write the same bytes.
@@ -128,12 +126,8 @@ class _InMemory:
         pixels.flags.writeable = False
         return pixels
 
-    def __getstate__(self) -> dict:
-        return {"_load": self._load, "_shape": self._shape}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        self._forget()
+    def __reduce__(self) -> tuple:
+        return _InMemory, (self._load, self._count, self._size)
 
 
 class _OnDisk:
@@ -148,31 +142,19 @@ class _OnDisk:
         self._load, self._path, self._shape = load, path, (size, size, 3)
         self._row = size * size * 3 + 4
         self._full = False
-        self._open()
-
-    def _open(self) -> None:
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = Descriptor(path, os.O_RDWR | os.O_CREAT)
 
     def __call__(self, i: int) -> np.ndarray:
-        row = os.pread(self._file, self._row, i * self._row)
+        row = os.pread(self._file.number, self._row, i * self._row)
         if len(row) == self._row and zlib.crc32(row[:-4]) == int.from_bytes(row[-4:], "little"):
             return np.frombuffer(row, np.uint8, self._row - 4).reshape(self._shape)
         pixels = self._load(i)
         if not self._full:
             data = pixels.tobytes()
             try:
-                os.pwrite(self._file, data + zlib.crc32(data).to_bytes(4, "little"), i * self._row)
+                row = data + zlib.crc32(data).to_bytes(4, "little")
+                os.pwrite(self._file.number, row, i * self._row)
             except OSError as error:
                 self._full = True
                 _log.warning("%s: %s: no more images are kept", self._path, error.strerror)
         return pixels
-
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name != "_file"}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        self._open()
-
-    def __del__(self) -> None:
-        os.close(self._file)

@@ -4,7 +4,6 @@ import contextlib
 import re
 import threading
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from kt_jax.data import jpeg
-from kt_jax.data.formats import FORMATS, make_opaque, open_picture
+from kt_jax.data.formats import FORMATS, Stored, make_opaque, open_picture
 from kt_jax.data.orientation import find_orientation, read_exif, swaps_sides, turn
 
 # Count up when pixels change: images are examined again, and what is kept of them decoded.
@@ -48,15 +47,8 @@ _CUT_OFF = re.compile("[Pp]remature end|found marker 0xd9")
 _UNUSED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
-class _Decoded(NamedTuple):
-    """Pixels (grey `[h, w]` or RGB `[h, w, 3]`) with their orientation, and the stored picture."""
-
-    pixels: np.ndarray
-    orientation: int
-    height: int
-    width: int
-    mode: str
-    bits: int
+# Pixels, grey `[h, w]` or RGB `[h, w, 3]`, and the picture that they are of.
+_Decoded = tuple[np.ndarray, Stored]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +89,13 @@ def decode_image(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
         right; or it has more than 200 megapixels, a side of fewer than 8, or one side more than 50
         times the other; or it is a JPEG of more than 100 scans. The message is the reason.
     """
-    pixels, orientation = _decode(data, size)[:2]
+    pixels, stored = _decode(data, size)
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = _resize(pixels[top : top + side, left : left + side], (size, size))
     # A square turned after the centre crop is the crop of the turned image, and cheaper.
-    return np.ascontiguousarray(turn(square, orientation))
+    return np.ascontiguousarray(turn(square, stored.orientation))
 
 
 def decode_upright(data: bytes, short_side: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -111,24 +103,23 @@ def decode_upright(data: bytes, short_side: int) -> UInt8[np.ndarray, "h w 3"]:
 
     Args, conversions and errors as in `decode_image`.
     """
-    pixels, orientation = _decode(data, short_side)[:2]
+    pixels, stored = _decode(data, short_side)
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     if scale < 1:
         pixels = _resize(pixels, (round(height * scale), round(width * scale)))
-    return np.ascontiguousarray(turn(pixels, orientation))
+    return np.ascontiguousarray(turn(pixels, stored.orientation))
 
 
 def examine_image(data: bytes) -> Examined:
     """Decodes an image to say what it is; errors as in `decode_image`."""
-    decoded = _decode(data, THUMBNAIL, grey=True)
-    pixels, height, width = decoded.pixels, decoded.height, decoded.width
+    pixels, (height, width, mode, bits, orientation) = _decode(data, THUMBNAIL, grey=True)
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    thumbnail = turn(_resize(pixels, (THUMBNAIL, THUMBNAIL)), decoded.orientation)
-    if swaps_sides(decoded.orientation):
+    thumbnail = turn(_resize(pixels, (THUMBNAIL, THUMBNAIL)), orientation)
+    if swaps_sides(orientation):
         height, width = width, height
-    return Examined(height, width, decoded.mode, decoded.bits, np.ascontiguousarray(thumbnail))
+    return Examined(height, width, mode, bits, np.ascontiguousarray(thumbnail))
 
 
 def why_too_large(size: int) -> str | None:
@@ -153,11 +144,10 @@ def _decode(data: bytes, short_side: int, *, grey: bool = False) -> _Decoded:
             return decoded
         unknown = f"a JPEG that cannot be read: {why_not}"
     try:
-        opened = open_picture(data, short_side)
-        height, width = opened.height, opened.width
-        _check_shape(height, width)
-        with _alone_if_large(height, width):
-            pixels = _to_rgb(opened.load(), short_side)
+        stored, load = open_picture(data, short_side)
+        _check_shape(stored.height, stored.width)
+        with _alone_if_large(stored.height, stored.width):
+            return _to_rgb(load(), short_side), stored
     except (ValueError, MemoryError):
         # Of a want of memory, the image is not to blame.
         raise
@@ -167,7 +157,6 @@ def _decode(data: bytes, short_side: int, *, grey: bool = False) -> _Decoded:
         # Pillow's readers raise whatever they meet in a broken file: OSError, SyntaxError,
         # struct.error, zlib.error, IndexError ... To us it is one thing: no image.
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    return _Decoded(pixels, opened.orientation, height, width, opened.mode, opened.bits)
 
 
 def _try_jpeg(
@@ -214,7 +203,7 @@ def _decode_jpeg(data: bytes, header: jpeg.Header, short_side: int, grey: bool) 
     if grey:
         pixels = pixels[..., 0]
     orientation = find_orientation(read_exif(header.exif), header.xmp)
-    return _Decoded(pixels, orientation, height, width, _JPEG_MODES[colours], 8)
+    return pixels, Stored(height, width, _JPEG_MODES[colours], 8, orientation)
 
 
 def _alone_if_large(height: int, width: int) -> contextlib.AbstractContextManager:

@@ -21,14 +21,13 @@ import pyarrow as pa
 from jaxtyping import Bool, Int, UInt64
 
 from kt_jax.data.decode import THUMBNAIL
-from kt_jax.data.images import Hashes, Images
+from kt_jax.data.image_set import Hashes, Images
 from kt_jax.data.scan import perceptual_hash
 
 # In bits; an even number differs, as 32 are set. In 24,000 photographs all 13 pairs at up to 4 show
 # one scene, but only 3 of 10 at 6. Of 50,000 crops, 19 were within 4 of one of 1.28 million crops
 # of other photographs, 177 within 6. Copies of quality 50 or half the size were all within 4.
 NEAR = 4
-MAX_DISTANCE = 16
 # How many pairs are compared at a time.
 _BLOCK = 1 << 20
 
@@ -74,31 +73,21 @@ def hash_images(images: Images) -> Hashes:
     return Hashes(tuple(content), perceptual)
 
 
-def find_duplicates(hashes: Hashes, *, max_distance: int = NEAR) -> Duplicates:
-    """Finds the duplicates in a set, a million images in seconds.
-
-    Args:
-      hashes: of the set.
-      max_distance: how many bits of the pHash near duplicates may differ in.
-
-    Raises:
-      ValueError: max_distance is not in [0, 16].
-    """
-    _check_distance(max_distance)
+def find_duplicates(hashes: Hashes) -> Duplicates:
+    """Finds the duplicates in a set, a million images in seconds."""
     content = pa.array(hashes.content, pa.string()).dictionary_encode().indices.to_numpy()
     telling = np.flatnonzero(_tells(hashes.perceptual))
     unique, which = np.unique(hashes.perceptual[telling], return_inverse=True)
-    connected = (telling[group] for group in _groups(_components(unique, max_distance)[which]))
+    connected = (telling[group] for group in _groups(_components(unique)[which]))
     near = [rows for rows in connected if (content[rows] != content[rows[0]]).any()]
     return Duplicates(_tuples(_groups(content)), _tuples(near))
 
 
-def find_leaks(evaluation: Hashes, training: Hashes, *, max_distance: int = NEAR) -> Leaks:
+def find_leaks(evaluation: Hashes, training: Hashes) -> Leaks:
     """Finds evaluation images that are in a training set too, at most one there for each.
 
-    50,000 among a million take seconds. Args and errors as of `find_duplicates`.
+    50,000 among a million take seconds.
     """
-    _check_distance(max_distance)
     first: dict[str, int] = {}
     for row, content in enumerate(training.content):
         first.setdefault(content, row)
@@ -114,21 +103,13 @@ def find_leaks(evaluation: Hashes, training: Hashes, *, max_distance: int = NEAR
     lowest_rows = telling[at]
     # One number that orders by distance, then by row.
     count = len(training.perceptual)
-    none = (MAX_DISTANCE + 1) * count
+    none = (NEAR + 1) * count
     best = np.full(len(wanted), none, np.int64)
-    for left, right, distances in _close_pairs(wanted, unique, max_distance):
+    for left, right, distances in _close_pairs(wanted, unique):
         np.minimum.at(best, left, distances.astype(np.int64) * count + lowest_rows[right])
     found = best[which] < none
     near = zip(rows[found].tolist(), (best[which][found] % count).tolist(), strict=True)
     return Leaks(exact, list(near))
-
-
-def _check_distance(max_distance: int) -> None:
-    if not 0 <= max_distance <= MAX_DISTANCE:
-        raise ValueError(
-            f"max_distance is {max_distance} but must be in [0, {MAX_DISTANCE}]: hashes of 64 bits "
-            "that are further apart are not of near duplicates"
-        )
 
 
 def _tells(perceptual: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
@@ -136,11 +117,11 @@ def _tells(perceptual: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     return np.bitwise_count(perceptual) == 32
 
 
-def _components(hashes: UInt64[np.ndarray, " n"], max_distance: int) -> Int[np.ndarray, " n"]:
+def _components(hashes: UInt64[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Numbers the connected components of unique hashes."""
     labels = np.arange(len(hashes))
     waiting: list[np.ndarray] = []
-    for left, right, _ in _close_pairs(hashes, hashes, max_distance):
+    for left, right, _ in _close_pairs(hashes, hashes):
         edges = np.stack([labels[left], labels[right]])
         waiting.append(edges[:, edges[0] != edges[1]])
         # Edges are forgotten once their ends have one label: of a cluster there may be billions.
@@ -160,15 +141,15 @@ def _join(labels: np.ndarray, edges: list[np.ndarray]) -> np.ndarray:
 
 
 def _close_pairs(
-    left: UInt64[np.ndarray, " m"], right: UInt64[np.ndarray, " n"], max_distance: int
+    left: UInt64[np.ndarray, " m"], right: UInt64[np.ndarray, " n"]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields rows of `left`, rows of `right` and their distances, a block of pairs at a time.
 
     A pair may come more than once; if both are one array, it comes in one order, and no hash with
-    itself. Of max_distance + 2 bands of bits, hashes that close agree in two at least: for every
+    itself. Of NEAR + 2 bands of bits, hashes that close agree in two at least: for every
     two bands, those that agree in them are compared.
     """
-    edges = [64 * band // (max_distance + 2) for band in range(max_distance + 3)]
+    edges = [64 * band // (NEAR + 2) for band in range(NEAR + 3)]
     bands = [(1 << end) - (1 << begin) for begin, end in itertools.pairwise(edges)]
     for one, other in itertools.combinations(bands, 2):
         mask = np.uint64(one | other)
@@ -191,7 +172,7 @@ def _close_pairs(
             i = np.repeat(rows, counts)
             j = np.arange(counts.sum()) + np.repeat(begin[rows] - ends + counts, counts)
             distances = np.bitwise_count(left_sorted[i] ^ right_sorted[j])
-            close = distances <= max_distance
+            close = distances <= NEAR
             if close.any():
                 yield left_order[i[close]], right_order[j[close]], distances[close]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kt_jax.data.splits import choose_splits, divide, is_extra, is_filler, read_name
 
-# The names of the folders that lead to some images, the outermost first.
+# The names of the folders that lead to some images, the outermost first; () is the root.
 Folder = tuple[str, ...]
 
 
@@ -26,11 +26,6 @@ class Place:
     due: bool = False
 
 
-def split_path(parent: str) -> Folder:
-    """Returns the names of the folders in a path, () of "", as of an image at the root."""
-    return tuple(parent.split("/")) if parent else ()
-
-
 def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
     """Returns what each folder says; and where one may be a split or a class, why, else "".
 
@@ -43,7 +38,9 @@ def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
     - at the top classes, one of which may have the name of a split, like the class "train".
     """
     folders = sorted(folders)
-    depth = _shared_depth(folders)
+    # All lie, in order, between the first and the last: what these share, all do.
+    ends = zip(folders[0], folders[-1], strict=False) if folders else ()
+    depth = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
     tops = _group(folders, depth)
     names = [name for name in tops if name]
     splits = choose_splits(names)
@@ -65,14 +62,6 @@ def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
     return places, _doubt(odd, names, "is read as a class") if odd else ""
 
 
-def _shared_depth(folders: list[Folder]) -> int:
-    """How many folders hold all others."""
-    # All lie, in order, between the first and the last.
-    first, last = min(folders, default=()), max(folders, default=())
-    pairs = zip(first, last, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
 def _group(folders: Iterable[Folder], depth: int) -> dict[str, list[Folder]]:
     """The folders by their name at this depth, "" where they do not go so deep."""
     groups = defaultdict(list)
@@ -85,7 +74,7 @@ def _splits_first(
     tops: Mapping[str, list[Folder]], splits: dict[str, str | None], depth: int
 ) -> dict[Folder, Place]:
     classes = {name: _classes_below(tops[name], depth, name) for name in splits}
-    # A flat test/ beside train/ and val/ with classes, as in ImageNet, has no labels to test with.
+    # A flat test/ next to train/ and val/ with classes, as in ImageNet, has no labels to test with.
     labelled = choose_splits(name for name in splits if any(classes[name].values()))
     if divide(labelled.values()):
         splits = dict.fromkeys(splits) | labelled
@@ -153,7 +142,7 @@ def _repeats(name: str, split: str) -> bool:
 
 
 def _may_be_splits(tops: Mapping[str, list[Folder]], splits: Iterable[str], depth: int) -> bool:
-    """Whether tops with the names of splits hold classes, as no top beside them does."""
+    """Whether tops with the names of splits hold classes, as no other top does."""
     below = {name: set(_group(folders, depth)) for name, folders in tops.items()}
     classes = set().union(*(below[name] for name in splits))
     return all(len(below[name]) > 1 and "" not in below[name] for name in splits) and all(
@@ -165,9 +154,9 @@ def _may_be_splits(tops: Mapping[str, list[Folder]], splits: Iterable[str], dept
 
 def _doubt(splits: Iterable[str], names: Iterable[str], what: str) -> str:
     split, others = min(splits), sorted(set(names).difference(splits))
-    beside = f", beside {others[0]!r}," if others else ""
+    next_to = f", next to {others[0]!r}," if others else ""
     return (
-        f"the folder {split!r}{beside} {what}, and a hash of each name says what is for "
+        f"the folder {split!r}{next_to} {what}, and a hash of each name says what is for "
         "tests. If it is a split, put the other images below top folders of splits too ('train', "
         "'test', 'unlabeled'); if it is a class, rename it, or list the images in a table with a "
         "column 'label'"

@@ -4,7 +4,7 @@ import functools
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,9 +18,8 @@ from kt_jax.data.orientation import find_orientation, read_exif
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A picture whose size is known, and whose pixels are not decoded yet.
+class Stored(NamedTuple):
+    """What a picture is, before its pixels are decoded.
 
     Attributes:
       height: of the decoded pixels, in pixels.
@@ -28,7 +27,6 @@ class Opened:
       mode: Pillow's word for how its pixels are stored.
       bits: of a sample, as stored.
       orientation: of the decoded pixels.
-      load: decodes them.
     """
 
     height: int
@@ -36,11 +34,13 @@ class Opened:
     mode: str
     bits: int
     orientation: int
-    load: Callable[[], Image.Image]
+
+
+Opened = tuple[Stored, Callable[[], Image.Image]]
 
 
 def open_picture(data: bytes, short_side: int) -> Opened:
-    """Opens a picture.
+    """Opens a picture; returns what it is, and what decodes it.
 
     Args:
       data: the bytes of the file.
@@ -63,7 +63,7 @@ def open_picture(data: bytes, short_side: int) -> Opened:
     image.draft("RGB", (short_side, short_side))
     orientation = find_orientation(read_exif(image.info.get("exif")), image.info.get("xmp"))
     load = functools.partial(_LOADERS.get(image.format or "", _load), image)
-    return Opened(height, width, mode, 8, orientation, load)
+    return Stored(height, width, mode, 8, orientation), load
 
 
 def make_opaque(image: Image.Image) -> Image.Image:
@@ -97,7 +97,7 @@ def _open_tiff(data: bytes) -> Opened:
     else:
         image = tiff.open_shallow(data)
         mode, load = image.mode, functools.partial(tiff.load_shallow, image, tags)
-    return Opened(*tags.shape, mode, tags.bits, 1, load)
+    return Stored(*tags.shape, mode, tags.bits, 1), load
 
 
 def _open_png(data: bytes) -> Opened:
@@ -109,7 +109,7 @@ def _open_png(data: bytes) -> Opened:
     width, height = image.size
     orientation = find_orientation(read_exif(chunks.exif), chunks.xmp)
     load = functools.partial(_load_png, image, chunks)
-    return Opened(height, width, image.mode, chunks.depth, orientation, load)
+    return Stored(height, width, image.mode, chunks.depth, orientation), load
 
 
 def _load(image: ImageFile.ImageFile) -> Image.Image:
@@ -162,7 +162,7 @@ def _open_ppm(image: PpmImagePlugin.PpmImageFile, data: bytes) -> Opened:
     else:
         load = functools.partial(_load_ppm, image)
     mode = "I;16" if image.mode == "I" else image.mode
-    return Opened(height, width, mode, 16 if is_deep else 8, 1, load)
+    return Stored(height, width, mode, 16 if is_deep else 8, 1), load
 
 
 def _load_ppm(image: ImageFile.ImageFile) -> Image.Image:

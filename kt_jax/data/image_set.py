@@ -38,7 +38,7 @@ class Images:
         there are no labels.
       class_names: sorted; empty where there are no labels.
       size: the side of every image, in pixels.
-      excluded: the files left out.
+      excluded: the files that are no image of the set, and why.
       origin: where the images came from, for people.
       fingerprint: sha256 that changes with the images, but not with where the files lie.
       load: the decoder: index -> uint8 `[size, size, 3]`, ValueError if unreadable.

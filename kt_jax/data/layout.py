@@ -7,20 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kt_jax.data.folders import read_folders, split_path
-from kt_jax.data.splits import choose_splits, divide, read_name
-
-__all__ = [
-    "SUBSETS",
-    "Layout",
-    "choose_splits",
-    "classes_of",
-    "in_subset",
-    "read_layout",
-    "sorted_names",
-    "subsets_of",
-    "why_unsplit",
-]
+from kt_jax.data.folders import read_folders
+from kt_jax.data.splits import divide, read_name
 
 _log = logging.getLogger(__name__)
 
@@ -46,12 +34,12 @@ class Layout:
 
 
 def in_subset(
-    keys: list[str], given: list[str | None] | None, subset: str, holdout: float
+    keys: list[str], subsets: list[str | None] | None, subset: str, holdout: float
 ) -> np.ndarray:
     """Which images belong to the subset, bool `[n]`.
 
-    A source that says so itself (`given`) decides; else folders train and test (or val, ...) where
-    both exist; else a hash of each key, so that adding files moves no other between the subsets.
+    `subsets` says it, where the source or its folders do; else a hash of each key, so that adding
+    files moves no other between the subsets.
 
     Raises:
       ValueError: for an unknown subset, or a holdout outside [0, 1).
@@ -62,31 +50,22 @@ def in_subset(
         raise ValueError(f"holdout is {holdout} but must be a fraction in [0, 1)")
     if subset == "all":
         return np.ones(len(keys), bool)
-    where = subsets_of(keys, given)
-    if where is None:
-        where = [_draw(key, holdout) for key in keys]
-    unused = [key for key, place in zip(keys, where, strict=True) if place not in SUBSETS]
+    if subsets is None:
+        subsets = [_draw(key, holdout) for key in keys]
+    unused = [key for key, place in zip(keys, subsets, strict=True) if place not in SUBSETS]
     if unused and subset == "train":
         _log.info(
             "%d of %d images are for neither training nor tests, such as %s",
             *(len(unused), len(keys), unused[0]),
         )
-    return np.array([place == subset for place in where], bool)
-
-
-def subsets_of(keys: list[str], given: list[str | None] | None) -> list[str | None] | None:
-    """What every image is for: "train", "test", or neither; None where keys and source do not say.
-
-    `given` is what the source says, if it does.
-    """
-    return read_layout(keys).subsets if given is None else given
+    return np.array([place == subset for place in subsets], bool)
 
 
 def classes_of(keys: list[str]) -> list[str | None] | None:
     """The class of every image, or None where the folders are no classes.
 
     It is the first folder of the key, below train/, test/ and other splits where there are some; an
-    image beside these has none. There are no classes at all if an image for training or testing
+    image next to these has none. There are no classes at all if an image for training or testing
     lies in no folder, or if all lie in the same.
     """
     layout = read_layout(keys)
@@ -101,9 +80,9 @@ def classes_of(keys: list[str]) -> list[str | None] | None:
 def read_layout(keys: list[str]) -> Layout:
     """Reads the folders of the keys."""
     parents = [key.rpartition("/")[0] for key in keys]
-    found, doubt = read_folders(map(split_path, set(parents)))
-    by_name = {"/".join(folder): place for folder, place in found.items()}
-    places = [by_name[parent] for parent in parents]
+    folders = {parent: tuple(parent.split("/")) if parent else () for parent in set(parents)}
+    found, doubt = read_folders(folders.values())
+    places = [found[folders[parent]] for parent in parents]
     classes = [place.name for place in places]
     names = {name for name in classes if name is not None}
     due = [key for key, place in zip(keys, places, strict=True) if place.due and not place.name]

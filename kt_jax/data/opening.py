@@ -14,7 +14,7 @@ import pyarrow.compute
 from kt_jax.data import layout
 from kt_jax.data.cache import keep_decoded
 from kt_jax.data.decode import decode_image
-from kt_jax.data.images import Hashes, Images
+from kt_jax.data.image_set import Hashes, Images
 from kt_jax.data.scan import labels_of, manifest_path, scan
 from kt_jax.data.sources import (
     Excluded,
@@ -72,8 +72,8 @@ def open_images(
     if size < 1:
         raise ValueError(f"size={size} is not a side in pixels: it must be >= 1")
     if source == "photographs":
-        check_options(source, _open_photographs, options)
-        images = _open_photographs(size, **options)
+        check_options(source, photographs.Views, options)
+        images = _show_photographs(photographs.Views(size, **options))
     else:
         splitting = {"subset": options.pop("subset", "all"), "holdout": options.pop("holdout", 0.2)}
         opened = make_source(source, True, **options)
@@ -95,12 +95,17 @@ def open_images(
 def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdout: float) -> Images:
     keys = table["key"].to_pylist()
     given = opened.given_subsets
-    chosen = layout.in_subset(keys, given, subset, holdout)
     folders = layout.read_layout(keys)
-    doubt = folders.doubt if _asks_folders(opened, table) else ""
-    _warn_once(opened, doubt)
-    if subset != "all" and given is None and folders.subsets is None:
-        _warn_once(opened, opened.unsplit or doubt or layout.why_unsplit(keys, opened.name))
+    subsets = folders.subsets if given is None else given
+    chosen = layout.in_subset(keys, subsets, subset, holdout)
+    # Folders say the classes where neither the source nor its scan does.
+    said = opened.presence is not None or "label" in opened.entries.column_names
+    said = said or table["label"].null_count < len(table)
+    doubts = ["" if said else folders.doubt]
+    if subset != "all" and subsets is None:
+        doubts.append(opened.unsplit or doubts[0] or layout.why_unsplit(keys, opened.name))
+    for doubt in filter(None, doubts):
+        _warn_once(opened.identity, opened.name, doubt)
     if not chosen.any():
         if unknown := sorted({place for place in given or () if place} - {"train", "test"}):
             names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
@@ -113,11 +118,9 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
             f"{holdout}): use subset='all'{' or another holdout' if given is None else ''}"
         )
     readable = pc.equal(table["reason"], "").to_numpy()
-    bad = table.select(["key", "reason"]).filter(chosen & ~readable)
-    excluded = sorted(
-        [*opened.refused, *(Excluded(*row.values()) for row in bad.to_pylist())],
-        key=lambda each: each.key,
-    )
+    bad = table.select(["key", "reason"]).filter(chosen & ~readable).to_pylist()
+    excluded = [*opened.refused, *(Excluded(**row) for row in bad)]
+    excluded.sort(key=lambda each: each.key)
     if not (chosen & readable).any():
         raise ValueError(
             f"none of the {chosen.sum()} images of {opened.name} can be read; the first: "
@@ -178,20 +181,9 @@ def _labels(
     return labels, names
 
 
-def _asks_folders(opened: Source, table: pa.Table) -> bool:
-    """Whether neither the source nor its scan say the classes, so that the folders do."""
-    known = opened.presence is not None or "label" in opened.entries.column_names
-    return not known and table["label"].null_count == len(table)
-
-
-def _warn_once(opened: Source, text: str) -> None:
-    if text:
-        _warn(opened.identity, opened.name, text)
-
-
 # A set is opened for training and again for tests.
 @functools.cache
-def _warn(identity: str, name: str, text: str) -> None:
+def _warn_once(identity: str, name: str, text: str) -> None:
     _log.warning("%s: %s", name, text)
 
 
@@ -205,31 +197,21 @@ class _Decoded:
         return decode_image(self.source.read(int(self.rows[i])), self.size)
 
 
-def _open_photographs(
-    size: int,
-    *,
-    subset: str = "train",
-    views_per_photograph: int = 256,
-    seed: int = 0,
-    share: tuple[float, float] = (0.4, 1.0),
-) -> Images:
-    low, high = share
-    views = photographs.Views(subset, views_per_photograph, seed, size, (low, high))
+def _show_photographs(views: photographs.Views) -> Images:
     keys, names = views.keys(), tuple(photographs.FILES)
-    labels = np.repeat(np.arange(len(names), dtype=np.int32), views_per_photograph)
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), views.views_per_photograph)
     # A view is a function of the photograph and of these.
-    details = [str(seed), str(list(share))] + [
+    details = [str(views.seed), str(list(views.share))] + [
         hashlib.sha256(photographs.photograph_path(name).read_bytes()).hexdigest() for name in names
     ]
-
     return Images(
         keys=keys,
         labels=labels,
         class_names=names,
-        size=size,
+        size=views.size,
         excluded=(),
-        origin=f"photographs, {subset}",
-        fingerprint=_fingerprint(size, keys, labels, details),
+        origin=f"photographs, {views.subset}",
+        fingerprint=_fingerprint(views.size, keys, labels, details),
         load=views,
     )
 

@@ -5,15 +5,6 @@ import re
 import numpy as np
 from PIL import ExifTags, Image
 
-_TURNS = {  # orientation: (whether axes are swapped, then which are reversed)
-    2: (False, (slice(None), slice(None, None, -1))),
-    3: (False, (slice(None, None, -1), slice(None, None, -1))),
-    4: (False, (slice(None, None, -1), slice(None))),
-    5: (True, (slice(None), slice(None))),
-    6: (True, (slice(None), slice(None, None, -1))),
-    7: (True, (slice(None, None, -1), slice(None, None, -1))),
-    8: (True, (slice(None, None, -1), slice(None))),
-}
 # As an attribute, or as an element.
 _IN_XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*["'<]""")
 
@@ -30,7 +21,7 @@ def find_orientation(said: int | None, xmp: bytes | None) -> int:
     """
     if said is None and xmp is not None and (found := _IN_XMP.search(xmp)):
         said = int(found[1])
-    return said if said in _TURNS else 1
+    return 1 if said is None or said not in range(1, 9) else said
 
 
 def read_exif(exif: bytes | None) -> int | None:
@@ -52,10 +43,11 @@ def read_exif(exif: bytes | None) -> int | None:
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Returns a view of the pixels (`[h, w]` or `[h, w, c]`) that is upright."""
-    if orientation not in _TURNS:
-        return pixels
-    swapped, reversed_axes = _TURNS[orientation]
-    return (pixels.swapaxes(0, 1) if swapped else pixels)[reversed_axes]
+    if swaps_sides(orientation):
+        pixels = pixels.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    right = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::down, ::right]
 
 
 def swaps_sides(orientation: int) -> bool:

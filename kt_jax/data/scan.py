@@ -5,11 +5,13 @@ stamp have not changed is not read again, unless another version of the decoder 
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import logging
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ from kt_jax.data import layout
 from kt_jax.data.decode import DECODER, THUMBNAIL, VERSION, examine_image
 from kt_jax.data.sources.listing import SCANNED
 from kt_jax.data.sources.source import ENTRIES, Source
+from kt_jax.runs import progress
 
 # Its functions are made at run time, where no type checker sees them.
 pc: Any = pyarrow.compute
@@ -70,7 +73,7 @@ def scan(
 
     Returns:
       A table with the columns of MANIFEST and a row an entry. `label` is null unless the source
-      holds labels beside its images. Its metadata say which decoder examined the images.
+      holds labels with its images. Its metadata say which decoder examined the images.
     """
     entries = source.entries.select(ENTRIES.names)
     known, decoder = _find_known(source, path, known)
@@ -81,14 +84,21 @@ def scan(
         _log.info(
             "%s: %s images, %s new or changed", source.name, f"{len(rows):,}", f"{len(new):,}"
         )
-    if known is not None and not len(new) and len(known) == len(entries):
-        table = known.select(MANIFEST.names)
-        table = table if (rows == np.arange(len(rows))).all() else table.take(rows)
-        return table.replace_schema_metadata({_DECODER: decoder})
-    examined = _Examined(source, entries, known, rows)
-    if len(new):
-        examined.run(new, path)
-    table = examined.table().replace_schema_metadata({_DECODER: decoder})
+        if not len(new) and len(known) == len(entries):
+            table = known.select(MANIFEST.names)
+            table = table if (rows == np.arange(len(rows))).all() else table.take(rows)
+            return table.replace_schema_metadata({_DECODER: decoder})
+    found = [EXAMINED.empty_table() if known is None else known.select(EXAMINED.names)]
+    count = len(found[0])
+    saved = time.monotonic()
+    for task, values in _examine_all(source, new) if len(new) else ():
+        found.append(values)
+        rows[task] = np.arange(count, count + len(task))
+        count += len(task)
+        if path is not None and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+            saved = time.monotonic()
+            write_manifest(_join(entries, rows, found, decoder), path)
+    table = _join(entries, rows, found, decoder)
     if path is not None:
         write_manifest(table, path)
     return table
@@ -203,6 +213,15 @@ def _find(entries: pa.Table, known: pa.Table | None, doubt_reasons: bool) -> np.
     return np.where(same, rows, -1)
 
 
+def _join(entries: pa.Table, rows: np.ndarray, found: list[pa.Table], decoder: str) -> pa.Table:
+    """What is known by now: the entries whose row in `found` is not negative, and those rows."""
+    have = rows >= 0
+    table, values = entries.filter(have), pa.concat_tables(found).take(rows[have])
+    for name in EXAMINED.names:
+        table = table.append_column(EXAMINED.field(name), values[name])
+    return table.combine_chunks().replace_schema_metadata({_DECODER: decoder})
+
+
 class _Found(NamedTuple):
     """Some rows, how many of their images have 16 bits, and how many of those are nearly black."""
 
@@ -211,88 +230,57 @@ class _Found(NamedTuple):
     dark: int
 
 
-class _Examined:
-    """The examined values of the entries, some known from before, some new."""
+def _examine_all(source: Source, new: np.ndarray) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Yields some rows and what was found there, until all of `new` are examined."""
+    tasks = np.array_split(new, -(-len(new) // _ROWS_PER_TASK))
+    begun = said = time.monotonic()
+    done, deep, dark = 0, 0, 0
+    with (
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(new), unit=" images", desc=source.name, disable=None) as bar,
+    ):
+        examine = functools.partial(_examine, source)
+        for task, found in zip(tasks, pool.map(examine, tasks), strict=True):
+            yield task, found.values
+            done += len(task)
+            deep += found.deep
+            dark += found.dark
+            bar.update(len(task))
+            now = time.monotonic()
+            if now - said > _SECONDS_BETWEEN_LINES:
+                said = now
+                _log.info(
+                    "%s: %s of %s images examined | %s",
+                    *(source.name, f"{done:,}", f"{len(new):,}"),
+                    progress.eta(now - begun, done, len(new)),
+                )
+    if dark > _NEARLY_ALL * deep:
+        _log.warning(
+            "%s: %s of %s images of 16 bits are nearly black: no pixel is brighter than about "
+            "a sixteenth of white. If they hold 12 bits, multiply their pixels by 16 "
+            "(10 bits: by 64) and save them again",
+            *(source.name, f"{dark:,}", f"{deep:,}"),
+        )
 
-    def __init__(self, source, entries, known, rows) -> None:
-        self._source, self._entries = source, entries
-        self._known = EXAMINED.empty_table() if known is None else known.select(EXAMINED.names)
-        self._rows = rows.copy()
 
-    def run(self, new: np.ndarray, path: str | os.PathLike | None) -> None:
-        """Examines the entries at `new`."""
-        tasks = np.array_split(new, -(-len(new) // _ROWS_PER_TASK))
-        begun = said = saved = time.monotonic()
-        done, deep, dark, waiting = 0, 0, 0, []
-        with (
-            concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-            tqdm(total=len(new), unit=" images", desc=self._source.name, disable=None) as bar,
-        ):
-            for task, found in zip(tasks, pool.map(self._examine, tasks), strict=True):
-                waiting.append((task, found.values))
-                done += len(task)
-                deep += found.deep
-                dark += found.dark
-                bar.update(len(task))
-                now = time.monotonic()
-                if now - said > _SECONDS_BETWEEN_LINES:
-                    said = now
-                    left = (now - begun) / done * (len(new) - done)
-                    _log.info(
-                        "%s: %s of %s images examined, %.0f s left",
-                        *(self._source.name, f"{done:,}", f"{len(new):,}", left),
-                    )
-                if path is not None and now - saved > _SECONDS_BETWEEN_SAVES:
-                    saved = now
-                    self._add(waiting)
-                    table = self.table().replace_schema_metadata({_DECODER: DECODER})
-                    write_manifest(table, path)
-        self._add(waiting)
-        if dark > _NEARLY_ALL * deep:
-            _log.warning(
-                "%s: %s of %s images of 16 bits are nearly black: no pixel is brighter than about "
-                "a sixteenth of white. If they hold 12 bits, multiply their pixels by 16 "
-                "(10 bits: by 64) and save them again",
-                *(self._source.name, f"{dark:,}", f"{deep:,}"),
-            )
-
-    def table(self) -> pa.Table:
-        """What is known by now, without the entries that are not."""
-        have = self._rows >= 0
-        columns = self._entries.filter(have)
-        examined = self._known.take(self._rows[have])
-        for name in EXAMINED.names:
-            columns = columns.append_column(EXAMINED.field(name), examined[name])
-        return columns.combine_chunks()
-
-    def _examine(self, task: np.ndarray) -> _Found:
-        columns: dict[str, list] = {name: [None] * len(task) for name in EXAMINED.names}
-        thumbnails = np.zeros((len(task), THUMBNAIL, THUMBNAIL), np.uint8)
-        deep, dark = 0, 0
-        for at, row in enumerate(task):
-            try:
-                data, columns["label"][at] = self._source.read_labelled(int(row))
-                columns["sha256"][at] = hashlib.sha256(data).hexdigest()
-                seen = examine_image(data)
-            except ValueError as error:
-                columns["reason"][at] = str(error)
-                continue
-            columns["reason"][at] = ""
-            columns["height"][at], columns["width"][at] = seen.height, seen.width
-            columns["mode"][at], thumbnails[at] = seen.mode, seen.thumbnail
-            if seen.bits == 16:
-                deep += 1
-                dark += bool(seen.thumbnail.max() < _DARK)
-        unreadable = np.array([mode is None for mode in columns["mode"]])
-        columns["phash"] = pa.array(perceptual_hash(thumbnails), mask=unreadable)
-        return _Found(pa.table(columns, schema=EXAMINED), deep, dark)
-
-    def _add(self, waiting: list[tuple[np.ndarray, pa.Table]]) -> None:
-        at = len(self._known)
-        tables = [self._known]
-        for task, values in waiting:
-            self._rows[task] = np.arange(at, at + len(task))
-            at += len(task)
-            tables.append(values)
-        self._known = pa.concat_tables(tables)
-        waiting.clear()
+def _examine(source: Source, task: np.ndarray) -> _Found:
+    columns: dict[str, list] = {name: [None] * len(task) for name in EXAMINED.names}
+    thumbnails = np.zeros((len(task), THUMBNAIL, THUMBNAIL), np.uint8)
+    deep, dark = 0, 0
+    for at, row in enumerate(task):
+        try:
+            data, columns["label"][at] = source.read_labelled(int(row))
+            columns["sha256"][at] = hashlib.sha256(data).hexdigest()
+            seen = examine_image(data)
+        except ValueError as error:
+            columns["reason"][at] = str(error)
+            continue
+        columns["reason"][at] = ""
+        columns["height"][at], columns["width"][at] = seen.height, seen.width
+        columns["mode"][at], thumbnails[at] = seen.mode, seen.thumbnail
+        if seen.bits == 16:
+            deep += 1
+            dark += bool(seen.thumbnail.max() < _DARK)
+    unreadable = np.array([mode is None for mode in columns["mode"]])
+    columns["phash"] = pa.array(perceptual_hash(thumbnails), mask=unreadable)
+    return _Found(pa.table(columns, schema=EXAMINED), deep, dark)

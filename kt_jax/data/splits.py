@@ -22,7 +22,7 @@ _EXTRA = frozenset(
     "unlabeled unlabelled unannotated unsupervised unsup extra extras pred predict prediction "
     "predictions".split()
 )
-# Words that may stand beside those of a split, and say nothing.
+# Words that may stand next to those of a split, and say nothing.
 _FILLERS = (
     "set sets image images img imgs picture pictures photo photos data dataset datasets split "
     "splits subset folder files jpg jpeg png part parts shard shards"

@@ -1,11 +1,11 @@
 """Images that are read, files that are excluded, and those that are ignored are all files there."""
 
-import io
 import logging
 import os
 import tarfile
 import zipfile
 
+import pictures
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -54,9 +54,7 @@ IGNORED = {
 
 
 def encode(format):
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (9, 99, 199)).save(buffer, format)
-    return buffer.getvalue()
+    return pictures.encode(Image.new("RGB", (16, 16), (9, 99, 199)), format)
 
 
 def content(name):
@@ -233,7 +231,7 @@ def test_a_year_of_voc_accounts_for_its_files(tmp_path):
     assert total == files_below(root)
 
 
-def test_a_data_set_of_hugging_face_accounts_for_the_files_beside_it(tmp_path):
+def test_a_data_set_of_hugging_face_accounts_for_the_files_next_to_it(tmp_path):
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     rows = pa.array([{"bytes": encode("PNG"), "path": "1.png"}], kind)
     (tmp_path / "data").mkdir()
@@ -243,13 +241,13 @@ def test_a_data_set_of_hugging_face_accounts_for_the_files_beside_it(tmp_path):
     opened = make_source("auto", path=tmp_path)
     assert opened.entries["key"].to_pylist() == ["1.png"]
     assert {each.key: each.reason for each in opened.refused} == {
-        "data/cover.png": "an image beside the data files: name its folder as PATH to read it",
+        "data/cover.png": "an image next to the data files: name its folder as PATH to read it",
         "data/train.mp3": "a sound file (.mp3): only images are read",
     }
     assert opened.ignored == {"hidden": 1, ".md": 1}
 
 
-def test_a_prepared_directory_accounts_for_the_files_beside_its_records(tmp_path):
+def test_a_prepared_directory_accounts_for_the_files_next_to_its_records(tmp_path):
     out = tmp_path / "out"
     for name in ("photos/cat/a.png", "photos/dog/b.png", "more/c.png"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -263,7 +261,7 @@ def test_a_prepared_directory_accounts_for_the_files_beside_its_records(tmp_path
     source = make_source("array_record", path=out)
     assert sorted((each.key, each.reason) for each in source.refused) == [
         ("d.heic", ".heic is not read here: convert it to JPEG or PNG"),
-        ("more/c.png", "an image beside the data files: name its folder as PATH to read it"),
+        ("more/c.png", "an image next to the data files: name its folder as PATH to read it"),
     ]
     assert source.ignored == {"thumbs.db": 1}
 

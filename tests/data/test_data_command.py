@@ -475,7 +475,7 @@ def test_mistakes_are_one_line(photos, tmp_path, capsys):
 
 def test_prepare_by_its_command(photos, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    for printed in ("7 images in 1 shards, 3 left out: excluded.parquet", "nothing to do"):
+    for printed in ("7 images in 1 shards, 3 excluded: excluded.parquet", "nothing to do"):
         with caplog.at_level(logging.INFO):
             assert command.main(["prepare", "photos", "--out=out", "--size=16"]) == 0
         assert printed in caplog.text

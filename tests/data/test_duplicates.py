@@ -99,8 +99,8 @@ def brute_force_leaks(evaluation, training, max_distance):
 @MANY
 def test_duplicates_are_those_of_comparing_all(block, seed, count, max_distance):
     hashes = make_hashes(np.random.default_rng(seed), count)
-    with mock.patch.object(duplicates, "_BLOCK", block):
-        found = find_duplicates(hashes, max_distance=max_distance)
+    with mock.patch.multiple(duplicates, _BLOCK=block, NEAR=max_distance):
+        found = find_duplicates(hashes)
     assert (found.exact, found.near) == brute_force_duplicates(hashes, max_distance)
 
 
@@ -112,8 +112,8 @@ def test_leaks_are_those_of_comparing_all(block, seed, tested, learned, max_dist
     both = make_hashes(rng, tested + learned)
     evaluation = Hashes(both.content[:tested], both.perceptual[:tested])
     training = Hashes(both.content[tested:], both.perceptual[tested:])
-    with mock.patch.object(duplicates, "_BLOCK", block):
-        found = find_leaks(evaluation, training, max_distance=max_distance)
+    with mock.patch.multiple(duplicates, _BLOCK=block, NEAR=max_distance):
+        found = find_leaks(evaluation, training)
     assert (found.exact, found.near) == brute_force_leaks(evaluation, training, max_distance)
 
 
@@ -129,12 +129,14 @@ def test_a_pair_is_found_wherever_its_bits_differ(max_distance):
             moved[rng.choice(np.flatnonzero(bits == bit), max_distance // 2, replace=False)] ^= 1
         rows += [bits, moved]
     hashes = Hashes(tuple(map(str, range(600))), pack(np.array(rows, np.uint8)))
-    near = find_duplicates(hashes, max_distance=max_distance).near
+    with mock.patch.object(duplicates, "NEAR", max_distance):
+        near = find_duplicates(hashes).near
     assert {(row, row + 1) for row in range(0, 600, 2)} <= set(
         pair for group in near for pair in itertools.pairwise(group)
     )
     if max_distance:
-        nearer = find_duplicates(hashes, max_distance=max_distance - 1).near
+        with mock.patch.object(duplicates, "NEAR", max_distance - 1):
+            nearer = find_duplicates(hashes).near
         assert not any(row % 2 == 0 and (row, row + 1) in nearer for row in range(600))
 
 
@@ -144,7 +146,7 @@ def test_equal_hashes_are_one_and_a_large_cluster_stays_in_its_memory():
     hashes = Hashes(tuple(map(str, range(len(one)))), one)
     begun = time.monotonic()
     assert find_duplicates(hashes).near == [tuple(range(len(one)))]
-    assert find_leaks(hashes, hashes, max_distance=0).near == []
+    assert find_leaks(hashes, hashes).near == []
     assert time.monotonic() - begun < 20
     # All of these are at most 4 apart: more than two million edges, folded as they come.
     moved = [1 << low | 1 << high for low in range(32) for high in range(32, 64)]
@@ -152,7 +154,7 @@ def test_equal_hashes_are_one_and_a_large_cluster_stays_in_its_memory():
     hashes = Hashes(tuple(map(str, range(len(cluster)))), rng.permutation(cluster))
     with mock.patch.object(duplicates, "_BLOCK", 1000):
         assert find_duplicates(hashes).near == [tuple(range(len(cluster)))]
-        blocks = [len(rows) for rows, _, _ in duplicates._close_pairs(cluster, cluster, 4)]
+        blocks = [len(rows) for rows, _, _ in duplicates._close_pairs(cluster, cluster)]
     assert len(blocks) > 1000
     assert max(blocks) < 1000 + len(cluster)
 
@@ -189,16 +191,6 @@ def test_none_and_one():
     for pair in ((none, none), (none, one), (one, none)):
         assert find_leaks(*pair) == data.Leaks([], [])
     assert find_leaks(one, one) == data.Leaks([(0, 0)], [])
-
-
-@pytest.mark.parametrize("max_distance", [-1, 17])
-def test_distances_that_mean_nothing_are_refused(max_distance):
-    none = Hashes((), np.array([], np.uint64))
-    message = rf"max_distance is {max_distance} but must be in \[0, 16\]"
-    with pytest.raises(ValueError, match=message):
-        find_duplicates(none, max_distance=max_distance)
-    with pytest.raises(ValueError, match=message):
-        find_leaks(none, none, max_distance=max_distance)
 
 
 def make_picture(seed, size=96):

@@ -1,11 +1,11 @@
 """Files of every format but TIFF, whose pixels a library reads wrong, or not at all."""
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from pictures import chunk, encode
 from PIL import Image
 
 from kt_jax.data import decode_image, jpeg
@@ -15,12 +15,6 @@ X, Y = np.meshgrid(np.arange(64), np.arange(48))
 NOISE = np.random.default_rng(0).normal(0, 20, (48, 64, 3))
 SLOPES = np.clip(np.stack([4 * X, 5 * Y, 255 - 2 * X - Y], -1) + NOISE, 0, 255).astype(np.uint8)
 WHITE = [255, 255, 255]
-
-
-def encode(image, format, **options):
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 JPEGS = {
@@ -71,10 +65,6 @@ def test_a_progressive_jpeg_without_its_last_scan():
         decode_image(data[:-40] + b"\xff\xd9", 48)
     with pytest.raises(ValueError, match="the end marker is missing, and scans before it"):
         jpeg.add_end(b"\xff\xd8\xff\xda\0\2")  # the header of a scan says nothing
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def make_png(rows, depth, colour_type, *chunks):

@@ -1,4 +1,4 @@
-"""Broken files by the thousand: each is read, or left out with a reason."""
+"""Broken files by the thousand: each is read, or excluded with a reason."""
 
 import contextlib
 import io
@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
+from pictures import encode
 from PIL import Image
 
 from kt_jax.data.sources import make_source
@@ -42,12 +43,6 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
         continue
     decode_image(data, 24)
 """
-
-
-def encode(image, format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def make_originals():
@@ -208,7 +203,7 @@ def test_the_originals_are_sound(tmp_path):
     assert sorted(json.loads(output)["keys"]) == sorted(originals)
 
 
-def test_every_broken_file_is_read_or_left_out(tmp_path):
+def test_every_broken_file_is_read_or_excluded(tmp_path):
     originals = make_originals()
     names = []
     for number in range(COUNT):

@@ -1,7 +1,6 @@
 """The source "huggingface" on files written as `datasets` writes them, but by pyarrow alone."""
 
 import gc
-import io
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pictures import encode
 from PIL import Image
 
 from kt_jax.data import decode_image, open_images
@@ -29,9 +29,7 @@ CLASSES = {"image": {"_type": "Image"}, "label": {"names": ["tom", "felix"], "_t
 
 def png(number):
     pixels = np.random.default_rng(number).integers(0, 256, (12, 16, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(Image.fromarray(pixels))
 
 
 def rows(numbers, **columns):

@@ -4,13 +4,14 @@ import logging
 
 import pytest
 
-from kt_jax.data.layout import choose_splits, classes_of, in_subset
+from kt_jax.data.layout import classes_of, in_subset, read_layout
+from kt_jax.data.splits import choose_splits
 
 KAGGLE = ["cat/1.png", "dog/2.png"]
 
 
 def subset_of(keys, subset):
-    chosen = in_subset(keys, None, subset, 0.0)
+    chosen = in_subset(keys, read_layout(keys).subsets, subset, 0.0)
     return [key for key, each in zip(keys, chosen, strict=True) if each]
 
 

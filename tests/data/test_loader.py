@@ -140,7 +140,7 @@ def test_no_group_holds_an_image_twice():
     order = Shuffled(21, seed=3, group=8)
     drawn = np.array([order(position) for position in range(16 * 50)]).reshape(-1, 8)
     assert all(len(set(group)) == 8 for group in drawn.tolist())
-    # Who is left out changes from epoch to epoch.
+    # Which is skipped changes from epoch to epoch.
     assert set(drawn.ravel()) == set(range(21))
     with pytest.raises(ValueError, match="group is 8, but 7 images make groups of 1 to 7"):
         Shuffled(7, seed=0, group=8)

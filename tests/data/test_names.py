@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from pictures import png
 
 from kt_jax.data import __main__ as command
 from kt_jax.data import open_images
@@ -20,12 +20,6 @@ from kt_jax.data.sources.names import find_heading, is_safe
 
 NFC = "caf\u00e9"
 NFD = unicodedata.normalize("NFD", NFC)
-
-
-def png(red):
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (red, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def save(path, red=0):
@@ -162,7 +156,7 @@ def test_names_of_zips_that_do_not_say_how_they_are_encoded(tmp_path, raw, extra
 
 
 def join(folder, raw, extra):
-    """The image of such a name beside another, so that its folder is no root."""
+    """The image of such a name next to another, so that its folder is no root."""
     declare(folder / "one.zip", raw, extra)
     one, two = (folder / "one.zip").read_bytes(), (folder / "y.zip").read_bytes()
     ends = [data.index(b"PK\1\2") for data in (one, two)]

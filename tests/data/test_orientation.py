@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from pictures import chunk
 from PIL import Image, ImageOps
 
 from kt_jax.data.decode import decode_upright, examine_image
@@ -83,12 +84,12 @@ JPEGS = {
     "XMP, single quotes": (segment(XMP + make_xmp(6, "<a tiff:Orientation = '%d'/>")), 6),
     "XMP, an element": (segment(XMP + make_xmp(5, "<tiff:Orientation>%d</tiff:Orientation>")), 5),
     "XMP before EXIF": (segment(XMP + make_xmp(3)) + EXIF, 6),
-    "XMP beside EXIF without": (
+    "XMP next to EXIF without": (
         segment(b"Exif\0\0" + make_exif(72, tag=0x011A)) + segment(XMP + make_xmp(3)),
         3,
     ),
-    "XMP beside broken EXIF": (segment(BROKEN) + segment(XMP + make_xmp(6)), 6),
-    "XMP beside upright": (segment(b"Exif\0\0" + make_exif(1)) + segment(XMP + make_xmp(6)), 1),
+    "XMP next to broken EXIF": (segment(BROKEN) + segment(XMP + make_xmp(6)), 6),
+    "XMP next to upright": (segment(b"Exif\0\0" + make_exif(1)) + segment(XMP + make_xmp(6)), 1),
 }
 # Pillow knows no single quotes, and no marker 0x01.
 NOT_BY_PILLOW = ("XMP, single quotes", "markers that stand alone")
@@ -110,10 +111,6 @@ def test_every_orientation():
     for orientation in range(1, 9):
         check(make_jpeg(segment(b"Exif\0\0" + make_exif(orientation))), orientation)
         check(make_jpeg(segment(XMP + make_xmp(orientation))), orientation)
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def make_png(*chunks, at=33):
@@ -142,8 +139,8 @@ PNGS = {
     "not packed": ([chunk(b"zTXt", b"Raw profile type exif\0\0not packed")], 1),
     "XMP": ([international(make_xmp(6), False)], 6),
     "packed XMP": ([international(make_xmp(6), True)], 6),
-    "XMP beside eXIf": ([international(make_xmp(3), False), chunk(b"eXIf", make_exif(6))], 6),
-    "XMP beside upright": ([chunk(b"eXIf", make_exif(1)), international(make_xmp(6), False)], 1),
+    "XMP next to eXIf": ([international(make_xmp(3), False), chunk(b"eXIf", make_exif(6))], 6),
+    "XMP next to upright": ([chunk(b"eXIf", make_exif(1)), international(make_xmp(6), False)], 1),
     "wrong checksum": ([chunk(b"eXIf", make_exif(6))[:-1] + b"x"], 1),
 }
 

@@ -95,7 +95,7 @@ def test_what_could_not_be_read_is_tried_again(photos, tmp_path, monkeypatch):
     assert len(seen) == 1
 
 
-def test_an_interrupted_scan_carries_on(photos, tmp_path, monkeypatch):
+def test_an_interrupted_scan_resumes(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(scan, "_ROWS_PER_TASK", 1)
     monkeypatch.setattr(scan, "_SECONDS_BETWEEN_SAVES", 0)
     source = make_source("folder", path=photos)

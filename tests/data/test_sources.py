@@ -14,6 +14,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from pictures import encode
 from PIL import Image
 
 from kt_jax.data import decode_image, open_images
@@ -28,12 +29,6 @@ def save(path, pixels=None, seed=0, **options):
     if pixels is None:
         pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
     Image.fromarray(pixels).save(path, **options)
-
-
-def encode(image, format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -264,6 +259,7 @@ def test_the_contents_of_a_zip_are_read_once(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert wrong == []
+    gc.collect()  # what other tests left
     open_files = len(os.listdir("/dev/fd"))
     del source, copy, threads
     gc.collect()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from kt_jax.data import __main__ as command
 from kt_jax.data import open_images
-from kt_jax.data.layout import classes_of, in_subset, read_layout, subsets_of, why_unsplit
+from kt_jax.data.layout import classes_of, in_subset, read_layout, why_unsplit
 from kt_jax.data.splits import choose_splits, is_extra, read_name
 
 CLASSES = ("cats", "dogs")
@@ -112,19 +112,19 @@ def test_folders_that_are_splits(tops, caplog):
     keys = below(*tops)
     train, test = ([k for k in keys if k in below(top)] for top in tops)
     for subset, expected in (("train", train), ("test", test), ("all", keys)):
-        chosen = in_subset(keys, None, subset, 0.2)
+        chosen = in_subset(keys, read_layout(keys).subsets, subset, 0.2)
         assert [key for key, each in zip(keys, chosen, strict=True) if each] == expected
     assert classes_of(keys) == [key.rpartition("/")[2][:4] for key in keys]
     assert read_layout(keys).doubt == ""
     assert not caplog.records
 
 
-def test_what_is_beside_the_splits_is_for_neither():
+def test_what_is_next_to_the_splits_is_for_neither():
     keys = below("seg_train/seg_train/{}", "seg_test/seg_test/{}", "seg_pred/seg_pred")
-    assert by_folder(keys, subsets_of(keys, None))["seg_pred/seg_pred"] is None
+    assert by_folder(keys, read_layout(keys).subsets)["seg_pred/seg_pred"] is None
     assert by_folder(keys, classes_of(keys))["seg_pred/seg_pred"] is None
     keys = below("{}/train", "{}/test", "{}/masks")
-    assert by_folder(keys, subsets_of(keys, None)) == {
+    assert by_folder(keys, read_layout(keys).subsets) == {
         f"{c}/{s}": {"train": "train", "test": "test"}.get(s)
         for c in CLASSES
         for s in ("train", "test", "masks")
@@ -239,7 +239,7 @@ def test_where_a_split_may_be_a_class(tmp_path, caplog, tops, classes, what):
     ],
 )
 def test_names_of_splits_that_do_not_divide_the_set(keys, said):
-    assert subsets_of(keys, None) is None
+    assert read_layout(keys).subsets is None
     text = why_unsplit(keys, "pets")
     assert said in text
     assert bool(said) == bool(text)

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 
+import pictures
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,9 +28,7 @@ from kt_jax.data.sources import detect, make_source
 
 
 def encode(format="PNG", red=9):
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (red, 99, 199)).save(buffer, format)
-    return buffer.getvalue()
+    return pictures.encode(Image.new("RGB", (16, 16), (red, 99, 199)), format)
 
 
 @pytest.fixture

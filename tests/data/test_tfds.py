@@ -1,7 +1,6 @@
 """The source "tfds" on sets that lie on the disk as `tfds build` leaves them; no TensorFlow."""
 
 import hashlib
-import io
 import json
 import pickle
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
+from pictures import encode
 from PIL import Image
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
@@ -26,9 +26,7 @@ CATS = {
 
 def png(number):
     pixels = np.random.default_rng(number).integers(0, 256, (12 + number, 16, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(Image.fromarray(pixels))
 
 
 def prepare(data_dir, name, features=CATS, splits=None, file_format="array_record", **values):

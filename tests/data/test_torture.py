@@ -1,4 +1,4 @@
-"""The worst folders and archives: every file is an image, or left out with a reason."""
+"""The worst folders and archives: every file is an image, or excluded with a reason."""
 
 import base64
 import collections
@@ -18,6 +18,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from pictures import encode
 from PIL import Image, ImageOps, PngImagePlugin
 
 from kt_jax.data import decode_image, open_images
@@ -69,7 +70,7 @@ Found = collections.namedtuple("Found", "pixels reasons peak")
 
 
 def read(source, path, tmp_path, size=SIZE):
-    """The pixels of the images by key, the reasons of what was left out, and the peak in bytes."""
+    """The pixels of the images by key, the reasons of what was excluded, and the peak in bytes."""
     out = tmp_path / "pixels.npy"
     command = [sys.executable, "-c", READ, source, path, size, out]
     command = [sys.executable, "-c", MEASURE, *command]
@@ -80,15 +81,9 @@ def read(source, path, tmp_path, size=SIZE):
     line, peak = done.stdout.splitlines()
     found = json.loads(line)
     reasons = dict(found["excluded"])
-    assert len(reasons) == len(found["excluded"]), "a file is left out twice"
+    assert len(reasons) == len(found["excluded"]), "a file is excluded twice"
     assert reasons.keys().isdisjoint(found["keys"])
     return Found(dict(zip(found["keys"], np.load(out), strict=True)), reasons, int(peak))
-
-
-def encode(image, format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def make_png(width, height, bits):
@@ -249,7 +244,7 @@ def check_reasons(found, expected):
         assert re.search(pattern, found[name]), (name, found[name])
 
 
-def test_every_file_of_a_folder_is_an_image_or_left_out_with_a_reason(tmp_path):
+def test_every_file_of_a_folder_is_an_image_or_excluded_with_a_reason(tmp_path):
     root = tmp_path / "in"
     root.mkdir()
     sound, broken = make_sound(), make_broken()
@@ -310,7 +305,7 @@ def declare(path, name, size):
     path.write_bytes(raw)
 
 
-def test_every_entry_of_a_zip_is_an_image_or_left_out_with_a_reason(tmp_path):
+def test_every_entry_of_a_zip_is_an_image_or_excluded_with_a_reason(tmp_path):
     sound, broken = make_sound(), make_broken()
     path, plain = tmp_path / "z.zip", sound["plain.png"]
     reasons = {name: pattern for name, (_, pattern) in broken.items()}
@@ -457,7 +452,7 @@ def add_to_tar(archive, name, data=b"", **fields):
     archive.addfile(entry, io.BytesIO(data))
 
 
-def test_every_entry_of_a_tar_is_an_image_or_left_out_with_a_reason(tmp_path):
+def test_every_entry_of_a_tar_is_an_image_or_excluded_with_a_reason(tmp_path):
     sound, broken = make_sound(), make_broken()
     path, plain = tmp_path / "t.tar", sound["plain.png"]
     reasons = {name: pattern for name, (_, pattern) in broken.items()}

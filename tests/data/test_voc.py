@@ -398,7 +398,7 @@ def test_lists_that_are_not_used_are_named(tmp_path, caplog, lists, named):
     assert "has the name of a split, but ImageSets/Main does not hold a list for training" in text
 
 
-def test_lists_beside_the_folder_main(tmp_path):
+def test_lists_next_to_the_folder_main(tmp_path):
     write_images(tmp_path, *(f"{i:02d}" for i in range(9)))
     (tmp_path / "ImageSets").mkdir()
     (tmp_path / "ImageSets/train.txt").write_text("00\n01")

@@ -10,18 +10,12 @@ import threading
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import png
 
 from kt_jax.data import __main__ as command
 from kt_jax.data import open_images
 from kt_jax.data.sources import detect
 from kt_jax.data.sources.webdataset import WebDataset, expand_braces
-
-
-def png(number):
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (number, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def write_tar(path, files):
@@ -204,7 +198,7 @@ def test_every_file_is_counted(shards):
     (shards / "more.zip").write_bytes(b"no")
     source = WebDataset(shards)
     assert [each.key for each in source.refused] == ["more.zip"]
-    # The classes of nine images, and the file beside the shards.
+    # The classes of nine images, and the file next to the shards.
     assert source.ignored == {".cls": 9, ".md": 1}
     assert len(source.entries) == 9
 

@@ -1,7 +1,6 @@
 """Where image files lie, one small class a kind of place."""
 
 import difflib
-import glob
 import inspect
 import logging
 import os
@@ -25,6 +24,7 @@ from kt_jax.data.sources.source import (
     describe_excluded,
     describe_ignored,
     existing,
+    is_glob,
 )
 from kt_jax.data.sources.tables import TEXTS
 from kt_jax.data.sources.tars import Tar
@@ -93,7 +93,7 @@ def make_source(source: str, opening: bool = False, /, **options: Any) -> Source
         if name in options:
             raise ValueError(
                 f"source {source!r}: {name!r} is chosen where images are opened, not where they "
-                "are scanned or prepared: leave it out"
+                "are scanned or prepared: delete it"
             )
     check_options(source, SOURCES[source], options, also=_SPLITTING if opening else ())
     scanned = read_note(options["path"]) if source == "manifest" else None
@@ -155,8 +155,7 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
         return "webdataset"
     if not isinstance(path, str | os.PathLike):
         return "folder"
-    text = os.path.expanduser(os.fspath(path))
-    if glob.has_magic(text) and not os.path.exists(text):
+    if is_glob(os.path.expanduser(path)):
         return "folder"
     path = existing(path)
     if is_huggingface(path):

@@ -1,51 +1,62 @@
-"""Rules that zips and tars share: which entries are refused, and what keys are below."""
+"""What zips and tars share: which entries are refused, and what keys are below."""
 
-import os
-import pathlib
+from collections.abc import Iterable
+from typing import TypeVar
 
 from kt_jax.data.decode import why_too_large
-from kt_jax.data.sources.names import NOT_UTF8, is_safe, is_utf8, readable, tidy_packed
-from kt_jax.data.sources.source import Excluded, existing, to_choose
+from kt_jax.data.layout import why_unsplit
+from kt_jax.data.sources.names import NOT_UTF8, is_safe, is_utf8, tidy_packed
+from kt_jax.data.sources.source import PathLike, Source, existing, to_choose
+
+_Member = TypeVar("_Member")
 
 
-def find_archive(path: str | os.PathLike, kind: str) -> pathlib.Path:
-    """Returns the absolute path of an archive.
+class Archive(Source):
+    """The image files in an archive.
 
-    Raises:
-      FileNotFoundError: it does not exist.
-      ValueError: it is a folder.
+    Keys are as of the folder that it would be unpacked to, whichever tool made it. If all images
+    lie in one top-level folder, that folder is the root.
     """
-    path = existing(path).absolute()
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a {kind}: {to_choose('folder')}")
-    return path
+
+    def __init__(self, path: PathLike, kind: str) -> None:
+        super().__init__()
+        self.path = existing(path).absolute()
+        if self.path.is_dir():
+            raise ValueError(f"{self.path} is a folder, not a {kind}: {to_choose('folder')}")
+        self.identity, self.name = f"{kind}:{self.path}", self.path.name
+
+    def choose(self, members: Iterable[tuple[str, int, str | None, _Member]]) -> dict[str, _Member]:
+        """Returns the images by their keys, sorted; counts or refuses the other members.
+
+        Args:
+          members: the name, the bytes, why it cannot be read if it cannot, and what is returned.
+        """
+        found: dict[str, _Member] = {}
+        for name, size, why_unreadable, member in members:
+            key = tidy_packed(name)
+            if not self.admits(key, key):
+                continue
+            if reason := why_refused(name, key in found, size) or why_unreadable:
+                # A name that is unsafe is shown as it is written.
+                self.refuse(key if is_safe(name) else name, reason)
+            else:
+                found[key] = member
+        tops = {key.split("/")[0] if "/" in key else "" for key in found}
+        prefix = f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
+        refused, self.refused = self.refused, []
+        for each in refused:
+            key = each.key.removeprefix(prefix) if is_safe(each.key) else each.key
+            self.refuse(key, each.reason)
+        self.refused.sort(key=lambda each: each.key)
+        # The keys do not say it: the folder is their root.
+        self.unsplit = why_unsplit([prefix], self.name) if prefix else ""
+        return {key.removeprefix(prefix): found[key] for key in sorted(found)}
 
 
-def exclude(name: str, reason: str) -> Excluded:
-    """Returns an entry of this name as excluded."""
-    # A name that is unsafe is shown as it is written.
-    return Excluded(readable(tidy_packed(name) if is_safe(name) else name), reason)
-
-
-def why_name_refused(name: str, known: bool, size: int) -> str | None:
+def why_refused(name: str, known: bool, size: int) -> str | None:
     """Returns why an entry is refused, None if it is not; `known` is its name already."""
     if not is_safe(name):
         return "an unsafe name: absolute, or with '..' in it"
     if not is_utf8(name):
         return NOT_UTF8
     return "a second entry of the same name" if known else why_too_large(size)
-
-
-def common_folder(names: list[str]) -> str:
-    """Returns the top-level folder that all names lie in, with a slash; "" if there is none."""
-    tops = {name.split("/")[0] if "/" in name else "" for name in names}
-    return f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
-
-
-def keys_below(prefix: str, refused: list[Excluded]) -> list[Excluded]:
-    """Returns what was refused, its keys below the folder `prefix`, sorted by them."""
-    found = [
-        Excluded(each.key.removeprefix(prefix) if is_safe(each.key) else each.key, each.reason)
-        for each in refused
-    ]
-    return sorted(found, key=lambda each: each.key)

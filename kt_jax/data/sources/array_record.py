@@ -13,7 +13,15 @@ import pyarrow.parquet as pq
 from array_record.python import array_record_module
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from kt_jax.data.sources.source import ENTRIES, Source, existing, make_entries
+from kt_jax.data.sources.source import (
+    ENTRIES,
+    PathLike,
+    Source,
+    existing,
+    find_glob,
+    is_glob,
+    make_entries,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +43,7 @@ class ArrayRecord(Source):
     no labels, except in a directory that was prepared: that opens as what it was made from.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: PathLike) -> None:
         super().__init__()
         path = pathlib.Path(path).expanduser().absolute()
         prepared = read_prepared(path) if path.is_dir() else None
@@ -138,13 +146,8 @@ def _is_record_file(name: str) -> bool:
 
 
 def _find_files(path: pathlib.Path) -> list[pathlib.Path]:
-    if glob.has_magic(str(path)) and not path.exists():
-        found = [pathlib.Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-        if not found:
-            raise FileNotFoundError(
-                f"the glob {path} finds nothing (looked from {pathlib.Path.cwd()})"
-            )
-        return found
+    if is_glob(str(path)):
+        return [pathlib.Path(name) for name in find_glob(str(path))]
     if not existing(path).is_dir():
         return [path]
     if (path / "features.json").exists():

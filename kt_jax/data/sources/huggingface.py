@@ -27,7 +27,7 @@ from kt_jax.data.sources.huggingface_columns import (
 from kt_jax.data.sources.huggingface_files import find_files, read_schema
 from kt_jax.data.sources.names import is_sound_or_film, tidy, why_not
 from kt_jax.data.sources.source import (
-    Excluded,
+    PathLike,
     Source,
     existing,
     make_entries,
@@ -62,10 +62,7 @@ class HuggingFace(Source):
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike,
-        image_column: str = "image",
-        label_column: str = "label",
+        self, path: PathLike, image_column: str = "image", label_column: str = "label"
     ) -> None:
         super().__init__()
         path = existing(path).absolute()
@@ -107,16 +104,15 @@ class HuggingFace(Source):
         self._rows = np.array([at for at, entry in enumerate(entries) if entry], np.int64)
         columns = list(zip(*filter(None, entries), strict=True)) or [()] * 5
         keys, sizes, stamps, labels, of_split = map(list, columns)
-        where = choose_splits(splits)
-        subsets = {}
+        where, subsets = choose_splits(splits), None
         if divide(where.values()):
-            subsets["subset"] = [where.get(split) for split in of_split]
+            subsets = [where.get(split) for split in of_split]
         elif len(splits) == 1:
             self.unsplit = (
                 f"its only split is {next(iter(splits))!r}: a hash of each name holds images out "
                 "for tests. Give the folder of a data set with splits for both, or use subset='all'"
             )
-        self.entries = make_entries(keys, sizes, stamps, label=labels, **subsets)
+        self.entries = make_entries(keys, sizes, stamps, label=labels, subset=subsets)
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
@@ -155,7 +151,7 @@ class HuggingFace(Source):
                 if size is None:
                     size, stamp = stat_file(path)
             except ValueError as error:
-                self.refused.append(Excluded(key, str(error)))
+                self.refuse(key, str(error))
                 yield None
             else:
                 yield key, size, stamp, label, split

@@ -8,15 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from kt_jax.data.sources.names import find_heading
-from kt_jax.data.sources.sound import is_sound, refuse_sound
+from kt_jax.data.sources.names import find_heading, fold_heading
 from kt_jax.data.sources.source import to_give
 
 _log = logging.getLogger(__name__)
 
 # What is wrong, in most cases, with a file that cannot be read.
 COPY = "was the data set copied to its end?"
-# What `Dataset.save_to_disk` writes of the columns, beside the data.
+# What `Dataset.save_to_disk` writes of the columns, next to the data.
 INFO = "dataset_info.json"
 
 _Schemas = Mapping[pathlib.Path, pa.Schema]
@@ -36,10 +35,10 @@ def choose_image_column(schemas: _Schemas, asked: str) -> str:
       ValueError: it is not in every file, or holds sounds or no images; saying what the file holds.
     """
     asked = _as_written(schemas, asked)
-    refuse_sound(schemas, asked)
+    _refuse_sound(schemas, asked)
     if asked == _IMAGE and not any(asked in schema.names for schema in schemas.values()):
         held = [
-            {f.name for f in schema if is_image_type(f.type) and not is_sound(schema, f.name)}
+            {f.name for f in schema if is_image_type(f.type) and not _is_sound(schema, f.name)}
             for schema in schemas.values()
         ]
         found = set.intersection(*held) if held else set()
@@ -62,30 +61,24 @@ def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> st
       ValueError: one that was asked for is no column of classes, integers or strings.
     """
     is_default, asked = asked == _LABEL, _as_written(schemas, asked)
-    if any(is_labelled(schema, asked) for schema in schemas.values()):
+    labelled = [
+        (name, bool(class_names(schema, file, name)))
+        for file, schema in schemas.items()
+        for name in schema.names
+        if is_labelled(schema, name)
+    ]
+    fit = [name for name, _ in labelled]
+    if asked in fit:
         return asked
     if not is_default:
-        held = "; ".join(sorted(set(map(describe, schemas.values()))))
-        fit = [name for s in schemas.values() for name in s.names if is_labelled(s, name)]
+        held = "; ".join(sorted(set(map(_describe, schemas.values()))))
         raise ValueError(
             f"{path} has no column {asked!r} of classes, integers or strings, only {held}"
             f"{_name_another('labels', 'label_column', fit)}"
         )
-    if any(asked in schema.names for schema in schemas.values()):
-        return asked
-    named = [
-        name
-        for name in (_as_written(schemas, other) for other in _OTHER_LABELS)
-        if any(is_labelled(schema, name) for schema in schemas.values())
-    ]
-    classes = {
-        name: None
-        for file, schema in schemas.items()
-        for name in schema.names
-        if is_labelled(schema, name) and class_names(schema, file, name)
-    }
-    found = list(dict.fromkeys([*named, *classes]))
-    if not found:
+    named = [name for name in (_as_written(schemas, each) for each in _OTHER_LABELS) if name in fit]
+    found = list(dict.fromkeys([*named, *(name for name, is_class in labelled if is_class)]))
+    if not found or any(asked in schema.names for schema in schemas.values()):
         return asked
     if len(found) == 1:
         _log.info("%s: the labels are those of the column %r", path.name, found[0])
@@ -100,8 +93,7 @@ def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> st
 
 def class_names(schema: pa.Schema, file: pathlib.Path, column: str) -> tuple[str, ...]:
     """Returns the names of a ClassLabel in a data file, () of any other column."""
-    written = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(written).get("info", {}).get("features") if written else None
+    features = _features_in(schema)
     if features is None and (file.parent / INFO).is_file():
         features = read_json(file.parent / INFO, "features")
     feature = (features or {}).get(column)
@@ -126,8 +118,7 @@ def is_image_type(type: pa.DataType) -> bool:
     return pa.types.is_binary(data) or pa.types.is_large_binary(data)
 
 
-def describe(schema: pa.Schema) -> str:
-    """Returns the columns of a data file, for people."""
+def _describe(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} ({field.type})" for field in schema)
 
 
@@ -141,16 +132,38 @@ def read_json(path: pathlib.Path, key: str) -> Any:
         ) from error
 
 
-def _check_image_column(file: pathlib.Path, schema: pa.Schema, column: str) -> None:
-    """Refuses a data file without images in this column.
+def _features_in(schema: pa.Schema) -> dict[str, Any] | None:
+    """What `datasets` wrote of the columns into a data file."""
+    written = (schema.metadata or {}).get(b"huggingface", b"{}")
+    return json.loads(written).get("info", {}).get("features")
 
-    Raises:
-      ValueError: saying what the file holds.
-    """
+
+def _refuse_sound(schemas: _Schemas, image_column: str) -> None:
+    """Refuses tables whose only column of files, or the one that is asked for, is one of sounds."""
+    for file, schema in schemas.items():
+        files = [field.name for field in schema if pa.types.is_struct(field.type)]
+        sounds = [name for name in files if _is_sound(schema, name)]
+        if image_column in sounds or (sounds and sounds == files):
+            raise ValueError(
+                f"{file} holds sound (column {sounds[0]!r}): only images are read; other columns "
+                f"are {', '.join(name for name in schema.names if name not in sounds) or 'none'}"
+            )
+
+
+def _is_sound(schema: pa.Schema, column: str) -> bool:
+    """Whether `datasets` says that a column is one of sounds, or else its heading does."""
+    feature = (_features_in(schema) or {}).get(column)
+    if isinstance(feature, dict) and "_type" in feature:
+        return feature["_type"] == "Audio"
+    return fold_heading(column) == "audio"
+
+
+def _check_image_column(file: pathlib.Path, schema: pa.Schema, column: str) -> None:
+    """Refuses a data file without images in this column."""
     fit = [field.name for field in schema if is_image_type(field.type)]
     remedy = _name_another("images", "image_column", fit)
     if column not in schema.names:
-        raise ValueError(f"{file} has no column {column!r}, only {describe(schema)}{remedy}")
+        raise ValueError(f"{file} has no column {column!r}, only {_describe(schema)}{remedy}")
     if column not in fit:
         raise ValueError(
             f"column {column!r} of {file} holds {schema.field(column).type}, but must hold "

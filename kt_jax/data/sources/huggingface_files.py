@@ -13,7 +13,7 @@ from kt_jax.data.sources.listing import SCANNED
 from kt_jax.data.sources.names import is_image
 from kt_jax.data.splits import read_name
 
-# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write beside the data.
+# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write next to the data.
 _STATE, _DICT = "state.json", "dataset_dict.json"
 _SHARD = re.compile(r"([^/]+?)-\d{5}-of-\d{5}[^/]*$")
 
@@ -85,22 +85,21 @@ def read_schema(file: pathlib.Path) -> pa.Schema:
 
 
 def _holds_images(file: pathlib.Path) -> bool:
-    try:
-        return any(is_image_type(field.type) for field in pq.read_schema(file))
-    except (pa.ArrowException, OSError):
-        return False
+    return any(is_image_type(field.type) for field in _peek(file))
 
 
 def _is_own(file: pathlib.Path) -> bool:
     """Whether a table is no data: what a scan left, or what lies where `prepare` has written."""
-    return SCANNED in _metadata(file) or PREPARED in _metadata(file.with_name(MANIFEST_NAME))
+    own, manifest = _peek(file).metadata, _peek(file.with_name(MANIFEST_NAME)).metadata
+    return SCANNED in (own or ()) or PREPARED in (manifest or ())
 
 
-def _metadata(file: pathlib.Path) -> set[bytes]:
+def _peek(file: pathlib.Path) -> pa.Schema:
+    """The schema of a .parquet; an empty one where it cannot be read."""
     try:
-        return set(pq.read_schema(file).metadata or ())
+        return pq.read_schema(file)
     except (pa.ArrowException, OSError):
-        return set()
+        return pa.schema([])
 
 
 def _split_of(name: str) -> str:

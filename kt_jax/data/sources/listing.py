@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from kt_jax.data.decode import why_too_large
 from kt_jax.data.sources import split_columns
 from kt_jax.data.sources.names import (
     find_file,
@@ -28,12 +27,12 @@ from kt_jax.data.sources.names import (
 from kt_jax.data.sources.source import (
     SUBSET,
     Excluded,
+    PathLike,
     Source,
     existing,
     make_entries,
     plain_options,
-    read_file,
-    stat_file,
+    stat_image,
     to_choose,
     to_give,
 )
@@ -83,7 +82,7 @@ class Listing(Source):
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: PathLike,
         path_column: str = "path",
         label_column: str = "label",
         split_column: str = "split",
@@ -95,78 +94,59 @@ class Listing(Source):
         self.root, self.name = path.parent, path.name
         self.identity = f"manifest:{path}"
         table = read_table(path)
-        headings = table.column_names
-        heading = find_heading(headings, path_column)
-        if heading is None and path_column == "path":
-            heading = find_heading(headings, "file_name")
-        if heading is None:
-            raise ValueError(_no_paths(path, table, path_column))
+        heading = _find_column(path, table, "path", path_column)
+        label_heading = _find_column(path, table, "label", label_column)
+        split_heading = _find_column(path, table, "split", split_column)
         if len(table) == 0:
             raise ValueError(f"{path} has a header, but lists no file")
-        paths = _texts(path, table, heading)
-        label_heading = find_heading(headings, label_column)
-        if label_heading is None and label_column != "label":
-            raise ValueError(_no_column(path, headings, "labels", "label_column", label_column))
-        if label_heading is None:
-            self._tell_of_classes(headings)
-        labels = None if label_heading is None else _names(path, table, label_heading)
-        split_heading = find_heading(headings, split_column)
-        if split_heading is None and split_column != "split":
-            raise ValueError(_no_column(path, headings, "splits", "split_column", split_column))
-        subsets = None
-        if split_heading is None:
-            self.unsplit = split_columns.why_unused(table, (heading, label_heading))
-        else:
-            subsets = split_columns.read_subsets(split_heading, _names(path, table, split_heading))
-        found: dict[str, tuple[int, int, int]] = {}
-        for row, written in enumerate(paths):
-            try:
-                if not written or not written.strip():
-                    raise ValueError("an empty path")
-                if is_sound_or_film(written.strip()):
-                    raise ValueError(why_not(written.strip()))
-                key, size, stamp = self._find(written)
-                if key in found:
-                    raise ValueError(f"row {row} repeats row {found[key][0]}")
-                if reason := why_too_large(size):
-                    raise ValueError(reason)
-                found[key] = row, size, stamp
-            except ValueError as error:
-                shown = normalise((written or "").strip())
-                self.refused.append(Excluded(shown or f"row {row} of {path.name}", str(error)))
-        rows = [row for row, _, _ in found.values()]
-        columns = {"label": labels, "subset": subsets}
-        self.entries = make_entries(
-            list(found),
-            [size for _, size, _ in found.values()],
-            [stamp for _, _, stamp in found.values()],
-            **{name: [c[row] for row in rows] for name, c in columns.items() if c is not None},
-        )
-
-    def read(self, row: int) -> bytes:
-        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
-        return read_file(find_file(self.root, self.entries["key"][row].as_py()))
-
-    def _tell_of_classes(self, headings: list[str]) -> None:
-        """Warns of a column that may be of classes where none is called label."""
-        found = (find_heading(headings, name) for name in _LABELS)
-        if other := next(filter(None, found), None):
+        labels = subsets = None
+        others = (find_heading(table.column_names, name) for name in _LABELS)
+        if label_heading is not None:
+            labels = _names(path, table, label_heading)
+        elif other := next(filter(None, others), None):
             _log.warning(
                 "%s: it has no column 'label', and %r is not read: if it says the classes, read it "
                 "with %s",
                 *(self.name, other, to_give("label_column", other)),
             )
+        if split_heading is not None:
+            subsets = split_columns.read_subsets(split_heading, _names(path, table, split_heading))
+        else:
+            self.unsplit = split_columns.why_unused(table, (heading, label_heading))
+        rows: dict[str, int] = {}
+        stats: list[tuple[int, int]] = []
+        for row, written in enumerate(_texts(path, table, heading)):
+            stripped = written.strip()
+            try:
+                if not stripped:
+                    raise ValueError("an empty path")
+                if is_sound_or_film(stripped):
+                    raise ValueError(why_not(stripped))
+                key, stat = self._find(written)
+                if key in rows:
+                    raise ValueError(f"row {row} repeats row {rows[key]}")
+                rows[key] = row
+                stats.append(stat)
+            except ValueError as error:
+                self.refuse(normalise(stripped) or f"row {row} of {path.name}", str(error))
+        self.entries = make_entries(
+            list(rows),
+            [size for size, _ in stats],
+            [stamp for _, stamp in stats],
+            label=labels and [labels[row] for row in rows.values()],
+            subset=subsets and [subsets[row] for row in rows.values()],
+        )
 
-    def _find(self, written: str) -> tuple[str, int, int]:
+    def _find(self, written: str) -> tuple[str, tuple[int, int]]:
         """The key, bytes and stamp of a listed file; ValueError if it is not there."""
         stripped = written.strip()
         first, *others = dict.fromkeys(map(tidy, (written, stripped, stripped.replace("\\", "/"))))
         try:
-            return first, *stat_file(find_file(self.root, first))
+            return first, stat_image(find_file(self.root, first))
         except ValueError:
             for key in others:
                 with contextlib.suppress(ValueError):
-                    return key, *stat_file(find_file(self.root, key))
+                    return key, stat_image(find_file(self.root, key))
             raise
 
 
@@ -231,40 +211,42 @@ def read_scanned(path: str | os.PathLike) -> tuple[pa.Table, list[Excluded]]:
     return table.filter(pc.invert(refused)), [Excluded(**row) for row in rows]
 
 
-def _no_paths(path: pathlib.Path, table: pa.Table, wanted: str) -> str:
+def _find_column(path: pathlib.Path, table: pa.Table, kind: str, wanted: str) -> str | None:
+    """The heading of the column of paths, labels or splits; None if a default one is not there.
+
+    Raises:
+      ValueError: it is not there; saying how to name another.
+    """
     headings = table.column_names
-    if any(map(is_image, headings)):
-        return (
-            f"{path} has no headings, but begins with {', '.join(headings)}: write a first line "
-            "that names the columns, such as path,label"
-        )
-    first = {name: str(value) for row in table[:1].to_pylist() for name, value in row.items()}
-    fit = [name for name in first if is_image(first[name])]
-    return _no_column(path, headings, "paths", "path_column", wanted, fit)
-
-
-def _no_column(
-    path: pathlib.Path,
-    headings: list[str],
-    what: str,
-    option: str,
-    wanted: str,
-    fit: Sequence[str] = (),
-) -> str:
-    """Why a column is missing, and how to name another: one of those that fit, or like it."""
+    heading = find_heading(headings, wanted)
+    if heading is None and wanted == kind == "path":
+        heading = find_heading(headings, "file_name")
+    if heading is not None or (wanted == kind and kind != "path"):
+        return heading
+    fit = []
+    if kind == "path":
+        if any(map(is_image, headings)):
+            raise ValueError(
+                f"{path} has no headings, but begins with {', '.join(headings)}: write a first "
+                "line that names the columns, such as path,label"
+            )
+        first = table[:1].to_pylist()
+        fit = [name for row in first for name, value in row.items() if is_image(str(value))]
+    # One whose first value is an image, or whose name is like the one that is wanted.
     near = fit or difflib.get_close_matches(wanted, headings, 1, 0.3) or headings
-    return (
+    raise ValueError(
         f"{path} has no column {wanted!r}, only {', '.join(headings)}: name the column of the "
-        f"{what} with {to_give(option, near[0])}"
+        f"{kind}s with {to_give(f'{kind}_column', near[0])}"
     )
 
 
-def _texts(path: pathlib.Path, table: pa.Table, name: str) -> list[str | None]:
+def _texts(path: pathlib.Path, table: pa.Table, name: str | None) -> list[str]:
+    """The texts of a column; null is empty."""
     column = table[name]
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
     try:
-        return pc.cast(column, pa.string()).to_pylist()
+        return pc.fill_null(pc.cast(column, pa.string()), "").to_pylist()
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
         raise ValueError(
             f"column {name!r} of {path} holds {column.type}, but must hold texts: write the table "
@@ -274,5 +256,4 @@ def _texts(path: pathlib.Path, table: pa.Table, name: str) -> list[str | None]:
 
 def _names(path: pathlib.Path, table: pa.Table, column: str) -> list[str | None]:
     """The texts of a column in NFC, without outer spaces; a blank one names nothing."""
-    texts = _texts(path, table, column)
-    return [normalise(text).strip() or None if text else None for text in texts]
+    return [normalise(text).strip() or None for text in _texts(path, table, column)]

@@ -10,13 +10,14 @@ The photographs lie inside the installed scikit-image wheel. Their licences, as 
 - retina: CC0 1.0, Mikael Häggström;
 - rocket: SpaceX, "released in the public domain".
 
-Left out: motorcycle_left and motorcycle_right (Middlebury, no licence given) and ihc (no known
+Not used: motorcycle_left and motorcycle_right (Middlebury, no licence given) and ihc (no known
 restrictions, but neither CC0 nor dedicated to the public domain).
 """
 
 import functools
 import importlib.util
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,18 +48,19 @@ class Views:
     `share` of the region's, so that what is up and what is down can be learnt.
     """
 
-    subset: str
-    views_per_photograph: int
-    seed: int
     size: int
-    share: tuple[float, float] = (0.4, 1.0)
+    subset: str = "train"
+    views_per_photograph: int = 256
+    seed: int = 0
+    share: Sequence[float] = (0.4, 1.0)
 
     def __post_init__(self) -> None:
         if self.subset not in SUBSETS:
             raise ValueError(
                 f"photographs: subset is {self.subset!r} but must be one of {', '.join(SUBSETS)}"
             )
-        if not 0 < self.share[0] <= self.share[1] <= 1:
+        low, high = self.share
+        if not 0 < low <= high <= 1:
             raise ValueError(
                 f"photographs: share is {self.share} but must be fractions, 0 < low <= high <= 1"
             )
@@ -82,7 +84,9 @@ class Views:
         rng = np.random.default_rng([self.seed, photograph, view, SUBSETS.index(self.subset)])
         region = _region(list(FILES)[photograph], self.subset)
         for _ in range(DRAWS):
-            height, width = (round(side * rng.uniform(*self.share)) for side in region.shape[:2])
+            height, width = (
+                round(side * rng.uniform(self.share[0], self.share[1])) for side in region.shape[:2]
+            )
             top = rng.integers(region.shape[0] - height + 1)
             left = rng.integers(region.shape[1] - width + 1)
             view_pixels = region[top : top + height, left : left + width]

@@ -1,18 +1,23 @@
 """What every source of image files is."""
 
+import glob
 import os
 import pathlib
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kt_jax.data.sources.names import ignored_as, readable, tidy, why_not
+from kt_jax.data.decode import why_too_large
+from kt_jax.data.sources.names import find_file, ignored_as, readable, tidy, why_not
+
+PathLike = str | os.PathLike
+Paths = PathLike | Sequence[PathLike]
 
 # key: a unique, stable, sorted name: the POSIX path below the root. bytes and stamp (mtime in ns,
 # CRC-32, or whatever the source has) tell without reading it that an entry changed; 0: not known.
@@ -56,6 +61,7 @@ class Source:
       manifest: what an earlier scan, given as the source, found; else None.
       originals: of a set that was re-encoded, the sha256 of the file that each entry was made
         from; else None.
+      root: where every entry is a file of its own, the folder that the keys are paths below.
     """
 
     identity: str
@@ -69,6 +75,7 @@ class Source:
     boxes: pa.Table | None = None
     manifest: pa.Table | None = None
     originals: pa.ChunkedArray | None = None
+    root: pathlib.Path
 
     def __init__(self) -> None:
         self.refused, self.ignored = [], Counter()
@@ -83,10 +90,14 @@ class Source:
         if word := ignored_as(name):
             self.ignored[word] += 1
         elif reason := why_not(name):
-            self.refused.append(Excluded(readable(key), reason))
+            self.refuse(key, reason)
         else:
             return True
         return False
+
+    def refuse(self, key: str, reason: str) -> None:
+        """Adds to what is refused; a key that is not UTF-8 is made readable."""
+        self.refused.append(Excluded(readable(key), reason))
 
     def account_for_others(self, root: pathlib.Path, taken: Container[pathlib.Path]) -> None:
         """Counts or refuses all files below a folder of data files but those that are taken."""
@@ -94,8 +105,8 @@ class Source:
             for path in (pathlib.Path(folder, name) for name in names):
                 key = tidy(path.relative_to(root).as_posix())
                 if path not in taken and self.admits(key, key):
-                    reason = "an image beside the data files: name its folder as PATH to read it"
-                    self.refused.append(Excluded(readable(key), reason))
+                    reason = "an image next to the data files: name its folder as PATH to read it"
+                    self.refuse(key, reason)
 
     @property
     def given_subsets(self) -> list[str | None] | None:
@@ -109,21 +120,20 @@ class Source:
         Raises:
           ValueError: with the reason, if they cannot be read.
         """
-        raise NotImplementedError
+        return read_file(find_file(self.root, self.entries["key"][row].as_py()))
 
     def read_labelled(self, row: int) -> tuple[bytes, str | None]:
-        """Returns the bytes and, of sources that hold labels beside them, the class."""
+        """Returns the bytes and, of sources that hold labels with them, the class."""
         return self.read(row), None
 
 
 def make_entries(
-    keys: list[str], sizes: list[int], stamps: list[int], **columns: list[str | None]
+    keys: list[str], sizes: list[int], stamps: list[int], **columns: list[str | None] | None
 ) -> pa.Table:
-    """Returns the table of entries; columns are `label` and `subset`."""
-    return pa.table(
-        {"key": keys, "bytes": sizes, "stamp": stamps, **columns},
-        schema=pa.schema([*ENTRIES, *(f for f in (LABEL, SUBSET) if f.name in columns)]),
-    )
+    """Returns the table of entries; columns are `label` and `subset`, or None: not there."""
+    there = [field for field in (LABEL, SUBSET) if columns.get(field.name) is not None]
+    values = {"key": keys, "bytes": sizes, "stamp": stamps, **columns}
+    return pa.table(values, schema=pa.schema([*ENTRIES, *there]))
 
 
 def describe_excluded(excluded: Iterable[Excluded]) -> list[str]:
@@ -176,7 +186,7 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in options.items()}
 
 
-def existing(path: str | os.PathLike) -> pathlib.Path:
+def existing(path: PathLike) -> pathlib.Path:
     """Returns the path, with ~ expanded.
 
     Raises:
@@ -191,7 +201,48 @@ def existing(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
-def stat_file(path: str | os.PathLike) -> tuple[int, int]:
+def given_paths(path: Paths, what: str) -> list[str]:
+    """Returns the one path that is given, or the several, with ~ expanded.
+
+    Raises:
+      ValueError: there are none, where `what` should be given.
+    """
+    several = [path] if isinstance(path, str | os.PathLike) else list(path)
+    if not several:
+        raise ValueError(f"path is an empty list: give {what}")
+    return [os.path.expanduser(os.fspath(each)) for each in several]
+
+
+def is_glob(text: str) -> bool:
+    """Whether a path is a pattern, and not a file or folder with such a name."""
+    return glob.has_magic(text) and not os.path.exists(text)
+
+
+def find_glob(text: str) -> list[str]:
+    """Returns the paths that a glob finds, sorted.
+
+    Raises:
+      FileNotFoundError: there are none.
+    """
+    found = sorted(glob.glob(text, recursive=True))
+    if not found:
+        raise FileNotFoundError(f"the glob {text} finds nothing (looked from {pathlib.Path.cwd()})")
+    return found
+
+
+def stat_image(path: PathLike) -> tuple[int, int]:
+    """Returns an image file's bytes and its mtime in ns.
+
+    Raises:
+      ValueError: with the reason, if it is not there, or no regular file, or too large.
+    """
+    size, stamp = stat_file(path)
+    if reason := why_too_large(size):
+        raise ValueError(reason)
+    return size, stamp
+
+
+def stat_file(path: PathLike) -> tuple[int, int]:
     """Returns a file's bytes and its mtime in ns.
 
     Raises:
@@ -209,7 +260,7 @@ def stat_file(path: str | os.PathLike) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def read_file(path: str | os.PathLike) -> bytes:
+def read_file(path: PathLike) -> bytes:
     """Returns the bytes of a file; ValueError with the reason if it is unreadable."""
     try:
         with open(path, "rb", buffering=0) as file:

@@ -17,7 +17,7 @@ _HEADINGS = frozenset(
     "split splits splitset subset subsets set dataset partition fold folds phase usage".split()
 )
 _YES, _NO = ("1", "true", "yes", "y", "t"), ("0", "false", "no", "n", "f")
-# Words beside that of a split in the heading of a column of truth values: "is_train".
+# Words next to that of a split in the heading of a column of truth values: "is_train".
 _RESTS = ("", "is", "in", "for", "for is", "is for")
 # More are no splits, and would take long.
 _MAX_VALUES = 100

@@ -1,11 +1,13 @@
 """Reads a table of texts, .csv, .tsv or .parquet, however the tool that wrote it was set."""
 
 import codecs
+import contextlib
 import csv
 import io
 import pathlib
 import re
 import shlex
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,7 +40,11 @@ def read_table(path: pathlib.Path) -> pa.Table:
     """
     with path.open("rb") as file:
         is_parquet = file.read(len(_PARQUET)) == _PARQUET or path.suffix.lower() == ".parquet"
-    table = _read_parquet(path) if is_parquet else _read_text(path)
+    if is_parquet:
+        with _open_parquet(path) as opened:
+            table = opened.read()
+    else:
+        table = _read_text(path)
     seen: dict[str, str] = {}
     for name in table.column_names:
         folded = fold_heading(name)
@@ -58,29 +64,23 @@ def read_parquet_schema(path: pathlib.Path) -> pa.Schema:
     Raises:
       ValueError: it is none.
     """
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(_why_no_parquet(path, error)) from error
+    with _open_parquet(path) as file:
+        return file.schema_arrow
 
 
-def _read_parquet(path: pathlib.Path) -> pa.Table:
+@contextlib.contextmanager
+def _open_parquet(path: pathlib.Path) -> Iterator[pq.ParquetFile]:
     try:
         # Not read_table, which refuses two columns of one name in its own words.
         with pq.ParquetFile(path) as file:
-            return file.read()
+            yield file
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(_why_no_parquet(path, error)) from error
-
-
-def _why_no_parquet(path: pathlib.Path, error: Exception) -> str:
-    if why := explain(path):
-        return why
-    first = str(error).splitlines()[0].rstrip(".")
-    return (
-        f"{path} cannot be read as a table: {first}. Was it copied to its end? A table of text is "
-        "named .csv"
-    )
+        first = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            explain(path)
+            or f"{path} cannot be read as a table: {first}. Was it copied to its end? A table of "
+            "text is named .csv"
+        ) from error
 
 
 def _read_text(path: pathlib.Path) -> pa.Table:

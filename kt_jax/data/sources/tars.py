@@ -10,16 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from kt_jax.data.layout import why_unsplit
-from kt_jax.data.sources.archives import (
-    common_folder,
-    exclude,
-    find_archive,
-    keys_below,
-    why_name_refused,
-)
-from kt_jax.data.sources.names import tidy_packed
-from kt_jax.data.sources.source import Source, make_entries, to_choose
+from kt_jax.data.sources.archives import Archive
+from kt_jax.data.sources.source import PathLike, make_entries, to_choose
 from kt_jax.data.sources.unread import explain, explain_split
 
 _log = logging.getLogger(__name__)
@@ -30,43 +22,25 @@ _CLASS_EXTENSION = ".cls"
 _MAX_PADDING = 2**21
 
 
-class Tar(Source):
-    """The image files in a tar that is not compressed; its root as of a zip."""
+class Tar(Archive):
+    """The image files in a tar that is not compressed."""
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        super().__init__()
-        self.path = find_archive(path, "tar")
-        self.identity, self.name = f"tar:{self.path}", self.path.name
-        members: dict[str, tarfile.TarInfo] = {}
-        for member in list_members(self.path):
-            self._take(member, members)
-        names = sorted(members)
-        prefix = common_folder(names)
-        self.refused = keys_below(prefix, self.refused)
-        # The keys do not say it: the folder is their root.
-        self.unsplit = why_unsplit([prefix], self.name) if prefix else ""
-        self._offsets = np.array([members[name].offset_data for name in names], np.int64)
-        self.entries = make_entries(
-            [name.removeprefix(prefix) for name in names],
-            [members[name].size for name in names],
-            make_stamps(self.path, [members[name] for name in names]),
+    def __init__(self, path: PathLike) -> None:
+        super().__init__(path, "tar")
+        members = self.choose(
+            (member.name, member.size, why_unreadable(member), member)
+            for member in list_members(self.path)
         )
+        found = members.values()
+        self._offsets = np.array([member.offset_data for member in found], np.int64)
+        sizes = [member.size for member in found]
+        self.entries = make_entries(list(members), sizes, make_stamps(self.path, found))
         if classes := self.ignored[_CLASS_EXTENSION]:
             _log.warning(
                 "%s: %s files %s say classes, which are not read: if it is a shard of a "
                 "WebDataset, open it by %s",
                 *(self.name, f"{classes:,}", _CLASS_EXTENSION, to_choose("webdataset")),
             )
-
-    def _take(self, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> None:
-        key = tidy_packed(member.name)
-        if not self.admits(key, key):
-            return
-        reason = why_refused(member, key in members)
-        if reason:
-            self.refused.append(exclude(member.name, reason))
-        else:
-            members[key] = member
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
@@ -131,10 +105,8 @@ def make_stamps(path: pathlib.Path, members: Iterable[tarfile.TarInfo]) -> list[
     return [(whole + int(min(max(0, member.mtime), 2**62))) % 2**63 for member in members]
 
 
-def why_refused(member: tarfile.TarInfo, known: bool) -> str | None:
-    """Returns why an entry of a tar is refused, None if it is not; `known` is its name already."""
-    if reason := why_name_refused(member.name, known, member.size):
-        return reason
+def why_unreadable(member: tarfile.TarInfo) -> str | None:
+    """Returns why an entry cannot be read in place, None if it can."""
     if not member.isreg() or member.issparse():
         return "a link or another entry that holds no file of its own"
     return None

@@ -14,7 +14,7 @@ from kt_jax.data.sources.source import Source, make_entries
 class Tfds(Source):
     """One split of a data set that was prepared as ArrayRecord; keys are name/split/number.
 
-    A label that is no ClassLabel is left out.
+    A label that is no ClassLabel is skipped.
     """
 
     def __init__(self, name: str, split: str, data_dir: str = "") -> None:

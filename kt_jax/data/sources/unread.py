@@ -74,13 +74,13 @@ def explain_split(path: pathlib.Path) -> str | None:
         parts = _quote(pathlib.Path(str(path)[: -len(number)])) + "?" * len(number)
         return (
             f"{path} is one part of a split archive: join its parts once, cat {parts} > "
-            f"{_quote(_beside(whole, 'joined'))}, and name the result as PATH"
+            f"{_quote(_sibling(whole, 'joined'))}, and name the result as PATH"
         )
     return _explain_zip_part(path, path) if _is_last_part(path) else None
 
 
 def _explain_zip_part(path: pathlib.Path, last: pathlib.Path) -> str:
-    joined = _beside(last, "joined")
+    joined = _sibling(last, "joined")
     return (
         f"{path} is one part of a split zip: join its parts once, zip -s 0 {_quote(last)} --out "
         f"{_quote(joined)}, and name {joined} as PATH"
@@ -115,10 +115,10 @@ def _decompressed(path: pathlib.Path) -> pathlib.Path:
     suffix = path.suffix.lower()
     if suffix in _SHORT:
         return path.with_suffix(_SHORT[suffix])
-    return path.with_suffix("") if suffix in _LONG else _beside(path, "decompressed")
+    return path.with_suffix("") if suffix in _LONG else _sibling(path, "decompressed")
 
 
-def _beside(path: pathlib.Path, word: str) -> pathlib.Path:
+def _sibling(path: pathlib.Path, word: str) -> pathlib.Path:
     return path.with_name(f"{path.stem}.{word}{path.suffix}")
 
 

@@ -9,24 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from kt_jax.data.decode import why_too_large
 from kt_jax.data.sources import voc_lists
-from kt_jax.data.sources.names import (
-    NOT_UTF8,
-    find_file,
-    is_safe,
-    is_utf8,
-    normalise,
-    readable,
-    tidy,
-)
+from kt_jax.data.sources.names import NOT_UTF8, find_file, is_safe, is_utf8, normalise, tidy
 from kt_jax.data.sources.source import (
-    Excluded,
+    PathLike,
     Source,
     existing,
     make_entries,
     read_file,
     stat_file,
+    stat_image,
     to_choose,
 )
 
@@ -74,7 +66,7 @@ class Voc(Source):
     annotation has no labels; if there are some, images without one are refused.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: PathLike) -> None:
         super().__init__()
         self.root = _the_year(existing(path).absolute())
         self.identity, self.name = f"voc:{self.root}", self.root.name
@@ -82,24 +74,25 @@ class Voc(Source):
         sizes: dict[str, tuple[int, int]] = {}
         for key in self._keys(lists):
             try:
-                sizes[key] = _stat_image(self.root, key)
+                if not is_safe(key):
+                    raise ValueError("an unsafe name: with '..' in it")
+                sizes[key] = stat_image(find_file(self.root, key))
             except ValueError as error:
-                self.refused.append(Excluded(key, str(error)))
+                self.refuse(key, str(error))
         objects = self._read_annotations(list(sizes))
         keys = list(sizes if objects is None else objects)
         subsets = voc_lists.subsets_of(lists, set(keys))
-        columns = {} if subsets is None else {"subset": [subsets.get(key) for key in keys]}
-        self.unsplit = voc_lists.why_unused(self.root) if subsets is None else ""
+        if subsets is None:
+            self.unsplit = voc_lists.why_unused(self.root)
         self.entries = make_entries(
-            keys, [sizes[key][0] for key in keys], [sizes[key][1] for key in keys], **columns
+            keys,
+            [sizes[key][0] for key in keys],
+            [sizes[key][1] for key in keys],
+            subset=None if subsets is None else [subsets.get(key) for key in keys],
         )
         if objects is not None:
             self.class_names, self.presence, self.boxes = _tabulate(list(objects.values()))
         self.refused.sort(key=lambda excluded: excluded.key)
-
-    def read(self, row: int) -> bytes:
-        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
-        return read_file(find_file(self.root, self.entries["key"][row].as_py()))
 
     def _keys(self, lists: dict[str, list[str]]) -> list[str]:
         there = self._list_images()
@@ -118,9 +111,10 @@ class Voc(Source):
                 key = tidy(os.path.relpath(os.path.join(folder, name), self.root))
                 if not self.admits(key, key):
                     continue
-                if key in keys or not is_utf8(key):
-                    reason = "a second file of the same name" if key in keys else NOT_UTF8
-                    self.refused.append(Excluded(readable(key), reason))
+                if key in keys:
+                    self.refuse(key, "a second file of the same name")
+                elif not is_utf8(key):
+                    self.refuse(key, NOT_UTF8)
                 else:
                     keys.add(key)
         return keys
@@ -130,7 +124,7 @@ class Voc(Source):
         for entry in os.scandir(self.root):
             if not entry.is_dir():
                 if self.admits(entry.name, entry.name):
-                    self.refused.append(Excluded(readable(entry.name), "not in JPEGImages"))
+                    self.refuse(entry.name, "not in JPEGImages")
             elif entry.name != "JPEGImages":
                 self.ignored[entry.name] += sum(len(names) for *_, names in os.walk(entry.path))
 
@@ -146,7 +140,7 @@ class Voc(Source):
             try:
                 objects[key] = _read_annotation(find_file(folder, name))
             except ValueError as error:
-                self.refused.append(Excluded(key, f"Annotations/{name}: {error}"))
+                self.refuse(key, f"Annotations/{name}: {error}")
         return objects
 
 
@@ -158,8 +152,8 @@ def find_years(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _is_year(path: pathlib.Path) -> bool:
-    beside = (path / "Annotations").is_dir() or (path / "ImageSets").is_dir()
-    return beside and (path / "JPEGImages").is_dir()
+    says = (path / "Annotations").is_dir() or (path / "ImageSets").is_dir()
+    return says and (path / "JPEGImages").is_dir()
 
 
 def _the_year(path: pathlib.Path) -> pathlib.Path:
@@ -170,19 +164,10 @@ def _the_year(path: pathlib.Path) -> pathlib.Path:
         )
     if not years:
         raise ValueError(
-            f"{path} is no VOC devkit: neither it nor a folder in it holds JPEGImages beside "
+            f"{path} is no VOC devkit: neither it nor a folder in it holds JPEGImages next to "
             f"Annotations or ImageSets; plain folders of images are opened by {to_choose('folder')}"
         )
     return years[0]
-
-
-def _stat_image(root: pathlib.Path, key: str) -> tuple[int, int]:
-    if not is_safe(key):
-        raise ValueError("an unsafe name: with '..' in it")
-    size, stamp = stat_file(find_file(root, key))
-    if reason := why_too_large(size):
-        raise ValueError(reason)
-    return size, stamp
 
 
 def _read_annotation(path: str) -> list[_Object]:

@@ -1,8 +1,10 @@
 """The lists of a VOC devkit: which images it has, and which are for training and for tests."""
 
+import functools
 import os
 import pathlib
 import re
+from collections.abc import Callable
 
 from kt_jax.data.sources.names import EXTENSIONS, is_safe, normalise, tidy
 from kt_jax.data.splits import choose_splits, divide, read_name
@@ -24,12 +26,12 @@ def read_lists(root: pathlib.Path) -> dict[str, list[str]]:
     Raises:
       ValueError: a list cannot be read.
     """
-    finder = _Finder(root)
+    files_in = functools.cache(lambda folder: _files_in(f"{root}/{_IMAGES}/{folder}"))
     for folder in _FOLDERS:
         rows = {path.stem: _read_rows(path) for path in _lists_in(root / folder)}
         lists = {name: those for name, those in rows.items() if not _is_of_class(name, those)}
         if lists:
-            return {name: list(map(finder.find, those)) for name, those in lists.items()}
+            return {name: [_find(row, files_in) for row in those] for name, those in lists.items()}
     return {}
 
 
@@ -64,7 +66,7 @@ def subsets_of(lists: dict[str, list[str]], keys: set[str]) -> dict[str, str] | 
 
 
 def _lists_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The lists in a folder that have the name of a split, and of no class besides."""
+    """The lists in a folder that have the name of a split, and not of a class too."""
     found = ((path, read_name(path.stem)) for path in _texts_in(folder, "*"))
     return [path for path, said in found if said and not said.rest]
 
@@ -88,33 +90,18 @@ def _read_rows(path: pathlib.Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-class _Finder:
-    """Finds the images that lists name."""
-
-    def __init__(self, root: pathlib.Path) -> None:
-        self._root = root
-        self._folders: dict[str, dict[str, str]] = {}
-
-    def find(self, row: str) -> str:
-        """The key of the image that a row names, whether it is there or not."""
-        match = _OF_CLASS.fullmatch(row)
-        # A name may end in a number too.
-        names = [_below_images(name) for name in ((row, match[1]) if match else (row,))]
-        for name in names:
-            if found := self._find_file(name):
-                return f"{_IMAGES}/{found}"
-        name = names[-1]
-        return f"{_IMAGES}/{name}" + ("" if name.lower().endswith(EXTENSIONS) else ".jpg")
-
-    def _find_file(self, name: str) -> str | None:
+def _find(row: str, files_in: Callable[[str], dict[str, str]]) -> str:
+    """The key of the image that a row of a list names, whether it is there or not."""
+    match = _OF_CLASS.fullmatch(row)
+    # A name may end in a number too.
+    names = [_below_images(name) for name in ((row, match[1]) if match else (row,))]
+    for name in filter(is_safe, names):
         folder, slash, base = name.rpartition("/")
-        if not is_safe(name):
-            return None
-        if folder not in self._folders:
-            self._folders[folder] = _files_in(f"{self._root}/{_IMAGES}/{folder}")
-        files = self._folders[folder]
-        found = (files.get(base + extension) for extension in ("", *EXTENSIONS))
-        return next((folder + slash + file for file in found if file), None)
+        files = files_in(folder)
+        for extension in ("", *EXTENSIONS):
+            if file := files.get(base + extension):
+                return f"{_IMAGES}/{folder}{slash}{file}"
+    return f"{_IMAGES}/{names[-1]}" + ("" if names[-1].lower().endswith(EXTENSIONS) else ".jpg")
 
 
 def _below_images(path: str) -> str:

@@ -1,4 +1,4 @@
-"""WebDataset: tars, one or many, whose images lie beside files that say their classes."""
+"""WebDataset: tars, one or many, whose images lie next to files that say their classes."""
 
 import contextlib
 import glob
@@ -13,9 +13,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from kt_jax.data.layout import classes_of, read_layout
-from kt_jax.data.sources.names import is_image, readable, tidy_packed
-from kt_jax.data.sources.source import Excluded, Source, existing, make_entries
-from kt_jax.data.sources.tars import list_members, make_stamps, read_at, why_refused
+from kt_jax.data.sources.archives import why_refused
+from kt_jax.data.sources.names import is_image, tidy_packed
+from kt_jax.data.sources.source import (
+    Paths,
+    Source,
+    existing,
+    given_paths,
+    is_glob,
+    make_entries,
+)
+from kt_jax.data.sources.tars import list_members, make_stamps, read_at, why_unreadable
 
 _SUFFIX = ".tar"
 # What says the class of a sample, the first that is there; and the keys of a .json that do.
@@ -44,16 +52,15 @@ class WebDataset(Source):
     Shards are opened for one read only: any number of them can be read.
     """
 
-    def __init__(self, path: str | os.PathLike | Sequence[str | os.PathLike]) -> None:
+    def __init__(self, path: Paths) -> None:
         super().__init__()
-        root, self._shards, prefixes = _find_shards(path)
+        given = given_paths(path, "the tars, or the folder that holds them")
+        root, self._shards, prefixes = _find_shards(given)
         self.identity = "webdataset:" + ":".join(map(str, self._shards))
         one = len(self._shards) == 1
         self.name = self._shards[0].name if one else f"{len(self._shards)} shards in {root.name}"
-        for place in [path] if isinstance(path, str | os.PathLike) else path:
-            folder = pathlib.Path(place).expanduser().absolute()
-            if folder.is_dir():
-                self.account_for_others(folder, set(self._shards))
+        for place in filter(os.path.isdir, given):
+            self.account_for_others(pathlib.Path(place).absolute(), set(self._shards))
         rows = []
         for number, (shard, prefix) in enumerate(zip(self._shards, prefixes, strict=True)):
             images, labels = self._list(shard, prefix)
@@ -69,8 +76,7 @@ class WebDataset(Source):
         if not any(labels):
             labels = classes_of(names) or labels
         subsets = None if read_layout(keys).subsets else read_layout(names).subsets
-        given = {} if subsets is None else {"subset": subsets}
-        self.entries = make_entries(keys, sizes, stamps, label=labels, **given)
+        self.entries = make_entries(keys, sizes, stamps, label=labels, subset=subsets)
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
@@ -87,8 +93,10 @@ class WebDataset(Source):
             name = tidy_packed(member.name)
             if not self.admits(name, prefix + name):
                 others[name] = member
-            elif reason := why_refused(member, name in images):
-                self.refused.append(Excluded(readable(prefix + name), reason))
+            elif reason := (
+                why_refused(member.name, name in images, member.size) or why_unreadable(member)
+            ):
+                self.refuse(prefix + name, reason)
             else:
                 images[name] = member
         return images, _read_classes(shard, others)
@@ -110,8 +118,8 @@ def names_shards(path: object) -> bool:
     """Whether a path, or all of several, are of tars by name; one tar alone is not looked at."""
     if isinstance(path, str | os.PathLike):
         text = os.path.expanduser(os.fspath(path))
-        pattern = glob.has_magic(text) or len(expand_braces(text)) > 1
-        return _is_tar(text) and pattern and not os.path.exists(text)
+        braces = len(expand_braces(text)) > 1 and not os.path.exists(text)
+        return _is_tar(text) and (is_glob(text) or braces)
     return isinstance(path, Sequence) and bool(path) and all(map(_is_tar, map(os.fspath, path)))
 
 
@@ -142,16 +150,10 @@ def expand_braces(text: str) -> list[str]:
     return [text]
 
 
-def _find_shards(
-    path: str | os.PathLike | Sequence[str | os.PathLike],
-) -> tuple[pathlib.Path, list[pathlib.Path], list[str]]:
+def _find_shards(given: list[str]) -> tuple[pathlib.Path, list[pathlib.Path], list[str]]:
     """The folder that holds all shards, these, and what the keys of each begin with."""
-    given = [path] if isinstance(path, str | os.PathLike) else list(path)
-    if not given:
-        raise ValueError("path is an empty list: give the tars, or the folder that holds them")
     found, roots = [], []
-    for each in given:
-        text = os.path.abspath(os.path.expanduser(os.fspath(each)))
+    for text in map(os.path.abspath, given):
         shards = _shards_of(text)
         if len(given) == 1 and shards == [text]:
             return pathlib.Path(text).parent, [pathlib.Path(text)], [""]

@@ -4,23 +4,14 @@ import os
 import shlex
 import stat
 import struct
-import weakref
 import zipfile
 import zlib
-from typing import Any
 
 import numpy as np
 
-from kt_jax.data.layout import why_unsplit
-from kt_jax.data.sources.archives import (
-    common_folder,
-    exclude,
-    find_archive,
-    keys_below,
-    why_name_refused,
-)
-from kt_jax.data.sources.names import tidy_packed
-from kt_jax.data.sources.source import Source, make_entries
+from kt_jax.data.descriptor import Descriptor
+from kt_jax.data.sources.archives import Archive
+from kt_jax.data.sources.source import PathLike, make_entries
 from kt_jax.data.sources.unread import explain, explain_split
 
 # What lies before the data of an entry: this much, then its name and extra fields of these lengths.
@@ -33,19 +24,15 @@ _DOS_FOLDER = 0x10
 _OFFICE = {"[Content_Types].xml", "mimetype"}
 
 
-class Zip(Source):
+class Zip(Archive):
     """The image files in a zip.
 
-    Keys are as of the folder that it would be unpacked to, whichever tool made the zip. If all
-    images lie in one top-level folder, that folder is the root. The table of contents is read once,
-    and of it only numbers are kept: of a million entries, `zipfile` would keep 0.8 GB in each
-    thread that reads. Entries are read at offsets, so that all threads share one handle, and forked
-    processes too.
+    The table of contents is read once, and of it only numbers are kept: of a million entries,
+    `zipfile` would keep 0.8 GB in each thread that reads.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        super().__init__()
-        self.path = find_archive(path, "zip")
+    def __init__(self, path: PathLike) -> None:
+        super().__init__(path, "zip")
         if why := explain_split(self.path):
             raise ValueError(why)
         if not zipfile.is_zipfile(self.path):
@@ -54,9 +41,7 @@ class Zip(Source):
                 or f"{self.path} is not a zip, or was not copied to its end: check it with "
                 f"`unzip -t {shlex.quote(str(self.path))}`, or unpack it and name the folder"
             )
-        self.identity, self.name = f"zip:{self.path}", self.path.name
-        self._open()
-        members: dict[str, zipfile.ZipInfo] = {}
+        self._file = Descriptor(self.path)
         try:
             with zipfile.ZipFile(self.path) as archive:
                 listed = archive.infolist()
@@ -70,24 +55,13 @@ class Zip(Source):
             raise ValueError(
                 f"{self.path} is a document of Office, no zip of images: save its table as .csv"
             )
-        for member in listed:
-            name = _decode_name(member)
-            if _is_folder(member, name):
-                continue
-            key = tidy_packed(name)
-            if not self.admits(key, key):
-                continue
-            reason = why_name_refused(name, key in members, member.file_size)
-            if reason := reason or _why_unreadable(member):
-                self.refused.append(exclude(name, reason))
-            else:
-                members[key] = member
-        names = sorted(members)
-        prefix = common_folder(names)
-        self.refused = keys_below(prefix, self.refused)
-        # The keys do not say it: the folder is their root.
-        self.unsplit = why_unsplit([prefix], self.name) if prefix else ""
-        found = [members[name] for name in names]
+        named = ((_decode_name(member), member) for member in listed)
+        members = self.choose(
+            (name, member.file_size, _why_unreadable(member), member)
+            for name, member in named
+            if not _is_folder(member, name)
+        )
+        found = members.values()
         # A table of contents can hold any number.
         offsets = [min(member.header_offset, 2**62) for member in found]
         self._offsets = np.array(offsets, np.int64)
@@ -96,22 +70,10 @@ class Zip(Source):
         self._packed = np.array(packed, np.int64)
         self._deflated = np.array([bool(member.compress_type) for member in found], bool)
         self.entries = make_entries(
-            [name.removeprefix(prefix) for name in names],
+            list(members),
             [member.file_size for member in found],
             [member.CRC for member in found],
         )
-
-    def _open(self) -> None:
-        self._file = os.open(self.path, os.O_RDONLY)
-        closing: Any = weakref.finalize(self, os.close, self._file)
-        closing.atexit = False  # when threads may still read
-
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name != "_file"}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        self._open()
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
@@ -129,14 +91,14 @@ class Zip(Source):
     def _unpack(self, row: int, size: int) -> bytes:
         """The first `size` bytes of an entry, or as many as there are."""
         offset = int(self._offsets[row])
-        header = os.pread(self._file, _LOCAL_HEADER.size, offset)
+        header = os.pread(self._file.number, _LOCAL_HEADER.size, offset)
         if len(header) < _LOCAL_HEADER.size:
             raise ValueError("BadZipFile: Truncated file header")
         signature, name, extra = _LOCAL_HEADER.unpack(header)
         if signature != b"PK\3\4":
             raise ValueError("BadZipFile: Bad magic number for file header")
         offset += _LOCAL_HEADER.size + name + extra
-        data = os.pread(self._file, int(self._packed[row]), offset)
+        data = os.pread(self._file.number, int(self._packed[row]), offset)
         if self._deflated[row]:
             # No more is decompressed than the entry declares; 0 would be all.
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(size, 1))
