@@ -70,6 +70,22 @@ def min_hamming_distance(permutations: Integer[np.ndarray, "permutations tiles"]
     return least
 
 
+def describe_distances(permutations: Integer[np.ndarray, "permutations tiles"]) -> str:
+    """The least and the mean number of places in which two rows differ.
+
+    The paper authors' set of 701 has "Hamming distance min 3, mean 7.999".
+
+    >>> describe_distances(np.array([[0, 1, 2], [1, 0, 2], [1, 2, 0]]))
+    'Hamming distance min 2, mean 2.333'
+    """
+    rows, places = permutations.shape
+    # Two rows agree in a place as often as pairs of rows show the same tile there.
+    shown = [np.unique(column, return_counts=True)[1] for column in permutations.T]
+    agreeing = sum(int((counts * (counts - 1)).sum()) for counts in shown)
+    mean = places - agreeing / (rows * (rows - 1))
+    return f"Hamming distance min {min_hamming_distance(permutations)}, mean {mean:.3f}"
+
+
 def check_permutations(
     permutations: Integer[np.ndarray, "permutations tiles"], *, min_distance: int
 ) -> None:

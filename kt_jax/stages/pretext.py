@@ -225,7 +225,7 @@ def make_network(chosen: Options) -> training.MakeModel:
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return models.JigsawNet(
-            models.make_backbone(rngs=rngs, **chosen.backbone),
+            models.make_backbone(size=chosen.puzzles.tile, rngs=rngs, **chosen.backbone),
             size=chosen.puzzles.tile,
             classes=chosen.permutations.count,
             fc6=chosen.head.fc6,
@@ -263,12 +263,13 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
                 f"made in groups of {jigsaw.GROUP}: give at least that many."
             )
     about = backbones.describe(chosen.backbone, rules.tile, origin=inputs.origin)
-    if chosen.permutations.file:
-        make_permutation_set(chosen, 0)  # reads the file and checks it
+    distances = ""
+    if chosen.permutations.file:  # known before anything is computed
+        distances = f" ({permutations.describe_distances(make_permutation_set(chosen, 0))})"
     lines = (
         f"{backbones.parameter_count(make_network(chosen)):,} parameters",
         f"{len(inputs.images['images'])} images, {len(inputs.images['test_images'])} held out; "
-        f"{count} permutations, chance {1 / count:.2%}",
+        f"{count} permutations{distances}, chance {1 / count:.2%}",
         f"9 tiles x batch {batch} = {9 * batch} pictures of {rules.tile} x {rules.tile} x 3 a "
         f"step, {chosen.steps} steps",
     )

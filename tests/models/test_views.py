@@ -2,6 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import stats
 
 from kt_jax.models import views
 
@@ -46,18 +48,80 @@ def test_a_crop_of_everything_is_the_image_or_its_mirror(images):
     assert turned.any()
 
 
-def test_crops_lie_within_the_image_and_differ():
-    rows, columns = np.indices((40, 40))
-    image = np.stack([rows, columns, rows + columns], -1).astype(np.uint8)
-    images = jnp.asarray(np.repeat(image[None], 16, 0))
+AREA = (0.3, 0.9)
+COUNT, SIDE = 512, 64
 
-    def corners(area):
-        # Standardised pictures have lost their grey levels: look at the corners' order instead.
-        view = random_resized_crop(jax.random.key(1), images, size=20, area=area)
-        return np.asarray(view)
 
-    small = corners((0.1, 0.2))
-    assert len({view.tobytes() for view in small}) == 16
-    assert np.isfinite(small).all()
-    # Rows grow downwards in every crop, mirrored or not.
-    assert (small[:, -1, 10, 0] > small[:, 0, 10, 0]).all()
+def see(pixels, *, size):
+    """Views in grey levels, of images [n, s, s, c]: two added channels undo the standardisation."""
+    flat = np.broadcast_to(np.array([0, 255], np.uint8), (*pixels.shape[:3], 2))
+    marked = jnp.asarray(np.concatenate([pixels, flat], -1))
+    view = random_resized_crop(jax.random.key(0), marked, size=size, area=AREA)
+    view, black, white = np.split(np.asarray(view), [-2, -1], -1)
+    return (view - black) / (white - black) * 255
+
+
+@pytest.fixture(scope="module")
+def boxes():
+    """The squares that the views show, from their pixels: left, top, width, height, mirrored.
+
+    Each pixel says where it lies: red its column, green its row. Views larger than what they show
+    are interpolated between pixels: where no edge is near, this is exact.
+    """
+    rows, columns = np.indices((SIDE, SIDE), np.uint8)
+    places = np.broadcast_to(np.stack([columns, rows], -1), (COUNT, SIDE, SIDE, 2))
+    middle = slice(SIDE // 4, -SIDE // 4)
+    inner = see(places, size=SIDE)[:, middle, middle] + 0.5  # the centres of pixels
+    assert np.ptp(inner[..., 0], axis=1).max() < 1e-3  # columns stay columns
+    assert np.ptp(inner[..., 1], axis=2).max() < 1e-3
+    across, down = inner[:, 0, :, 0], inner[:, :, 0, 1]
+    for line in (across, down):
+        assert np.ptp(np.diff(line), axis=1).max() < 1e-3  # evenly spaced
+    width, height = (np.diff(line).mean(1) * SIDE for line in (across, down))
+    mirrored, width = width < 0, np.abs(width)
+    return across.mean(1) - width / 2, down.mean(1) - height / 2, width, height, mirrored
+
+
+def is_uniform(draws):
+    """Whether draws from 0..1 may be uniform, at the level of 1 %."""
+    return stats.kstest(draws, "uniform").pvalue > 0.01
+
+
+def test_crops_are_squares_whose_area_is_uniform_within_its_bounds(boxes):
+    _, _, width, height, _ = boxes
+    np.testing.assert_allclose(width, height, atol=1e-2)
+    share = (width / SIDE) ** 2
+    assert AREA[0] - 1e-3 < share.min() < AREA[0] + 0.01
+    assert AREA[1] - 0.01 < share.max() < AREA[1] + 1e-3
+    assert is_uniform((share - AREA[0]) / (AREA[1] - AREA[0]))
+
+
+def test_crops_lie_anywhere_within_the_image(boxes):
+    left, top, width, height, mirrored = boxes
+    free = SIDE - width
+    assert min(left.min(), top.min()) > -1e-2
+    assert max((left + width).max(), (top + height).max()) < SIDE + 1e-2
+    assert is_uniform(left / free)
+    assert is_uniform(top / free)
+    # Nothing says anything about another.
+    together = np.corrcoef([width, left / free, top / free, mirrored])
+    assert np.abs(together - np.eye(4)).max() < 3 / np.sqrt(COUNT)
+
+
+def test_half_of_the_crops_are_mirrored(boxes):
+    *_, mirrored = boxes
+    assert abs(mirrored.sum() - COUNT / 2) < 3 * np.sqrt(COUNT / 4)
+
+
+@pytest.mark.parametrize("size", [24, 64])
+def test_views_show_what_pillow_makes_of_the_same_squares(boxes, size):
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 256, (COUNT, SIDE, SIDE, 1), np.uint8)
+    view = see(shown, size=size)[..., 0]
+    for number in range(32):
+        left, top, width, height, mirrored = (each[number] for each in boxes)
+        image = Image.fromarray(shown[number, ..., 0].astype(np.float32))
+        box = (max(left, 0), max(top, 0), min(left + width, SIDE), min(top + height, SIDE))
+        expected = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        found = view[number, :, ::-1] if mirrored else view[number]
+        np.testing.assert_allclose(found, expected, atol=0.02)

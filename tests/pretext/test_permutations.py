@@ -1,5 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
+from scipy.spatial import distance
 
 from kt_jax.pretext import permutations
 
@@ -30,11 +33,21 @@ def test_the_seed_decides():
     assert (first != other).any()
 
 
-def test_the_authors_file_format_is_read(tmp_path):
-    rows = permutations.make_permutations(20, min_distance=3, seed=0)
+def test_a_file_as_the_authors_is_read_and_described(tmp_path):
+    """As theirs, it has 701 rows, and a least distance of 3: all rows are even permutations."""
+    whole = np.array(list(itertools.permutations(range(1, 10))))
+    later = whole[:, :, None] > whole[:, None, :]
+    even = whole[np.triu(later).sum((1, 2)) % 2 == 0]
+    rows = np.random.default_rng(0).permutation(even)[:701]
     path = tmp_path / "permutations.bin"
-    np.concatenate([[20, 9], (rows + 1).ravel()]).astype("<i4").tofile(path)
-    assert (permutations.read_permutations(path) == rows).all()
+    np.concatenate([[701, 9], rows.ravel()]).astype("<i4").tofile(path)
+    assert path.stat().st_size == 4 * (2 + 701 * 9)
+    read = permutations.read_permutations(path)
+    assert (read == rows - 1).all()
+    distances = distance.pdist(rows, "hamming") * 9
+    assert distances.min().round() == 3
+    described = f"Hamming distance min 3, mean {distances.mean():.3f}"
+    assert permutations.describe_distances(read) == described
 
 
 @pytest.mark.parametrize(
