@@ -39,18 +39,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config = ConfigDict()
     config.stages = (
-        "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
+        "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report"
     )  # fmt: skip
-    source = {
-        "source": "auto",
-        "path": path,
-        "size": by_size(48, 96, 256),
-        "holdout": 0.2,
-    }
-    config.images = {
-        "train": {**source, "subset": "train"},
-        "test": {**source, "subset": "test"},
-    }
+    source = {"source": "auto", "path": path, "size": by_size(48, 96, 256), "holdout": 0.2}
+    config.images = {"train": {**source, "subset": "train"}, "test": {**source, "subset": "test"}}
     batch_norm = by_size(True, True, False)
     training = {
         "batch_size": by_size(64, 128, 256),
@@ -92,18 +84,9 @@ def get_config(arg: str = "") -> ConfigDict:
         "backbone": "pretext",
         "layer": by_size("conv3_2", "conv3_2", "conv4_3"),
         "size": by_size(48, 96, 255),
-        "batch_size": by_size(64, 128, 256),
     }
-    config.clusters = {
-        "kind": "clusters",
-        "features": "features",
-        "k": by_size(16, 100, 2_000),
-    }
-    config.pseudo_labels = {
-        "kind": "label",
-        "clusters": "clusters",
-        "batch_size": by_size(64, 128, 256),
-    }
+    config.clusters = {"kind": "clusters", "features": "features", "k": by_size(16, 100, 2_000)}
+    config.pseudo_labels = {"kind": "label", "clusters": "clusters"}
     config.student = {
         "kind": "classify",
         "labels": "pseudo_labels",
@@ -115,11 +98,9 @@ def get_config(arg: str = "") -> ConfigDict:
             "channels": by_size(
                 (32, 64, 96, 96, 64), (32, 64, 96, 96, 64), (96, 256, 384, 384, 256)
             ),
-            "stem_kernel": by_size(5, 7, 11),
-            "stem_stride": by_size(2, 2, 4),
             "batch_norm": batch_norm,
         },
-        "head": {"hidden": by_size((256,), (512,), (4096, 4096)), "batch_norm": batch_norm},
+        "head": {"hidden": by_size((256,), (512,), None), "batch_norm": batch_norm},
     }
     config.probe = {
         "kind": "probe",

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     tiny = arg == "tiny"
     config = ConfigDict()
     config.stages = (
-        "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
+        "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report"
     )  # fmt: skip
     size = 256  # authors' code: short side 256
     if tiny:
@@ -49,6 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "warmup": 1_000,
         "schedule": "step",
         "drop_every": 100_000,  # authors' code; Caffe's AlexNet
+        "clip": 0.0,  # authors' code; one of 5 halves the first thousands of steps at batch 256
     }
     every = {"log_every": 2 if tiny else 100, "checkpoint_every": 2 if tiny else 5_000}
     config.pretext = {
@@ -111,8 +112,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "name": "alexnet",
             "channels": (8, 16, 24, 24, 16) if tiny else (96, 256, 384, 384, 256),
         },
-        "head": {"hidden": (32, 32) if tiny else (4096, 4096)},
-        # A clip of the global norm, since Caffe's initialisation is kept.
+        "head": {"hidden": (32, 32) if tiny else None},  # Caffe's AlexNet: (4096, 4096)
         "optimizer": {**optimizer, "bias_rate": 2.0},  # Caffe's AlexNet
     }
     config.probe = {

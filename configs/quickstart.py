@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
     tiny = arg == "tiny"
     config = ConfigDict()
     config.stages = (
-        "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report",
+        "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report"
     )  # fmt: skip
     views = {"source": "photographs", "seed": 0, "share": (0.4, 1.0), "size": 48}
     config.images = {
@@ -60,20 +60,14 @@ def get_config(arg: str = "") -> ConfigDict:
         },
         "head": {"fc6": 64, "fc7": 256},
     }
-    config.features = {
-        "kind": "features",
-        "backbone": "pretext",
-        "layer": "conv3_2",
-        "size": 48,
-        "batch_size": 64,
-    }
+    config.features = {"kind": "features", "backbone": "pretext", "layer": "conv3_2", "size": 48}
     config.clusters = {
         "kind": "clusters",
         "features": "features",
         "k": 4 if tiny else 32,
         "max_iterations": 50,
     }
-    config.pseudo_labels = {"kind": "label", "clusters": "clusters", "batch_size": 64}
+    config.pseudo_labels = {"kind": "label", "clusters": "clusters"}
     config.student = {
         "kind": "classify",
         "labels": "pseudo_labels",
@@ -81,13 +75,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "steps": 3 if tiny else 400,
         "size": 48,
         "crop_area": (0.2, 1.0),
-        "backbone": {
-            "name": "alexnet",
-            "channels": (32, 64, 96, 96, 64),
-            "stem_kernel": 5,
-            "stem_stride": 2,
-            "batch_norm": True,
-        },
+        "backbone": {"name": "alexnet", "channels": (32, 64, 96, 96, 64), "batch_norm": True},
         "head": {"hidden": (256,), "batch_norm": True},
     }
     config.probe = {
