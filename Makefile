@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Made anew when the dependencies or the Python change.
 STAMP := $(VENV)/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-# Beside it: what only benchmarks need.
+# Next to it: what only benchmarks and comparisons need.
 BENCH_STAMP := $(STAMP)-bench
 LOADER_STAMP := $(STAMP)-bench-loader
+REFERENCE_STAMP := $(STAMP)-reference
 # A run's features directory, or one .npy: make bench-kmeans FEATURES=runs/quickstart/features
 FEATURES ?=
 BENCH_FLAGS ?=
@@ -16,7 +17,7 @@ CHAOS_FLAGS ?=
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --dist=loadfile \
 	--no-loadscope-reorder
 
-.PHONY: quickstart test test-all check fix bench-kmeans bench-loader bench-train scale chaos clean
+.PHONY: quickstart test test-all reference check fix bench-kmeans bench-loader bench-train scale chaos clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -26,6 +27,9 @@ test: $(STAMP)  ## The fast tests
 
 test-all: $(STAMP)  ## All tests, minutes longer
 	$(PYTEST) --durations=10
+
+reference: $(REFERENCE_STAMP)  ## Compares the networks with PyTorch's, minutes; installs PyTorch
+	$(PYTEST) $(wildcard tests/models/test_reference_*.py)
 
 check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 	$(BIN)/ruff format --check .
@@ -65,6 +69,10 @@ $(STAMP): pyproject.toml
 
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet -e '.[test,bench]'
+	touch $@
+
+$(REFERENCE_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[test,reference]'
 	touch $@
 
 # Gigabytes, hence apart from the others.

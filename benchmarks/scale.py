@@ -137,7 +137,7 @@ def forward_flops(graph: Graph) -> float:
     options, features = graph["pretext"].options.backbone, graph["features"].options
 
     def make_model(rngs: Any) -> Any:
-        return models.make_backbone(rngs=rngs, **options)
+        return models.make_backbone(size=features.size, rngs=rngs, **options)
 
     graphdef = training.structure(make_model, training=False)
     size = features.size
@@ -237,7 +237,9 @@ def main() -> None:
     }
     facts["forward"] = forward_flops(graph)
     chosen = graph["features"].options
-    shapes = backbones.layer_shapes(graph["pretext"].options.backbone, chosen.size)
+    teacher = graph["pretext"].options
+    about = backbones.describe(teacher.backbone, teacher.puzzles.tile)
+    shapes = backbones.layer_shapes(about, chosen.size)
     height, width, channels = shapes[chosen.layer]
     facts["dims"] = min(height, chosen.grid) * min(width, chosen.grid) * channels
     measured = json.loads((HERE / "loader.json").read_text())["rates"]["500 x 375 to 224 px"]

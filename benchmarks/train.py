@@ -1,7 +1,8 @@
 """A training step beside PyTorch's, and what the loop around it costs: `make bench-train`.
 
 The networks are those of configs/jigsawpp.py at full width: JigsawNet (VGG-16 with batch norms,
-tiles of 64 px) and AlexNet (227 px, in groups, with LRN). Same batch and precision, SGD with
+tiles of 64 px) and AlexNet (227 px, in groups, with LRN); and ResNet-18 and ViT-Ti at 224 px, next
+to torchvision's. Same batch and precision, SGD with
 momentum, weight decay and clipping in both. Every system runs in a process of its own, all in turns
 in one run; train.json holds every measurement, train.md the medians and ratios. With --gpu, larger
 batches in bfloat16 go to train_gpu.json and train_gpu.md. Linux only.
@@ -15,7 +16,7 @@ from typing import Any
 import harness
 from train_jobs import CORES, PICTURES, SECONDS
 
-PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "torch")
+PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "torch", "torchvision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ CPU = Setting(
     name="train",
     platform="cpu",
     precision="float32",
-    batches={"JigsawNet": 8, "AlexNet": 64},
+    batches={"JigsawNet": 8, "AlexNet": 64, "ResNet-18": 32, "ViT-Ti": 32},
     product=3072,
     systems=(
         *("kt_jax", "torch", "torch, channels_last", "torch, compiled"),
@@ -45,7 +46,7 @@ GPU = Setting(
     name="train_gpu",
     platform="cuda",
     precision="bfloat16",
-    batches={"JigsawNet": 128, "AlexNet": 1024},
+    batches={"JigsawNet": 128, "AlexNet": 1024, "ResNet-18": 512, "ViT-Ti": 512},
     product=8192,
     systems=("kt_jax", "torch, channels_last", "torch, compiled, channels_last"),
 )

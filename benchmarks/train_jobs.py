@@ -13,7 +13,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = 2
-PICTURES = {"JigsawNet": 9, "AlexNet": 1}  # of an example
+PICTURES = {"JigsawNet": 9, "AlexNet": 1, "ResNet-18": 1, "ViT-Ti": 1}  # of an example
+STUDENTS = {"AlexNet": ("alexnet", 227), "ResNet-18": ("resnet18", 224), "ViT-Ti": ("vit_ti", 224)}
 CLASSES = 701
 SECONDS = 15.0
 LOOP_STEPS = 40
@@ -34,7 +35,11 @@ def repeat(step: Callable[[], None]) -> float:
 def make_batch(network: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Standardised pictures as the network takes them, channels last, and labels."""
     rng = np.random.default_rng(0)
-    shape = (count, 9, 64, 64, 3) if network == "JigsawNet" else (count, 227, 227, 3)
+    if network == "JigsawNet":
+        shape = (count, 9, 64, 64, 3)
+    else:
+        _, side = STUDENTS[network]
+        shape = (count, side, side, 3)
     return rng.standard_normal(shape, np.float32), rng.integers(0, CLASSES, count)
 
 
@@ -50,10 +55,11 @@ def run_kt_jax(network: str, count: int, precision: str) -> dict[str, Any]:
 
     def make_model(rngs: Any) -> Any:
         if network == "JigsawNet":
-            backbone = models.make_backbone("vgg", batch_norm=True, rngs=rngs)
+            backbone = models.make_backbone("vgg", size=64, batch_norm=True, rngs=rngs)
             return models.JigsawNet(backbone, size=64, classes=CLASSES, batch_norm=True, rngs=rngs)
-        backbone = models.make_backbone("alexnet", rngs=rngs)
-        return models.Classifier(backbone, size=227, classes=CLASSES, rngs=rngs)
+        name, side = STUDENTS[network]
+        backbone = models.make_backbone(name, size=side, rngs=rngs)
+        return models.Classifier(backbone, size=side, classes=CLASSES, rngs=rngs)
 
     optimizer = optimizers.make_optimizer(optimizers.Optimizer(), steps=1000, batch_size=count)
     mesh = partition.make_mesh()
@@ -90,6 +96,14 @@ def run_kt_jax(network: str, count: int, precision: str) -> dict[str, Any]:
 def make_torch_model(network: str, torch: Any) -> Any:
     """The same networks, layer by layer."""
     nn = torch.nn
+    if network in ("ResNet-18", "ViT-Ti"):
+        models = importlib.import_module("torchvision").models
+        if network == "ResNet-18":
+            return models.resnet18(num_classes=CLASSES)
+        return models.VisionTransformer(
+            image_size=224, patch_size=16, num_layers=12, num_heads=3, hidden_dim=192,
+            mlp_dim=768, num_classes=CLASSES,
+        )  # fmt: skip
 
     def dense(inputs: int, outputs: int, *, norm: bool) -> list[Any]:
         norms = [nn.BatchNorm1d(outputs)] if norm else []

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -59,13 +60,7 @@ def _read(path: str) -> dict[str, Any]:
             names = ", ".join(sorted(each.name for each in _SHIPPED.glob("*.py")))
             raise FileNotFoundError(f"no config file {file!r}; those that ship: {names}")
         file = str(shipped)
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(
-            f"config file {file!r} is not a Python file (FILE.py or FILE.py:ARG)."
-        )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = import_file(file)
     if not hasattr(module, "get_config"):
         raise ValueError(f"config file {file!r} has no function get_config(arg), which makes one")
     config = module.get_config(arg) if arg else module.get_config()
@@ -77,6 +72,20 @@ def _read(path: str) -> dict[str, Any]:
             f"config file {file!r}: a config holds numbers, texts, lists and their like alone "
             f"({error})"
         ) from None
+
+
+def import_file(path: str) -> ModuleType:
+    """Runs a Python file, as `import` does.
+
+    Raises:
+      FileNotFoundError: there is no such file, or it is no Python file.
+    """
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise FileNotFoundError(f"{path!r} is not a Python file (FILE.py)")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:

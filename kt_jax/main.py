@@ -3,7 +3,6 @@
 python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
-import errno
 import logging
 import os
 import re
@@ -14,11 +13,15 @@ from collections.abc import Sequence
 from absl import app, flags
 from absl import logging as absl_logging
 
-from kt_jax.config import load_with_flags
+from kt_jax.config import import_file, load_with_flags
 from kt_jax.machine import processes
+from kt_jax.runs import errors
 
 _CONFIG = flags.DEFINE_string(
     "config", "", "FILE.py or FILE.py:ARG. --config.SECTION.OPTION=VALUE changes an option of it."
+)
+_IMPORT = flags.DEFINE_list(
+    "import", [], "Python files to run first, such as one that registers an architecture."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.")
 _STAGES = flags.DEFINE_list("stages", [], "Only these stages.")
@@ -39,8 +42,6 @@ _TIME_STEPS = flags.DEFINE_integer(
 )
 # What the command line changes in the config, by dotted key.
 _OVERRIDES: dict[str, str] = {}
-# Of disks and the networks that they hang on; another attempt may find them well.
-_PASSING = (errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,6 +69,8 @@ def main(argv: Sequence[str]) -> None:
     if not _WORKDIR.value:
         raise ValueError("no --workdir=DIR given: where the run is kept and resumed.")
     profile_steps = _parse_steps(_PROFILE_STEPS.value)
+    for path in _IMPORT.value:
+        import_file(path)
     config = load_with_flags(_CONFIG.value, _OVERRIDES)
     processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     # Here, since it imports JAX: what is wrong on the command line is said at once.
@@ -110,29 +113,25 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 def run() -> None:
     """The entry point: like app.run, with errors as one message.
 
-    Status 2 is an error that will come again, 75 (os.EX_TEMPFAIL) one to start again after:
-    SIGTERM, the loss of another process, or a disk that fails for now; 1 a defect, with its stack
-    trace.
+    The statuses are those of `errors.explain`, and 75 after SIGTERM or the loss of another process.
     """
     try:
         app.run(main, flags_parser=_parse_flags)
-    except KeyboardInterrupt:
-        processes.end(130, "kt_jax: interrupted; the same command resumes")
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
         status, words = _explain(error)
         if status == 1 or (flags.FLAGS.is_parsed() and _TRACEBACK.value):
             traceback.print_exc()
         processes.end(status, f"kt_jax: {words}")
 
 
-def _explain(error: Exception) -> tuple[int, str]:
-    """The status to end with, and what to say; 1 is a defect of ours."""
-    words = str(error)
-    if isinstance(error, OSError) and error.errno in _PASSING:
-        return os.EX_TEMPFAIL, words
-    if isinstance(error, ValueError | OSError | FloatingPointError | flags.Error):
-        return 2, words
-    first = words.splitlines()[0] if words else ""
+def _explain(error: BaseException) -> tuple[int, str]:
+    """As `errors.explain`, with what absl and JAX raise."""
+    status, words = errors.explain(error)
+    if status != 1:
+        return status, words
+    if isinstance(error, flags.Error):
+        return 2, str(error)
+    first = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first:
         return 2, (
             f"out of memory: {first}. Give a smaller batch_size, or more parts in "
@@ -148,7 +147,7 @@ def _explain(error: Exception) -> tuple[int, str]:
             "ended: its own words say why. Start all of them again by the same command: they "
             "resume from the last checkpoint"
         )
-    return 1, f"{type(error).__name__}: {first}"
+    return status, words
 
 
 if __name__ == "__main__":

@@ -40,11 +40,6 @@ class FrozenBackbone:
     params: Any
     batch_stats: Any
 
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """Its name and options."""
-        return self.about.architecture
-
 
 def describe(architecture: Mapping[str, Any], size: int, *, origin: str = "") -> artifacts.Backbone:
     """What a network of this architecture, which sees views of `size` px, is; nothing is computed.
@@ -60,14 +55,22 @@ def describe(architecture: Mapping[str, Any], size: int, *, origin: str = "") ->
 
 
 def _describe(architecture: Mapping[str, Any], size: int) -> artifacts.Backbone:
-    made = _make_abstract(architecture)
+    make_model = _maker(architecture, size)
+    made = _make_abstract(make_model)
+    layers = models.activation_shapes(made, size)
+    unknown = [layer for layer in made.probe_layers if layer not in layers]
+    if unknown or not made.probe_layers:
+        raise ValueError(
+            f"{type(made).__name__}.probe_layers is {tuple(made.probe_layers)}: name activations "
+            f"that it gives: {', '.join(layers)}"
+        )
     return artifacts.Backbone(
         architecture=models.complete(architecture),
         size=size,
         preprocessing=_PREPROCESSING,
-        layers=layer_shapes(architecture, size),
-        probe_layers=made.probe_layers,
-        parameters=parameter_count(_maker(architecture)),
+        layers=layers,
+        probe_layers=tuple(made.probe_layers),
+        parameters=parameter_count(make_model),
     )
 
 
@@ -110,7 +113,7 @@ def open_backbone(artifact: Given, *, seed: int) -> FrozenBackbone:
 
 def random_backbone(about: artifacts.Backbone, *, seed: int) -> FrozenBackbone:
     """A backbone as it is before training."""
-    make_model = _maker(about.architecture)
+    make_model = _maker(about.architecture, about.size)
     params, batch_stats = jax.jit(lambda: training.init_variables(make_model, seed))()
     return FrozenBackbone(about, params, batch_stats)
 
@@ -129,7 +132,7 @@ def extract(
 ) -> Iterator[tuple[np.ndarray, dict[str, Float[np.ndarray, "rows d"]]]]:
     """Yields (indices, {layer: features}) batch by batch, in the order of the images.
 
-    A feature is the layer's activation on the central view of `size` px, max-pooled to
+    A feature is the layer's activation on the central view of `size` px, a map max-pooled to
     grids[layer] x grids[layer] and flattened, as float16: the precision at rest, so that what
     is computed again equals what was stored.
 
@@ -137,14 +140,15 @@ def extract(
       ValueError: for activations beyond float16.
       SystemExit: when `notice`, asked before every batch, says to stop.
     """
-    graphdef = training.structure(_maker(backbone.architecture), training=False)
+    make_model = _maker(backbone.about.architecture, backbone.about.size)
+    graphdef = training.structure(make_model, training=False)
 
     @jax.jit
     def features(variables: Any, pixels: jax.Array) -> dict[str, jax.Array]:
         view = views.centre_view(pixels, size)
         model = training.bind(graphdef, *variables)
         activations = model(views.mirror(view) if mirrored else view)
-        pooled = {name: models.adaptive_max_pool(activations[name], g) for name, g in grids.items()}
+        pooled = {name: models.pool(activations[name], grid) for name, grid in grids.items()}
         return {name: x.reshape(x.shape[0], -1).astype(jnp.float16) for name, x in pooled.items()}
 
     variables = jax.device_put((backbone.params, backbone.batch_stats), partition.replicated(mesh))
@@ -165,31 +169,25 @@ def extract(
         yield shown["index"][mask], {name: x[mask] for name, x in rows.items()}
 
 
-def _maker(architecture: Mapping[str, Any]) -> training.MakeModel:
+def _maker(architecture: Mapping[str, Any], size: int) -> training.MakeModel:
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return cast(nnx.Module, models.make_backbone(rngs=rngs, **architecture))
+        return cast(nnx.Module, models.make_backbone(size=size, rngs=rngs, **architecture))
 
     return make_model
 
 
-def _make_abstract(architecture: Mapping[str, Any]) -> models.Backbone:
+def _make_abstract(make_model: training.MakeModel) -> models.Backbone:
     """The network without its arrays."""
-    return nnx.eval_shape(lambda: models.make_backbone(rngs=nnx.Rngs(0), **architecture))
+    return cast(models.Backbone, nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
 
-def layer_shapes(architecture: Mapping[str, Any], size: int) -> dict[str, tuple[int, ...]]:
-    """Height, width and channels of every activation on pictures of `size` px, by name.
+def layer_shapes(about: artifacts.Backbone, size: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every activation on images of `size` px, by name: (h, w, c) or (d,).
 
     Raises:
-      ValueError: nothing is left of pictures that small.
+      ValueError: nothing is left of images that small.
     """
-    models.output_shape(_make_abstract(architecture), size)
-
-    def activations(pixels: jax.Array) -> dict[str, jax.Array]:
-        return models.make_backbone(rngs=nnx.Rngs(0), **architecture)(pixels)
-
-    shapes = jax.eval_shape(activations, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
-    return {name: tuple(shape.shape[1:]) for name, shape in shapes.items()}
+    return models.activation_shapes(_make_abstract(_maker(about.architecture, about.size)), size)
 
 
 def check_layers(origin: str, layers: Iterable[str], about: artifacts.Backbone, size: int) -> None:
@@ -199,7 +197,7 @@ def check_layers(origin: str, layers: Iterable[str], about: artifacts.Backbone, 
       ValueError: naming those that it has.
     """
     try:
-        known = layer_shapes(about.architecture, size)
+        known = layer_shapes(about, size)
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from None
     for layer in layers:

@@ -39,7 +39,7 @@ class Protocol:
     """140,000 steps of 256 on ImageNet (FAIR's benchmark)."""
     max_dims: int = 9600
     """Layers are pooled to at most so many dimensions (Zhang et al. 2016)."""
-    optimizer: Optimizer = Optimizer(learning_rate=0.01, clip=1e9, warmup=0)
+    optimizer: Optimizer = Optimizer(learning_rate=0.01, clip=0.0, warmup=0)
 
     def __post_init__(self) -> None:
         """Refuses counts and lengths below 1."""
@@ -152,8 +152,8 @@ def _grids(subject: Subject, protocol: Protocol) -> dict[str, int]:
     """The largest pooling grid of each layer that keeps to max_dims."""
     if subject.backbone is None:
         return {"pixels": int((protocol.max_dims / 3) ** 0.5)}
-    shapes = backbones.layer_shapes(subject.backbone.architecture, protocol.size)
-    return {layer: int((protocol.max_dims / shapes[layer][2]) ** 0.5) for layer in subject.layers}
+    shapes = backbones.layer_shapes(subject.backbone.about, protocol.size)
+    return {layer: int((protocol.max_dims / shapes[layer][-1]) ** 0.5) for layer in subject.layers}
 
 
 def _cache(

@@ -2,7 +2,8 @@
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flax import nnx
@@ -12,22 +13,83 @@ from kt_jax.models.heads import Backbone as Backbone
 from kt_jax.models.heads import Classifier as Classifier
 from kt_jax.models.heads import JigsawNet as JigsawNet
 from kt_jax.models.heads import LinearProbes as LinearProbes
-from kt_jax.models.heads import output_shape as output_shape
-from kt_jax.models.layers import adaptive_max_pool as adaptive_max_pool
+from kt_jax.models.heads import activation_shapes as activation_shapes
+from kt_jax.models.layers import pool as pool
+from kt_jax.models.mobilenet import MobileNetV3Small as MobileNetV3Small
+from kt_jax.models.resnet import ResNet as ResNet
 from kt_jax.models.vgg import Vgg as Vgg
+from kt_jax.models.vit import ViT as ViT
 from kt_jax.runs.options import convert
 
-BACKBONES = {"vgg": Vgg, "alexnet": AlexNet}
+
+@dataclass(frozen=True)
+class _Architecture:
+    make: Callable[..., Backbone]
+    defaults: dict[str, Any]
+    """Its options."""
 
 
-def make_backbone(name: str, *, rngs: nnx.Rngs, **options: Any) -> Backbone:
-    """The backbone called `name`, with its own keyword arguments.
+_ARCHITECTURES: dict[str, _Architecture] = {}
+
+
+def register(name: str, make: Callable[..., Backbone], **defaults: Any) -> None:
+    """Makes an architecture known by a name, as configs use it: backbone.name.
+
+    Args:
+      name: a new one.
+      make: a class (`flax.nnx.Module`) as `Backbone` describes it: called with `size`, `rngs` and
+        options by keyword, which have types and defaults.
+      **defaults: of its options, where they differ from those of the class.
+
+    Raises:
+      ValueError: the name is taken, or the class is no `Backbone`; says what it lacks.
+    """
+    if name in _ARCHITECTURES and _ARCHITECTURES[name].make is not make:
+        raise ValueError(f"the architecture {name!r} is known already: choose another name")
+    parameters = dict(inspect.signature(make.__init__).parameters)
+    parameters.pop("self", None)
+    missing = [each for each in ("size", "rngs") if parameters.pop(each, None) is None]
+    missing = [f"the argument {each} of __init__" for each in missing]
+    missing += [
+        f"a default of the option {each}"
+        for each, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty
+    ]
+    missing += [
+        f"the attribute {each}"
+        for each in ("probe_layers", "__call__")
+        if getattr(make, each, None) is None
+    ]
+    if missing:
+        raise ValueError(
+            f"{make.__name__} cannot be the architecture {name!r}: it lacks {', '.join(missing)}; "
+            "kt_jax.models.Backbone says what it must have"
+        )
+    options = {each: parameter.default for each, parameter in parameters.items()}
+    _ARCHITECTURES[name] = _Architecture(make, options | defaults)
+
+
+register("alexnet", AlexNet)
+register("vgg", Vgg)
+register("vgg11", Vgg, convs=(1, 1, 2, 2, 2))
+register("vgg13", Vgg, convs=(2, 2, 2, 2, 2))
+register("vgg16", Vgg)
+register("resnet18", ResNet)
+register("resnet34", ResNet, blocks=(3, 4, 6, 3))
+register("resnet50", ResNet, blocks=(3, 4, 6, 3), bottleneck=True)
+register("mobilenet_v3_small", MobileNetV3Small)
+register("vit_ti", ViT)
+register("vit_s", ViT, heads=6)
+
+
+def make_backbone(name: str, *, size: int, rngs: nnx.Rngs, **options: Any) -> Backbone:
+    """The backbone called `name`, for images of `size` px, with its own options.
 
     Raises:
       ValueError: as `complete`.
     """
     whole = complete({"name": name, **options})
-    return BACKBONES[whole.pop("name")](rngs=rngs, **whole)
+    return _ARCHITECTURES[whole.pop("name")].make(size=size, rngs=rngs, **whole)
 
 
 def complete(architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,10 +100,13 @@ def complete(architecture: Mapping[str, Any]) -> dict[str, Any]:
         another type, or below 1 (or 0, of a number that need not be whole).
     """
     name = architecture.get("name")
-    if name not in BACKBONES:
-        raise ValueError(f"backbone.name = {name!r}: choose from {', '.join(sorted(BACKBONES))}")
-    hints = typing.get_type_hints(BACKBONES[name].__init__)
-    known = _defaults(name)
+    if name not in _ARCHITECTURES:
+        known = ", ".join(sorted(_ARCHITECTURES))
+        raise ValueError(
+            f"backbone.name = {name!r}: choose from {known}, or import your own (--import=FILE.py)"
+        )
+    known = _ARCHITECTURES[name].defaults
+    hints = typing.get_type_hints(_ARCHITECTURES[name].make.__init__)
     whole = {"name": name, **known}
     for option, value in architecture.items():
         if option == "name":
@@ -49,11 +114,12 @@ def complete(architecture: Mapping[str, Any]) -> dict[str, Any]:
         if option not in known:
             raise ValueError(
                 f"backbone.{option}: the architecture {name} does not have this option, but "
-                f"{', '.join(known)}"
+                f"{', '.join(known) or 'none'}"
             )
         whole[option] = convert(hints[option], value, f"backbone.{option}")
         numbers = whole[option] if isinstance(whole[option], tuple) else (whole[option],)
-        if any(x <= 0 for x in numbers if isinstance(x, int | float) and x is not False):
+        bad = any(x <= 0 for x in numbers if isinstance(x, int | float) and x is not False)
+        if bad and whole[option] != known[option]:
             raise ValueError(f"backbone.{option} = {value}: give numbers above 0")
     return whole
 
@@ -65,10 +131,5 @@ def shorten(architecture: Mapping[str, Any]) -> dict[str, Any]:
       ValueError: as `complete`.
     """
     whole = complete(architecture)
-    known = _defaults(whole["name"])
+    known = _ARCHITECTURES[whole["name"]].defaults
     return {option: x for option, x in whole.items() if option == "name" or x != known[option]}
-
-
-def _defaults(name: str) -> dict[str, Any]:
-    parameters = inspect.signature(BACKBONES[name].__init__).parameters
-    return {x: each.default for x, each in parameters.items() if x not in ("self", "rngs")}

@@ -1,7 +1,7 @@
 """AlexNet: the paper's, as Caffe's CaffeNet, and the batch-norm variant of later work."""
 
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from kt_jax.models.layers import (
     BatchNorm,
@@ -11,8 +11,10 @@ from kt_jax.models.layers import (
     identity,
     local_response_norm,
     max_pool,
-    pooled_size,
 )
+
+# From a side of so many px on: the kernel and the stride of conv1.
+_STEMS = ((128, 11, 4), (64, 7, 2), (24, 5, 2), (0, 3, 1))
 
 
 class AlexNet(nnx.Module):
@@ -23,22 +25,26 @@ class AlexNet(nnx.Module):
     inputs are multiplied by 50, to the scale that this initialisation was made for (authors'
     code). With batch_norm: no groups, no LRN, He's weights. Pooling is in ceil mode in both.
 
-    stem_kernel, stem_stride: of conv1 (11 and 4; the authors' puzzles use stride 2).
+    stem_kernel, stem_stride: of conv1. 0 chooses by `size`: 11 and 4 from 128 px on, 7 and 2 from
+      64 px on, 5 and 2 from 24 px on, 3 and 1 below. The authors' puzzle network takes 11 and 2
+      for tiles of 64 px.
     """
 
     def __init__(
         self,
         *,
+        size: int,
         channels: tuple[int, ...] = (96, 256, 384, 384, 256),
-        stem_kernel: int = 11,
-        stem_stride: int = 4,
+        stem_kernel: int = 0,
+        stem_stride: int = 0,
         batch_norm: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         if len(channels) != 5:
             raise ValueError(f"channels {tuple(channels)}: AlexNet has five convolutions.")
         self.channels = tuple(channels)
-        self.stem = (stem_kernel, stem_stride)
+        usual = next(stem for least, *stem in _STEMS if size >= least)
+        stem_kernel, stem_stride = stem_kernel or usual[0], stem_stride or usual[1]
         self.lrn = not batch_norm
         self.scale = 1.0 if batch_norm else 50.0
         kernels = (stem_kernel, 5, 3, 3, 3)
@@ -64,16 +70,11 @@ class AlexNet(nnx.Module):
         """The layers that one would probe."""
         return tuple(f"conv{number}" for number in range(1, 6))
 
-    def output_shape(self, size: int) -> tuple[int, int, int]:
-        """Height, width and channels of pool5 for images of `size` px."""
-        kernel, stride = self.stem
-        side = (size - kernel) // stride + 1
-        for _ in range(3):
-            side = pooled_size(side, 3, 2)
-        return side, side, self.channels[-1]
-
-    def __call__(self, x: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "..."]]:
+    def __call__(
+        self, x: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None
+    ) -> dict[str, Float[Array, "..."]]:
         """conv1..conv5 after ReLU, and the pooled maps; the last entry is the output, pool5."""
+        del key  # nothing is dropped
         activations = {}
         x = x * self.scale
         for number, layer in enumerate(self.layers, start=1):

@@ -1,37 +1,48 @@
 """What is put on a backbone: a classifier of images, a solver of puzzles, linear probes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from kt_jax.models.layers import BatchNorm, he_normal, identity, small_normal
 
+_BACKBONE = 1_000  # folded into a key: other draws than the layers of a head
+
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A network without a head: pictures in, every activation by name out, the last its output."""
+    """A network without a head: images in, every activation by name out.
+
+    Its class is called with `size`, the side in pixels of the images that it will learn from,
+    `rngs`, and options by keyword, which have defaults.
+    """
 
     @property
     def probe_layers(self) -> tuple[str, ...]:
         """The layers that one would probe."""
         ...
 
-    def output_shape(self, size: int) -> tuple[int, int, int]:
-        """Height, width and channels of the output for pictures of `size` px."""
-        ...
+    def __call__(
+        self, x: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None
+    ) -> dict[str, Float[Array, "n ..."]]:
+        """Activations in the order of the layers: maps [n, h, w, c] or vectors [n, d].
 
-    def __call__(self, x: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "..."]]:
-        """Activations [n, h, w, c], in the order of the layers."""
+        The last is the backbone's output, which a head takes. `key` draws what training drops;
+        without one nothing is dropped.
+        """
         ...
 
 
 class Classifier(nnx.Module):
     """A backbone and fully connected layers: hidden ones with ReLU and dropout, then logits.
 
-    hidden: their widths, AlexNet's (4096, 4096) by default.
+    hidden: their widths. By default AlexNet's (4096, 4096) where the backbone ends in a map, and
+      none where it ends in a vector, as ResNets do.
     batch_norm: in the hidden layers, with He's weights; without it Caffe's Gaussian weights
       (0.005 and biases 1, the last layer 0.01), as in the paper's AlexNet.
     """
@@ -42,21 +53,21 @@ class Classifier(nnx.Module):
         *,
         size: int,
         classes: int,
-        hidden: Sequence[int] = (4096, 4096),
+        hidden: Sequence[int] | None = None,
         dropout: float = 0.5,
         batch_norm: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
-        height, width, channels = output_shape(backbone, size)
         self.backbone = backbone
-        inputs = height * width * channels
-        layers = []
+        output = _output_shape(backbone, size)
+        if hidden is None:
+            hidden = (4096, 4096) if len(output) > 1 else ()
+        inputs, layers = math.prod(output), []
         for outputs in hidden:
             layers.append(_Dense(inputs, outputs, dropout=dropout, norm=batch_norm, rngs=rngs))
             inputs = outputs
         self.hidden = nnx.List(layers)
-        kernel_init = small_normal if batch_norm else nnx.initializers.normal(0.01)
-        self.output = nnx.Linear(inputs, classes, kernel_init=kernel_init, rngs=rngs)
+        self.output = _make_output(inputs, classes, batch_norm=batch_norm, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "b h w 3"], key: Key[Array, ""] | None = None
@@ -65,10 +76,10 @@ class Classifier(nnx.Module):
 
         `key` draws the dropout; it may be None in evaluation.
         """
-        activations = self.backbone(images)
+        activations = self.backbone(images, _fold(key, _BACKBONE))
         x = _flatten(activations)
         for number, layer in enumerate(self.hidden):
-            x = layer(x, None if key is None else jax.random.fold_in(key, number))
+            x = layer(x, _fold(key, number))
             activations[f"fc{number + 6}"] = x
         activations["logits"] = self.output(x)
         return activations
@@ -78,6 +89,7 @@ class JigsawNet(nnx.Module):
     """One backbone shared by nine tiles, fc6 on each tile, fc7 on their concatenation, logits.
 
     The context-free network of the 2016 paper, with any backbone (fc6 1024, fc7 4096).
+    batch_norm: as in `Classifier`.
     """
 
     def __init__(
@@ -92,22 +104,21 @@ class JigsawNet(nnx.Module):
         batch_norm: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
-        height, width, channels = output_shape(backbone, size)
         self.backbone = backbone
-        inputs = height * width * channels
+        inputs = math.prod(_output_shape(backbone, size))
         self.fc6 = _Dense(inputs, fc6, dropout=dropout, norm=batch_norm, rngs=rngs)
         self.fc7 = _Dense(9 * fc6, fc7, dropout=dropout, norm=batch_norm, rngs=rngs)
-        self.output = nnx.Linear(fc7, classes, kernel_init=small_normal, rngs=rngs)
+        self.output = _make_output(fc7, classes, batch_norm=batch_norm, rngs=rngs)
 
     def __call__(
         self, tiles: Float[Array, "b tiles t t 3"], key: Key[Array, ""] | None = None
     ) -> dict[str, Float[Array, "..."]]:
         """The backbone's activations of all tiles [b * 9, ...], fc6, fc7, logits [b, classes]."""
         count = tiles.shape[0]
-        keys = (None, None) if key is None else jax.random.split(key)
-        activations = self.backbone(tiles.reshape(-1, *tiles.shape[2:]))
-        x = activations["fc6"] = self.fc6(_flatten(activations), keys[0])
-        x = activations["fc7"] = self.fc7(x.reshape(count, -1), keys[1])
+        fc6_key, fc7_key = (None, None) if key is None else jax.random.split(key)
+        activations = self.backbone(tiles.reshape(-1, *tiles.shape[2:]), _fold(key, _BACKBONE))
+        x = activations["fc6"] = self.fc6(_flatten(activations), fc6_key)
+        x = activations["fc7"] = self.fc7(x.reshape(count, -1), fc7_key)
         activations["logits"] = self.output(x)
         return activations
 
@@ -163,16 +174,43 @@ def _flatten(activations: Mapping[str, Array]) -> Array:
     return output.reshape(output.shape[0], -1)
 
 
-def output_shape(backbone: Backbone, size: int) -> tuple[int, int, int]:
-    """Height, width and channels of what a backbone makes of pictures of `size` px.
+def _make_output(inputs: int, classes: int, *, batch_norm: bool, rngs: nnx.Rngs) -> nnx.Linear:
+    """Logits, with Caffe's weights where there are no batch norms."""
+    kernel_init = small_normal if batch_norm else nnx.initializers.normal(0.01)
+    return nnx.Linear(inputs, classes, kernel_init=kernel_init, rngs=rngs)
+
+
+def _fold(key: Array | None, number: int) -> Array | None:
+    return None if key is None else jax.random.fold_in(key, number)
+
+
+def activation_shapes(backbone: Backbone, size: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the activations of one image of `size` px, by name; nothing is computed.
 
     Raises:
-      ValueError: nothing is left of them.
+      ValueError: an activation has no elements, so that the images are too small.
     """
-    shape = backbone.output_shape(size)
-    if min(shape) < 1:
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    names: list[str] = []
+
+    def activations(backbone: Backbone, x: Array) -> list[Array]:
+        made = backbone(x)
+        names.extend(made)  # JAX would sort a dict
+        return list(made.values())
+
+    try:
+        made = nnx.eval_shape(activations, backbone, image)
+        shapes = {name: tuple(x.shape[1:]) for name, x in zip(names, made, strict=True)}
+        for name, shape in shapes.items():
+            if min(shape) < 1:
+                raise ValueError(f"{name} has the shape {shape}")
+    except ValueError as error:
         raise ValueError(
-            f"{type(backbone).__name__} leaves nothing of pictures of {size} px (shape {shape}): "
-            "use larger pictures or tiles, or a backbone with fewer poolings."
-        )
-    return shape
+            f"{type(backbone).__name__} leaves nothing of images of {size} px ({error}): use "
+            "larger images or tiles, or a network with fewer poolings"
+        ) from None
+    return shapes
+
+
+def _output_shape(backbone: Backbone, size: int) -> tuple[int, ...]:
+    return list(activation_shapes(backbone, size).values())[-1]

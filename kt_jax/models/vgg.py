@@ -1,7 +1,7 @@
 """VGG: stacks of 3x3 convolutions (Simonyan & Zisserman 2014, configuration D is VGG-16)."""
 
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from kt_jax.models.layers import BatchNorm, Conv, he_normal, identity, max_pool
 
@@ -17,6 +17,7 @@ class Vgg(nnx.Module):
     def __init__(
         self,
         *,
+        size: int,
         channels: tuple[int, ...] = (64, 128, 256, 512, 512),
         convs: tuple[int, ...] = (2, 2, 3, 3, 3),
         width: float = 1.0,
@@ -24,6 +25,7 @@ class Vgg(nnx.Module):
         final_pool: bool = True,
         rngs: nnx.Rngs,
     ) -> None:
+        del size  # convolutions of 3 x 3 suit any
         if len(channels) != len(convs):
             raise ValueError(f"channels {tuple(channels)} and convs {tuple(convs)}: one each.")
         self.channels = tuple(max(1, round(width * count)) for count in channels)
@@ -42,13 +44,11 @@ class Vgg(nnx.Module):
         """The layers that one would probe: the last of every block."""
         return tuple(f"conv{n}_{len(block)}" for n, block in enumerate(self.blocks, start=1))
 
-    def output_shape(self, size: int) -> tuple[int, int, int]:
-        """Height, width and channels of the last activation for images of `size` px."""
-        side = size // 2**self.pools
-        return side, side, self.channels[-1]
-
-    def __call__(self, x: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "..."]]:
+    def __call__(
+        self, x: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None
+    ) -> dict[str, Float[Array, "..."]]:
         """conv1_1, conv1_2, pool1, ...; the last entry is the backbone's output."""
+        del key  # nothing is dropped
         activations = {}
         for number, block in enumerate(self.blocks, start=1):
             for place, layer in enumerate(block, start=1):

@@ -24,14 +24,15 @@ GIVES = artifacts.Backbone
 class Head:
     """What is put on the backbone; see `models.Classifier`."""
 
-    hidden: tuple[int, ...] = (4096, 4096)
-    """The widths of the fully connected layers before the last."""
+    hidden: tuple[int, ...] | None = None
+    """The widths of the fully connected layers before the last; by default (4096, 4096) behind a
+    map, as AlexNet has them, and none behind a vector, as ResNets have."""
     dropout: float = 0.5
     batch_norm: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what is no network."""
-        learning.check_head(self.hidden, self.dropout)
+        learning.check_head(self.hidden or (), self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def make_network(chosen: Options, classes: int) -> training.MakeModel:
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return models.Classifier(
-            models.make_backbone(rngs=rngs, **chosen.backbone),
+            models.make_backbone(size=chosen.size, rngs=rngs, **chosen.backbone),
             size=chosen.size,
             classes=classes,
             hidden=chosen.head.hidden,

@@ -1,5 +1,6 @@
 """Features of whole images: one layer of a backbone, [n, d] float16 in shards."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ class Options:
     """The layer's activation is max-pooled to grid x grid (paper: 4)."""
     size: int
     """The side of the central view, in pixels."""
-    batch_size: int = 256
+    batch_size: int = options.incidental(256)
     """Images at a time, over all devices."""
     rows_per_shard: int = 65_536
     """Of each file."""
@@ -92,11 +93,10 @@ def index_columns(images: Any) -> dict[str, Any]:
 
 
 def _describe(chosen: Options, backbone: artifacts.Backbone, rows: int) -> artifacts.Features:
-    shapes = backbones.layer_shapes(backbone.architecture, chosen.size)
-    height, width, channels = shapes[chosen.layer]
+    *sides, channels = backbones.layer_shapes(backbone, chosen.size)[chosen.layer]
     return artifacts.Features(
         rows=rows,
-        dims=min(height, chosen.grid) * min(width, chosen.grid) * channels,
+        dims=math.prod(min(side, chosen.grid) for side in sides) * channels,
         layer=chosen.layer,
         grid=chosen.grid,
         size=chosen.size,

@@ -22,7 +22,7 @@ class Options:
     """Whose centroids the labels are, and whose backbone sees the images."""
     images: str = options.images("train")
     """Those that get labels: any, not only those that were clustered."""
-    batch_size: int = 256
+    batch_size: int = options.incidental(256)
     """Images at a time, over all devices."""
 
 

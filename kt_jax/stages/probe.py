@@ -118,8 +118,8 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     for option, images in inputs.images.items():
         data.check_size(images, f"{inputs.origin}.{option}", chosen.size)
     for each in given:
-        shapes = backbones.layer_shapes(each.about.architecture, chosen.size)
-        widest = max(shapes[layer][2] for layer in each.about.probe_layers)
+        shapes = backbones.layer_shapes(each.about, chosen.size)
+        widest = max(shapes[layer][-1] for layer in each.about.probe_layers)
         if widest > chosen.max_dims:
             raise ValueError(
                 f"{inputs.origin}.max_dims = {chosen.max_dims}, but a layer of {each.name!r} has "

@@ -16,7 +16,7 @@ import numpy as np
 
 from kt_jax.kmeans import metrics
 from kt_jax.pretext import puzzles as jigsaw
-from kt_jax.runs import artifacts, files, options, progress
+from kt_jax.runs import artifacts, files, marks, options, progress
 from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.stages import figures
@@ -109,7 +109,7 @@ def _find_unfinished(stage: Stage) -> list[str]:
     return [
         name
         for name, place in places.items()
-        if place != stage.directory and not (place / artifacts.MANIFEST).exists()
+        if place != stage.directory and not marks.is_finished(place)
     ]
 
 

@@ -30,7 +30,7 @@ class Compute:
     """Of activations: "float32", "bfloat16", or "auto", bfloat16 on GPUs and TPUs."""
     accumulate: int = 1
     """Micro-batches of a step: their gradients are averaged, which takes less memory."""
-    remat: bool = False
+    remat: bool = incidental(False)
     """Whether activations are computed again in the backward pass, which takes less memory."""
 
 
@@ -128,9 +128,11 @@ class Trial:
     """Shape and dtype of each array of a batch."""
 
     def describe(self, time_steps: int) -> str:
-        """A line on the FLOPs of a step and of all; with `time_steps`, also on their time.
+        """A line on the FLOPs and the memory of a step; with `time_steps`, also on its time.
 
-        Steps are timed on zeros, after one that compiles; reading images is not counted.
+        The memory is what XLA plans for these devices beyond parameters and optimizer: activations
+        most of all. Steps are timed on zeros, after one that compiles; reading images is not
+        counted.
         """
         options, mesh = self.options, partition.make_mesh()
         optimizer = optimizers.make_optimizer(
@@ -144,18 +146,25 @@ class Trial:
         # XLA counts the body of a scan once.
         whole = dataclasses.replace(options.compute, accumulate=1)
         counted = dataclasses.replace(self, options=dataclasses.replace(options, compute=whole))
-        batch = {name: np.zeros(*each) for name, each in self.shapes.items()}
-        lowered = _make_step(counted, optimizer, jax.random.key(0)).lower
-        cost = lowered(jax.eval_shape(init), batch).cost_analysis() or {}
-        flops = cost.get("flops", float("nan"))
-        line = f"{flops / 1e9:,.3g} GFLOP a step, {flops * options.steps / 1e12:,.3g} TFLOP in all"
+        zeros = {name: np.zeros(*each) for name, each in self.shapes.items()}
+        batch = partition.put_rows(zeros, mesh)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=partition.replicated(mesh)),
+            jax.eval_shape(init),
+        )
+        lowered = _make_step(counted, optimizer, jax.random.key(0)).lower(shapes, batch)
+        flops = (lowered.cost_analysis() or {}).get("flops", float("nan"))
+        memory = step.lower(shapes, batch).compile().memory_analysis().temp_size_in_bytes
+        line = (
+            f"{flops / 1e9:,.3g} GFLOP a step, {flops * options.steps / 1e12:,.3g} TFLOP in all; "
+            f"{memory / 1e9:,.3g} GB of activations and scratch memory a device"
+        )
         if not time_steps:
             return line
-        state, shown = init(), partition.put_rows(batch, mesh)
-        times = []
+        state, times = init(), []
         for _ in range(1 + time_steps):
             begun = time.perf_counter()
-            state, metrics = step(state, shown)
+            state, metrics = step(state, batch)
             jax.block_until_ready((state, metrics))
             times.append(time.perf_counter() - begun)
         seconds = float(np.median(times[1:]))

@@ -99,7 +99,7 @@ class StageLog:
         """Writes the means since the last call, and the speed."""
         now = time.monotonic()
         rate = (step - self._last_step) * self._images_per_step / max(now - self._last_time, 1e-9)
-        remaining = (self._steps - step) * (now - self._started) / max(step - self._first, 1)
+        left = progress.eta(now - self._started, step - self._first, self._steps - self._first)
         self._last_step, self._last_time = step, now
         values = {**metrics, "images_per_second": rate}
         if self._events is not None:
@@ -110,11 +110,11 @@ class StageLog:
             self._events.flush()
         numbers = " | ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         _log.info(
-            "%s %d/%d | ETA %s | %.0f images/s | %s",
+            "%s %d/%d | %s | %.0f images/s | %s",
             self._stage,
             step,
             self._steps,
-            progress.format_seconds(remaining),
+            left,
             rate,
             numbers,
         )

@@ -18,8 +18,8 @@ SCHEDULES = ("cosine", "step", "constant")
 class Optimizer:
     """What turns gradients into updates.
 
-    Weight decay (and LARS's trust ratio) act on kernels only: not on biases, not on
-    normalisations.
+    Weight decay (and LARS's trust ratio) act on parameters called "kernel" only: not on biases,
+    normalisations, position embeddings and class tokens.
 
     Raises:
       ValueError: unknown names; a step schedule without `drop_every`, or another one with it;
@@ -36,7 +36,7 @@ class Optimizer:
     weight_decay: float = 5e-4
     """In SGD and LARS added to the gradient, in AdamW apart from it."""
     clip: float = 5.0
-    """Bounds the global norm of the gradient."""
+    """Bounds the global norm of the gradient; 0 does not."""
     warmup: int = 100
     """Steps of linear warm-up, at most a tenth of all."""
     reference_batch: int = 0
@@ -55,7 +55,7 @@ class Optimizer:
         """Refuses what cannot learn."""
         for option, good, wanted in (
             ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0"),
-            ("clip", self.clip > 0, "a number above 0"),
+            ("clip", self.clip >= 0, "0 or more"),
             ("bias_rate", 0 < self.bias_rate < math.inf, "a number above 0"),
             ("momentum", 0 <= self.momentum < 1, "a number from 0 to below 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
@@ -97,7 +97,7 @@ def make_optimizer(
         ),
         "adamw": lambda: optax.adamw(rates, b1=momentum, mask=_kernels, **decay),
     }[options.name]()
-    rules = [_clip_by_global_norm(options.clip), rule]
+    rules = [_clip_by_global_norm(options.clip), rule] if options.clip else [rule]
     if options.bias_rate != 1.0:
         rules.append(optax.masked(optax.scale(options.bias_rate), _biases))
     return optax.chain(*rules)
@@ -130,10 +130,14 @@ def _clip_by_global_norm(most: float) -> optax.GradientTransformation:
 
 
 def _kernels(params: Any) -> Any:
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+    return _called("kernel", params)
 
 
 def _biases(params: Any) -> Any:
+    return _called("bias", params)
+
+
+def _called(name: str, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "bias", params
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == name, params
     )

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from kt_jax.models.layers import KEPT
 from kt_jax.models.sums import global_norm
 from kt_jax.training.state import MakeModel, TrainState, bind, structure
 
@@ -66,9 +67,9 @@ def make_step(
       accumulate: the batch is worked off in so many parts, one after the other, whose gradients
         are averaged: it takes less memory. Normalisations see one part at a time, and devices sum
         the gradient of each part, unless XLA moves that behind the last.
-      remat: of the activations, keeps those that the network names "pooled", and computes the
-        others again in the backward pass (a third more products): it takes less memory. XLA:CPU
-        finds most of what is computed twice, and keeps it after all.
+      remat: keeps the activations that the network marks (`layers.keep`), and computes the others
+        again in the backward pass (a third more products): it takes less memory. XLA:CPU finds
+        most of what is computed twice, and keeps it after all.
     """
     graphdef = structure(make_model, training=True)
     dtype = compute_dtype(precision)
@@ -81,7 +82,7 @@ def make_step(
         return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
     if remat:
-        policy = jax.checkpoint_policies.save_only_these_names("pooled")
+        policy = jax.checkpoint_policies.save_only_these_names(KEPT)
         loss_of = jax.checkpoint(loss_of, policy=policy)
     differentiate = jax.grad(loss_of, has_aux=True)
 

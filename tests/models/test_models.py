@@ -15,23 +15,29 @@ def count(make_model):
     return backbones.parameter_count(make_model)
 
 
+def shapes_of(architecture, size):
+    return backbones.describe(architecture, size).layers
+
+
 def test_vgg16_has_the_published_parameters():
-    assert count(lambda rngs: models.make_backbone("vgg", rngs=rngs)) == 14_714_688
+    assert count(lambda rngs: models.make_backbone("vgg", size=64, rngs=rngs)) == 14_714_688
     # Batch normalisation adds a scale and a bias to each of its 4,224 channels.
-    with_norms = count(lambda rngs: models.make_backbone("vgg", rngs=rngs, batch_norm=True))
+    with_norms = count(
+        lambda rngs: models.make_backbone("vgg", size=227, rngs=rngs, batch_norm=True)
+    )
     assert with_norms == 14_714_688 + 2 * 4_224
 
 
 def test_alexnet_has_the_published_parameters():
     def make(rngs):
-        backbone = models.make_backbone("alexnet", rngs=rngs)
+        backbone = models.make_backbone("alexnet", size=227, rngs=rngs)
         return models.Classifier(backbone, size=227, classes=1000, rngs=rngs)
 
     assert count(make) == 60_965_224
 
 
 def test_alexnet_activations_have_caffes_shapes():
-    shapes = backbones.layer_shapes({"name": "alexnet"}, 227)
+    shapes = shapes_of({"name": "alexnet"}, 227)
     assert {name: shapes[name] for name in ("conv1", "conv2", "conv3", "conv4", "conv5")} == {
         "conv1": (55, 55, 96),
         "conv2": (27, 27, 256),
@@ -46,40 +52,37 @@ def test_alexnet_activations_have_caffes_shapes():
 
 def test_alexnet_on_tiles_pools_in_ceil_mode():
     # The authors' puzzle network: 64 px tiles, stride 2: 27 -> 13 -> 6 -> 3 (floor would give 2).
-    shapes = backbones.layer_shapes({"name": "alexnet", "stem_stride": 2}, 64)
+    shapes = shapes_of({"name": "alexnet", "stem_kernel": 11, "stem_stride": 2}, 64)
     assert shapes["pool5"] == (3, 3, 256)
 
 
 def test_vgg_activations_are_all_there():
-    shapes = backbones.layer_shapes({"name": "vgg", "width": 0.125}, 64)
+    shapes = shapes_of({"name": "vgg", "width": 0.125}, 64)
     assert len([name for name in shapes if name.startswith("conv")]) == 13
     assert shapes["conv4_3"] == (8, 8, 64)
     assert shapes["pool5"] == (2, 2, 64)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"name": "vgg", "channels": (4, 8), "convs": (1, 2), "batch_norm": True},
-        {"name": "vgg", "channels": (4, 8), "convs": (1, 2), "final_pool": False},
-        {"name": "alexnet", "channels": (4, 8, 8, 8, 4), "stem_stride": 2},
-        {"name": "alexnet", "channels": (4, 8, 8, 8, 4), "stem_stride": 2, "batch_norm": True},
-    ],
-)
-def test_output_shape_is_that_of_the_last_activation(options):
-    def make(rngs):
-        return models.make_backbone(rngs=rngs, **options)
-
-    pixels = jax.ShapeDtypeStruct((1, 48, 48, 3), jnp.float32)
-    last = jax.eval_shape(lambda x: list(make(nnx.Rngs(0))(x).values())[-1], pixels)
-    assert nnx.eval_shape(lambda: make(nnx.Rngs(0))).output_shape(48) == last.shape[1:]
+def test_a_head_takes_the_last_activation():
+    """Whatever its name: here a convolution, behind pool1."""
+    backbone = models.make_backbone(
+        "vgg", size=8, channels=(2, 4), convs=(1, 1), final_pool=False, rngs=nnx.Rngs(0)
+    )
+    shapes = models.activation_shapes(backbone, 8)
+    assert list(shapes.items()) == [
+        ("conv1_1", (8, 8, 2)),
+        ("pool1", (4, 4, 2)),
+        ("conv2_1", (4, 4, 4)),
+    ]
+    head = models.Classifier(backbone, size=8, classes=3, hidden=(), rngs=nnx.Rngs(0))
+    assert head.output.kernel.shape == (4 * 4 * 4, 3)
 
 
 def test_jigsaw_net_shares_its_backbone_over_the_tiles():
     @nnx.jit
     def make():
         rngs = nnx.Rngs(0)
-        backbone = models.make_backbone("vgg", channels=(4, 8), convs=(1, 1), rngs=rngs)
+        backbone = models.make_backbone("vgg", size=16, channels=(4, 8), convs=(1, 1), rngs=rngs)
         return models.JigsawNet(backbone, size=16, classes=7, fc6=5, fc7=11, dropout=0.0, rngs=rngs)
 
     net, apply = make(), nnx.jit(lambda net, tiles: net(tiles))
@@ -128,13 +131,23 @@ def test_local_response_norm_by_hand():
     assert np.allclose(np.asarray(got).ravel(), expected, rtol=1e-6)
 
 
+def test_local_response_norm_acts_in_bfloat16_too():
+    """The power is taken of float32."""
+    x = jnp.full((1, 1, 1, 5), 3.0, jnp.bfloat16)
+    made = jax.make_jaxpr(layers.local_response_norm)(x)
+    assert made.out_avals[0].dtype == jnp.bfloat16
+    powers = [each for each in made.eqns if "pow" in each.primitive.name]
+    assert powers
+    assert all(each.invars[0].aval.dtype == jnp.float32 for each in powers)
+
+
 def test_wrong_networks_are_refused():
-    with pytest.raises(ValueError, match=r"backbone\.name = 'resnet'"):
-        models.make_backbone("resnet", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"backbone\.name = 'lenet'"):
+        models.make_backbone("lenet", size=64, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="one each"):
-        models.make_backbone("vgg", channels=(4, 8), convs=(1,), rngs=nnx.Rngs(0))
+        models.make_backbone("vgg", size=64, channels=(4, 8), convs=(1,), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="AlexNet has five convolutions"):
-        models.make_backbone("alexnet", channels=(4,), rngs=nnx.Rngs(0))
-    tiny = models.make_backbone("vgg", channels=(4, 8), convs=(1, 1), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="Vgg leaves nothing of pictures of 2 px"):
+        models.make_backbone("alexnet", size=2, channels=(4,), rngs=nnx.Rngs(0))
+    tiny = models.make_backbone("vgg", size=2, channels=(4, 8), convs=(1, 1), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="Vgg leaves nothing of images of 2 px"):
         models.Classifier(tiny, size=2, classes=2, rngs=nnx.Rngs(0))

@@ -57,7 +57,9 @@ class Memory:
 
 
 def make_classifier(rngs):
-    backbone = models.make_backbone("vgg", channels=(4,), convs=(1,), batch_norm=True, rngs=rngs)
+    backbone = models.make_backbone(
+        "vgg", size=8, channels=(4,), convs=(1,), batch_norm=True, rngs=rngs
+    )
     return models.Classifier(
         backbone, size=8, classes=3, hidden=(8,), dropout=0.5, batch_norm=True, rngs=rngs
     )
@@ -179,7 +181,7 @@ def first_update(parts=1, batch_norm=False, **options):
 
     def make_model(rngs):
         backbone = models.make_backbone(
-            "vgg", channels=(4,), convs=(2,), batch_norm=batch_norm, rngs=rngs
+            "vgg", size=8, channels=(4,), convs=(2,), batch_norm=batch_norm, rngs=rngs
         )
         return models.Classifier(
             backbone, size=8, classes=3, hidden=(8,), dropout=0.0, batch_norm=batch_norm, rngs=rngs
@@ -254,7 +256,7 @@ def test_a_small_network_overfits_eight_puzzles():
 
     def make_model(rngs):
         backbone = models.make_backbone(
-            "vgg", channels=(8, 16), convs=(1, 1), batch_norm=True, rngs=rngs
+            "vgg", size=12, channels=(8, 16), convs=(1, 1), batch_norm=True, rngs=rngs
         )
         return models.JigsawNet(
             backbone, size=12, classes=8, fc6=16, fc7=32, dropout=0.0, batch_norm=True, rngs=rngs
@@ -275,14 +277,24 @@ def test_a_small_network_overfits_eight_puzzles():
 
 def make_alexnet(rngs):
     """In groups and with LRN, as the paper's."""
-    backbone = models.make_backbone("alexnet", channels=(4, 8, 8, 8, 8), rngs=rngs)
+    backbone = models.make_backbone("alexnet", size=67, channels=(4, 8, 8, 8, 8), rngs=rngs)
     return models.Classifier(backbone, size=67, classes=3, hidden=(8,), rngs=rngs)
+
+
+def make_student(name, **options):
+    """A narrow network of another family."""
+
+    def make(rngs):
+        backbone = models.make_backbone(name, size=67, rngs=rngs, **options)
+        return models.Classifier(backbone, size=67, classes=3, rngs=rngs)
+
+    return make
 
 
 def make_solver(rngs):
     """A network of puzzles, with batch norms."""
     backbone = models.make_backbone(
-        "vgg", channels=(4, 8), convs=(1, 1), batch_norm=True, rngs=rngs
+        "vgg", size=12, channels=(4, 8), convs=(1, 1), batch_norm=True, rngs=rngs
     )
     return models.JigsawNet(
         backbone, size=12, classes=8, fc6=16, fc7=32, batch_norm=True, rngs=rngs
@@ -305,7 +317,14 @@ def make_crops(key, batch):
 
 @pytest.mark.parametrize(
     ("make_model", "make_examples", "size"),
-    [(make_solver, make_puzzles, 48), (make_alexnet, make_crops, 80)],
+    [
+        (make_solver, make_puzzles, 48),
+        (make_alexnet, make_crops, 80),
+        (make_student("resnet18", width=0.0625), make_crops, 80),
+        (make_student("mobilenet_v3_small", width=0.25), make_crops, 80),
+        (make_student("vit_ti", head_dim=8, depth=2, drop_path=0.2), make_crops, 80),
+    ],
+    ids=["vgg", "alexnet", "resnet", "mobilenet", "vit"],
 )
 def test_the_step_reduces_gradients_and_moves_nothing_else(make_model, make_examples, size):
     optimizer = make_optimizer()
@@ -323,6 +342,9 @@ def test_the_step_reduces_gradients_and_moves_nothing_else(make_model, make_exam
     # Two moments of each normalised channel forward and two backward; loss and accuracy.
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     moments = 2 * sum(x.size for x in jax.tree.leaves(state.batch_stats))
+    # The class token and its position have the same gradient.
+    same = jax.tree.leaves(state.params["backbone"].get("class_token", ()))
+    parameters -= sum(x.size for x in same)
     assert parameters <= reduced <= parameters + moments + 4
     donated = re.search(r"input_output_alias=\{(.*?)\}, entry", text)[1]
     assert donated.count("may-alias") + donated.count("must-alias") == len(jax.tree.leaves(state))

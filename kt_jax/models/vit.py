@@ -1,0 +1,196 @@
+"""Vision transformers (Dosovitskiy et al. 2020) of DeiT's sizes (Touvron et al. 2020)."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from kt_jax.models.layers import Conv, keep
+from kt_jax.models.sums import spread
+from kt_jax.models.views import example_keys
+
+_normal = nnx.initializers.normal(0.02)
+
+
+class ViT(nnx.Module):
+    """A vision transformer with a class token and learned position embeddings, without a head.
+
+    The defaults are timm's vit_tiny_patch16_224: 5,524,416 parameters for images of 224 px.
+    vit_small_patch16_224 has 6 heads. The initial weights are DeiT's: linear layers, class token
+    and position embeddings are Gaussian with deviation 0.02 (DeiT's truncation is at 100
+    deviations), biases are 0. The patch embedding has PyTorch's default for convolutions: weights
+    and biases are uniform within 1 / sqrt(3 patch^2).
+
+    heads: of each block's attention; the network has `heads` x `head_dim` channels.
+    width: multiplies the number of heads, rounded, at least 1. Their dimension stays.
+    patch: side of the patches in px; a rest at the right and at the bottom is dropped. 0 chooses
+      by `size`: 16 from 128 px on, below an eighth of `size` (8 x 8 patches), at least 2.
+    drop_path: stochastic depth (Huang et al. 2016). In training, the attention and the MLP of the
+      last block are each skipped at this rate, those of the first never, linearly in between.
+
+    Raises:
+      ValueError: `drop_path` is no rate, or a patch is larger than the images.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        depth: int = 12,
+        heads: int = 3,
+        head_dim: int = 64,
+        width: float = 1.0,
+        patch: int = 0,
+        drop_path: float = 0.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path = {drop_path}: give a rate from 0 to below 1")
+        self.patch = patch or (16 if size >= 128 else max(2, size // 8))
+        _check_patch(self.patch, size)
+        self.side = size // self.patch
+        self.drop_path, self.deterministic = drop_path, False  # `eval()` sets the latter
+        heads = max(1, round(width * heads))
+        dim = heads * head_dim
+        uniform = _uniform(1 / math.sqrt(3 * self.patch**2))
+        self.patches = Conv(
+            3,
+            dim,
+            (self.patch, self.patch),
+            (self.patch, self.patch),
+            padding="VALID",
+            kernel_init=uniform,
+            bias_init=uniform,
+            rngs=rngs,
+        )
+        self.class_token = nnx.Param(_normal(rngs.params(), (1, dim), jnp.float32))
+        # The class token's, then those of the patches, row by row.
+        self.positions = nnx.Param(_normal(rngs.params(), (1 + self.side**2, dim), jnp.float32))
+        self.blocks = nnx.List([_Block(dim, heads=heads, rngs=rngs) for _ in range(depth)])
+        self.norm = _LayerNorm(dim)
+
+    @property
+    def probe_layers(self) -> tuple[str, ...]:
+        """The layers that one would probe: a block for each quarter of the depth, the output."""
+        depth = len(self.blocks)
+        numbers = sorted({math.ceil(depth * quarter / 4) for quarter in range(1, 5)})
+        return (*(f"block{number}" for number in numbers), "class_token")
+
+    def __call__(
+        self, x: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None
+    ) -> dict[str, Float[Array, "..."]]:
+        """The maps embedding, block1, block2, ... [n, rows, columns, d], then class_token [n, d].
+
+        The maps are of the patches. `embedding` includes the position embeddings, which are
+        resized (bicubic, antialiased) for images of another side than `size`. The class token,
+        which is the output, is normalised; the blocks' maps are not.
+
+        Raises:
+          ValueError: a patch is larger than the images.
+        """
+        _check_patch(self.patch, *x.shape[1:3])
+        x = self.patches(x)
+        count, rows, columns, dim = shape = x.shape
+        first, positions = (each.astype(x.dtype) for each in self._positions(rows, columns))
+        x = x + jnp.broadcast_to(positions, shape)
+        activations = {"embedding": x}
+        first = jnp.broadcast_to(first, (count, 1, dim))
+        x = jnp.concatenate([first, x.reshape(count, rows * columns, dim)], axis=1)
+        factors = self._factors(key, x)
+        for number, block in enumerate(self.blocks, start=1):
+            x = keep(block(x, factors[number - 1]))
+            activations[f"block{number}"] = x[:, 1:].reshape(shape)
+        activations["class_token"] = self.norm(x[:, 0])
+        return activations
+
+    def _positions(self, rows: int, columns: int) -> tuple[Array, Array]:
+        """What is added to the patches [rows, columns, d], and before it the class token [1, d]."""
+        first, grid = jnp.split(self.positions[...].astype(jnp.float32), [1])
+        grid = grid.reshape(self.side, self.side, -1)
+        if (rows, columns) != grid.shape[:2]:
+            grid = jax.image.resize(grid, (rows, columns, grid.shape[-1]), "bicubic")
+        return self.class_token[...].astype(jnp.float32) + first, grid
+
+    def _factors(self, key: Array | None, x: Array) -> Sequence[Array | None]:
+        """What each block's attention and MLP are multiplied by, [n, 2]; None: by 1."""
+        count, depth = x.shape[0], len(self.blocks)
+        if key is None or self.deterministic or not self.drop_path:
+            return [None] * depth
+        rates = jnp.linspace(0.0, self.drop_path, depth)
+        rates = jnp.broadcast_to(rates[None, :, None], (count, depth, 2))
+        draw = functools.partial(jax.random.uniform, shape=(depth, 2))
+        draws = jax.vmap(draw)(example_keys(key, count))
+        return jnp.unstack(jnp.where(draws < rates, 0.0, 1 / (1 - rates)).astype(x.dtype), axis=1)
+
+
+class _Block(nnx.Module):
+    """Attention and an MLP, each normalised before and added to its input."""
+
+    def __init__(self, dim: int, *, heads: int, rngs: nnx.Rngs) -> None:
+        self.heads = heads
+        self.norm1 = _LayerNorm(dim)
+        self.qkv = _Linear(dim, 3 * dim, rngs=rngs)
+        self.projection = _Linear(dim, dim, rngs=rngs)
+        self.norm2 = _LayerNorm(dim)
+        self.fc1 = _Linear(dim, 4 * dim, rngs=rngs)
+        self.fc2 = _Linear(4 * dim, dim, rngs=rngs)
+
+    def __call__(self, x: Array, factors: Array | None) -> Array:
+        for number, branch in enumerate((self._attention, self._mlp)):
+            y = branch(x)
+            if factors is not None:
+                y = y * jnp.broadcast_to(factors[:, number, None, None], y.shape)
+            x = x + y
+        return x
+
+    def _attention(self, x: Array) -> Array:
+        # As timm's: queries, keys and values lie one after the other.
+        qkv = self.qkv(self.norm1(x)).reshape(*x.shape[:2], 3, self.heads, -1)
+        q, k, v = (qkv[:, :, each] for each in range(3))
+        logits = jnp.einsum("nqhd,nkhd->nhqk", q * q.shape[-1] ** -0.5, k)
+        weights = jax.nn.softmax(logits.astype(jnp.float32)).astype(x.dtype)
+        return self.projection(jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(x.shape))
+
+    def _mlp(self, x: Array) -> Array:
+        return self.fc2(jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False))
+
+
+class _Linear(nnx.Module):
+    """In the precision of what comes in, which flax's would promote."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(_normal(rngs.params(), (inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, x: Array) -> Array:
+        x = x @ self.kernel[...].astype(x.dtype)
+        return x + spread(self.bias[...].astype(x.dtype), x.shape)
+
+
+class _LayerNorm(nnx.Module):
+    """Over the last axis, in float32; the result in the precision of what comes in."""
+
+    def __init__(self, dim: int) -> None:
+        self.scale, self.bias = nnx.Param(jnp.ones(dim)), nnx.Param(jnp.zeros(dim))
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
+        deviation = jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
+        scale, bias = (
+            spread(each[...].astype(jnp.float32), x.shape) for each in (self.scale, self.bias)
+        )
+        return (centred / deviation * scale + bias).astype(x.dtype)
+
+
+def _uniform(bound: float) -> nnx.Initializer:
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _check_patch(patch: int, *sides: int) -> None:
+    if patch > min(sides):
+        raise ValueError(f"a patch of {patch} px is larger than the images of {min(sides)} px")
