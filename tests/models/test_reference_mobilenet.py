@@ -13,9 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(("size", "stem"), [(64, 4), (33, 2), (12, 1)])
 def test_mobilenet_is_torchvisions(size, stem):
-    net = nnx.jit(
-        lambda: models.make_backbone("mobilenet_v3_small", size=size, stem=stem, rngs=nnx.Rngs(0))
-    )()
+    net = models.make_backbone("mobilenet_v3_small", size=size, stem=stem, rngs=nnx.Rngs(0))
     twin = torchvision.models.mobilenet_v3_small()
     twin.classifier = torch.nn.Identity()
     conv1, *blocks, conv2 = twin.features
@@ -29,9 +27,7 @@ def test_mobilenet_is_torchvisions(size, stem):
 
 
 def test_narrow_mobilenet_is_torchvisions():
-    net = nnx.jit(
-        lambda: models.make_backbone("mobilenet_v3_small", size=96, width=0.35, rngs=nnx.Rngs(0))
-    )()
+    net = models.make_backbone("mobilenet_v3_small", size=96, width=0.35, rngs=nnx.Rngs(0))
     twin = torchvision.models.mobilenet_v3_small(width_mult=0.35)
     twin.classifier = torch.nn.Identity()
     conv1, *blocks, conv2 = twin.features
