@@ -54,9 +54,18 @@ def max_pool(
             jax.lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
             for start in range(window)
         ]
-        return functools.reduce(jnp.maximum, slices)
+        return functools.reduce(_larger, slices)
 
     return keep(maximum(maximum(x, 1, rows), 2, columns))
+
+
+def _larger(a: Array, b: Array) -> Array:
+    """The maximum, or NaN; of equal values `a` gets the gradient.
+
+    Not jnp.maximum: its gradient asks which operand equals the result. Where XLA:CPU computes an
+    operand twice, rounded otherwise, neither does, and the gradient is lost.
+    """
+    return jnp.where((a >= b) | (a != a), a, b)
 
 
 def keep(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -31,4 +31,5 @@ def test_resnets_are_torchvisions(name, size, stem):
         twin.maxpool, pool = torch.nn.Identity(), {}
     stages = {f"layer{n}": getattr(twin, f"layer{n}") for n in range(1, 5)}
     places = {"conv1": twin.relu, **pool, **stages, "average": twin.avgpool}
-    reference.compare(net, twin, places, size=size)
+    # Deep networks on few images make rounding larger.
+    reference.compare(net, twin, places, size=size, tolerance=5e-4, slack=5e-2)
