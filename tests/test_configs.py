@@ -98,7 +98,6 @@ def test_every_stage_can_be_planned(path):
         ({"student": {"compute": {"accumulate": 3}}}, r"\(3 parts, as compute.accumulate says\)"),
         ({"probe": {"epochs": 0}}, "config.probe.epochs = 0: give 1 or more"),
         ({"probe": {"seeds": ()}}, "config.probe.seeds is empty: give one or more"),
-        ({"probe": {"max_dims": 50}}, "max_dims = 50, but a layer of 'student' has 96 channels"),
         ({"features": {"grid": 0}}, "config.features.grid = 0: give 1 or more"),
         ({"features": {"size": 2}}, "config.features.layer: Vgg leaves nothing of images of 2"),
         ({"features": {"rows_per_shard": -5}}, "config.features.rows_per_shard = -5: give 1"),
@@ -122,6 +121,20 @@ def test_what_cannot_work_is_found_in_the_plan(overrides, message):
     images = make_images(kt_jax.load_config("configs/quickstart.py"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         plan(kt_jax.load_config("configs/quickstart.py", **overrides), images)
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v3_small", "resnet18", "resnet34", "resnet50", "vgg11", "vit_ti", "vit_s"]
+)
+def test_the_name_of_an_architecture_alone_makes_a_student(name):
+    """With its own widths, at the quickstart's 48 px."""
+    config = kt_jax.load_config("configs/quickstart.py", student={"backbone": {"name": name}})
+    plans = plan(config, make_images(config))
+    widest = max(shape[-1] for shape in plans["student"].about.layers.values())
+    told = [each for each in plans["probe"].warnings if "of 'student' has" in each]
+    assert [f" {widest} channels: it is pooled to one number a channel" in x for x in told] == (
+        [True] if widest > config.probe.max_dims else []
+    )
 
 
 def test_sets_that_do_not_fit_are_found_in_the_plan():

@@ -38,7 +38,8 @@ class Protocol:
     epochs: int = 28
     """140,000 steps of 256 on ImageNet (FAIR's benchmark)."""
     max_dims: int = 9600
-    """Layers are pooled to at most so many dimensions (Zhang et al. 2016)."""
+    """Layers are pooled to at most so many dimensions (Zhang et al. 2016), or to one number a
+    channel where there are more channels."""
     optimizer: Optimizer = Optimizer(learning_rate=0.01, clip=0.0, warmup=0)
 
     def __post_init__(self) -> None:
@@ -149,11 +150,14 @@ def _sum_of_losses(
 
 
 def _grids(subject: Subject, protocol: Protocol) -> dict[str, int]:
-    """The largest pooling grid of each layer that keeps to max_dims."""
+    """The largest pooling grid of each layer that keeps to max_dims, at least 1 x 1."""
     if subject.backbone is None:
         return {"pixels": int((protocol.max_dims / 3) ** 0.5)}
     shapes = backbones.layer_shapes(subject.backbone.about, protocol.size)
-    return {layer: int((protocol.max_dims / shapes[layer][-1]) ** 0.5) for layer in subject.layers}
+    return {
+        layer: max(1, int((protocol.max_dims / shapes[layer][-1]) ** 0.5))
+        for layer in subject.layers
+    }
 
 
 def _cache(

@@ -42,9 +42,15 @@ def register(name: str, make: Callable[..., Backbone], **defaults: Any) -> None:
       **defaults: of its options, where they differ from those of the class.
 
     Raises:
-      ValueError: the name is taken, or the class is no `Backbone`; says what it lacks.
+      ValueError: another class has the name, the class is no `Backbone` (says what it lacks), or
+        it does not have an option of `defaults`.
     """
-    if name in _ARCHITECTURES and _ARCHITECTURES[name].make is not make:
+    known = _ARCHITECTURES.get(name)
+    # A notebook's cell that is run again makes the same class again.
+    if known and (known.make.__module__, known.make.__qualname__) != (
+        make.__module__,
+        make.__qualname__,
+    ):
         raise ValueError(f"the architecture {name!r} is known already: choose another name")
     parameters = dict(inspect.signature(make.__init__).parameters)
     parameters.pop("self", None)
@@ -66,6 +72,11 @@ def register(name: str, make: Callable[..., Backbone], **defaults: Any) -> None:
             "kt_jax.models.Backbone says what it must have"
         )
     options = {each: parameter.default for each, parameter in parameters.items()}
+    unknown = sorted(defaults.keys() - options.keys())
+    if unknown:
+        raise ValueError(
+            f"{make.__name__} has no option {unknown[0]!r}, but {', '.join(options) or 'none'}"
+        )
     _ARCHITECTURES[name] = _Architecture(make, options | defaults)
 
 

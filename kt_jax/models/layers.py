@@ -259,6 +259,19 @@ class ConvNorm(nnx.Module):
         return self.norm(self.conv(x))
 
 
+def choose_stem(stem: int, size: int) -> int:
+    """How many times smaller than the image the maps behind the stem are: 1, 2 or 4.
+
+    `stem` is that, or 0 to choose by the side of the images: 4 from 96 px on, 2 from 32 px on.
+
+    Raises:
+      ValueError: `stem` is another number.
+    """
+    if stem not in (0, 1, 2, 4):
+        raise ValueError(f"stem = {stem}: maps are 1, 2 or 4 times smaller; 0 chooses by the size")
+    return stem or (4 if size >= 96 else 2 if size >= 32 else 1)
+
+
 def identity(x: Array) -> Array:
     """Stands where a variant of a network has no normalisation."""
     return x

@@ -5,7 +5,15 @@ from collections.abc import Callable
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from kt_jax.models.layers import BatchNorm, Conv, ConvNorm, DepthwiseConv, he_normal_out, keep
+from kt_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    ConvNorm,
+    DepthwiseConv,
+    choose_stem,
+    he_normal_out,
+    keep,
+)
 
 # Table 2 of the paper: kernel, expanded channels, outputs, squeeze-and-excitation, hard swish,
 # stride.
@@ -40,9 +48,7 @@ class MobileNetV3Small(nnx.Module):
     """
 
     def __init__(self, *, size: int, width: float = 1.0, stem: int = 0, rngs: nnx.Rngs) -> None:
-        stem = stem or (4 if size >= 96 else 2 if size >= 32 else 1)
-        if stem not in (1, 2, 4):
-            raise ValueError(f"stem {stem}: MobileNetV3's makes maps 1, 2 or 4 times smaller")
+        stem = choose_stem(stem, size)
         inputs = _in_eights(width * 16)
         self.conv1 = ConvNorm(3, inputs, 3, min(stem, 2), epsilon=_EPSILON, rngs=rngs)
         blocks = []

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from kt_jax.models.layers import ConvNorm, identity, keep, max_pool
+from kt_jax.models.layers import ConvNorm, choose_stem, identity, keep, max_pool
 
 
 class ResNet(nnx.Module):
@@ -32,9 +32,7 @@ class ResNet(nnx.Module):
         stem: int = 0,
         rngs: nnx.Rngs,
     ) -> None:
-        stem = stem or (4 if size >= 96 else 2 if size >= 32 else 1)
-        if stem not in (1, 2, 4):
-            raise ValueError(f"stem {stem}: ResNet's makes maps 1, 2 or 4 times smaller")
+        stem = choose_stem(stem, size)
         inputs = max(1, round(width * 64))
         self.conv1 = ConvNorm(3, inputs, 7 if stem == 4 else 3, min(stem, 2), rngs=rngs)
         self.pools = stem == 4

@@ -117,13 +117,14 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         )
     for option, images in inputs.images.items():
         data.check_size(images, f"{inputs.origin}.{option}", chosen.size)
+    warnings = []
     for each in given:
         shapes = backbones.layer_shapes(each.about, chosen.size)
         widest = max(shapes[layer][-1] for layer in each.about.probe_layers)
         if widest > chosen.max_dims:
-            raise ValueError(
+            warnings.append(
                 f"{inputs.origin}.max_dims = {chosen.max_dims}, but a layer of {each.name!r} has "
-                f"{widest} channels: give that or more"
+                f"{widest} channels: it is pooled to one number a channel"
             )
     layers = max(len(each.about.probe_layers) for each in given) if given else 1
     scratch = 2 * len(seen) * layers * chosen.max_dims * 2
@@ -132,4 +133,4 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         f"epochs, seeds {list(chosen.seeds)}",
         f"scratch files up to {scratch / 1e9:,.1f} GB",
     )
-    return Plan(about, lines)
+    return Plan(about, lines, warnings=tuple(warnings))

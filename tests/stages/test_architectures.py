@@ -121,6 +121,17 @@ def test_a_name_is_given_once():
         models.register("vgg", Mine)
 
 
+def test_a_class_that_is_made_again_may_be_registered_again():
+    again = type("Mine", (Mine,), {"__module__": Mine.__module__, "__qualname__": "Mine"})
+    models.register("mine", again)
+    models.register("mine", Mine)
+
+
+def test_defaults_are_options_of_the_class():
+    with pytest.raises(ValueError, match="Mine has no option 'chanels', but channels"):
+        models.register("wide", Mine, chanels=64)
+
+
 def test_layers_to_probe_that_are_not_there_are_refused():
     class Wrong(Mine):
         probe_layers = ("conv3",)
