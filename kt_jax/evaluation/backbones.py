@@ -145,7 +145,8 @@ def extract(
 
     @jax.jit
     def features(variables: Any, pixels: jax.Array) -> dict[str, jax.Array]:
-        view = views.centre_view(pixels, size)
+        about = backbone.about
+        view = views.centre_view(pixels, size, mean=about.mean, deviation=about.deviation)
         model = training.bind(graphdef, *variables)
         activations = model(views.mirror(view) if mirrored else view)
         pooled = {name: models.pool(activations[name], grid) for name, grid in grids.items()}
