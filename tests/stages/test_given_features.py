@@ -85,6 +85,7 @@ def test_the_features_themselves_are_probed(workdir):
     assert found["features", "given"]["protocol"].startswith("linear, frozen, given features as th")
     assert "mirror image" in found["student", "conv1"]["protocol"]
     page = (workdir / "report" / "index.html").read_text()
+    assert "It is not known which images the network of features learned from" in page
     assert re.search(r"<th>features</th>\s*<td>", page)
 
 
