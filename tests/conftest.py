@@ -47,7 +47,13 @@ hypothesis.settings.load_profile("kt_jax")
 collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["models/*reference*.py"]
 
 # The files that take longest, which workers begin with.
-_LONGEST = ("test_main.py", "test_kmeans_paths.py", "test_survival.py", "test_train.py")
+_LONGEST = (
+    "test_main.py",
+    "test_architectures.py",
+    "test_kmeans_paths.py",
+    "test_survival.py",
+    "test_train.py",
+)
 
 
 def pytest_collection_modifyitems(items):
