@@ -42,7 +42,8 @@ const PART_NOTES = {
   Borderline: "the second cluster is nearly as near",
 };
 const distanceOf = (member) => `distance ${measure(numbers.distance[member])}`;
-const marginOf = (member) => `margin ${measure(numbers.margin[member])} to ${numbers.second[member]}`;
+const marginOf = (member) => `margin ${measure(numbers.margin[member])}`;
+const secondOf = (member) => `or cluster ${numbers.second[member]}`;
 
 function showCluster(cluster) {
   const detail = byId("detail");
@@ -88,7 +89,7 @@ function showCluster(cluster) {
   for (const [name, members] of size > data.shown ? Object.entries(partsOf(cluster)) : []) {
     detail.append(make("section", { "aria-label": name },
       make("h3", {}, name, make("small", {}, PART_NOTES[name])),
-      imageList(members, name === "Borderline" ? marginOf : distanceOf, "part")));
+      imageList(members, name === "Borderline" ? secondOf : distanceOf, "part")));
   }
   detail.append(allMembers(cluster));
   return title;
@@ -151,7 +152,7 @@ function showImage(members, at) {
   fact("Cluster", link(clusterOf[member]));
   fact("Distance", measure(numbers.distance[member]));
   if (numbers.second[member] >= 0) {
-    fact("Second", link(numbers.second[member]));
+    fact("Second nearest", link(numbers.second[member]));
     fact("Margin", measure(numbers.margin[member]));
   }
   if (hasOther && numbers.other[member] >= 0) fact(data.other.name, `cluster ${numbers.other[member]}`);

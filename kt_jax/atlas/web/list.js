@@ -10,9 +10,12 @@ const ORDERS = {
   tightness: { value: (c) => numbers.tightness[c], falls: false, words: ["tightest first", "loosest first"] },
   purity: { value: (c) => numbers.purity[c], falls: true, words: ["least pure first", "purest first"] },
   kept: { value: keptShare, falls: false, words: ["most divided first", "least divided first"] },
+  matches: { value: (c) => result?.found.get(c)?.length ?? 0, falls: true, words: ["fewest first", "most first"] },
   number: { value: (c) => c, falls: false, words: ["lowest first", "highest first"] },
 };
 let falls = true;
+let result = null; // of the search
+let before = "size"; // the order without a search
 let listed = []; // the clusters as they are shown
 const cards = new Map();
 const lowerKeys = data.keys.map((key) => key.toLowerCase());
@@ -74,8 +77,29 @@ function showCard(cluster, members) {
   return entry.card;
 }
 
+/** A search shows first where most is found, unless another order is chosen. */
+function updateSearch() {
+  const hadNone = result === null;
+  result = find(search.value);
+  const matches = sort.querySelector("[value=matches]");
+  matches.hidden = matches.disabled = result === null;
+  if (hadNone && result !== null) {
+    before = sort.value;
+    chooseOrder("matches");
+  } else if (result === null && sort.value === "matches") {
+    chooseOrder(before);
+  } else {
+    showList();
+  }
+}
+
+function chooseOrder(name) {
+  sort.value = name;
+  ({ falls } = ORDERS[name]);
+  showList();
+}
+
 function showList() {
-  const result = find(search.value);
   const { value } = ORDERS[sort.value];
   listed = Array.from({ length: data.k }, (_, cluster) => cluster);
   if (result) listed = listed.filter((cluster) => result.found.has(cluster));
@@ -90,6 +114,7 @@ function showList() {
     ? `${count(listed.length, "cluster")}, ${count(images, "image")} found`
     : count(listed.length, "cluster");
   direction.textContent = ORDERS[sort.value].words[Number(falls)];
+  map.found = result && [...result.found.values()].flat();
   map.shown = result ? Uint8Array.from({ length: data.k }, (_, c) => result.found.has(c)) : null;
   redrawMap();
 }

@@ -5,6 +5,8 @@ const map = {
   tip: document.getElementById("tip"),
   scale: 1, left: 0, top: 0, width: 0, height: 0,
   shown: null, // a Uint8Array over the clusters, or null for all
+  found: null, // the members that a search has found, or null for all
+  isWhole: true, // until somebody zooms or moves it
   under: -1,
 };
 
@@ -41,17 +43,18 @@ function drawMap() {
   const styles = getComputedStyle(document.documentElement);
   const isShown = (cluster) => map.shown === null || map.shown[cluster];
   if ("x" in numbers && document.getElementById("dots").checked) {
-    const size = data.keys.length > 20000 ? 1.2 : 2;
+    const members = map.found ?? data.keys.keys();
+    const isDense = map.found === null && data.keys.length > 20000;
+    const size = map.found !== null ? 3 : isDense ? 1.2 : 2;
     // By colour, since changing it is what takes time.
     const groups = new Map();
-    for (let member = 0; member < data.keys.length; member++) {
+    for (const member of members) {
       const cluster = clusterOf[member];
-      if (!isShown(cluster)) continue;
       const tint = hasClasses ? colour(numbers.label[member]) : mapColour(cluster);
       if (!groups.has(tint)) groups.set(tint, []);
       groups.get(tint).push(member);
     }
-    context.globalAlpha = data.keys.length > 20000 ? 0.35 : 0.5;
+    context.globalAlpha = map.found !== null ? 0.9 : isDense ? 0.35 : 0.5;
     for (const [tint, members] of groups) {
       context.fillStyle = tint;
       for (const member of members) {
@@ -124,6 +127,7 @@ const nearestOf = (cluster) =>
   Array.from({ length: Math.min(6, sizeOf(cluster)) }, (_, at) => numbers.start[cluster] + at);
 
 function zoomMap(factor, x = map.width / 2, y = map.height / 2) {
+  map.isWhole = false;
   const [atX, atY] = [map.left + x / map.scale, map.top + (map.height - y) / map.scale];
   map.scale *= factor;
   map.left = atX - x / map.scale;
@@ -138,9 +142,8 @@ function startMap() {
   new ResizeObserver(() => {
     const { width, height } = map.canvas.getBoundingClientRect();
     if (!width) return; // another view is shown
-    const isFirst = !map.width;
     [map.width, map.height] = [width, height];
-    if (isFirst) showWholeMap();
+    if (map.isWhole) showWholeMap();
     redrawMap();
   }).observe(map.canvas);
   let pressed = null;
@@ -152,6 +155,7 @@ function startMap() {
     if (pressed === null) return showTip(event.offsetX, event.offsetY);
     const [dx, dy] = [event.offsetX - pressed.x, event.offsetY - pressed.y];
     if (!pressed.moved && Math.hypot(dx, dy) < 4) return;
+    map.isWhole = false;
     map.left -= dx / map.scale;
     map.top += dy / map.scale;
     pressed = { x: event.offsetX, y: event.offsetY, moved: true };
@@ -169,7 +173,7 @@ function startMap() {
   }, { passive: false });
   document.querySelectorAll("[data-map]").forEach((button) => {
     button.addEventListener("click", () => {
-      if (button.dataset.map === "all") { showWholeMap(); redrawMap(); }
+      if (button.dataset.map === "all") { map.isWhole = true; showWholeMap(); redrawMap(); }
       else zoomMap(button.dataset.map === "in" ? 1.5 : 1 / 1.5);
     });
   });

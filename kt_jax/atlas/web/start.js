@@ -39,15 +39,15 @@ function start() {
   document.querySelectorAll(".with-classes").forEach((element) => { if (!hasClasses) element.remove(); });
   document.querySelectorAll(".with-other").forEach((element) => { if (!hasOther) element.remove(); });
   let timer = 0;
-  search.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(showList, 120); });
-  sort.addEventListener("change", () => { ({ falls } = ORDERS[sort.value]); showList(); });
+  search.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(updateSearch, 120); });
+  sort.addEventListener("change", () => chooseOrder(sort.value));
   direction.addEventListener("click", () => { falls = !falls; showList(); });
   addEventListener("keydown", (event) => {
     const isTyping = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "checkbox";
     if (byId("viewer").open || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape" && event.target === search) { search.value = ""; showList(); return; }
+    if (event.key === "Escape" && event.target === search) { search.value = ""; updateSearch(); return; }
     if (isTyping) return;
-    if (event.key === "/") { event.preventDefault(); location.hash = ""; search.focus(); }
+    if (event.key === "/") { event.preventDefault(); location.hash = ""; route(); search.focus(); }
     else if (event.key === "Escape") location.hash = "";
     else if (event.key === "ArrowLeft" && !byId("detail").hidden) byId("previous")?.click();
     else if (event.key === "ArrowRight" && !byId("detail").hidden) byId("next")?.click();
