@@ -146,6 +146,7 @@ def test_page_has_one_id_once(page):
         "83.0 %",  # teacher
         f"jax {metadata.version('jax')}",
         "0, 1, iteration by iteration",
+        "/clusters --out=atlas</code>",
         "2 clusters are empty; the largest holds\n50.0 % of the images",
     ],
 )

@@ -131,7 +131,7 @@ function allMembers(cluster) {
   const without = sizeOf(cluster) - pictured[cluster];
   section.append(
     make("h3", {}, `All ${count(sizeOf(cluster), "image")}`,
-      without ? make("small", {}, `${count(without, "thumbnail")} left out, to bound the page`) : null,
+      without ? make("small", {}, `${whole.format(pictured[cluster])} with a picture, the others by name, to bound the page`) : null,
       make("label", { className: "end" }, "Sort by ", order)),
     lists, button);
   start();

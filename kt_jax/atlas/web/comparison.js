@@ -49,7 +49,7 @@ function showComparison() {
     make("nav", { className: "path" }, make("a", { href: "#", className: "button" }, "← All clusters"),
       make("label", { className: "end" }, back, ` The other way round`)),
     title,
-    make("p", {}, `Adjusted mutual information ${ami.toFixed(3)} (1: the same clusters, 0: no more alike than ` +
+    make("p", {}, `Adjusted mutual information ${decimals(ami, 3)} (1: the same clusters, 0: no more alike than ` +
       `by chance), over ${count(common, "image")} that both have.`),
     make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body));
   draw(false);

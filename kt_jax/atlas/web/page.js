@@ -21,8 +21,13 @@ const hasMap = "centreX" in numbers;
 
 const whole = new Intl.NumberFormat("en");
 const count = (number, one, many = `${one}s`) => `${whole.format(number)} ${number === 1 ? one : many}`;
-const percent = (share) => `${(100 * share).toFixed(share > 0.0995 && share < 1 ? 0 : 1).replace(".0", "")} %`;
+/** Never 0 % or 100 % of what is neither. */
+const percent = (share) => {
+  const isRound = share === 0 || share === 1 || (share > 0.0995 && share < 0.9895);
+  return `${Math.min(100 * share, share < 1 ? 99.9 : 100).toFixed(isRound ? 0 : 1)} %`;
+};
 const measure = (value) => (Number.isFinite(value) ? value.toPrecision(3) : "–");
+const decimals = (value, digits) => value.toFixed(digits).replace(/^-(0\.0+)$/, "$1");
 const className = (label) => (label >= 0 ? data.classNames[label] : "unknown");
 
 // ---- Colours: of classes, of clusters of the other clustering

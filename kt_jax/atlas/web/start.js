@@ -33,9 +33,9 @@ function start() {
   total("median size", whole.format(used[Math.floor(used.length / 2)]), `of ${whole.format(used[0])} to ${whole.format(used.at(-1))}`);
   if (hasClasses) {
     total("purity", percent(facts.purity), `commonest class ${percent(facts.commonest)}`);
-    total("AMI with classes", facts.ami.toFixed(2));
+    total("AMI with classes", decimals(facts.ami, 2));
   }
-  if (hasOther) total(`AMI with ${data.other.name}`, data.other.ami.toFixed(2));
+  if (hasOther) total(`AMI with ${data.other.name}`, decimals(data.other.ami, 2));
   document.querySelectorAll(".with-classes").forEach((element) => { if (!hasClasses) element.remove(); });
   document.querySelectorAll(".with-other").forEach((element) => { if (!hasOther) element.remove(); });
   let timer = 0;
