@@ -1,5 +1,7 @@
 """Views of whole images, on the device: uint8 squares in, standardised network inputs out."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
@@ -25,8 +27,29 @@ def standardise(x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
     return centred / jnp.maximum(deviation, 1.0)
 
 
-def centre_view(images: UInt8[Array, "b s s c"], size: int) -> Float[Array, "b t t c"]:
-    """The central size x size square, standardised: the view for features and probes.
+def normalise(
+    x: Float[Array, "b h w c"], mean: Sequence[float], deviation: Sequence[float]
+) -> Float[Array, "b h w c"]:
+    """Subtracts a mean and divides by a standard deviation for each channel, both in grey levels.
+
+    >>> normalise(jnp.full((1, 1, 1, 3), 7.0), (1.0, 2.0, 3.0), (1.0, 1.0, 2.0)).ravel().tolist()
+    [6.0, 5.0, 2.0]
+    """
+    centre, scale = (jnp.asarray(each, x.dtype).reshape(1, 1, 1, -1) for each in (mean, deviation))
+    return (x - centre) / scale
+
+
+def centre_view(
+    images: UInt8[Array, "b s s c"],
+    size: int,
+    *,
+    mean: Sequence[float] = (),
+    deviation: Sequence[float] = (),
+) -> Float[Array, "b t t c"]:
+    """The central size x size square: the view for features and probes.
+
+    Normalised by `mean` and `deviation` of the channels, or standardised by itself if they are
+    empty.
 
     Raises:
       ValueError: if the images are smaller than `size`.
@@ -36,7 +59,8 @@ def centre_view(images: UInt8[Array, "b s s c"], size: int) -> Float[Array, "b t
         raise ValueError(f"a central view of {size} px was asked of images of {side} px.")
     start = (side - size) // 2
     crop = images[:, start : start + size, start : start + size]
-    return standardise(crop.astype(jnp.float32))
+    view = crop.astype(jnp.float32)
+    return normalise(view, mean, deviation) if mean else standardise(view)
 
 
 def mirror(images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

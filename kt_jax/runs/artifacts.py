@@ -41,12 +41,17 @@ class Backbone:
     size: int
     """The side of the square views that it learned from, in pixels."""
     preprocessing: str
-    """How grey levels of 0..255 become its input."""
+    """How grey levels of 0..255 become its input: by the mean and the standard deviation of each
+    image, or by those of each channel."""
     layers: dict[str, tuple[int, ...]]
     """The shape of every activation of one view, by name: (height, width, channels)."""
     probe_layers: tuple[str, ...]
     """The layers that one would probe."""
     parameters: int
+    mean: tuple[float, ...] = ()
+    """Of each channel, in grey levels; empty if each image is standardised by itself."""
+    deviation: tuple[float, ...] = ()
+    """The standard deviation of each channel, likewise."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,16 @@ class Features:
     size: int
     """The side of the views, in pixels."""
     backbone: Backbone
+    image_size: int = 0
+    """The side that images were decoded to, whose centre the view is; 0: that of the view."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centroids: centroids.safetensors, clusters.json, assignment.npy; and backbone/."""
+    """Centroids: centroids.safetensors, clusters.json, assignment.npy; and backbone/.
+
+    And majority.parquet (cluster, size, class, share), if the classes of the images are known.
+    """
 
     k: int
     rows: int
@@ -190,6 +200,8 @@ def _restore(cls: type[Any], values: Mapping[str, Any]) -> Any:
     """The dataclass that was written as JSON."""
     restored = {}
     for field in dataclasses.fields(cls):
+        if field.name not in values and field.default is not dataclasses.MISSING:
+            continue  # it was written before there was this field
         if field.name not in values:
             raise ValueError(
                 f"a manifest of a {cls.__name__} lacks {field.name!r}: another version of kt_jax "

@@ -35,6 +35,13 @@ def test_the_centre_view_is_the_centre(images):
         views.centre_view(jnp.asarray(images), 48)
 
 
+def test_a_view_may_be_normalised_by_the_mean_and_deviation_of_each_channel(images):
+    mean, deviation = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
+    view = views.centre_view(jnp.asarray(images), 32, mean=mean, deviation=deviation)
+    expected = (images[:, 4:36, 4:36] - np.array(mean)) / np.array(deviation)
+    np.testing.assert_allclose(view, expected, atol=1e-5)
+
+
 def test_a_crop_of_everything_is_the_image_or_its_mirror(images):
     view = np.asarray(
         random_resized_crop(jax.random.key(0), jnp.asarray(images), size=40, area=(1.0, 1.0))

@@ -234,3 +234,12 @@ def test_a_broken_manifest_is_named(tmp_path):
     about = {"rows": 3, "classes": 2, "images": "x"}
     with pytest.raises(ValueError, match="manifest of a Labels lacks 'origin'"):
         artifacts.describe({"type": "Labels", "about": about})
+
+
+def test_a_field_with_a_default_may_be_absent_from_an_older_manifest():
+    about = {
+        "architecture": {"name": "vgg"}, "size": 8, "preprocessing": "", "layers": {},
+        "probe_layers": [], "parameters": 1,
+    }  # fmt: skip
+    read = artifacts.describe({"type": "Backbone", "about": about})
+    assert (read.mean, read.deviation) == ((), ())
