@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from kt_jax import data, kmeans
 from kt_jax.evaluation import backbones
@@ -35,7 +35,7 @@ def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifact
       ValueError: they were given, so that nobody knows those of other images.
     """
     features = clusters.about.features
-    if features is None or features.backbone is None:
+    if features is None or clusters.about.backbone is None:
         raise ValueError(
             f"{clusters.name!r} are clusters of given features: no backbone is known that would "
             "give those of other images"
@@ -49,10 +49,10 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
     Raises:
       ValueError: as `check_features`.
     """
-    features = check_features(clusters)
-    assert features.backbone is not None  # has been checked
+    features, about = check_features(clusters), clusters.about.backbone
+    assert about is not None  # has been checked
     tensors = files.read_tensors(clusters / "centroids.safetensors")
-    backbone = backbones.load_backbone(clusters / backbones.CARRIED, features.backbone)
+    backbone = backbones.load_backbone(clusters / backbones.CARRIED, about)
     return Labeller(features, backbone, tensors["centroids"], tensors["mean"], clusters.about.l2)
 
 
@@ -69,6 +69,7 @@ def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images
 def write_given(
     directory: Path,
     features: artifacts.Artifact[artifacts.Features],
+    assignment: Int32[np.ndarray, " n"],
     centroids: Float32[np.ndarray, "k d"],
     *,
     mean: Float32[np.ndarray, " d"],
@@ -80,6 +81,10 @@ def write_given(
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
     found = kmeans.assign(shards, centroids, mean=mean, l2=l2, mesh=mesh)
     columns = {name: getattr(found, name) for name in COLUMNS}
+    # Of two as near, the one that k-means took.
+    other = found.cluster != assignment
+    columns["second_cluster"] = np.where(other, found.cluster, found.second_cluster)
+    columns["cluster"] = assignment
     files.write_table(directory / LABELS, {x: index[x] for x in ("index", "key")} | columns)
 
 

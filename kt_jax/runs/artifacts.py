@@ -93,6 +93,11 @@ class Clusters:
     features: Features | None
     """How features of other images are made; None where the rows were somebody's own."""
 
+    @property
+    def backbone(self) -> Backbone | None:
+        """What gives the features of other images; None where the features were given."""
+        return None if self.features is None else self.features.backbone
+
 
 @dataclass(frozen=True)
 class Labels:
