@@ -13,6 +13,7 @@ from kt_jax import data
 from kt_jax.atlas import members as groups
 from kt_jax.atlas import pictures, places, sheets, summary
 from kt_jax.atlas.members import Members, Run
+from kt_jax.atlas.pictures import Given
 from kt_jax.runs import artifacts, files, progress
 from kt_jax.runs.artifacts import Artifact
 
@@ -35,7 +36,7 @@ class Gathered:
     centres: np.ndarray | None
 
 
-def gather(artifact: Artifact[Any], images: str | None) -> Gathered:
+def gather(artifact: Artifact[Any], images: Given | None) -> Gathered:
     """The clusters of the images that were clustered or labelled, or of those at `images`.
 
     Raises:
@@ -43,8 +44,9 @@ def gather(artifact: Artifact[Any], images: str | None) -> Gathered:
     """
     run = groups.find_run(artifact)
     is_labels = isinstance(artifact.about, artifacts.Labels)
-    if images is not None and not is_labels and artifact.about.features is not None:
-        return _gather_anew(artifact, _open_any(artifact, run, images))
+    if images is not None and groups.carries_backbone(artifact):
+        opened = pictures.open_given(run, images, size=groups.image_size(artifact))
+        return _gather_anew(artifact, opened)
     found = groups.find_members(artifact)
     if found is None:
         raise ValueError(_explain_unknown(artifact, run))
@@ -60,7 +62,7 @@ def gather(artifact: Artifact[Any], images: str | None) -> Gathered:
 
 def _explain_unknown(artifact: Artifact[Any], run: Run | None) -> str:
     name = artifact.name
-    if artifact.about.features is None:
+    if not groups.carries_backbone(artifact):
         return (
             f"{name} are clusters of rows without names, so no images are known: an atlas needs a "
             "run's Clusters, or Labels"
@@ -73,39 +75,20 @@ def _explain_unknown(artifact: Artifact[Any], run: Run | None) -> str:
     return f"{name} {reason}: name the images behind it, and they get their clusters anew"
 
 
-def _open_any(clusters: Artifact[Any], run: Run | None, images: str) -> data.Images:
-    """A set of the run's config by its name, or else a place, decoded as the clustered images."""
-    if run is not None and images in run.config.get("images", {}):
-        return pictures.open_set(run, images)
-    size = clusters.about.features.size
-    features = groups.find_input(clusters, "features")
-    source = None if features is None else groups.find_run(features)
-    if source is not None and "images" in source.section:
-        size = source.config["images"][source.section["images"]]["size"]
-    return pictures.open_place(run, images, size=size)
-
-
-def _open_known(members: Members, owner: Artifact[Any], place: str | None) -> data.Images:
+def _open_known(members: Members, owner: Artifact[Any], given: Given | None) -> data.Images:
     """The images of members that are known by name: where the run says, or in another place."""
     run = groups.find_run(owner)
-    sets = {} if run is None else run.config.get("images", {})
-    if run is not None and (place is None or place in sets):
-        if "images" not in run.section:
-            raise ValueError(
-                f"{owner.name} does not say where its images are: name the place behind the "
-                "clusters"
-            )
-        name = place or run.section["images"]
-        images = pictures.open_set(run, name)
-        if name == run.section["images"]:
-            pictures.check_same(run, name, images, owner, "images")
-        return images
-    if place is None:
+    if given is not None:
+        return pictures.open_given(run, given, size=sheets.SIDES[0])
+    if run is None or "images" not in run.section:
         raise ValueError(
-            f"{owner.name} lies in no run, so that its {len(members.keys):,} images, such as "
-            f"{members.keys[0]}, are not known: name the place that has them behind it"
+            f"{owner.name} lies in no run that says where its {len(members.keys):,} images are, "
+            f"such as {members.keys[0]}: name the place that has them behind it"
         )
-    return pictures.open_place(run, place, size=sheets.SIDES[0])
+    name = run.section["images"]
+    images = pictures.open_set(run, name)
+    pictures.check_same(run, name, images, owner, "images")
+    return images
 
 
 def _place(found: Gathered, clusters: Artifact[Any], owner: Artifact[Any]) -> Gathered:
@@ -181,7 +164,7 @@ def compare(other: Artifact[Any], found: Gathered, name: str) -> summary.Compari
     if known is not None:
         members, owner = known
         pictures.check_contents(owner, found.images, found.rows)
-    elif other.about.features is not None:
+    elif groups.carries_backbone(other):
         members = groups.join([part for _, part in groups.assign_anew(other, found.images)])
     else:
         raise ValueError(f"--compare: {_explain_unknown(other, groups.find_run(other))}")

@@ -13,6 +13,7 @@ import numpy as np
 from kt_jax.atlas import gathering, page, sheets, summary, table
 from kt_jax.atlas import members as groups
 from kt_jax.atlas.gathering import Gathered
+from kt_jax.atlas.pictures import Given
 from kt_jax.kmeans import metrics
 from kt_jax.runs import files, progress
 from kt_jax.runs.artifacts import Artifact
@@ -44,7 +45,7 @@ def write_atlas(
     clusters: str | Path,
     out: str | Path,
     *,
-    images: str | None = None,
+    images: Given | None = None,
     compare: str | Path | None = None,
     max_megabytes: float = MEGABYTES,
 ) -> Written:
@@ -54,9 +55,10 @@ def write_atlas(
       clusters: the directory of Clusters or of Labels.
       out: a directory, which gets atlas.html and atlas.parquet; or the page itself, NAME.html,
         with NAME.parquet beside it. What stood there before is replaced.
-      images: where the images are, or the name of a set of the run's config. None: those that were
-        clustered (of Labels: labelled), where the run's config says. Given, Clusters label all
-        images of that place anew; Labels find theirs there by name.
+      images: where the images are, or the name of a set of the run's config, or source and options
+        as `data.open_images` takes them. None: those that were clustered (of Labels: labelled),
+        where the run's config says. Given, Clusters label all of these images anew; Labels find
+        theirs there by name.
       compare: Clusters or Labels of the same images, to compare with.
       max_megabytes: of the page, in 10^6 bytes: it decides the size of thumbnails, and how many
         members of a large cluster have one.

@@ -208,6 +208,18 @@ def test_a_set_of_the_run_and_its_labels_have_the_same_clusters(root, tmp_path):
     assert np.isfinite(labels.x).all()
 
 
+def test_images_may_be_of_any_source(root, page, tmp_path):
+    table = tmp_path / "some.csv"
+    keys = page.data["keys"][:7]
+    lines = [f'"{root / "pictures" / key}"' for key in keys]
+    table.write_text("file\n" + "\n".join(lines) + "\n")
+    arguments = [str(table), "--source=manifest", "--option", "path_column=file"]
+    place = tmp_path / "page.html"
+    assert commands.main(["atlas", str(root / "run/clusters"), *arguments, f"--out={place}"]) == 0
+    ours = Page(place)
+    assert sorted(ours.cluster.tolist()) == sorted(page.cluster[:7].tolist())
+
+
 def test_labels_alone_find_their_images_by_name(root, page, tmp_path):
     alone = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     moved = str(shutil.copytree(root / "pictures", tmp_path / "moved"))
@@ -294,7 +306,7 @@ def test_clusters_of_unknown_images_ask_for_them(root, tmp_path, capsys):
     assert "lies in no run, so that its images are not known: name the images behind it" in said
     labels = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     said = call(capsys, labels, f"--out={tmp_path / 'out'}")
-    assert "its 60 images, such as" in said
+    assert "lies in no run that says where its 60 images are, such as" in said
 
 
 def test_help_waits_for_nothing():
