@@ -50,7 +50,13 @@ if not importlib.util.find_spec("playwright"):
     collect_ignore_glob.append("atlas/*browser*.py")
 
 # The files that take longest, which workers begin with.
-_LONGEST = ("test_main.py", "test_kmeans_paths.py", "test_survival.py", "test_train.py")
+_LONGEST = (
+    "test_main.py",
+    "test_architectures.py",
+    "test_kmeans_paths.py",
+    "test_survival.py",
+    "test_train.py",
+)
 
 
 def pytest_collection_modifyitems(items):
