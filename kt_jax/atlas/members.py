@@ -204,7 +204,7 @@ def assign_anew(
 
     labeller = labelling.load_labeller(clusters)
     features = labeller.features
-    data.check_size(images, "IMAGES", features.size)
+    data.check_size(images, "PATH", features.size)
     partition.configure_xla()
     mesh = partition.make_mesh()
     with signals.Notice() as notice:

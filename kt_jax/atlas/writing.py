@@ -21,7 +21,6 @@ from kt_jax.runs.artifacts import Artifact
 _log = logging.getLogger(__name__)
 
 PAGE, TABLE = "atlas.html", "atlas.parquet"
-MEGABYTES = 100.0  # of the page
 _SPARE = 120_000  # bytes: styles, script and the tags around the sheets
 
 
@@ -47,7 +46,7 @@ def write_atlas(
     *,
     images: Given | None = None,
     compare: str | Path | None = None,
-    max_megabytes: float = MEGABYTES,
+    max_megabytes: float = 100.0,
 ) -> Written:
     """Writes one HTML page with every cluster, and a table of all images beside it.
 

@@ -28,8 +28,6 @@ from typing import Any
 
 from kt_jax.data import arguments
 
-_MEGABYTES = 100.0
-
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command and returns its exit status.
@@ -52,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="OTHER",
         help="Clusters or Labels of the same images, to compare with",
     )
-    parser.add_argument("--max_megabytes", type=float, default=_MEGABYTES, metavar="MB",
+    parser.add_argument("--max_megabytes", type=float, default=100.0, metavar="MB",
         help="of the page, which decides how large thumbnails are, and how many images of a large "
         "cluster have one; the others are listed by name (100)")  # fmt: skip
     given = parser.parse_args(argv)
