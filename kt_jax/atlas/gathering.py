@@ -32,12 +32,14 @@ class Gathered:
     k: int
     layer: str
     axes: places.Axes | None
-    places: np.ndarray | None
-    centres: np.ndarray | None
+    places: np.ndarray | None  # [n, count], see `gather`
+    centres: np.ndarray | None  # [k, count]
 
 
-def gather(artifact: Artifact[Any], images: Given | None) -> Gathered:
+def gather(artifact: Artifact[Any], images: Given | None, *, count: int) -> Gathered:
     """The clusters of the images that were clustered or labelled, or of those at `images`.
+
+    Places have `count` dimensions, the first principal components.
 
     Raises:
       FileNotFoundError, ValueError: as `write_atlas`.
@@ -46,7 +48,7 @@ def gather(artifact: Artifact[Any], images: Given | None) -> Gathered:
     is_labels = isinstance(artifact.about, artifacts.Labels)
     if images is not None and groups.carries_backbone(artifact):
         opened = pictures.open_given(run, images, size=groups.image_size(artifact))
-        return _gather_anew(artifact, opened)
+        return _gather_anew(artifact, opened, count)
     found = groups.find_members(artifact)
     if found is None:
         raise ValueError(_explain_unknown(artifact, run))
@@ -57,7 +59,7 @@ def gather(artifact: Artifact[Any], images: Given | None) -> Gathered:
     clusters = groups.find_input(artifact, "clusters") if is_labels else artifact
     k = artifact.about.classes if is_labels else artifact.about.k
     gathered = Gathered(members, opened, rows, k, "", None, None, None)
-    return gathered if clusters is None else _place(gathered, clusters, owner)
+    return gathered if clusters is None else _place(gathered, clusters, owner, count)
 
 
 def _explain_unknown(artifact: Artifact[Any], run: Run | None) -> str:
@@ -91,11 +93,11 @@ def _open_known(members: Members, owner: Artifact[Any], given: Given | None) -> 
     return images
 
 
-def _place(found: Gathered, clusters: Artifact[Any], owner: Artifact[Any]) -> Gathered:
+def _place(found: Gathered, clusters: Artifact[Any], owner: Artifact[Any], count: int) -> Gathered:
     """Adds the map: of the features of the same images, or else of their distances."""
     tensors = files.read_tensors(clusters / "centroids.safetensors")
     centroids, members = tensors["centroids"], found.members
-    axes = _find_axes(clusters, tensors)
+    axes = _find_axes(clusters, tensors, count)
     features = groups.find_input(clusters, "features")
     if features is not None and _has_same_images(features, owner, members):
         spots = places.place_shards(axes, groups.shards(features))
@@ -111,9 +113,13 @@ def _place(found: Gathered, clusters: Artifact[Any], owner: Artifact[Any]) -> Ga
     )
 
 
-def _find_axes(clusters: Artifact[Any], tensors: Mapping[str, np.ndarray]) -> places.Axes:
+def _find_axes(
+    clusters: Artifact[Any], tensors: Mapping[str, np.ndarray], count: int
+) -> places.Axes:
     sizes = np.array(files.read_json(clusters / "clusters.json")["sizes"])
-    return places.find_axes(tensors["centroids"], sizes, mean=tensors["mean"], l2=clusters.about.l2)
+    return places.find_axes(
+        tensors["centroids"], sizes, mean=tensors["mean"], l2=clusters.about.l2, count=count
+    )
 
 
 def _layer(clusters: Artifact[Any]) -> str:
@@ -123,14 +129,16 @@ def _layer(clusters: Artifact[Any]) -> str:
 def _has_same_images(features: Artifact[Any], owner: Artifact[Any], members: Members) -> bool:
     if features.directory == owner.directory:
         return True
-    images = [each.manifest["fingerprint"].get("images") for each in (features, owner)]
-    return bool(images[0]) and images[0] == images[1] and features.about.rows == len(members.keys)
+    first, second = (
+        each.manifest["fingerprint"].get("images", {}).get("images") for each in (features, owner)
+    )
+    return first is not None and first == second and features.about.rows == len(members.keys)
 
 
-def _gather_anew(clusters: Artifact[Any], images: data.Images) -> Gathered:
+def _gather_anew(clusters: Artifact[Any], images: data.Images, count: int) -> Gathered:
     """Labels any images through the backbone of the clusters."""
     tensors = files.read_tensors(clusters / "centroids.safetensors")
-    axes = _find_axes(clusters, tensors)
+    axes = _find_axes(clusters, tensors, count)
     parts, spots = [], []
     begun = spoken = time.monotonic()
     for rows, part in groups.assign_anew(clusters, images):

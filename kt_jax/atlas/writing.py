@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kt_jax.atlas import gathering, page, sheets, summary, table
+from kt_jax.atlas import gathering, page, places, sheets, summary, table
 from kt_jax.atlas import members as groups
 from kt_jax.atlas.gathering import Gathered
 from kt_jax.atlas.pictures import Given
@@ -20,7 +20,8 @@ from kt_jax.runs.artifacts import Artifact
 
 _log = logging.getLogger(__name__)
 
-PAGE, TABLE = "atlas.html", "atlas.parquet"
+PAGE = "atlas.html"
+MAPS = {"pca": 2, "umap": 50}  # and of how many principal components each is made
 _SPARE = 120_000  # bytes: styles, script and the tags around the sheets
 
 
@@ -46,6 +47,7 @@ def write_atlas(
     *,
     images: Given | None = None,
     compare: str | Path | None = None,
+    map: str = "pca",
     max_megabytes: float = 100.0,
 ) -> Written:
     """Writes one HTML page with every cluster, and a table of all images beside it.
@@ -59,30 +61,38 @@ def write_atlas(
         where the run's config says. Given, Clusters label all of these images anew; Labels find
         theirs there by name.
       compare: Clusters or Labels of the same images, to compare with.
+      map: "pca", the principal components of the centroids, or "umap", of their first 50 (it needs
+        the extra [umap]).
       max_megabytes: of the page, in 10^6 bytes: it decides the size of thumbnails, and how many
         members of a large cluster have one.
 
     Raises:
       FileNotFoundError: an artifact is not finished, or files or images have gone.
       ValueError: an artifact of another type, other images than those that were clustered,
-        nothing in common to compare, `out` in the run that is read, or a page of so many megabytes
-        cannot hold the clusters.
+        nothing in common to compare, `out` in the run that is read, an unknown map or one that
+        cannot be made, or a page of so many megabytes cannot hold the clusters.
     """
     begun = time.monotonic()
     artifact = groups.open_clustering(Path(clusters))
     place = _find_out(Path(out), artifact)
     if not max_megabytes > 0:
         raise ValueError(f"--max_megabytes={max_megabytes:g}: give more than 0")
+    if map not in MAPS:
+        raise ValueError(f"--map={map}: choose one of {', '.join(MAPS)}")
+    if map == "umap":
+        places.check_umap()
     other = None if compare is None else groups.open_clustering(Path(compare))
     if other is not None:
         _find_out(Path(out), other)
-    found = gathering.gather(artifact, images)
+    found = gathering.gather(artifact, images, count=MAPS[map])
     _log.info(
         "atlas: %s images in %s clusters; distances from %s",
         f"{len(found.members.keys):,}",
         f"{found.k:,}",
         found.members.origin,
     )
+    if map == "umap":
+        found = _embed(found)
     comparison = None if other is None else gathering.compare(other, found, _name(other))
     written = _write(place, _name(artifact), found, comparison, max_megabytes)
     written = dataclasses.replace(written, seconds=time.monotonic() - begun)
@@ -97,6 +107,15 @@ def write_atlas(
         progress.format_seconds(written.seconds),
     )
     return written
+
+
+def _embed(found: Gathered) -> Gathered:
+    if found.places is None:
+        raise ValueError("--map=umap: without centroids beside the labels there is no map")
+    _log.info("atlas: UMAP of %s images; numba compiles first", f"{len(found.places):,}")
+    spots = places.embed(found.places)
+    centres = places.find_middles(spots, found.members.cluster, found.k)
+    return dataclasses.replace(found, axes=None, places=spots, centres=centres)
 
 
 def _name(artifact: Artifact[Any]) -> str:

@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
         metavar="OTHER",
         help="Clusters or Labels of the same images, to compare with",
     )
+    parser.add_argument("--map", default="pca", metavar="pca|umap",
+        help="principal components (pca), or UMAP, which needs the extra [umap]")  # fmt: skip
     parser.add_argument("--max_megabytes", type=float, default=100.0, metavar="MB",
         help="of the page, which decides how large thumbnails are, and how many images of a large "
         "cluster have one; the others are listed by name (100)")  # fmt: skip
@@ -62,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
         given.out,
         images=_find_images(given),
         compare=given.compare,
+        map=given.map,
         max_megabytes=given.max_megabytes,
     )
     print(written.page)
