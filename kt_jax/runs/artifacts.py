@@ -23,6 +23,7 @@ _NOT_OUTPUTS = {
     STARTED,
     ".lock",
     "metrics.jsonl",
+    "progress.json",
     "tensorboard",
     "checkpoints",
     "checkpoint.safetensors",

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+# Of a run: holds what a --redo asked for, from its deletions until its end.
+PENDING_REDO = ".redo.json"
 FORMAT = 2  # of both; those without a number were written before artifacts had types
 _SHOWN = 10  # lines of a difference; there may be thousands of shards
 

@@ -149,7 +149,7 @@ def _run_wanted(
         if (workdir / name).exists():
             _log.info("%s: deleted, to be done again", name)
             files.remove(workdir / name)
-    pending = workdir / planning.PENDING_REDO
+    pending = workdir / marks.PENDING_REDO
     if again:
         files.write_json(pending, work.request())
     if processes.writes():

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from jax.sharding import Mesh
 
 from kt_jax import data
+from kt_jax.runs import progress
 from kt_jax.runs.artifacts import Artifact, Description
 
 
@@ -67,3 +68,8 @@ class Stage:
     mesh: Mesh
     notice: Any
     profile_steps: tuple[int, int] | None = None
+
+    def count(self, total: int, unit: str, *, done: int = 0, name: str = "") -> progress.Count:
+        """Counts in a `with`, for the log and `kt-jax status`: the stage, or a part called so."""
+        path = self.directory / progress.FILE
+        return progress.Count(name or self.name, total, unit, done=done, path=path)

@@ -8,7 +8,7 @@ import numpy as np
 from kt_jax import kmeans
 from kt_jax.evaluation import backbones
 from kt_jax.kmeans import clustering
-from kt_jax.runs import artifacts, files, options
+from kt_jax.runs import artifacts, files, options, progress
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Clusters
@@ -67,6 +67,7 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         precision=chosen.precision,
         restarts=chosen.restarts,
         check_stop=stage.notice.check,
+        progress_file=stage.directory / progress.FILE,
     )
     share = clustering.largest_share(stage.name, result.sizes, chosen.warn_share)
     names = ("l2", "spherical", "init", "precision", "restarts")

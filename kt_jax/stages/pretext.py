@@ -160,19 +160,22 @@ def solve(
     right = np.zeros(rules.max_occluders + 1, np.int64)
     seen = np.zeros_like(right)
     key = jax.random.fold_in(jax.random.key(stage.seed), chosen.steps)
-    for repeat in range(chosen.test_repeats):
-        batches = data.eval_batches(images, chosen.batch_size, reading=stage.reading)
-        for number, batch in enumerate(batches):
-            stage.notice.check()
-            draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
-            shown = partition.put_batch(
-                {name: batch[name] for name in ("image", "mask")}, stage.mesh
-            )
-            answers = solved(state, draw, shown["image"])
-            correct, occluders, mask = partition.fetch((*answers, shown["mask"]))
-            mask = _whole_groups(mask)
-            np.add.at(seen, occluders[mask], 1)
-            np.add.at(right, occluders[mask], correct[mask].astype(np.int64))
+    total = chosen.test_repeats * len(images)
+    with stage.count(total, "held-out puzzles", name=f"{stage.name}, test") as count:
+        for repeat in range(chosen.test_repeats):
+            batches = data.eval_batches(images, chosen.batch_size, reading=stage.reading)
+            for number, batch in enumerate(batches):
+                stage.notice.check()
+                draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
+                shown = partition.put_batch(
+                    {name: batch[name] for name in ("image", "mask")}, stage.mesh
+                )
+                answers = solved(state, draw, shown["image"])
+                correct, occluders, mask = partition.fetch((*answers, shown["mask"]))
+                count.add(int(mask.sum()))
+                mask = _whole_groups(mask)
+                np.add.at(seen, occluders[mask], 1)
+                np.add.at(right, occluders[mask], correct[mask].astype(np.int64))
     return {
         "puzzle_accuracy": float(right.sum() / seen.sum()),
         "by_occluders": [float(x) for x in right / np.maximum(seen, 1)],

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,11 +16,13 @@ import optax
 
 from kt_jax import training
 from kt_jax.machine import partition
+from kt_jax.runs import progress
 from kt_jax.runs.options import incidental
-from kt_jax.runs.progress import format_seconds
 from kt_jax.runs.stage import Stage
 from kt_jax.training import checkpoints, logs, optimizers
 from kt_jax.training.optimizers import Optimizer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +171,7 @@ class Trial:
             jax.block_until_ready((state, metrics))
             times.append(time.perf_counter() - begun)
         seconds = float(np.median(times[1:]))
-        whole = format_seconds(seconds * options.steps)
+        whole = progress.format_seconds(seconds * options.steps)
         return f"{line}; {seconds:.3g} s a step, about {whole} without reading images"
 
 
@@ -197,6 +200,7 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
     optimizer = optimizers.make_optimizer(
         options.optimizer, steps=options.steps, batch_size=options.batch_size
     )
+    _log.info("%s: compiling what makes the network", task.name)
     store = checkpoints.Checkpoints(task.store_directory)
     log = logs.StageLog(
         task.log_directory,
@@ -204,6 +208,7 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
         steps=options.steps,
         images_per_step=options.batch_size,
         profile_steps=stage.profile_steps,
+        progress_file=stage.directory / progress.FILE,
     )
     try:
         state = training.fit(

@@ -17,6 +17,8 @@ from kt_jax.runs import progress
 
 _log = logging.getLogger(__name__)
 
+_SECONDS_BETWEEN_LINES = 30.0
+
 _proto: Any = event_pb2  # its classes are made at run time, where no type checker sees them
 
 
@@ -36,18 +38,21 @@ class StageLog:
         steps: int,
         images_per_step: int,
         profile_steps: tuple[int, int] | None = None,
+        progress_file: Path | None = None,
     ) -> None:
-        self._directory = directory
+        self._directory, self._progress_file = directory, progress_file
         self._profile_steps, self._profiling = profile_steps, False
         self._stage, self._steps, self._images_per_step = stage, steps, images_per_step
-        self._started = self._last_time = time.monotonic()
+        self._started = self._last_time = self._said = time.monotonic()
         self._first = self._last_step = 0
+        self._values: dict[str, float] = {}  # the newest
         self._events: EventsWriter | None = None
 
     def resume(self, step: int) -> None:
         """Forgets what an interrupted run wrote beyond `step`."""
         self._first = self._last_step = step
-        self._started = self._last_time = time.monotonic()
+        self._started = self._last_time = self._said = time.monotonic()
+        self._write_progress(step, None)
         if step:
             _log.info("%s: resuming from step %d of %d", self._stage, step, self._steps)
         if self._profile_steps is not None and self._profile_steps[0] > self._steps:
@@ -78,9 +83,11 @@ class StageLog:
         """
         if step == self._first + 2:
             # The first step has been compiled, and is only now computed.
-            self._started = self._last_time = time.monotonic()
+            self._started = self._last_time = self._said = time.monotonic()
         if step == self._first + 1:
-            _log.info("%s: compiling its step", self._stage)
+            _log.info("%s: compiling its training step", self._stage)
+        elif time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
+            self._say_where(step - 1, before)
         first, last = self._profile_steps or (0, 0)
         if step == first and jax.process_index() == 0:
             jax.block_until_ready(before)
@@ -89,6 +96,24 @@ class StageLog:
         elif step > last and self._profiling:
             jax.block_until_ready(before)
             self._end_profile()
+
+    def _say_where(self, step: int, metrics: Any) -> None:
+        """Says that a step is done, between two lines of `write`, which may be minutes apart."""
+        jax.block_until_ready(metrics)  # the host runs ahead of the devices
+        self._said = time.monotonic()
+        left = self._seconds_left(step)
+        self._write_progress(step, left)
+        words = (self._stage, step, self._steps, progress.format_seconds(left))
+        _log.info("%s %d/%d | ETA %s", *words)
+
+    def _seconds_left(self, step: int) -> float:
+        seconds = time.monotonic() - self._started
+        return progress.seconds_left(seconds, step - self._first, self._steps - self._first)
+
+    def _write_progress(self, step: int, left: float | None) -> None:
+        if self._progress_file is not None:
+            words = (self._stage, step, self._steps, "steps")
+            progress.write(self._progress_file, *words, left, self._values)
 
     def _end_profile(self) -> None:
         jax.profiler.stop_trace()
@@ -99,9 +124,10 @@ class StageLog:
         """Writes the means since the last call, and the speed."""
         now = time.monotonic()
         rate = (step - self._last_step) * self._images_per_step / max(now - self._last_time, 1e-9)
-        left = progress.eta(now - self._started, step - self._first, self._steps - self._first)
-        self._last_step, self._last_time = step, now
-        values = {**metrics, "images_per_second": rate}
+        left = self._seconds_left(step)
+        self._last_step, self._last_time, self._said = step, now, now
+        self._values = values = {**metrics, "images_per_second": rate}
+        self._write_progress(step, left)
         if self._events is not None:
             with (self._directory / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
@@ -110,11 +136,11 @@ class StageLog:
             self._events.flush()
         numbers = " | ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         _log.info(
-            "%s %d/%d | %s | %.0f images/s | %s",
+            "%s %d/%d | ETA %s | %.0f images/s | %s",
             self._stage,
             step,
             self._steps,
-            left,
+            progress.format_seconds(left),
             rate,
             numbers,
         )
