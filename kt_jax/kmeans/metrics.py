@@ -89,31 +89,40 @@ def adjusted_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m
     return float((found - expected) / (most - expected)) if most - expected > 1e-12 else 0.0
 
 
-def _expected_information(sizes_a: Int[np.ndarray, " a"], sizes_b: Int[np.ndarray, " b"]) -> float:
-    """The mean of I(a; b), in nats, over all ways to deal n things into groups of these sizes."""
-    n = int(sizes_a.sum())
-    log_factorial = gammaln(np.arange(n + 1) + 1.0)
-    # Groups of equal sizes expect the same.
-    (left, left_counts), (right, right_counts) = (
-        np.unique(sizes, return_counts=True) for sizes in (sizes_a, sizes_b)
-    )
+def _expected_information(in_a: Int[np.ndarray, " a"], in_b: Int[np.ndarray, " b"]) -> float:
+    """The mean of I(a; b), in nats, over all ways to shuffle things into groups of these sizes."""
+    n = int(in_a.sum())
+    # log m! for m = 0 .. n.
+    log_factorial: Float[np.ndarray, " m"] = gammaln(np.arange(n + 1) + 1.0)
+    sizes_a, times_a = np.unique(in_a, return_counts=True)
+    sizes_b, times_b = np.unique(in_b, return_counts=True)
     total = 0.0
-    for size, count in zip(left.tolist(), left_counts.tolist(), strict=True):
-        for other, others in zip(right.tolist(), right_counts.tolist(), strict=True):
-            both = np.arange(max(1, size + other - n), min(size, other) + 1)
-            logarithm = (
-                log_factorial[size]
-                + log_factorial[other]
-                + log_factorial[n - size]
-                + log_factorial[n - other]
-                - log_factorial[n]
-                - log_factorial[both]
-                - log_factorial[size - both]
-                - log_factorial[other - both]
-                - log_factorial[n - size - other + both]
-            )
-            information = both / n * (np.log(n) + np.log(both) - np.log(size) - np.log(other))
-            total += count * others * float((information * np.exp(logarithm)).sum())
+    for a, times in zip(sizes_a.tolist(), times_a.tolist(), strict=True):
+        # Of a things, m fall into a group of b with the hypergeometric probability; beyond twelve
+        # standard deviations it is nothing in float64.
+        centre = a * sizes_b / n
+        spread = 12 * np.sqrt(centre * (n - a) / n * (n - sizes_b) / max(n - 1, 1)) + 30
+        low = np.maximum.reduce(
+            [np.ones_like(sizes_b), a + sizes_b - n, np.floor(centre - spread).astype(np.int64)]
+        )
+        high = np.minimum(np.minimum(a, sizes_b), np.ceil(centre + spread).astype(np.int64))
+        m = low[:, None] + np.arange(int((high - low).max()) + 1)[None]
+        inside = m <= high[:, None]
+        m = np.minimum(m, high[:, None])
+        b = np.broadcast_to(sizes_b[:, None], m.shape)
+        log_chance = (
+            log_factorial[a]
+            + log_factorial[b]
+            + log_factorial[n - a]
+            + log_factorial[n - b]
+            - log_factorial[n]
+            - log_factorial[m]
+            - log_factorial[a - m]
+            - log_factorial[b - m]
+            - log_factorial[n - a - b + m]
+        )
+        terms = m / n * (np.log(m) + np.log(n) - np.log(a) - np.log(b)) * np.exp(log_chance)
+        total += times * float(times_b @ np.where(inside, terms, 0.0).sum(1))
     return total
 
 
