@@ -12,6 +12,7 @@ COMMANDS = {
     "show": ("kt_jax.commands.show", "say what a directory holds"),
     "atlas": ("kt_jax.commands.atlas", "show all clusters on one page"),
     "status": ("kt_jax.commands.status", "say how far a run has come"),
+    "compare": ("kt_jax.commands.compare", "compare runs: options, scores, clusters, times"),
     "images": ("kt_jax.data.__main__", "examine a set of images (scan), or re-encode it (prepare)"),
     "assign": ("kt_jax.commands.assign", "label any images with the nearest centroid"),
     "embed": ("kt_jax.commands.embed", "write the features of any images"),
