@@ -13,6 +13,7 @@ COMMANDS = {
     "atlas": ("kt_jax.commands.atlas", "show all clusters on one page"),
     "status": ("kt_jax.commands.status", "say how far a run has come"),
     "compare": ("kt_jax.commands.compare", "compare runs: options, scores, clusters, times"),
+    "doctor": ("kt_jax.commands.doctor", "say whether a run can start here, and what is missing"),
     "images": ("kt_jax.data.__main__", "examine a set of images (scan), or re-encode it (prepare)"),
     "assign": ("kt_jax.commands.assign", "label any images with the nearest centroid"),
     "embed": ("kt_jax.commands.embed", "write the features of any images"),

@@ -50,6 +50,8 @@ class Plan:
     """What will work, but not well."""
     describe_step: Callable[[int], str] | None = None
     """Of what trains: a line on the FLOPs of a step, and its time from so many timed steps."""
+    disk: Callable[[], int] = lambda: 0
+    """Bytes that it takes on disk at most, with all that it needs for a while."""
 
 
 @dataclass(frozen=True)

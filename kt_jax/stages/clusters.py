@@ -143,4 +143,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         f"k = {chosen.k} of {rows} rows, {chosen.init} and at most {chosen.max_iterations} "
         f"iterations{precision}{restarts}"
     )
-    return Plan(_describe(chosen, features), (line,))
+    # Of the centroids there are five copies in a state, two of them while the next is written; and
+    # a cluster and two bounds of every row.
+    state = 5 * 4 * chosen.k * features.dims + 3 * 4 * rows
+    return Plan(_describe(chosen, features), (line,), disk=lambda: 2 * state + 4 * rows)

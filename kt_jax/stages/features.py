@@ -125,8 +125,9 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     data.check_size(images, f"{inputs.origin}.images", chosen.size)
     backbones.check_layers(f"{inputs.origin}.layer", [chosen.layer], backbone, chosen.size)
     about = _describe(chosen, backbone, images)
+    size = about.rows * about.dims * 2
     line = (
         f"layer {about.layer} pooled to {about.grid} x {about.grid}: {about.rows} x {about.dims} "
-        f"float16 = {about.rows * about.dims * 2 / 1e6:,.1f} MB on disk"
+        f"float16 = {size / 1e6:,.1f} MB on disk"
     )
-    return Plan(about, (line,))
+    return Plan(about, (line,), disk=lambda: size + 4 * backbone.parameters)

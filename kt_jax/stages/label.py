@@ -98,4 +98,10 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         raise ValueError(f"{inputs.origin}.clusters: {error}") from None
     data.check_size(images, f"{inputs.origin}.images", features.size)
     line = f"labels for {len(images)} images of {images.origin}"
-    return Plan(_describe(clusters.about, images), (line,))
+    # A name and five numbers a row.
+    size = 28 * len(images)
+    return Plan(
+        _describe(clusters.about, images),
+        (line,),
+        disk=lambda: size + sum(map(len, images.keys)),
+    )

@@ -289,4 +289,5 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         lines,
         warnings=data.find_shortage(inputs.images["images"], batch),
         describe_step=trial.describe,
+        disk=trial.disk,
     )

@@ -130,6 +130,24 @@ class Trial:
     shapes: Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
     """Shape and dtype of each array of a batch."""
 
+    def disk(self) -> int:
+        """Bytes of its checkpoints, of which there are three while one is written, and network."""
+        optimizer = optimizers.make_optimizer(
+            self.options.optimizer, steps=self.options.steps, batch_size=self.options.batch_size
+        )
+
+        def init() -> training.TrainState:
+            return training.init_state(
+                self.make_model, optimizer, seed=0, mesh=partition.make_mesh()
+            )
+
+        state = jax.eval_shape(init)
+        whole, network = (
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+            for tree in (state, (state.params, state.batch_stats))
+        )
+        return 3 * whole + network
+
     def describe(self, time_steps: int) -> str:
         """A line on the FLOPs and the memory of a step; with `time_steps`, also on its time.
 
