@@ -1,5 +1,6 @@
 """A network learns to solve Jigsaw++ puzzles (paper, section on Jigsaw++)."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -17,11 +18,11 @@ from kt_jax import data, models, training
 from kt_jax.evaluation import backbones, leakage
 from kt_jax.machine import partition
 from kt_jax.models import views
-from kt_jax.pretext import permutations
+from kt_jax.pretext import permutations, pictures
 from kt_jax.pretext import puzzles as jigsaw
 from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
-from kt_jax.training import learning
+from kt_jax.training import learning, logs
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,12 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
     permuted = make_permutation_set(chosen, stage.seed)
     _keep_permutations(stage.directory / PERMUTATIONS, permuted)
 
+    def draw() -> np.ndarray:
+        pixels = np.stack([images[index] for index in range(jigsaw.GROUP)])
+        return pictures.draw_puzzles(jax.random.key(stage.seed), pixels, permuted, rules)
+
+    with contextlib.suppress(ValueError):  # of an unreadable image: the training says so
+        logs.show_once(stage.directory, "puzzles", draw)
     make_model = make_network(chosen)
 
     def make_batches(first_step: int) -> Iterator[training.Batch]:

@@ -4,15 +4,18 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
+from tensorboardX.summary import image, scalar
 
+from kt_jax.machine import processes
 from kt_jax.runs import progress
 
 _log = logging.getLogger(__name__)
@@ -155,6 +158,18 @@ class StageLog:
             self._end_profile()
         if self._events is not None:
             self._events.close()
+
+
+def show_once(directory: Path, name: str, draw: Callable[[], UInt8[np.ndarray, "h w 3"]]) -> None:
+    """Shows a picture in TensorBoard, at step 0, if a stage has not logged anything yet."""
+    place = directory / "tensorboard"
+    if place.exists() or not processes.writes():
+        return
+    summary = image(name, draw(), dataformats="HWC")
+    place.mkdir(parents=True)
+    events = EventsWriter(str(place / "pictures"))
+    events.write_event(_proto.Event(step=0, wall_time=time.time(), summary=summary))
+    events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, int | float]]:
