@@ -70,6 +70,8 @@ class Stage:
     mesh: Mesh
     notice: Any
     profile_steps: tuple[int, int] | None = None
+    log_to: tuple[str, ...] = ()
+    """Trackers of `training.trackers`."""
 
     def count(self, total: int, unit: str, *, done: int = 0, name: str = "") -> progress.Count:
         """Counts in a `with`, for the log and `kt-jax status`: the stage, or a part called so."""

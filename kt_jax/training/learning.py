@@ -17,9 +17,9 @@ import optax
 from kt_jax import training
 from kt_jax.machine import partition
 from kt_jax.runs import progress
-from kt_jax.runs.options import incidental
+from kt_jax.runs.options import incidental, to_section
 from kt_jax.runs.stage import Stage
-from kt_jax.training import checkpoints, logs, optimizers
+from kt_jax.training import checkpoints, logs, optimizers, trackers
 from kt_jax.training.optimizers import Optimizer
 
 _log = logging.getLogger(__name__)
@@ -220,6 +220,7 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
     )
     _log.info("%s: compiling what makes the network", task.name)
     store = checkpoints.Checkpoints(task.store_directory)
+    shown, leads = to_section(options), jax.process_index() == 0
     log = logs.StageLog(
         task.log_directory,
         stage=task.name,
@@ -227,6 +228,7 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
         images_per_step=options.batch_size,
         profile_steps=stage.profile_steps,
         progress_file=stage.directory / progress.FILE,
+        trackers=trackers.start(stage.log_to, task.log_directory, shown) if leads else (),
     )
     try:
         state = training.fit(

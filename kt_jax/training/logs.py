@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tensorboardX.summary import image, scalar
 
 from kt_jax.machine import processes
 from kt_jax.runs import progress
+from kt_jax.training.trackers import Tracker
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +43,10 @@ class StageLog:
         images_per_step: int,
         profile_steps: tuple[int, int] | None = None,
         progress_file: Path | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self._directory, self._progress_file = directory, progress_file
+        self._trackers = trackers
         self._profile_steps, self._profiling = profile_steps, False
         self._stage, self._steps, self._images_per_step = stage, steps, images_per_step
         self._started = self._last_time = self._said = time.monotonic()
@@ -137,6 +140,8 @@ class StageLog:
             for name, value in values.items():
                 self._write_event(step, summary=scalar(name, value))
             self._events.flush()
+        for tracker in self._trackers:
+            tracker.log(step, values)
         numbers = " | ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         _log.info(
             "%s %d/%d | ETA %s | %.0f images/s | %s",
@@ -154,6 +159,8 @@ class StageLog:
 
     def close(self) -> None:
         """Ends what is open."""
+        for tracker in self._trackers:
+            tracker.close()
         if self._profiling:
             self._end_profile()
         if self._events is not None:
