@@ -1,5 +1,6 @@
 """Pseudo-labels of images: the nearest centroid of the features of a frozen backbone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,29 +61,32 @@ def label(
     mesh: Mesh,
     reading: data.Reading,
     notice: Notice,
+    on_batch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, np.ndarray]:
     """The columns COLUMNS of images, in their order; see `kmeans.Assignment`.
 
-    Images are seen as those that were clustered: layer, pooling, view and normalisation.
+    Images are seen as those that were clustered: layer, pooling, view and normalisation. After
+    every batch, `on_batch` is called with the number of its images.
     """
     features = labeller.features
-    parts = [
-        kmeans.assign(
+    parts = []
+    for index, rows in backbones.extract(
+        labeller.backbone,
+        images,
+        {features.layer: features.grid},
+        size=features.size,
+        batch_size=batch_size,
+        mesh=mesh,
+        reading=reading,
+        notice=notice,
+    ):
+        part = kmeans.assign(
             rows[features.layer],
             labeller.centroids,
             mean=labeller.mean,
             l2=labeller.l2,
             mesh=mesh,
         )
-        for _, rows in backbones.extract(
-            labeller.backbone,
-            images,
-            {features.layer: features.grid},
-            size=features.size,
-            batch_size=batch_size,
-            mesh=mesh,
-            reading=reading,
-            notice=notice,
-        )
-    ]
+        parts.append(part)
+        on_batch(len(index))
     return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
