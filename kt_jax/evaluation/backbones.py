@@ -227,6 +227,12 @@ def layer_shapes(about: artifacts.Backbone, size: int) -> dict[str, tuple[int, .
     return models.activation_shapes(_make_abstract(_maker(about.architecture, about.size)), size)
 
 
+def variable_shapes(about: artifacts.Backbone) -> tuple[Any, Any]:
+    """The shapes and types of the parameters and batch statistics of a backbone; see `training`."""
+    make_model = _maker(about.architecture, about.size)
+    return jax.eval_shape(lambda: training.init_variables(make_model, 0))
+
+
 def check_layers(origin: str, layers: Iterable[str], about: artifacts.Backbone, size: int) -> None:
     """Refuses layers that a backbone does not have.
 
