@@ -10,6 +10,7 @@ from kt_jax.runs import errors, progress
 COMMANDS = {
     "run": ("kt_jax.commands.run", "run the stages of a config"),
     "show": ("kt_jax.commands.show", "say what a directory holds"),
+    "export": ("kt_jax.commands.export", "write a network for PyTorch, ONNX and others"),
     "images": ("kt_jax.data.__main__", "examine a set of images (scan), or re-encode it (prepare)"),
     "kmeans": ("kt_jax.kmeans.__main__", "cluster the rows of .npy files"),
     "sweep": ("kt_jax.kmeans.sweep.__main__", "compare layers and numbers of clusters"),
