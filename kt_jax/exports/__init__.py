@@ -19,13 +19,14 @@ class _Format:
     module: str
     """With `write(network, directory)` and `load(directory)`, which gives a `check.Run`."""
     packages: tuple[str, ...] = ()
-    """What must be installed: the extra of the format's name has it."""
+    """What must be installed; the first is also the name of the extra that has them."""
 
 
 FORMATS = {
     "torch": _Format("kt_jax.exports.torch_folder", ("torch",)),
     "onnx": _Format("kt_jax.exports.onnx_file", ("onnx", "onnxruntime")),
     "safetensors": _Format("kt_jax.exports.arrays"),
+    "saved_model": _Format("kt_jax.exports.saved_model", ("tensorflow",)),
 }
 
 
@@ -123,7 +124,7 @@ def _check_installed(to: str) -> None:
     if lacking:
         raise ValueError(
             f"--to={to} needs {' and '.join(lacking)}, not installed here: "
-            f"pip install 'kt_jax[{to}]'"
+            f"pip install 'kt_jax[{FORMATS[to].packages[0]}]'"
         )
 
 

@@ -190,7 +190,7 @@ def test_mistakes_are_one_line_and_status_2(student, tmp_path, monkeypatch, caps
     (tmp_path / "begun").mkdir()
     (tmp_path / "file").write_text("")
     find = importlib.util.find_spec
-    lacking = ("torch", "onnx")
+    lacking = ("torch", "onnx", "tensorflow")
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *_: None if name in lacking else find(name)
     )
@@ -202,6 +202,7 @@ def test_mistakes_are_one_line_and_status_2(student, tmp_path, monkeypatch, caps
         (student, ["--size=-3"], "size = -3: give the side"),
         (student, ["--to=torch"], "needs torch, not installed here: pip install 'kt_jax[torch]'"),
         (student, ["--to=onnx"], "needs onnx, not installed here: pip install 'kt_jax[onnx]'"),
+        (student, ["--to=saved_model"], "needs tensorflow, not installed here: pip install 'kt_j"),
         (student, [f"--out={tmp_path / 'file'}"], "is a file: choose another place"),
         (student, ["--import=nothing.py"], "'nothing.py' is not a Python file"),
     ]:
