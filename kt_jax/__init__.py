@@ -8,22 +8,25 @@ labels from scratch. In Python:
 
     config = kt_jax.load_config("configs/quickstart.py", clusters={"k": 8})
     kt_jax.run(config, "runs/mine")
+    kt_jax.open("runs/mine/clusters").assign("photos/")
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from kt_jax.config import load_config
 
 if TYPE_CHECKING:
+    from kt_jax.api import open
     from kt_jax.runs.pipeline import run
 
-__all__ = ["load_config", "run"]
+__all__ = ["load_config", "open", "run"]
+
+_LATER = {"open": "kt_jax.api", "run": "kt_jax.runs.pipeline"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the pipeline when it is asked for: k-means and scans do not wait seconds for it."""
-    if name != "run":
+    """Imports what needs JAX when it is asked for: k-means and scans do not wait seconds for it."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kt_jax.runs.pipeline import run
-
-    return run
+    return getattr(importlib.import_module(_LATER[name]), name)

@@ -12,6 +12,8 @@ COMMANDS = {
     "show": ("kt_jax.commands.show", "say what a directory holds"),
     "export": ("kt_jax.commands.export", "write a network for PyTorch, ONNX and others"),
     "images": ("kt_jax.data.__main__", "examine a set of images (scan), or re-encode it (prepare)"),
+    "assign": ("kt_jax.commands.assign", "label any images with the nearest centroid"),
+    "embed": ("kt_jax.commands.embed", "write the features of any images"),
     "kmeans": ("kt_jax.kmeans.__main__", "cluster the rows of .npy files"),
     "sweep": ("kt_jax.kmeans.sweep.__main__", "compare layers and numbers of clusters"),
 }

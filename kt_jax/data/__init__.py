@@ -1,6 +1,6 @@
 """Where images come from, decoded to uint8 on the host and nothing more."""
 
-from kt_jax.data.decode import decode_image
+from kt_jax.data.decode import decode_image, fit_square
 from kt_jax.data.duplicates import (
     NEAR,
     Duplicates,
@@ -9,11 +9,12 @@ from kt_jax.data.duplicates import (
     find_leaks,
     hash_images,
 )
-from kt_jax.data.image_set import Hashes, Images, check_size, find_shortage
+from kt_jax.data.image_set import Hashes, Images, check_size, find_shortage, take_rows
 from kt_jax.data.loader import Reading, eval_batches, train_batches
 from kt_jax.data.opening import open_images
 from kt_jax.data.order import Balanced, Shuffled
 from kt_jax.data.sources import Excluded, option_names
+from kt_jax.data.sources.names import find_file
 
 __all__ = [
     "NEAR",
@@ -29,10 +30,13 @@ __all__ = [
     "decode_image",
     "eval_batches",
     "find_duplicates",
+    "find_file",
     "find_leaks",
     "find_shortage",
+    "fit_square",
     "hash_images",
     "open_images",
     "option_names",
+    "take_rows",
     "train_batches",
 ]

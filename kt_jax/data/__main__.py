@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from kt_jax.data.arguments import add_images, read_options
 from kt_jax.data.duplicates import find_duplicates, find_leaks
 from kt_jax.data.image_set import Hashes
 from kt_jax.data.layout import read_layout, why_unsplit
@@ -72,10 +73,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kt_jax.data", description=__doc__, **shape)
     commands = parser.add_subparsers(dest="command", required=True, metavar="scan | prepare")
     both = argparse.ArgumentParser(add_help=False)
-    both.add_argument("paths", nargs="*", metavar="PATH", help="where the images are")
-    both.add_argument("--source", default="auto", help="what PATH is, if it does not tell (auto)")
-    both.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE",
-        help="of the source, such as label_column=class")  # fmt: skip
+    add_images(both)
     add = commands.add_parser("scan", parents=[both], description=_SCAN, **shape).add_argument
     add("--out", metavar="FILE.parquet", help="the manifest (./<name of PATH>.manifest.parquet)")
     add("--against", nargs="+", action="extend", default=[], metavar="PATH",
@@ -92,7 +90,7 @@ def _make_parser() -> argparse.ArgumentParser:
 def _scan(arguments: argparse.Namespace, runner_options: Sequence[str]) -> None:
     if runner_options:
         raise ValueError(f"-- {' '.join(runner_options)}: a scan takes no such options")
-    options = _options(arguments)
+    options = read_options(arguments)
     opened = make_source(arguments.source, **options)
     # Before the scan, which may take hours: a mistyped path is said at once.
     others = [
@@ -138,29 +136,8 @@ def _prepare(arguments: argparse.Namespace, runner_options: Sequence[str]) -> No
         shards=arguments.shards,
         runner=arguments.runner,
         runner_options=runner_options,
-        **_options(arguments),
+        **read_options(arguments),
     )
-
-
-def _option(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or name in ("path", "source"):
-        raise argparse.ArgumentTypeError(f"{text}: give NAME=VALUE of an option of the source")
-    return name, value
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the source."""
-    options, source = dict(arguments.option), arguments.source
-    if not arguments.paths:
-        if source == "auto":
-            raise ValueError("there is no PATH: say where the images are, before --against")
-        return options
-    # Sorted: the same places in another order are the same set.
-    paths = sorted(os.path.abspath(os.path.expanduser(path)) for path in arguments.paths)
-    if len(paths) > 1 and source not in ("auto", "folder", "webdataset"):
-        raise ValueError(f"--source={source} takes one PATH, not {len(paths)}")
-    return {"path": paths[0] if len(paths) == 1 else paths, **options}
 
 
 def _note(source: str, options: dict[str, Any], opened: Source) -> Note:

@@ -90,12 +90,16 @@ def decode_image(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
         times the other; or it is a JPEG of more than 100 scans. The message is the reason.
     """
     pixels, stored = _decode(data, size)
+    # A square turned after the centre crop is the crop of the turned image, and cheaper.
+    return np.ascontiguousarray(turn(fit_square(pixels, size), stored.orientation))
+
+
+def fit_square(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """The central square of a picture, resized to `size` px, as `decode_image` does it."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = _resize(pixels[top : top + side, left : left + side], (size, size))
-    # A square turned after the centre crop is the crop of the turned image, and cheaper.
-    return np.ascontiguousarray(turn(square, stored.orientation))
+    return _resize(pixels[top : top + side, left : left + side], (size, size))
 
 
 def decode_upright(data: bytes, short_side: int) -> UInt8[np.ndarray, "h w 3"]:

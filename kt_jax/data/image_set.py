@@ -1,6 +1,8 @@
 """Sets of images: verified, named, indexable, and decoded only when indexed."""
 
+import dataclasses
 import operator
+import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,6 +47,8 @@ class Images:
       hashes: what tells duplicates; None where the images are no files.
       boxes: of images whose source has them, a table with the columns index, class, xmin, ymin,
         xmax, ymax (pixels of the original), difficult, truncated; else None.
+      root: where every image is a file of its own, the folder that the keys are paths below; else
+        None.
     """
 
     keys: tuple[str, ...]
@@ -57,6 +61,7 @@ class Images:
     load: Callable[[int], np.ndarray]
     hashes: Hashes | None = None
     boxes: pa.Table | None = None
+    root: pathlib.Path | None = None
 
     @property
     def single_labels(self) -> np.ndarray | None:
@@ -81,6 +86,30 @@ class Images:
                 f"{self.keys[i]} ({self.origin}) cannot be read: {error}. Restore the file, "
                 "or touch or delete it and open the set again (of a manifest: scan it again)"
             ) from error
+
+
+def take_rows(images: Images, rows: range) -> Images:
+    """Consecutive images alone, without their labels, hashes and boxes."""
+    return dataclasses.replace(
+        images,
+        keys=images.keys[rows.start : rows.stop],
+        labels=None,
+        class_names=(),
+        hashes=None,
+        boxes=None,
+        load=_Later(images.load, rows.start),
+    )
+
+
+@dataclass(frozen=True)
+class _Later:
+    """A decoder that counts from another image."""
+
+    load: Callable[[int], np.ndarray]
+    start: int
+
+    def __call__(self, i: int) -> np.ndarray:
+        return self.load(self.start + i)
 
 
 def check_size(images: Images, origin: str, size: int) -> None:

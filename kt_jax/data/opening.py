@@ -149,6 +149,7 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
         hashes=make_hashes(opened, table, rows),
         boxes=_boxes_of(opened.boxes, rows),
         load=_Decoded(opened, rows, size),
+        root=getattr(opened, "root", None),
     )
 
 

@@ -5,7 +5,9 @@ the bit on how an image is viewed, which layer is taken and how it is pooled.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -140,18 +142,8 @@ def extract(
       ValueError: for activations beyond float16.
       SystemExit: when `notice`, asked before every batch, says to stop.
     """
-    make_model = _maker(backbone.about.architecture, backbone.about.size)
-    graphdef = training.structure(make_model, training=False)
-
-    @jax.jit
-    def features(variables: Any, pixels: jax.Array) -> dict[str, jax.Array]:
-        about = backbone.about
-        view = views.centre_view(pixels, size, mean=about.mean, deviation=about.deviation)
-        model = training.bind(graphdef, *variables)
-        activations = model(views.mirror(view) if mirrored else view)
-        pooled = {name: models.pool(activations[name], grid) for name, grid in grids.items()}
-        return {name: x.reshape(x.shape[0], -1).astype(jnp.float16) for name, x in pooled.items()}
-
+    about = json.dumps(dataclasses.asdict(backbone.about))
+    features = _make_program(about, tuple(grids.items()), size, mirrored)
     variables = jax.device_put((backbone.params, backbone.batch_stats), partition.replicated(mesh))
     for batch in data.eval_batches(images, batch_size, reading=reading):
         notice.check()
@@ -168,6 +160,45 @@ def extract(
                     "an earlier layer, or a backbone with batch_norm."
                 )
         yield shown["index"][mask], {name: x[mask] for name, x in rows.items()}
+
+
+# A service calls with the same network again and again: it must not compile anew.
+@functools.lru_cache(maxsize=16)
+def _make_program(
+    about: str, grids: tuple[tuple[str, int], ...], size: int, mirrored: bool
+) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
+    """What gives the features by layer of a batch [b, s, s, 3]; `about` is a Backbone as JSON."""
+    backbone = json.loads(about)
+    make_model = _maker(backbone["architecture"], backbone["size"])
+    graphdef = training.structure(make_model, training=False)
+    mean, deviation = backbone["mean"], backbone["deviation"]
+
+    @jax.jit
+    def features(variables: Any, pixels: jax.Array) -> dict[str, jax.Array]:
+        view = views.centre_view(pixels, size, mean=mean, deviation=deviation)
+        model = training.bind(graphdef, *variables)
+        activations = model(views.mirror(view) if mirrored else view)
+        pooled = {name: models.pool(activations[name], grid) for name, grid in grids}
+        return {name: x.reshape(x.shape[0], -1).astype(jnp.float16) for name, x in pooled.items()}
+
+    return features
+
+
+def unwritten_shards(
+    images: data.Images, rows: int, path: Callable[[int, int], Path]
+) -> Iterator[tuple[Path, data.Images]]:
+    """Yields the shards of a pass that are not on disk yet: their files and their images.
+
+    Args:
+      images: all of them.
+      rows: how many images a shard has; the last may have fewer.
+      path: the file of shard i of n.
+    """
+    starts = range(0, len(images), rows)
+    for number, begin in enumerate(starts):
+        file = path(number, len(starts))
+        if not partition.decided_by_first(file.exists):
+            yield file, data.take_rows(images, range(begin, min(begin + rows, len(images))))
 
 
 def _maker(architecture: Mapping[str, Any], size: int) -> training.MakeModel:
@@ -189,6 +220,12 @@ def layer_shapes(about: artifacts.Backbone, size: int) -> dict[str, tuple[int, .
       ValueError: nothing is left of images that small.
     """
     return models.activation_shapes(_make_abstract(_maker(about.architecture, about.size)), size)
+
+
+def variable_shapes(about: artifacts.Backbone) -> tuple[Any, Any]:
+    """The shapes and types of the parameters and batch statistics of a backbone; see `training`."""
+    make_model = _maker(about.architecture, about.size)
+    return jax.eval_shape(lambda: training.init_variables(make_model, 0))
 
 
 def check_layers(origin: str, layers: Iterable[str], about: artifacts.Backbone, size: int) -> None:

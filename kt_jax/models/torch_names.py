@@ -54,19 +54,20 @@ def to_torch(
     Raises:
       ValueError: no names are known for this architecture.
     """
-    return arrange(tables(architecture)[0], params, batch_stats)
+    made = arrange(tables(architecture)[0], params, batch_stats)
+    return {name: np.ascontiguousarray(array) for name, array in made.items()}
 
 
 def arrange(
     table: Table, params: Mapping[Any, Any], batch_stats: Mapping[Any, Any]
 ) -> dict[str, np.ndarray]:
-    """As `to_torch`, by the names of one table."""
+    """As `to_torch`, by the names of one table; most are views of what is given."""
     tree, made = {"params": params, "batch_stats": batch_stats}, {}
     for row in table:
         there, _ = _LAYOUTS[row.layout]
         whole = _join([there(np.asarray(_get(tree, path))) for path in row.ours])
         for name, part in zip(row.theirs, np.split(whole, len(row.theirs)), strict=True):
-            made[name] = np.ascontiguousarray(part)
+            made[name] = part
     return made
 
 

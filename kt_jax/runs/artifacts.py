@@ -69,11 +69,16 @@ class Features:
     size: int
     """The side of the views, in pixels."""
     backbone: Backbone
+    image_size: int = 0
+    """The side that images were decoded to, whose centre the view is; 0: that of the view."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centroids: centroids.safetensors, clusters.json, assignment.npy; and backbone/."""
+    """Centroids: centroids.safetensors, clusters.json, assignment.npy; and backbone/.
+
+    And majority.parquet (cluster, size, class, share), if the classes of the images are known.
+    """
 
     k: int
     rows: int

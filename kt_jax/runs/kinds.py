@@ -2,10 +2,20 @@
 
 from types import ModuleType
 
-from kt_jax.stages import classify, clusters, features, label, pretext, probe, report
+from kt_jax.stages import (
+    classify,
+    clusters,
+    features,
+    imported,
+    label,
+    pretext,
+    probe,
+    report,
+)
 
 KINDS: dict[str, ModuleType] = {
     "pretext": pretext,
+    "import": imported,
     "features": features,
     "clusters": clusters,
     "label": label,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from kt_jax import kmeans
 from kt_jax.evaluation import backbones
 from kt_jax.kmeans import clustering
@@ -10,6 +12,7 @@ from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Clusters
+MAJORITY = "majority.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +77,39 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         result.assignment,
         {**description, "layer": features.about.layer, "seed": stage.seed},
     )
+    index = features / "index.parquet"
+    classes = files.read_table(index).get("class") if index.exists() else None
+    if classes is not None and all(name is not None for name in classes):
+        files.write_table(stage.directory / MAJORITY, majority(result.assignment, classes))
     for name in (backbones.CARRIED, backbones.IMAGES):
         if (features / name).exists():
             files.copy(features / name, stage.directory / name)
     files.delete(state.parent)
     about = _describe(chosen, features.about)
     return about, {"rows": about.rows, "dims": features.about.dims, "largest_share": share}
+
+
+def majority(assignment: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
+    """The class that most images of a cluster have, as columns of majority.parquet.
+
+    cluster, size (images), class, and share (of the images, those of that class). Of classes that
+    are as frequent the first by name is taken. A cluster without images has no row.
+
+    >>> majority(np.array([0, 0, 0, 2]), np.array(["cat", "dog", "dog", "cat"]))["share"].round(2)
+    array([0.67, 1.  ])
+    """
+    names, numbers = np.unique(classes.astype(str), return_inverse=True)
+    counts = np.zeros((assignment.max() + 1, len(names)), np.int64)
+    np.add.at(counts, (assignment, numbers), 1)
+    clusters = np.flatnonzero(counts.any(1))
+    counts = counts[clusters]
+    sizes = counts.sum(1)
+    return {
+        "cluster": clusters.astype(np.int32),
+        "size": sizes,
+        "class": names[counts.argmax(1)].astype(object),
+        "share": counts.max(1) / sizes,
+    }
 
 
 def _describe(chosen: Options, features: artifacts.Features) -> artifacts.Clusters:

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from kt_jax import data
 from kt_jax.evaluation import backbones, leakage
@@ -48,17 +50,16 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     """
     chosen, images = stage.options, stage.inputs.images["images"]
     backbone = backbones.open_backbone(stage.inputs["backbone"], seed=stage.seed)
-    starts = range(0, len(images), chosen.rows_per_shard)
-    for number, begin in enumerate(starts):
-        path = stage.directory / f"features-{number:05d}-of-{len(starts):05d}.npy"
-        if partition.decided_by_first(path.exists):
-            continue
-        shard = range(begin, min(begin + chosen.rows_per_shard, len(images)))
+
+    def path(number: int, count: int) -> Path:
+        return stage.directory / f"features-{number:05d}-of-{count:05d}.npy"
+
+    for file, shard in backbones.unwritten_shards(images, chosen.rows_per_shard, path):
         parts = [
             rows[chosen.layer]
             for _, rows in backbones.extract(
                 backbone,
-                _Rows(images, shard),
+                shard,
                 {chosen.layer: chosen.grid},
                 size=chosen.size,
                 batch_size=chosen.batch_size,
@@ -67,7 +68,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
                 notice=stage.notice,
             )
         ]
-        files.write_array(path, np.concatenate(parts))
+        files.write_array(file, np.concatenate(parts))
     files.write_table(stage.directory / "index.parquet", index_columns(images))
     origin = stage.inputs["backbone"]
     backbones.carry_backbone(stage.directory, backbone, origin)
@@ -76,31 +77,37 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     leakage.write_images(
         stage.directory, images, and_those_in=[path for path in learned if path.exists()]
     )
-    about = _describe(chosen, backbone.about, len(images))
+    about = _describe(chosen, backbone.about, images)
     return about, {name: getattr(about, name) for name in ("rows", "dims", "layer", "grid", "size")}
 
 
 def index_columns(images: Any) -> dict[str, Any]:
-    """index, key and label (-1 where there is none, or there may be several) of every image."""
-    labels = images.single_labels
+    """index, key, label (-1 where there is none, or there may be several) and class of images."""
+    labels, classes = images.single_labels, [None] * len(images)
     if labels is None:
         labels = np.full(len(images), -1, np.int32)
+    else:
+        classes = [images.class_names[label] for label in labels]
     return {
         "index": np.arange(len(images), dtype=np.int64),
         "key": list(images.keys),
         "label": labels,
+        "class": pa.array(classes, pa.string()),
     }
 
 
-def _describe(chosen: Options, backbone: artifacts.Backbone, rows: int) -> artifacts.Features:
+def _describe(
+    chosen: Options, backbone: artifacts.Backbone, images: data.Images
+) -> artifacts.Features:
     *sides, channels = backbones.layer_shapes(backbone, chosen.size)[chosen.layer]
     return artifacts.Features(
-        rows=rows,
+        rows=len(images),
         dims=math.prod(min(side, chosen.grid) for side in sides) * channels,
         layer=chosen.layer,
         grid=chosen.grid,
         size=chosen.size,
         backbone=backbone,
+        image_size=images.size,
     )
 
 
@@ -114,24 +121,9 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     images, backbone = inputs.images["images"], inputs["backbone"].about
     data.check_size(images, f"{inputs.origin}.images", chosen.size)
     backbones.check_layers(f"{inputs.origin}.layer", [chosen.layer], backbone, chosen.size)
-    about = _describe(chosen, backbone, len(images))
+    about = _describe(chosen, backbone, images)
     line = (
         f"layer {about.layer} pooled to {about.grid} x {about.grid}: {about.rows} x {about.dims} "
         f"float16 = {about.rows * about.dims * 2 / 1e6:,.1f} MB on disk"
     )
     return Plan(about, (line,))
-
-
-class _Rows:
-    """Consecutive images, as images."""
-
-    def __init__(self, images: Any, rows: range) -> None:
-        self._images, self._rows = images, rows
-        self.size = images.size
-        self.labels = None
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._images[self._rows[index]]

@@ -1,17 +1,19 @@
 """Pseudo-labels: any images get the nearest centroid as label (paper, step c)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kt_jax import data, kmeans
-from kt_jax.evaluation import backbones
+from kt_jax import data
+from kt_jax.evaluation import backbones, labelling
 from kt_jax.machine import partition
 from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Labels
+_ROWS_PER_SHARD = 65_536  # between two points to resume from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,42 +33,36 @@ def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
 
     And images.parquet: of which the teacher and the clusters learned. Images are seen as those that
     were clustered: layer, pooling, size, normalisation and the backbone itself are the clusters'.
+    An interrupted run resumes after its last 65,536 images.
     """
     clusters, images = stage.inputs["clusters"], stage.inputs.images["images"]
-    features = clusters.about.features
-    carried = clusters / backbones.CARRIED
-    backbone = backbones.load_backbone(carried, features.backbone)
-    tensors = files.read_tensors(clusters / "centroids.safetensors")
+    labeller = labelling.load_labeller(clusters)
+    done = stage.directory / "checkpoints"
 
-    parts = []
-    for _, rows in backbones.extract(
-        backbone,
-        images,
-        {features.layer: features.grid},
-        size=features.size,
-        batch_size=stage.options.batch_size,
-        mesh=stage.mesh,
-        reading=stage.reading,
-        notice=stage.notice,
-    ):
-        parts.append(
-            kmeans.assign(
-                rows[features.layer],
-                tensors["centroids"],
-                mean=tensors["mean"],
-                l2=clusters.about.l2,
-                mesh=stage.mesh,
-            )
+    def path(number: int, count: int) -> Path:
+        return done / f"labels-{number:05d}-of-{count:05d}.parquet"
+
+    for file, shard in backbones.unwritten_shards(images, _ROWS_PER_SHARD, path):
+        columns = labelling.label(
+            labeller,
+            shard,
+            batch_size=stage.options.batch_size,
+            mesh=stage.mesh,
+            reading=stage.reading,
+            notice=stage.notice,
         )
-
+        files.write_table(file, columns)
+    partition.wait_for_all("the labels")
+    shards = [files.read_table(file) for file in sorted(done.glob("labels-*.parquet"))]
     columns = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("cluster", "distance", "second_cluster", "margin")
+        name: np.concatenate([shard[name] for shard in shards]) for name in labelling.COLUMNS
     }
+    partition.wait_for_all("the reading of the labels")
     files.write_table(
         stage.directory / "labels.parquet",
         {"index": np.arange(len(images)), "key": list(images.keys), **columns},
     )
+    files.delete(done)
     if (clusters / backbones.IMAGES).exists():
         files.copy(clusters / backbones.IMAGES, stage.directory / backbones.IMAGES)
     about = _describe(clusters.about, images)
@@ -92,12 +88,10 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     """
     partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
     clusters, images = inputs["clusters"], inputs.images["images"]
-    features = clusters.about.features
-    if features is None:
-        raise ValueError(
-            f"{inputs.origin}.clusters = {clusters.name!r} are clusters of given features: no "
-            "backbone is known that would give those of other images"
-        )
+    try:
+        features = labelling.check_features(clusters)
+    except ValueError as error:
+        raise ValueError(f"{inputs.origin}.clusters: {error}") from None
     data.check_size(images, f"{inputs.origin}.images", features.size)
     line = f"labels for {len(images)} images of {images.origin}"
     return Plan(_describe(clusters.about, images), (line,))

@@ -26,10 +26,12 @@ STUDENTS = {
     "alexnet": {"batch_norm": True, "channels": (8,) * 5},
     "mine": {},
     **{key: {"width": 0.0625, "batch_norm": True} for key in ("vgg11", "vgg13", "vgg16", "vgg19")},
-    **{key: {"width": 0.0625} for key in ("resnet18", "resnet34", "resnet50")},
+    "resnet18": {"width": 0.0625},
+    # A block or two of each group: test_reference_resnet.py has them all.
+    **{key: {"width": 0.0625, "blocks": (1, 2, 1, 1)} for key in ("resnet34", "resnet50")},
     "mobilenet_v3_small": NARROW,
     "vit_ti": {"head_dim": 8, "depth": 3},
-    "vit_s": {"head_dim": 8},
+    "vit_s": {"head_dim": 8, "depth": 2},
     "vit_b": {"head_dim": 4, "depth": 2, "layer_scale": True, "registers": 2},
 }
 TEACHERS = {
@@ -75,7 +77,11 @@ def test_a_student_of_any_architecture_is_trained_and_probed(taught, tmp_path, n
     before, changes = taught
     for stage in BEFORE:
         shutil.copytree(before / stage, tmp_path / stage)
-    config = make_config(**changes, student={"backbone": {"name": name, **STUDENTS[name]}})
+    config = make_config(
+        **changes,
+        student={"backbone": {"name": name, **STUDENTS[name]}},
+        probe={"backbones": ("student",)},
+    )
     kt_jax.run(config, tmp_path, stages=["student", "probe"])
     check_probed(tmp_path, "student", name, 48)
 

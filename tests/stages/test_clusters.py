@@ -119,7 +119,8 @@ def test_pseudo_labels_of_the_clustered_images_are_their_clusters(tmp_path, monk
             index = np.arange(begin, min(begin + 64, len(ROWS)))
             yield index, {"conv3": ROWS[index]}
 
-    monkeypatch.setattr(backbones, "load_backbone", lambda directory, about: None)
+    network = backbones.FrozenBackbone(BACKBONE, {}, {})
+    monkeypatch.setattr(backbones, "load_backbone", lambda directory, about: network)
     monkeypatch.setattr(backbones, "extract", extract)
     images = support.make_images(len(ROWS), size=8, origin="made by hand", fingerprint="f")
     options = label.Options(clusters="clusters", batch_size=64)
@@ -175,5 +176,5 @@ def test_clusters_of_given_features_label_no_images(tmp_path):
         given={"clusters": (artifacts.Artifact("mine", tmp_path, given, {}),)},
         images={"images": support.make_images(9, size=8)},
     )
-    with pytest.raises(ValueError, match=r"labels.clusters = 'mine' are clusters of given feature"):
+    with pytest.raises(ValueError, match=r"labels.clusters: 'mine' are clusters of given features"):
         label.plan(stage.options, stage.inputs)

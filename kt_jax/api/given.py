@@ -1,0 +1,77 @@
+"""Images as a caller gives them: paths, a set that is open, or pixels."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kt_jax import data
+
+Path_ = str | os.PathLike
+Given = Path_ | Sequence[Path_] | data.Images | np.ndarray | Sequence[np.ndarray]
+
+
+def open_given(images: Given, size: int) -> data.Images:
+    """Images of `size` px.
+
+    Raises:
+      ValueError: no images, pixels of another type or shape, or a set of smaller ones.
+      FileNotFoundError: there is no such path.
+    """
+    if isinstance(images, data.Images):
+        data.check_size(images, "images", size)
+        return images
+    if _are_pixels(images):
+        return _from_pixels(images, size)
+    return data.open_images("auto", size=size, path=check_paths(images))
+
+
+def check_paths(images: Any) -> str | list[str]:
+    """One or several paths, absolute.
+
+    Raises:
+      ValueError: they are no paths.
+    """
+    several = [images] if isinstance(images, str | os.PathLike) else images
+    if not isinstance(several, list | tuple) or not several:
+        raise ValueError(f"images = {_describe(images)}: give one or more paths")
+    if not all(isinstance(path, str | os.PathLike) for path in several):
+        raise ValueError(f"images = {_describe(images)}: give one or more paths")
+    paths = sorted(str(Path(os.path.abspath(os.path.expanduser(path)))) for path in several)
+    return paths[0] if len(paths) == 1 else paths
+
+
+def _are_pixels(images: Any) -> bool:
+    return isinstance(images, np.ndarray) or (
+        isinstance(images, list | tuple)
+        and len(images) > 0
+        and all(isinstance(image, np.ndarray) for image in images)
+    )
+
+
+def _from_pixels(images: Any, size: int) -> data.Images:
+    for number, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+            raise ValueError(
+                f"image {number} is {image.dtype} {image.shape}: give uint8 [h, w, 3], RGB"
+            )
+    if not len(images):
+        raise ValueError("there are no images: give one or more")
+    return data.Images(
+        keys=tuple(str(number) for number in range(len(images))),
+        labels=None,
+        class_names=(),
+        size=size,
+        excluded=(),
+        origin=f"{len(images)} arrays",
+        fingerprint=hashlib.sha256(f"{len(images)} arrays".encode()).hexdigest(),
+        load=lambda i: data.fit_square(images[i], size),
+    )
+
+
+def _describe(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else f"a {type(value).__name__}"

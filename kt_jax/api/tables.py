@@ -1,0 +1,147 @@
+"""The forms that labels of images take outside kt_jax."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+
+from kt_jax import data
+from kt_jax.runs import files
+from kt_jax.stages.clusters import MAJORITY
+
+# Its functions are made at run time, where no type checker sees them.
+pc: Any = pyarrow.compute
+
+Writer = Callable[[Path, Path, dict[str, Any]], None]
+"""Takes the directory of labels, that of the clusters, and the source of the images."""
+
+
+def find_writer(out: Path, form: str) -> Writer:
+    """What writes `out`: by its suffix or, of a directory, by the name of a form.
+
+    Raises:
+      ValueError: there is no such form, or a form is given for a file.
+    """
+    if out.suffix in _FILES:
+        if form:
+            raise ValueError(f"--form={form} is of directories, but --out={out} is a file")
+        return lambda labels, clusters, source: _FILES[out.suffix](
+            out, add_classes(_read(labels), clusters)
+        )
+    if out.suffix and not form:
+        raise ValueError(
+            f"--out={out}: give a file that ends in {' or '.join(_FILES)}, or a directory"
+        )
+    form = form or "artifact"
+    if form not in FORMS:
+        raise ValueError(f"--form={form}: choose from {', '.join(FORMS)}")
+    return lambda labels, clusters, source: FORMS[form](out, labels, clusters, source)
+
+
+def add_classes(labels: pa.Table, clusters: Path) -> pa.Table:
+    """Adds the most frequent class of each cluster, and its share, if they are known."""
+    path = clusters / MAJORITY
+    if not path.exists():
+        return labels
+    known = pyarrow.parquet.read_table(path, columns=["cluster", "class", "share"])
+    rows = pc.index_in(labels["cluster"], value_set=known["cluster"])
+    for name in ("class", "share"):
+        labels = labels.append_column(name, known[name].take(rows))
+    return labels
+
+
+def _read(labels: Path) -> pa.Table:
+    return pyarrow.parquet.read_table(labels / "labels.parquet").drop_columns("index")
+
+
+def _write_parquet(out: Path, table: pa.Table) -> None:
+    files.write_file(out, lambda partial: pyarrow.parquet.write_table(table, partial))
+
+
+def _write_csv(out: Path, table: pa.Table) -> None:
+    files.write_file(out, lambda partial: pyarrow.csv.write_csv(table, partial))
+
+
+def _take(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
+    """The artifact itself."""
+    del clusters, source
+    os.replace(labels, out)
+
+
+def _link(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
+    """A folder for each cluster, of links to the images."""
+    del clusters
+    table, made = _read(labels), labels.with_name("links")
+    width = len(str(pc.max(table["cluster"]).as_py()))
+    for path, row in zip(_find_files(source, table), table.to_pylist(), strict=True):
+        _make_link(made / f"cluster-{row['cluster']:0{width}d}" / _flat(row["key"]), path)
+    os.replace(made, out)
+
+
+def _write_huggingface(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
+    """What Hugging Face's `imagefolder` loads: links to the images, and metadata.csv."""
+    table, made = add_classes(_read(labels), clusters), labels.with_name("huggingface")
+    names = [_flat(key) for key in table["key"].to_pylist()]
+    for path, name in zip(_find_files(source, table), names, strict=True):
+        _make_link(made / name, path)
+    table = table.add_column(0, "file_name", pa.array(names)).drop_columns("key")
+    _write_csv(made / "metadata.csv", table)
+    os.replace(made, out)
+
+
+def _write_fiftyone(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
+    """FiftyOneImageClassificationDataset: data.json (paths of the images) and labels.json."""
+    del clusters
+    table, made = _read(labels), labels.with_name("fiftyone")
+    names = [f"{row:09d}" for row in range(len(table))]
+    numbers = table["cluster"].to_pylist()
+    classes = [f"cluster {number}" for number in range(max(numbers) + 1)]
+    paths = map(str, _find_files(source, table))
+    files.write_json(made / "data.json", dict(zip(names, paths, strict=True)))
+    targets = dict(zip(names, numbers, strict=True))
+    files.write_json(made / "labels.json", {"classes": classes, "labels": targets})
+    os.replace(made, out)
+
+
+FORMS: dict[str, Callable[[Path, Path, Path, dict[str, Any]], None]] = {
+    "artifact": _take,
+    "links": _link,
+    "huggingface": _write_huggingface,
+    "fiftyone": _write_fiftyone,
+}
+"""Takes `out`, the directory of labels, that of the clusters, and the source of the images."""
+
+_FILES: dict[str, Callable[[Path, pa.Table], None]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+}
+
+
+def _find_files(source: dict[str, Any], table: pa.Table) -> list[str]:
+    """The file of every image.
+
+    Raises:
+      ValueError: the images are no files of their own, as in an archive.
+    """
+    images = data.open_images(**source)
+    if images.root is None:
+        raise ValueError(
+            f"{images.origin} are no files of their own that a link could name: give --out a file "
+            f"({' or '.join(_FILES)}), or unpack them"
+        )
+    return [data.find_file(images.root, key) for key in table["key"].to_pylist()]
+
+
+def _flat(key: str) -> str:
+    """A key as the name of one file."""
+    return key.strip("/").replace("/", "__")
+
+
+def _make_link(link: Path, path: str) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(path)

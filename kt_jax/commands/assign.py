@@ -1,0 +1,50 @@
+"""kt-jax assign: label any images with the nearest centroid.
+
+    kt-jax assign runs/mine/clusters photos --out=labels.parquet
+    kt-jax assign runs/mine/clusters photos --out=sorted --form=links
+
+CLUSTERS is a finished Clusters artifact, which holds the network that it needs: W/clusters of a run
+or a copy of it. PATH is as of `kt-jax images scan`. A file (.parquet, .csv) gets one row for each
+image: key, cluster, distance, second_cluster, and margin (how much farther the second is). If the
+classes of the clustered images are known, it also gets class (the most frequent one of the cluster)
+and share (of the cluster's images, those of that class). The same command resumes after a kill.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from kt_jax.api import open_artifact, write_assignment
+from kt_jax.data import arguments
+from kt_jax.runs import artifacts
+
+_FORMS = {
+    "artifact": "a Labels artifact, as a stage of a run gives it (the default)",
+    "links": "a folder for each cluster, of links to the images",
+    "huggingface": "links to the images and metadata.csv, for load_dataset('imagefolder')",
+    "fiftyone": "data.json and labels.json of a FiftyOneImageClassificationDataset",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command and returns its exit status.
+
+    Raises:
+      ValueError, FileNotFoundError: as `kt_jax.api.write_assignment`.
+    """
+    forms = "; ".join(f"{name}: {words}" for name, words in _FORMS.items())
+    parser = argparse.ArgumentParser(
+        prog="kt-jax assign",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("clusters", metavar="CLUSTERS")
+    arguments.add_images(parser)
+    parser.add_argument("--out", required=True, type=Path, help="FILE.parquet, FILE.csv or DIR")
+    parser.add_argument("--form", default="", help=f"of DIR: {forms}")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode (0: threads)")
+    given = parser.parse_args(argv)
+    source = {"source": given.source, **arguments.read_options(given)}
+    clusters = open_artifact(given.clusters, artifacts.Clusters)
+    write_assignment(clusters, source, given.out, form=given.form, workers=given.workers)
+    return 0

@@ -1,0 +1,45 @@
+"""kt-jax embed: the features of any images.
+
+    kt-jax embed runs/mine/student photos --layer=conv5 --out=features
+
+BACKBONE is a finished Backbone artifact (W/student or W/pretext of a run, or a copy of it). PATH is
+as of `kt-jax images scan`. DIR becomes a Features artifact: features-IIIII-of-NNNNN.npy [n, d]
+float16, and index.parquet (index, key, label, class). The same command resumes after a kill.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from kt_jax.api import open_artifact, write_features
+from kt_jax.data import arguments
+from kt_jax.runs import artifacts
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command and returns its exit status.
+
+    Raises:
+      ValueError, FileNotFoundError: as `kt_jax.api.write_features`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="kt-jax embed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("backbone", metavar="BACKBONE")
+    arguments.add_images(parser)
+    add = parser.add_argument
+    add("--out", required=True, type=Path, metavar="DIR")
+    add("--layer", default="", help="the activation; without it, all names are printed")
+    add("--grid", type=int, default=4, help="maps are max-pooled to grid x grid (4)")
+    add("--size", type=int, default=0, help="of the images, in pixels (those of training)")
+    add("--workers", type=int, default=0, help="processes that decode (0: threads)")
+    given = parser.parse_args(argv)
+    source = {"source": given.source, **arguments.read_options(given)}
+    backbone = open_artifact(given.backbone, artifacts.Backbone)
+    write_features(
+        backbone, source, given.out, layer=given.layer, grid=given.grid, size=given.size,
+        workers=given.workers,
+    )  # fmt: skip
+    return 0
