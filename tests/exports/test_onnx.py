@@ -1,6 +1,8 @@
 """The ONNX file of small networks, as onnxruntime computes it."""
 
 import collections
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from kt_jax.exports import check
 from kt_jax.exports import network as networks
 from kt_jax.models import layers
 
+PAGE = Path(__file__).parents[2] / "docs/export.md"
 PLAIN = {"name": "alexnet", "channels": (4, 4, 4, 4, 4)}
 
 
@@ -45,17 +48,17 @@ def exported(tmp_path_factory):
     """The paper's AlexNet, small, for images of another side than it learned from."""
     directory = tmp_path_factory.mktemp("onnx")
     support.make_backbone(directory / "student", PLAIN, 33)
-    done = exports.export(directory / "student", to="onnx", out=directory / "out", size=35)
-    return directory, done
+    out = directory / "student_onnx"
+    return directory, exports.export(directory / "student", to="onnx", out=out, size=96)
 
 
 def test_the_file_computes_what_the_network_does(exported):
     directory, done = exported
-    network, _ = networks.open_network(directory / "student", size=35)
-    session = onnxruntime.InferenceSession(directory / "out/network.onnx")
+    network, _ = networks.open_network(directory / "student", size=96)
+    session = onnxruntime.InferenceSession(directory / "student_onnx/network.onnx")
     names = [output.name for output in session.get_outputs()]
     assert names == list(network.layers)
-    images = np.random.default_rng(1).integers(0, 256, (3, 35, 35, 3)).astype(np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (3, 96, 96, 3)).astype(np.uint8)
     found = dict(zip(names, session.run(names, {"images": images}), strict=True))
     for name, expected in networks.compute(network, images).items():
         assert np.abs(found[name] - expected).max() <= 1e-4 * np.abs(expected).max(), name
@@ -65,15 +68,24 @@ def test_the_file_computes_what_the_network_does(exported):
 def test_layers_are_the_operators_of_onnx(exported):
     """No padding of -inf, strided slices or comparisons stand where a pooling does."""
     directory, _ = exported
-    model = onnx.load(directory / "out/network.onnx")
+    model = onnx.load(directory / "student_onnx/network.onnx")
     counts = collections.Counter(node.op_type for node in model.graph.node)
     assert (counts["MaxPool"], counts["LRN"], counts["Where"]) == (3, 2, 0)
     (images,) = model.graph.input
     shape = [each.dim_param or each.dim_value for each in images.type.tensor_type.shape.dim]
-    assert shape == ["batch", 35, 35, 3]
+    assert shape == ["batch", 96, 96, 3]
     metadata = {each.key: each.value for each in model.metadata_props}
     assert metadata["architecture"] == "alexnet"
-    assert metadata["image_size"] == "35"
+    assert metadata["image_size"] == "96"
+
+
+def test_the_lines_of_the_page_run(exported, monkeypatch):
+    directory, _ = exported
+    monkeypatch.chdir(directory)
+    *_, lines = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    shown = {}
+    exec(lines, shown)
+    assert shown["activations"]["pool5"].shape == (5, 5, 5, 4)
 
 
 def test_an_architecture_of_ones_own_is_exported(tmp_path):
