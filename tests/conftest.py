@@ -45,9 +45,18 @@ hypothesis.settings.load_profile("kt_jax")
 
 # `make reference` installs PyTorch for these, and fails where it finds none of them.
 collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["models/*reference*.py"]
+# These need the extra [browser] and a Chromium.
+if not importlib.util.find_spec("playwright"):
+    collect_ignore_glob.append("atlas/*browser*.py")
 
 # The files that take longest, which workers begin with.
-_LONGEST = ("test_main.py", "test_kmeans_paths.py", "test_survival.py", "test_train.py")
+_LONGEST = (
+    "test_main.py",
+    "test_architectures.py",
+    "test_kmeans_paths.py",
+    "test_survival.py",
+    "test_train.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float, Int, Num
+from scipy.special import gammaln
 
 
 def entropy(counts: Num[np.ndarray, " k"]) -> float:
@@ -58,6 +59,62 @@ def adjusted_rand_index(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> f
     most = (in_a + in_b) * pairs - 2 * in_a * in_b
     # All together in both, or all apart in both: equal groupings.
     return 2 * (both * pairs - in_a * in_b) / most if most else 1.0
+
+
+def adjusted_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
+    """The mutual information of two groupings of the same n things, less what chance gives.
+
+    (I - E) / ((H(a) + H(b)) / 2 - E), with E what is expected of I(a; b) when the things are
+    shuffled and the groups keep their sizes (Vinh, Epps & Bailey, "Information theoretic measures
+    for clusterings comparison", 2010). 1 for equal groupings, about 0 for unrelated ones, however
+    many groups there are.
+
+    >>> round(adjusted_mutual_information(np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2])), 6)
+    1.0
+    >>> round(adjusted_mutual_information(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])), 6)
+    -0.5
+
+    Raises:
+      ValueError: if the groupings differ in length or are empty.
+    """
+    table = _cross(a, b)
+    sizes_a, sizes_b = table.sum(1), table.sum(0)
+    n = int(table.sum())
+    if len(sizes_a) == len(sizes_b) and len(sizes_a) in (1, n):
+        return 1.0  # all together in both, or all apart in both: equal groupings
+    apart = entropy(sizes_a) + entropy(sizes_b)
+    expected = _expected_information(sizes_a, sizes_b)
+    found, most = apart - entropy(table.ravel()), apart / 2
+    # Where one grouping says nothing, both differences are 0 but for rounding.
+    return float((found - expected) / (most - expected)) if most - expected > 1e-12 else 0.0
+
+
+def _expected_information(sizes_a: Int[np.ndarray, " a"], sizes_b: Int[np.ndarray, " b"]) -> float:
+    """The mean of I(a; b), in nats, over all ways to deal n things into groups of these sizes."""
+    n = int(sizes_a.sum())
+    log_factorial = gammaln(np.arange(n + 1) + 1.0)
+    # Groups of equal sizes expect the same.
+    (left, left_counts), (right, right_counts) = (
+        np.unique(sizes, return_counts=True) for sizes in (sizes_a, sizes_b)
+    )
+    total = 0.0
+    for size, count in zip(left.tolist(), left_counts.tolist(), strict=True):
+        for other, others in zip(right.tolist(), right_counts.tolist(), strict=True):
+            both = np.arange(max(1, size + other - n), min(size, other) + 1)
+            logarithm = (
+                log_factorial[size]
+                + log_factorial[other]
+                + log_factorial[n - size]
+                + log_factorial[n - other]
+                - log_factorial[n]
+                - log_factorial[both]
+                - log_factorial[size - both]
+                - log_factorial[other - both]
+                - log_factorial[n - size - other + both]
+            )
+            information = both / n * (np.log(n) + np.log(both) - np.log(size) - np.log(other))
+            total += count * others * float((information * np.exp(logarithm)).sum())
+    return total
 
 
 def _cross(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> Int[np.ndarray, "a b"]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kt_jax import data
 from kt_jax.machine import partition, processes
 from kt_jax.runs import files
@@ -61,14 +63,13 @@ def remember(workdir: Path, images: data.Images) -> None:
 
 def explain_change(workdir: Path, before: str, images: data.Images) -> str:
     """How a set of images differs from that of another fingerprint, in a few words."""
-    path = _remembered(workdir, before)
-    if not path.exists():
+    then = recall(workdir, before)
+    if not then:
         return f"other images ({before[:12]} -> {images.fingerprint[:12]})"
-    table = files.read_table(path)
-    keys = table["key"].tolist()
-    hashes = () if images.hashes is None or "sha256" not in table else images.hashes.content
+    keys = list(then)
+    hashes = () if images.hashes is None or None in then.values() else images.hashes.content
     now = dict(itertools.zip_longest(images.keys, hashes))
-    then = dict(itertools.zip_longest(keys, table["sha256"].tolist() if hashes else ()))
+    then = then if hashes else dict.fromkeys(keys)
     changes = {
         "added": [key for key in now if key not in then],
         "gone": [key for key in then if key not in now],
@@ -81,6 +82,17 @@ def explain_change(workdir: Path, before: str, images: data.Images) -> str:
     ]
     same = "the same files, but other labels, another size, order or way of decoding"
     return f"{len(keys):,} -> {len(images):,} images; {'; '.join(parts) or same}"
+
+
+def recall(workdir: Path, fingerprint: str) -> dict[str, str | None]:
+    """The images that `remember` wrote down: the SHA-256 of each file by key, None if it is none.
+
+    Empty for a fingerprint that is not known.
+    """
+    path = _remembered(workdir, fingerprint)
+    table = files.read_table(path) if path.exists() else {"key": np.array([])}
+    keys = table["key"].tolist()
+    return dict(itertools.zip_longest(keys, table["sha256"].tolist() if "sha256" in table else ()))
 
 
 def _remembered(workdir: Path, fingerprint: str) -> Path:

@@ -8,7 +8,11 @@ from importlib import metadata
 import numpy as np
 import pytest
 import support
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    normalized_mutual_info_score,
+)
 
 from kt_jax import data
 from kt_jax.kmeans import metrics
@@ -142,6 +146,7 @@ def test_page_has_one_id_once(page):
         "83.0 %",  # teacher
         f"jax {metadata.version('jax')}",
         "0, 1, iteration by iteration",
+        "/clusters --out=atlas</code>",
         "2 clusters are empty; the largest holds\n50.0 % of the images",
     ],
 )
@@ -252,6 +257,16 @@ def test_adjusted_rand_index_is_scikit_learns():
         ours = metrics.adjusted_rand_index(left, right)
         assert ours == pytest.approx(adjusted_rand_score(left, right), abs=1e-12)
         assert ours == metrics.adjusted_rand_index(right, left)
+
+
+def test_adjusted_mutual_information_is_scikit_learns():
+    random = np.random.default_rng(0)
+    a, b, each = random.integers(0, 7, 500), random.integers(3, 90, 500), np.arange(500)
+    pairs = [(a, b), (a, a), (a, -a), (a, a // 2), (a * 0, b), (a * 0, b * 0), (each, each)]
+    pairs += [(each, b * 0), (each, b), (a[:1], b[:1]), (a[:2], b[:2])]
+    for left, right in pairs:
+        ours = metrics.adjusted_mutual_information(left, right)
+        assert ours == pytest.approx(adjusted_mutual_info_score(left, right), abs=1e-9)
 
 
 def test_groupings_of_other_lengths_are_refused():
