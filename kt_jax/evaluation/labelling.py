@@ -1,6 +1,7 @@
 """Pseudo-labels of images: the nearest centroid of the features of a frozen backbone."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
@@ -12,6 +13,7 @@ from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Notice
 
 COLUMNS = ("cluster", "distance", "second_cluster", "margin")
+LABELS = "labels.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +34,13 @@ def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifact
     Raises:
       ValueError: they were given, so that nobody knows those of other images.
     """
-    if clusters.about.features is None:
+    features = clusters.about.features
+    if features is None or features.backbone is None:
         raise ValueError(
             f"{clusters.name!r} are clusters of given features: no backbone is known that would "
             "give those of other images"
         )
-    return clusters.about.features
+    return features
 
 
 def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
@@ -47,9 +50,37 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
       ValueError: as `check_features`.
     """
     features = check_features(clusters)
+    assert features.backbone is not None  # has been checked
     tensors = files.read_tensors(clusters / "centroids.safetensors")
     backbone = backbones.load_backbone(clusters / backbones.CARRIED, features.backbone)
     return Labeller(features, backbone, tensors["centroids"], tensors["mean"], clusters.about.l2)
+
+
+def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images) -> bool:
+    """Whether clusters are of given features, and these very images have them."""
+    features = clusters.about.features
+    return (
+        features is not None
+        and features.backbone is None
+        and features.keys == data.hash_keys(images)
+    )
+
+
+def write_given(
+    directory: Path,
+    features: artifacts.Artifact[artifacts.Features],
+    centroids: Float32[np.ndarray, "k d"],
+    *,
+    mean: Float32[np.ndarray, " d"],
+    l2: bool,
+    mesh: Mesh,
+) -> None:
+    """Writes labels.parquet of the images whose features were given, into their clusters."""
+    index = files.read_table(features / "index.parquet")
+    shards = sorted(features.directory.glob("features-*-of-*.npy"))
+    found = kmeans.assign(shards, centroids, mean=mean, l2=l2, mesh=mesh)
+    columns = {name: getattr(found, name) for name in COLUMNS}
+    files.write_table(directory / LABELS, {x: index[x] for x in ("index", "key")} | columns)
 
 
 def label(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kt_jax import kmeans
-from kt_jax.evaluation import backbones
+from kt_jax.evaluation import backbones, labelling
 from kt_jax.kmeans import clustering
 from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
@@ -46,7 +46,8 @@ class Options:
 def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
     """Writes centroids.safetensors (centroids, mean), clusters.json and assignment.npy.
 
-    And backbone/ and images.parquet, as the features have them. An interrupted run resumes after
+    And backbone/ and images.parquet, as the features have them, or labels.parquet, where the
+    features were given. An interrupted run resumes after
     its last iteration.
     """
     chosen, features = stage.options, stage.inputs["features"]
@@ -84,8 +85,17 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
     for name in (backbones.CARRIED, backbones.IMAGES):
         if (features / name).exists():
             files.copy(features / name, stage.directory / name)
-    files.delete(state.parent)
     about = _describe(chosen, features.about)
+    if features.about.backbone is None:
+        labelling.write_given(
+            stage.directory,
+            features,
+            result.centroids,
+            mean=result.mean,
+            l2=about.l2,
+            mesh=stage.mesh,
+        )
+    files.delete(state.parent)
     return about, {"rows": about.rows, "dims": features.about.dims, "largest_share": share}
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from kt_jax import data
 from kt_jax.evaluation import backbones, leakage
@@ -69,7 +68,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
             )
         ]
         files.write_array(file, np.concatenate(parts))
-    files.write_table(stage.directory / "index.parquet", index_columns(images))
+    files.write_table(stage.directory / "index.parquet", data.index_columns(images))
     origin = stage.inputs["backbone"]
     backbones.carry_backbone(stage.directory, backbone, origin)
     # Clusters and their labels come from these images, too.
@@ -79,21 +78,6 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     )
     about = _describe(chosen, backbone.about, images)
     return about, {name: getattr(about, name) for name in ("rows", "dims", "layer", "grid", "size")}
-
-
-def index_columns(images: Any) -> dict[str, Any]:
-    """index, key, label (-1 where there is none, or there may be several) and class of images."""
-    labels, classes = images.single_labels, [None] * len(images)
-    if labels is None:
-        labels = np.full(len(images), -1, np.int32)
-    else:
-        classes = [images.class_names[label] for label in labels]
-    return {
-        "index": np.arange(len(images), dtype=np.int64),
-        "key": list(images.keys),
-        "label": labels,
-        "class": pa.array(classes, pa.string()),
-    }
 
 
 def _describe(
