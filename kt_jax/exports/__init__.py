@@ -66,8 +66,7 @@ def export(artifact: str | Path, *, to: str, out: str | Path, size: int = 0) -> 
     """
     if to not in FORMATS:
         raise ValueError(f"to = {to!r}: choose from {', '.join(FORMATS)}")
-    source = Path(os.path.abspath(os.path.expanduser(artifact)))
-    target = Path(os.path.abspath(os.path.expanduser(out)))
+    source, target = (Path(each).expanduser().resolve() for each in (artifact, out))
     replaced = _check_target(target, to, source)
     _check_installed(to)
     # Here, since they import JAX: what is wrong above is said at once.
@@ -104,6 +103,7 @@ def _check_target(target: Path, to: str, source: Path) -> bool:
     if not found:
         return False
     written = files.read_json(target / CHECK) if CHECK in found else {}
+    written = written if isinstance(written, dict) else {}
     others = sorted(found - {CHECK, *written.get("files", ())})
     if others or written.get("format") != to:
         raise ValueError(

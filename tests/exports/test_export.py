@@ -217,3 +217,10 @@ def test_mistakes_are_one_line_and_status_2(student, tmp_path, monkeypatch, caps
 def test_unknown_formats_are_refused(student, tmp_path):
     with pytest.raises(ValueError, match="to = 'keras': choose from torch, onnx"):
         exports.export(student, to="keras", out=tmp_path / "folder")
+
+
+def test_a_check_of_another_program_is_no_export(student, tmp_path):
+    (tmp_path / "check.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"holds other files, such as check\.json"):
+        exports.export(student, to="safetensors", out=tmp_path)
+    assert (tmp_path / "check.json").read_text() == "[]"
