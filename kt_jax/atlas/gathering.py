@@ -134,11 +134,11 @@ def _gather_anew(clusters: Artifact[Any], images: data.Images, count: int) -> Ga
     tensors = files.read_tensors(clusters / "centroids.safetensors")
     axes = _find_axes(clusters, tensors, count)
     parts, spots = [], []
-    with progress.Count("atlas", len(images), "images labelled") as count:
+    with progress.Count("atlas", len(images), "images labelled") as counted:
         for rows, part in groups.assign_anew(clusters, images):
             parts.append(part)
             spots.append(places.place_rows(axes, rows))
-            count.add(len(part.keys))
+            counted.add(len(part.keys))
     return Gathered(
         groups.join(parts),
         images,
