@@ -1,5 +1,6 @@
 """Pseudo-labels of images: the nearest centroid of the features of a frozen backbone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifact
       ValueError: they were given, so that nobody knows those of other images.
     """
     features = clusters.about.features
-    if features is None or clusters.about.backbone is None:
+    if features is None or features.backbone is None:
         raise ValueError(
             f"{clusters.name!r} are clusters of given features: no backbone is known that would "
             "give those of other images"
@@ -49,10 +50,10 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
     Raises:
       ValueError: as `check_features`.
     """
-    features, about = check_features(clusters), clusters.about.backbone
-    assert about is not None  # has been checked
+    features = check_features(clusters)
+    assert features.backbone is not None  # has been checked
     tensors = files.read_tensors(clusters / "centroids.safetensors")
-    backbone = backbones.load_backbone(clusters / backbones.CARRIED, about)
+    backbone = backbones.load_backbone(clusters / backbones.CARRIED, features.backbone)
     return Labeller(features, backbone, tensors["centroids"], tensors["mean"], clusters.about.l2)
 
 
@@ -96,29 +97,32 @@ def label(
     mesh: Mesh,
     reading: data.Reading,
     notice: Notice,
+    on_batch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, np.ndarray]:
     """The columns COLUMNS of images, in their order; see `kmeans.Assignment`.
 
-    Images are seen as those that were clustered: layer, pooling, view and normalisation.
+    Images are seen as those that were clustered: layer, pooling, view and normalisation. After
+    every batch, `on_batch` is called with the number of its images.
     """
     features = labeller.features
-    parts = [
-        kmeans.assign(
+    parts = []
+    for index, rows in backbones.extract(
+        labeller.backbone,
+        images,
+        {features.layer: features.grid},
+        size=features.size,
+        batch_size=batch_size,
+        mesh=mesh,
+        reading=reading,
+        notice=notice,
+    ):
+        part = kmeans.assign(
             rows[features.layer],
             labeller.centroids,
             mean=labeller.mean,
             l2=labeller.l2,
             mesh=mesh,
         )
-        for _, rows in backbones.extract(
-            labeller.backbone,
-            images,
-            {features.layer: features.grid},
-            size=features.size,
-            batch_size=batch_size,
-            mesh=mesh,
-            reading=reading,
-            notice=notice,
-        )
-    ]
+        parts.append(part)
+        on_batch(len(index))
     return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}

@@ -23,6 +23,7 @@ _NOT_OUTPUTS = {
     STARTED,
     ".lock",
     "metrics.jsonl",
+    "progress.json",
     "tensorboard",
     "checkpoints",
     "checkpoint.safetensors",
@@ -92,11 +93,6 @@ class Clusters:
     """Whether rows are divided by their lengths before they are compared."""
     features: Features | None
     """How features of other images are made; None where the rows were somebody's own."""
-
-    @property
-    def backbone(self) -> Backbone | None:
-        """What gives the features of other images; None where the features were given."""
-        return None if self.features is None else self.features.backbone
 
 
 @dataclass(frozen=True)
@@ -270,12 +266,12 @@ def finish(
 
 def hash_outputs(directory: Path) -> dict[str, str]:
     """The SHA-256 of every file of an artifact, by its name: neither logs nor training state."""
-    found = {}
+    names = []
     for path in directory.rglob("*"):
         relative = path.relative_to(directory)
         if path.is_file() and relative.parts[0] not in _NOT_OUTPUTS:
-            found[relative.as_posix()] = files.hash_file(path)
-    return dict(sorted(found.items()))
+            names.append(relative.as_posix())
+    return marks.hash_files(directory, sorted(names))
 
 
 def hash_of(hashes: Mapping[str, str]) -> str:

@@ -170,9 +170,10 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
             )
     layers = max((len(each.about.probe_layers) for each in given), default=1)
     scratch = 2 * len(seen) * layers * chosen.max_dims * 2
+    tested = len(held_out) * layers * chosen.max_dims * 2
     lines = (
         f"{', '.join(about.subjects)} on {len(seen)} + {len(held_out)} images, {chosen.epochs} "
         f"epochs, seeds {list(chosen.seeds)}",
         f"scratch files up to {scratch / 1e9:,.1f} GB",
     )
-    return Plan(about, lines, warnings=tuple(warnings))
+    return Plan(about, lines, warnings=tuple(warnings), disk=lambda: scratch + tested)
