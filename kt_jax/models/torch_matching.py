@@ -89,7 +89,7 @@ def _find(
         names = [row.theirs[0] for row in known[0][:_NAMED]]
         there = sorted(tensors)[:_NAMED]
         raise ValueError(
-            f"there is no {architecture['name']}, which has {', '.join(names)} and so on: "
+            f"no {architecture['name']} is in it, which has {', '.join(names)} and so on: "
             f"it holds {', '.join(there) or 'no tensor'}{', ...' * (len(tensors) > _NAMED)}"
         )
     best = {each: number for count, number, each in reversed(found) if count == most}

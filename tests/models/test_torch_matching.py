@@ -105,7 +105,7 @@ def test_another_network_is_said():
     _, like, tensors = make(VGG)
     with pytest.raises(
         ValueError,
-        match=r"there is no resnet18, which has conv1\.weight, bn1\.weight, bn1\.bias and so on: "
+        match=r"no resnet18 is in it, which has conv1\.weight, bn1\.weight, bn1\.bias and so on: "
         r"it holds features\.0\.bias, features\.0\.weight, features\.3\.bias, \.\.\.",
     ):
         torch_matching.load(RESNET, tensors, make(RESNET)[1])
