@@ -28,6 +28,7 @@ def root(tmp_path_factory):
     place = tmp_path_factory.mktemp("atlas")
     more = {
         "coarse": {"kind": "clusters", "features": "features", "k": 2},
+        "one": {"kind": "clusters", "features": "features", "k": 1},
         "of_others": {"kind": "label", "clusters": "clusters", "images": "test"},
     }
     atlas_runs.make_run(place, more=more)
@@ -221,6 +222,14 @@ def test_images_may_be_of_any_source(root, page, tmp_path):
     assert sorted(ours.cluster.tolist()) == sorted(page.cluster[:7].tolist())
 
 
+def test_one_cluster_has_no_second(root, tmp_path):
+    ours = Page(atlas.write_atlas(root / "run/one", tmp_path).page)
+    assert ours.start.tolist() == [0, 60]
+    assert set(ours.second) == {-1}
+    assert np.isinf(ours.margin).all()
+    assert (ours.centreX == 0).all()
+
+
 def test_labels_alone_find_their_images_by_name(root, page, tmp_path):
     alone = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     moved = str(shutil.copytree(root / "pictures", tmp_path / "moved"))
@@ -253,7 +262,7 @@ def call(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}/nothing", "--out={out}"], "'atlas' reads '.*/run/nothing', which is absent"),
+        (["{run}/nothing", "--out={out}"], "there is no directory .*/run/nothing"),
         (["{run}", "--out={out}"], "It is a run: name a stage of it, such as .*/run/clusters"),
         (["{run}/features", "--out={out}"], "features holds Features, but an atlas shows Clusters"),
         (["{run}/clusters", "/nowhere", "--out={out}"], "/nowhere does not exist"),
