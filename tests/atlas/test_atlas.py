@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -77,6 +78,7 @@ def test_page_has_the_clusters_of_the_run(root, page):
         assert page.by_key(ours) == dict(zip(table["key"], table[name].tolist(), strict=True))
     assignment = np.load(run / "clusters/assignment.npy")
     assert (table["cluster"] == assignment).all()
+    assert page.data["facts"]["distances"] == "pseudo_labels/labels.parquet"
     # Within a cluster by distance.
     for first, last in zip(page.start[:-1], page.start[1:], strict=True):
         assert (np.diff(page.distance[first:last]) >= 0).all()
@@ -164,6 +166,7 @@ def test_the_run_is_not_touched(root, tmp_path):
         return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
 
     before = look()
+    os.utime(root / "pictures/cat/001.png")  # it is scanned again
     for images in (None, str(root / "others")):
         atlas.write_atlas(root / "run/clusters", tmp_path, images=images)
     assert look() == before
