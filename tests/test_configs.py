@@ -63,6 +63,23 @@ def test_every_stage_can_be_planned(path):
     assert given == ["Backbone", "Features", "Clusters", "Labels", "Backbone", "Scores", "Report"]
 
 
+def test_every_stage_of_given_features_can_be_planned(tmp_path):
+    np.save(tmp_path / "f.npy", np.zeros((2500, 8)))
+    for size in ("", ",tiny", ",full"):
+        config = kt_jax.load_config(f"configs/from_features.py:{tmp_path}/f.npy,/a,b/images{size}")
+        assert config.images.train.path == "/a,b/images"
+        plans = plan(config, make_images(config))
+        assert tuple(plans) == config.stages
+        given = [type(each.about).__name__ for each in plans.values()]
+        assert given == [
+            "Features", "Features", "Clusters", "Labels", "Backbone", "Scores", "Report"
+        ]  # fmt: skip
+        assert plans["probe"].about.subjects == ("pixels", "features", "student", "random:student")
+    for arg in ("", ":", ":features.npy", ":features.npy,", ":,/images"):
+        with pytest.raises(ValueError, match=r"from_features\.py needs features and images: "):
+            kt_jax.load_config(f"configs/from_features.py{arg}")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -1,8 +1,6 @@
 """Finds what a page shows: the members of clusters, their images and their places."""
 
 import dataclasses
-import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +14,6 @@ from kt_jax.atlas.members import Members, Run
 from kt_jax.atlas.pictures import Given
 from kt_jax.runs import artifacts, files, progress
 from kt_jax.runs.artifacts import Artifact
-
-_log = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,15 +134,11 @@ def _gather_anew(clusters: Artifact[Any], images: data.Images, count: int) -> Ga
     tensors = files.read_tensors(clusters / "centroids.safetensors")
     axes = _find_axes(clusters, tensors, count)
     parts, spots = [], []
-    begun = spoken = time.monotonic()
-    for rows, part in groups.assign_anew(clusters, images):
-        parts.append(part)
-        spots.append(places.place_rows(axes, rows))
-        done = sum(len(each.keys) for each in parts)
-        if time.monotonic() - spoken > _SECONDS_BETWEEN_LINES:
-            spoken = time.monotonic()
-            eta = progress.eta(spoken - begun, done, len(images))
-            _log.info("atlas: %s of %s images labelled | %s", f"{done:,}", f"{len(images):,}", eta)
+    with progress.Count("atlas", len(images), "images labelled") as counted:
+        for rows, part in groups.assign_anew(clusters, images):
+            parts.append(part)
+            spots.append(places.place_rows(axes, rows))
+            counted.add(len(part.keys))
     return Gathered(
         groups.join(parts),
         images,

@@ -10,7 +10,11 @@ from kt_jax.runs import errors, progress
 COMMANDS = {
     "run": ("kt_jax.commands.run", "run the stages of a config"),
     "show": ("kt_jax.commands.show", "say what a directory holds"),
+    "export": ("kt_jax.commands.export", "write a network for PyTorch, ONNX and others"),
     "atlas": ("kt_jax.commands.atlas", "show all clusters on one page"),
+    "status": ("kt_jax.commands.status", "say how far a run has come"),
+    "compare": ("kt_jax.commands.compare", "compare runs: options, scores, clusters, times"),
+    "doctor": ("kt_jax.commands.doctor", "say whether a run can start here, and what is missing"),
     "images": ("kt_jax.data.__main__", "examine a set of images (scan), or re-encode it (prepare)"),
     "assign": ("kt_jax.commands.assign", "label any images with the nearest centroid"),
     "embed": ("kt_jax.commands.embed", "write the features of any images"),

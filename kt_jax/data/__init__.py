@@ -9,7 +9,15 @@ from kt_jax.data.duplicates import (
     find_leaks,
     hash_images,
 )
-from kt_jax.data.image_set import Hashes, Images, check_size, find_shortage, take_rows
+from kt_jax.data.image_set import (
+    Hashes,
+    Images,
+    check_size,
+    find_shortage,
+    hash_keys,
+    index_columns,
+    take_rows,
+)
 from kt_jax.data.loader import Reading, eval_batches, train_batches
 from kt_jax.data.opening import open_images
 from kt_jax.data.order import Balanced, Shuffled
@@ -35,6 +43,8 @@ __all__ = [
     "find_shortage",
     "fit_square",
     "hash_images",
+    "hash_keys",
+    "index_columns",
     "open_images",
     "option_names",
     "take_rows",

@@ -1,10 +1,12 @@
 """Sets of images: verified, named, indexable, and decoded only when indexed."""
 
 import dataclasses
+import hashlib
 import operator
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -110,6 +112,26 @@ class _Later:
 
     def __call__(self, i: int) -> np.ndarray:
         return self.load(self.start + i)
+
+
+def index_columns(images: Images) -> dict[str, Any]:
+    """index, key, label (-1 where there is none, or there may be several) and class of images."""
+    labels, classes = images.single_labels, [None] * len(images)
+    if labels is None:
+        labels = np.full(len(images), -1, np.int32)
+    else:
+        classes = [images.class_names[label] for label in labels]
+    return {
+        "index": np.arange(len(images), dtype=np.int64),
+        "key": list(images.keys),
+        "label": labels,
+        "class": pa.array(classes, pa.string()),
+    }
+
+
+def hash_keys(images: Images) -> str:
+    """A SHA-256 of the names of the images in their order, whatever their size and pixels."""
+    return hashlib.sha256("\0".join(images.keys).encode()).hexdigest()
 
 
 def check_size(images: Images, origin: str, size: int) -> None:

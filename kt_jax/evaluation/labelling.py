@@ -1,6 +1,8 @@
 """Pseudo-labels of images: the nearest centroid of the features of a frozen backbone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
@@ -12,6 +14,7 @@ from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Notice
 
 COLUMNS = ("cluster", "distance", "second_cluster", "margin")
+LABELS = "labels.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +35,13 @@ def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifact
     Raises:
       ValueError: they were given, so that nobody knows those of other images.
     """
-    if clusters.about.features is None:
+    features = clusters.about.features
+    if features is None or features.backbone is None:
         raise ValueError(
             f"{clusters.name!r} are clusters of given features: no backbone is known that would "
             "give those of other images"
         )
-    return clusters.about.features
+    return features
 
 
 def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
@@ -47,9 +51,37 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
       ValueError: as `check_features`.
     """
     features = check_features(clusters)
+    assert features.backbone is not None  # has been checked
     tensors = files.read_tensors(clusters / "centroids.safetensors")
     backbone = backbones.load_backbone(clusters / backbones.CARRIED, features.backbone)
     return Labeller(features, backbone, tensors["centroids"], tensors["mean"], clusters.about.l2)
+
+
+def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images) -> bool:
+    """Whether clusters are of given features, and these very images have them."""
+    features = clusters.about.features
+    return (
+        features is not None
+        and features.backbone is None
+        and features.keys == data.hash_keys(images)
+    )
+
+
+def write_given(
+    directory: Path,
+    features: artifacts.Artifact[artifacts.Features],
+    centroids: Float32[np.ndarray, "k d"],
+    *,
+    mean: Float32[np.ndarray, " d"],
+    l2: bool,
+    mesh: Mesh,
+) -> None:
+    """Writes labels.parquet of the images whose features were given, into their clusters."""
+    index = files.read_table(features / "index.parquet")
+    shards = sorted(features.directory.glob("features-*-of-*.npy"))
+    found = kmeans.assign(shards, centroids, mean=mean, l2=l2, mesh=mesh)
+    columns = {name: getattr(found, name) for name in COLUMNS}
+    files.write_table(directory / LABELS, {x: index[x] for x in ("index", "key")} | columns)
 
 
 def label(
@@ -60,29 +92,32 @@ def label(
     mesh: Mesh,
     reading: data.Reading,
     notice: Notice,
+    on_batch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, np.ndarray]:
     """The columns COLUMNS of images, in their order; see `kmeans.Assignment`.
 
-    Images are seen as those that were clustered: layer, pooling, view and normalisation.
+    Images are seen as those that were clustered: layer, pooling, view and normalisation. After
+    every batch, `on_batch` is called with the number of its images.
     """
     features = labeller.features
-    parts = [
-        kmeans.assign(
+    parts = []
+    for index, rows in backbones.extract(
+        labeller.backbone,
+        images,
+        {features.layer: features.grid},
+        size=features.size,
+        batch_size=batch_size,
+        mesh=mesh,
+        reading=reading,
+        notice=notice,
+    ):
+        part = kmeans.assign(
             rows[features.layer],
             labeller.centroids,
             mean=labeller.mean,
             l2=labeller.l2,
             mesh=mesh,
         )
-        for _, rows in backbones.extract(
-            labeller.backbone,
-            images,
-            {features.layer: features.grid},
-            size=features.size,
-            batch_size=batch_size,
-            mesh=mesh,
-            reading=reading,
-            notice=notice,
-        )
-    ]
+        parts.append(part)
+        on_batch(len(index))
     return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}

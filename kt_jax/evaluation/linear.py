@@ -22,10 +22,14 @@ from kt_jax import data, models, training
 from kt_jax.evaluation import backbones
 from kt_jax.machine import partition, processes
 from kt_jax.models import views
-from kt_jax.runs import files
+from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Stage
 from kt_jax.training import learning
 from kt_jax.training.optimizers import Optimizer
+
+Features = artifacts.Artifact[artifacts.Features]
+# Of given features, in place of `str(Protocol)`.
+GIVEN = "linear, frozen, given features as they are, non-affine batch norm, {} epochs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +61,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is probed: a frozen backbone and its layers, or (None) the pixels themselves."""
+    """What is probed: a frozen backbone and its layers, or (None) the pixels or given features."""
 
     name: str
     backbone: backbones.FrozenBackbone | None
     layers: tuple[str, ...]
     seed: int
+    given: tuple[Features, Features] | None = None
+    """Those of the training images and of the test images."""
 
 
 def probe(
@@ -80,8 +86,12 @@ def probe(
         files.delete(scratch)
         return files.read_json(done)
     grids = _grids(subject, protocol)
-    seen = _cache(stage, subject, grids, train_images, scratch / "train", mirrored=(False, True))
-    targets = np.tile(_labels(train_images), 2)
+    if subject.given is None:
+        flips = (False, True)
+        seen = _cache(stage, subject, grids, train_images, scratch / "train", mirrored=flips)
+        targets = np.tile(_labels(train_images), 2)
+    else:
+        seen, targets = _open(subject.given[0]), _labels(train_images)
     steps = max(1, protocol.epochs * len(train_images) // protocol.batch_size)
     order = data.Shuffled(len(targets), stage.seed + subject.seed)
     dims = {layer: rows.shape[1] for layer, rows in seen.items()}
@@ -121,7 +131,10 @@ def probe(
         loss_fn=_sum_of_losses,
     )
     state = learning.learn(stage, task)
-    held_out = _cache(stage, subject, grids, test_images, scratch / "test", mirrored=(False,))
+    if subject.given is None:
+        held_out = _cache(stage, subject, grids, test_images, scratch / "test", mirrored=(False,))
+    else:
+        held_out = _open(subject.given[1])
     accuracies = _test(stage, state, make_model, held_out, _labels(test_images))
     files.write_json(done, accuracies)
     partition.wait_for_all(f"the tests of {name}")
@@ -149,6 +162,13 @@ def _sum_of_losses(
     return total, {"loss": total, **right}
 
 
+def _open(features: Features) -> dict[str, np.ndarray]:
+    """The matrix [n, d] float16 of given features."""
+    shards = sorted(features.directory.glob("features-*-of-*.npy"))
+    parts = [np.load(shard, mmap_mode="r", allow_pickle=False) for shard in shards]
+    return {features.about.layer: parts[0] if len(parts) == 1 else np.concatenate(parts)}
+
+
 def _grids(subject: Subject, protocol: Protocol) -> dict[str, int]:
     """The largest pooling grid of each layer that keeps to max_dims, at least 1 x 1."""
     if subject.backbone is None:
@@ -172,17 +192,20 @@ def _cache(
     """Each layer's features [views * n, d] float16 as a file that the page cache holds."""
     directory.mkdir(parents=True, exist_ok=True)
     files: dict[str, np.memmap] = {}
-    for view, flip in enumerate(mirrored):
-        for index, rows in _extract(stage, subject, grids, images, mirrored=flip):
-            for layer, x in rows.items() if processes.writes() else ():
-                if layer not in files:
-                    files[layer] = np.lib.format.open_memmap(
-                        directory / f"{layer}.npy",
-                        mode="w+",
-                        dtype=np.float16,
-                        shape=(len(mirrored) * len(images), x.shape[1]),
-                    )
-                files[layer][view * len(images) + index] = x
+    name = f"probe of {subject.name}, {directory.name} images"
+    with stage.count(len(mirrored) * len(images), "views seen", name=name) as count:
+        for view, flip in enumerate(mirrored):
+            for index, rows in _extract(stage, subject, grids, images, mirrored=flip):
+                for layer, x in rows.items() if processes.writes() else ():
+                    if layer not in files:
+                        files[layer] = np.lib.format.open_memmap(
+                            directory / f"{layer}.npy",
+                            mode="w+",
+                            dtype=np.float16,
+                            shape=(len(mirrored) * len(images), x.shape[1]),
+                        )
+                    files[layer][view * len(images) + index] = x
+                count.add(len(index))
     for file in files.values():
         file.flush()  # where other hosts see it
     partition.wait_for_all(str(directory))

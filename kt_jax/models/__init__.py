@@ -9,6 +9,7 @@ from typing import Any
 from flax import nnx
 
 from kt_jax.models.alexnet import AlexNet as AlexNet
+from kt_jax.models.alexnet import TorchvisionAlexNet as TorchvisionAlexNet
 from kt_jax.models.heads import Backbone as Backbone
 from kt_jax.models.heads import Classifier as Classifier
 from kt_jax.models.heads import JigsawNet as JigsawNet
@@ -81,16 +82,19 @@ def register(name: str, make: Callable[..., Backbone], **defaults: Any) -> None:
 
 
 register("alexnet", AlexNet)
+register("alexnet_torchvision", TorchvisionAlexNet)
 register("vgg", Vgg)
 register("vgg11", Vgg, convs=(1, 1, 2, 2, 2))
 register("vgg13", Vgg, convs=(2, 2, 2, 2, 2))
 register("vgg16", Vgg)
+register("vgg19", Vgg, convs=(2, 2, 4, 4, 4))
 register("resnet18", ResNet)
 register("resnet34", ResNet, blocks=(3, 4, 6, 3))
 register("resnet50", ResNet, blocks=(3, 4, 6, 3), bottleneck=True)
 register("mobilenet_v3_small", MobileNetV3Small)
 register("vit_ti", ViT)
 register("vit_s", ViT, heads=6)
+register("vit_b", ViT, heads=12)
 
 
 def make_backbone(name: str, *, size: int, rngs: nnx.Rngs, **options: Any) -> Backbone:
@@ -101,6 +105,15 @@ def make_backbone(name: str, *, size: int, rngs: nnx.Rngs, **options: Any) -> Ba
     """
     whole = complete({"name": name, **options})
     return _ARCHITECTURES[whole.pop("name")].make(size=size, rngs=rngs, **whole)
+
+
+def class_of(architecture: Mapping[str, Any]) -> Callable[..., Backbone]:
+    """The class of an architecture.
+
+    Raises:
+      ValueError: as `complete`.
+    """
+    return _ARCHITECTURES[complete(architecture)["name"]].make
 
 
 def complete(architecture: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""AlexNet: the paper's, as Caffe's CaffeNet, and the batch-norm variant of later work."""
+"""AlexNet: the paper's, as Caffe's CaffeNet, the batch-norm variant, and torchvision's."""
 
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -15,6 +15,8 @@ from kt_jax.models.layers import (
 
 # From a side of so many px on: the kernel and the stride of conv1.
 _STEMS = ((128, 11, 4), (64, 7, 2), (24, 5, 2), (0, 3, 1))
+# Kernel, stride and zeros around the map of each convolution.
+_TORCHVISION = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
 
 
 class AlexNet(nnx.Module):
@@ -83,6 +85,49 @@ class AlexNet(nnx.Module):
                 x = activations[f"pool{number}"] = max_pool(x, 3, 2, ceil=True)
             if number in (1, 2) and self.lrn:
                 x = activations[f"norm{number}"] = local_response_norm(x)
+        return activations
+
+
+class TorchvisionAlexNet(nnx.Module):
+    """The convolutional part of torchvision's AlexNet (Krizhevsky 2014): 2,469,696 parameters.
+
+    Neither groups nor LRN, zeros around the image, and poolings that drop an incomplete window.
+    For images from 63 px on. The initial weights are He's.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        channels: tuple[int, ...] = (64, 192, 384, 256, 256),
+        rngs: nnx.Rngs,
+    ) -> None:
+        del size  # the stem is published
+        if len(channels) != 5:
+            raise ValueError(f"channels {tuple(channels)}: AlexNet has five convolutions.")
+        inputs, layers = 3, []
+        for outputs, (kernel, stride, zeros) in zip(channels, _TORCHVISION, strict=True):
+            around = (zeros, zeros)
+            shape = inputs, outputs, (kernel, kernel), (stride, stride)
+            layers.append(Conv(*shape, padding=(around, around), rngs=rngs))
+            inputs = outputs
+        self.convs = nnx.List(layers)
+
+    @property
+    def probe_layers(self) -> tuple[str, ...]:
+        """The layers that one would probe."""
+        return tuple(f"conv{number}" for number in range(1, 6))
+
+    def __call__(
+        self, x: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None
+    ) -> dict[str, Float[Array, "..."]]:
+        """conv1..conv5 after ReLU, and the pooled maps; the last entry is the output, pool5."""
+        del key  # nothing is dropped
+        activations = {}
+        for number, conv in enumerate(self.convs, start=1):
+            x = activations[f"conv{number}"] = nnx.relu(conv(x))
+            if number in (1, 2, 5):
+                x = activations[f"pool{number}"] = max_pool(x, 3, 2)
         return activations
 
 

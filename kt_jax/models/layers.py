@@ -42,10 +42,9 @@ def max_pool(
         rows, columns = (pooled_size(side, window, stride) for side in (height, width))
         extra = [(n - 1) * stride + window - side for n, side in ((rows, height), (columns, width))]
         padding = ((0, 0), (0, extra[0]), (0, extra[1]), (0, 0))
-        x = jnp.pad(x, padding, constant_values=-jnp.inf)
     else:
         rows, columns = ((side - window) // stride + 1 for side in (height, width))
-
+        padding = None
     if min(rows, columns) < 1:
         raise ValueError(f"no window of {window} x {window} fits a map of {height} x {width}")
 
@@ -56,7 +55,11 @@ def max_pool(
         ]
         return functools.reduce(_larger, slices)
 
-    return keep(maximum(maximum(x, 1, rows), 2, columns))
+    # By this name exports know it, as profiles do.
+    with jax.named_scope(f"max_pool_{window}_{stride}"):
+        if padding is not None:
+            x = jnp.pad(x, padding, constant_values=-jnp.inf)
+        return keep(maximum(maximum(x, 1, rows), 2, columns))
 
 
 def _larger(a: Array, b: Array) -> Array:
@@ -100,12 +103,15 @@ def local_response_norm(
     In float32, whatever `x` is: in bfloat16 the 1 would swallow sums below 98.
     """
     half = size // 2
-    wide = x.astype(jnp.float32)
-    squares = jnp.pad(jnp.square(wide), ((0, 0), (0, 0), (0, 0), (half, half)))
-    total = sum(
-        jax.lax.slice_in_dim(squares, start, start + x.shape[-1], axis=3) for start in range(size)
-    )
-    return (wide / (1 + alpha / size * total) ** beta).astype(x.dtype)
+    # By this name exports know it, as profiles do.
+    with jax.named_scope(f"local_response_norm_{size}_{alpha}_{beta}"):
+        wide = x.astype(jnp.float32)
+        squares = jnp.pad(jnp.square(wide), ((0, 0), (0, 0), (0, 0), (half, half)))
+        total = sum(
+            jax.lax.slice_in_dim(squares, start, start + x.shape[-1], axis=3)
+            for start in range(size)
+        )
+        return (wide / (1 + alpha / size * total) ** beta).astype(x.dtype)
 
 
 class Conv(nnx.Module):

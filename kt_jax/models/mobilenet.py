@@ -17,7 +17,7 @@ from kt_jax.models.layers import (
 
 # Table 2 of the paper: kernel, expanded channels, outputs, squeeze-and-excitation, hard swish,
 # stride.
-_BLOCKS = (
+BLOCKS = (
     (3, 16, 16, True, False, 2),
     (3, 72, 24, False, False, 2),
     (3, 88, 24, False, False, 1),
@@ -49,13 +49,13 @@ class MobileNetV3Small(nnx.Module):
 
     def __init__(self, *, size: int, width: float = 1.0, stem: int = 0, rngs: nnx.Rngs) -> None:
         stem = choose_stem(stem, size)
-        inputs = _in_eights(width * 16)
+        inputs = in_eights(width * 16)
         self.conv1 = ConvNorm(3, inputs, 3, min(stem, 2), epsilon=_EPSILON, rngs=rngs)
         blocks = []
-        for number, (kernel, expanded, outputs, squeezes, hard, stride) in enumerate(_BLOCKS):
+        for number, (kernel, expanded, outputs, squeezes, hard, stride) in enumerate(BLOCKS):
             if number == 0 and stem < 4:
                 stride = 1
-            expanded, outputs = _in_eights(width * expanded), _in_eights(width * outputs)
+            expanded, outputs = in_eights(width * expanded), in_eights(width * outputs)
             blocks.append(
                 _Block(
                     inputs,
@@ -136,7 +136,7 @@ class _SqueezeAndExcitation(nnx.Module):
     """Multiplies each channel by a factor in 0..1, which a small network makes of their means."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs) -> None:
-        squeezed = _in_eights(channels // 4)
+        squeezed = in_eights(channels // 4)
         self.reduce = Conv(channels, squeezed, (1, 1), kernel_init=he_normal_out, rngs=rngs)
         self.excite = Conv(squeezed, channels, (1, 1), kernel_init=he_normal_out, rngs=rngs)
 
@@ -145,10 +145,10 @@ class _SqueezeAndExcitation(nnx.Module):
         return x * nnx.hard_sigmoid(self.excite(nnx.relu(self.reduce(means))))
 
 
-def _in_eights(channels: int | float) -> int:
+def in_eights(channels: int | float) -> int:
     """The nearest multiple of 8, at least 8, and not over a tenth below.
 
-    >>> [_in_eights(x) for x in (2.0, 12.0, 18.0, 36.0)]
+    >>> [in_eights(x) for x in (2.0, 12.0, 18.0, 36.0)]
     [8, 16, 24, 40]
     """
     nearest = max(8, int(channels + 4) // 8 * 8)

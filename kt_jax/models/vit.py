@@ -29,6 +29,10 @@ class ViT(nnx.Module):
     width: multiplies the number of heads, rounded, at least 1. Their dimension stays.
     patch: side of the patches in px; a rest at the right and at the bottom is dropped. 0 chooses
       by `size`: 16 from 128 px on, below an eighth of `size` (8 x 8 patches), at least 2.
+    layer_scale: whether attention and MLP are multiplied by learned factors of each channel, as in
+      DINOv2; they begin at 1e-5.
+    registers: tokens behind the class token which no activation shows (Darcet et al. 2023), as in
+      DINOv2's later weights.
     drop_path: stochastic depth (Huang et al. 2016). In training, the attention and the MLP of the
       last block are each skipped at this rate, those of the first never, linearly in between.
 
@@ -45,6 +49,8 @@ class ViT(nnx.Module):
         head_dim: int = 64,
         width: float = 1.0,
         patch: int = 0,
+        layer_scale: bool = False,
+        registers: int = 0,
         drop_path: float = 0.0,
         rngs: nnx.Rngs,
     ) -> None:
@@ -70,7 +76,11 @@ class ViT(nnx.Module):
         self.class_token = nnx.Param(_normal(rngs.params(), (1, dim), jnp.float32))
         # The class token's, then those of the patches, row by row.
         self.positions = nnx.Param(_normal(rngs.params(), (1 + self.side**2, dim), jnp.float32))
-        self.blocks = nnx.List([_Block(dim, heads=heads, rngs=rngs) for _ in range(depth)])
+        tokens = _normal(rngs.params(), (registers, dim), jnp.float32) if registers else None
+        self.registers = None if tokens is None else nnx.Param(tokens)
+        self.blocks = nnx.List(
+            [_Block(dim, heads=heads, layer_scale=layer_scale, rngs=rngs) for _ in range(depth)]
+        )
         self.norm = _LayerNorm(dim)
 
     @property
@@ -98,17 +108,20 @@ class ViT(nnx.Module):
         first, positions = (each.astype(x.dtype) for each in self._positions(rows, columns))
         x = x + jnp.broadcast_to(positions, shape)
         activations = {"embedding": x}
-        first = jnp.broadcast_to(first, (count, 1, dim))
+        if self.registers is not None:
+            first = jnp.concatenate([first, self.registers[...].astype(x.dtype)])
+        others = len(first)
+        first = jnp.broadcast_to(first, (count, others, dim))
         x = jnp.concatenate([first, x.reshape(count, rows * columns, dim)], axis=1)
         factors = self._factors(key, x)
         for number, block in enumerate(self.blocks, start=1):
             x = keep(block(x, factors[number - 1]))
-            activations[f"block{number}"] = x[:, 1:].reshape(shape)
+            activations[f"block{number}"] = x[:, others:].reshape(shape)
         activations["class_token"] = self.norm(x[:, 0])
         return activations
 
     def _positions(self, rows: int, columns: int) -> tuple[Array, Array]:
-        """What is added to the patches [rows, columns, d], and before it the class token [1, d]."""
+        """The class token [1, d], and what is added to the patches [rows, columns, d]."""
         first, grid = jnp.split(self.positions[...].astype(jnp.float32), [1])
         grid = grid.reshape(self.side, self.side, -1)
         if (rows, columns) != grid.shape[:2]:
@@ -130,7 +143,7 @@ class ViT(nnx.Module):
 class _Block(nnx.Module):
     """Attention and an MLP, each normalised before and added to its input."""
 
-    def __init__(self, dim: int, *, heads: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, dim: int, *, heads: int, layer_scale: bool, rngs: nnx.Rngs) -> None:
         self.heads = heads
         self.norm1 = _LayerNorm(dim)
         self.qkv = _Linear(dim, 3 * dim, rngs=rngs)
@@ -138,10 +151,15 @@ class _Block(nnx.Module):
         self.norm2 = _LayerNorm(dim)
         self.fc1 = _Linear(dim, 4 * dim, rngs=rngs)
         self.fc2 = _Linear(4 * dim, dim, rngs=rngs)
+        self.scale1 = nnx.Param(jnp.full(dim, 1e-5)) if layer_scale else None
+        self.scale2 = nnx.Param(jnp.full(dim, 1e-5)) if layer_scale else None
 
     def __call__(self, x: Array, factors: Array | None) -> Array:
-        for number, branch in enumerate((self._attention, self._mlp)):
+        branches = (self._attention, self.scale1), (self._mlp, self.scale2)
+        for number, (branch, scale) in enumerate(branches):
             y = branch(x)
+            if scale is not None:
+                y = y * spread(scale[...].astype(x.dtype), x.shape)
             if factors is not None:
                 y = y * jnp.broadcast_to(factors[:, number, None, None], y.shape)
             x = x + y

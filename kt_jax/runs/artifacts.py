@@ -23,6 +23,7 @@ _NOT_OUTPUTS = {
     STARTED,
     ".lock",
     "metrics.jsonl",
+    "progress.json",
     "tensorboard",
     "checkpoints",
     "checkpoint.safetensors",
@@ -58,26 +59,31 @@ class Backbone:
 class Features:
     """A matrix: features-IIIII-of-NNNNN.npy [rows, dims] float16, and index.parquet.
 
-    With the backbone that gave them in backbone/, so that clusters of them can label images.
+    With the backbone that gave them in backbone/, so that clusters of them can label images; or
+    somebody's own, whose backbone is not known.
     """
 
     rows: int
     dims: int
     layer: str
+    """"given" of somebody's own."""
     grid: int
-    """Activations are max-pooled to grid x grid."""
+    """Activations are max-pooled to grid x grid; 0 of somebody's own."""
     size: int
-    """The side of the views, in pixels."""
-    backbone: Backbone
+    """The side of the views, in pixels; 0 of somebody's own."""
+    backbone: Backbone | None
     image_size: int = 0
     """The side that images were decoded to, whose centre the view is; 0: that of the view."""
+    keys: str = ""
+    """Of somebody's own, which images have them: see `data.hash_keys`."""
 
 
 @dataclass(frozen=True)
 class Clusters:
     """Centroids: centroids.safetensors, clusters.json, assignment.npy; and backbone/.
 
-    And majority.parquet (cluster, size, class, share), if the classes of the images are known.
+    And majority.parquet (cluster, size, class, share), if the classes of the images are known. Of
+    given features, labels.parquet, as Labels have it, in place of backbone/.
     """
 
     k: int
@@ -260,12 +266,12 @@ def finish(
 
 def hash_outputs(directory: Path) -> dict[str, str]:
     """The SHA-256 of every file of an artifact, by its name: neither logs nor training state."""
-    found = {}
+    names = []
     for path in directory.rglob("*"):
         relative = path.relative_to(directory)
         if path.is_file() and relative.parts[0] not in _NOT_OUTPUTS:
-            found[relative.as_posix()] = files.hash_file(path)
-    return dict(sorted(found.items()))
+            names.append(relative.as_posix())
+    return marks.hash_files(directory, sorted(names))
 
 
 def hash_of(hashes: Mapping[str, str]) -> str:

@@ -121,14 +121,20 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def write_tensors(path: Path, tree: Mapping[str, Any]) -> None:
-    """Writes nested dicts of arrays as .safetensors, names joined by "/"."""
+def write_tensors(
+    path: Path, tree: Mapping[str, Any], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes nested dicts of arrays as .safetensors, names joined by "/".
+
+    metadata: for the header of the file.
+    """
     flat = {name: np.asarray(array, order="C") for name, array in _flatten(tree, "")}
 
     def save(partial: Path) -> None:
         partial.touch()
         mode = partial.stat().st_mode
-        save_file(flat, partial)  # makes a file that its owner alone may read
+        # It makes a file that its owner alone may read.
+        save_file(flat, partial, None if metadata is None else dict(metadata))
         partial.chmod(mode)
 
     write_file(path, save)

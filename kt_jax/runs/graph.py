@@ -207,6 +207,8 @@ def _make_node(name: str, config: Mapping[str, Any], names: Collection[str]) -> 
     made = options.make(module.Options, section, f"config.{name}")
     images = {}
     for option in options.fields_of(module.Options, "images"):
+        if not getattr(made, option):
+            continue  # a set that need not be
         images[option] = getattr(made, option)
         if images[option] not in config["images"]:
             raise ValueError(

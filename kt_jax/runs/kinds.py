@@ -2,11 +2,23 @@
 
 from types import ModuleType
 
-from kt_jax.stages import classify, clusters, features, label, pretext, probe, report
+from kt_jax.stages import (
+    classify,
+    clusters,
+    features,
+    given_features,
+    imported,
+    label,
+    pretext,
+    probe,
+    report,
+)
 
 KINDS: dict[str, ModuleType] = {
     "pretext": pretext,
+    "import": imported,
     "features": features,
+    "given_features": given_features,
     "clusters": clusters,
     "label": label,
     "classify": classify,

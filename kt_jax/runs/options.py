@@ -29,7 +29,7 @@ def reads(*wanted: type[Description], default: Any = _MISSING, needs_all: bool =
 
 
 def images(default: Any = _MISSING) -> Any:
-    """A field that names a set of images of `config.images`."""
+    """A field that names a set of images of `config.images`; "" is none."""
     return dataclasses.field(default=default, metadata={"images": True})
 
 

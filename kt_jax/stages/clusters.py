@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from kt_jax import kmeans
-from kt_jax.evaluation import backbones
+from kt_jax.evaluation import backbones, labelling
 from kt_jax.kmeans import clustering
-from kt_jax.runs import artifacts, files, options
+from kt_jax.runs import artifacts, files, options, progress
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Clusters
@@ -46,7 +46,8 @@ class Options:
 def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
     """Writes centroids.safetensors (centroids, mean), clusters.json and assignment.npy.
 
-    And backbone/ and images.parquet, as the features have them. An interrupted run resumes after
+    And backbone/ and images.parquet, as the features have them, or labels.parquet, where the
+    features were given. An interrupted run resumes after
     its last iteration.
     """
     chosen, features = stage.options, stage.inputs["features"]
@@ -67,6 +68,7 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         precision=chosen.precision,
         restarts=chosen.restarts,
         check_stop=stage.notice.check,
+        progress_file=stage.directory / progress.FILE,
     )
     share = clustering.largest_share(stage.name, result.sizes, chosen.warn_share)
     names = ("l2", "spherical", "init", "precision", "restarts")
@@ -84,8 +86,17 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
     for name in (backbones.CARRIED, backbones.IMAGES):
         if (features / name).exists():
             files.copy(features / name, stage.directory / name)
-    files.delete(state.parent)
     about = _describe(chosen, features.about)
+    if features.about.backbone is None:
+        labelling.write_given(
+            stage.directory,
+            features,
+            result.centroids,
+            mean=result.mean,
+            l2=about.l2,
+            mesh=stage.mesh,
+        )
+    files.delete(state.parent)
     return about, {"rows": about.rows, "dims": features.about.dims, "largest_share": share}
 
 
@@ -142,4 +153,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         f"k = {chosen.k} of {rows} rows, {chosen.init} and at most {chosen.max_iterations} "
         f"iterations{precision}{restarts}"
     )
-    return Plan(_describe(chosen, features), (line,))
+    # Of the centroids there are five copies in a state, two of them while the next is written; and
+    # a cluster and two bounds of every row.
+    state = 5 * 4 * chosen.k * features.dims + 3 * 4 * rows
+    return Plan(_describe(chosen, features), (line,), disk=lambda: 2 * state + 4 * rows)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from kt_jax import data
 from kt_jax.evaluation import backbones, leakage
@@ -54,10 +53,12 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     def path(number: int, count: int) -> Path:
         return stage.directory / f"features-{number:05d}-of-{count:05d}.npy"
 
-    for file, shard in backbones.unwritten_shards(images, chosen.rows_per_shard, path):
-        parts = [
-            rows[chosen.layer]
-            for _, rows in backbones.extract(
+    shards = [*backbones.unwritten_shards(images, chosen.rows_per_shard, path)]
+    done = len(images) - sum(len(shard) for _, shard in shards)
+    with stage.count(len(images), "images seen", done=done) as count:
+        for file, shard in shards:
+            parts = []
+            for index, rows in backbones.extract(
                 backbone,
                 shard,
                 {chosen.layer: chosen.grid},
@@ -66,10 +67,11 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
                 mesh=stage.mesh,
                 reading=stage.reading,
                 notice=stage.notice,
-            )
-        ]
-        files.write_array(file, np.concatenate(parts))
-    files.write_table(stage.directory / "index.parquet", index_columns(images))
+            ):
+                parts.append(rows[chosen.layer])
+                count.add(len(index))
+            files.write_array(file, np.concatenate(parts))
+    files.write_table(stage.directory / "index.parquet", data.index_columns(images))
     origin = stage.inputs["backbone"]
     backbones.carry_backbone(stage.directory, backbone, origin)
     # Clusters and their labels come from these images, too.
@@ -79,21 +81,6 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     )
     about = _describe(chosen, backbone.about, images)
     return about, {name: getattr(about, name) for name in ("rows", "dims", "layer", "grid", "size")}
-
-
-def index_columns(images: Any) -> dict[str, Any]:
-    """index, key, label (-1 where there is none, or there may be several) and class of images."""
-    labels, classes = images.single_labels, [None] * len(images)
-    if labels is None:
-        labels = np.full(len(images), -1, np.int32)
-    else:
-        classes = [images.class_names[label] for label in labels]
-    return {
-        "index": np.arange(len(images), dtype=np.int64),
-        "key": list(images.keys),
-        "label": labels,
-        "class": pa.array(classes, pa.string()),
-    }
 
 
 def _describe(
@@ -122,8 +109,9 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     data.check_size(images, f"{inputs.origin}.images", chosen.size)
     backbones.check_layers(f"{inputs.origin}.layer", [chosen.layer], backbone, chosen.size)
     about = _describe(chosen, backbone, images)
+    size = about.rows * about.dims * 2
     line = (
         f"layer {about.layer} pooled to {about.grid} x {about.grid}: {about.rows} x {about.dims} "
-        f"float16 = {about.rows * about.dims * 2 / 1e6:,.1f} MB on disk"
+        f"float16 = {size / 1e6:,.1f} MB on disk"
     )
-    return Plan(about, (line,))
+    return Plan(about, (line,), disk=lambda: size + 4 * backbone.parameters)

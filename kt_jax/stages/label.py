@@ -13,6 +13,7 @@ from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Labels
+_DONE = "checkpoints"
 _ROWS_PER_SHARD = 65_536  # between two points to resume from
 
 
@@ -33,44 +34,61 @@ def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
 
     And images.parquet: of which the teacher and the clusters learned. Images are seen as those that
     were clustered: layer, pooling, size, normalisation and the backbone itself are the clusters'.
-    An interrupted run resumes after its last 65,536 images.
+    An interrupted run resumes after its last 65,536 images. Images whose features were given have
+    the labels that these have.
     """
     clusters, images = stage.inputs["clusters"], stage.inputs.images["images"]
-    labeller = labelling.load_labeller(clusters)
-    done = stage.directory / "checkpoints"
-
-    def path(number: int, count: int) -> Path:
-        return done / f"labels-{number:05d}-of-{count:05d}.parquet"
-
-    for file, shard in backbones.unwritten_shards(images, _ROWS_PER_SHARD, path):
-        columns = labelling.label(
-            labeller,
-            shard,
-            batch_size=stage.options.batch_size,
-            mesh=stage.mesh,
-            reading=stage.reading,
-            notice=stage.notice,
-        )
-        files.write_table(file, columns)
-    partition.wait_for_all("the labels")
-    shards = [files.read_table(file) for file in sorted(done.glob("labels-*.parquet"))]
-    columns = {
-        name: np.concatenate([shard[name] for shard in shards]) for name in labelling.COLUMNS
-    }
-    partition.wait_for_all("the reading of the labels")
-    files.write_table(
-        stage.directory / "labels.parquet",
-        {"index": np.arange(len(images)), "key": list(images.keys), **columns},
-    )
-    files.delete(done)
+    path = stage.directory / labelling.LABELS
+    if labelling.covers(clusters, images):
+        files.copy(clusters / labelling.LABELS, path)
+        cluster = files.read_table(clusters / labelling.LABELS)["cluster"]
+    else:
+        columns = _see(stage, clusters, images)
+        names = {"index": np.arange(len(images)), "key": list(images.keys)}
+        files.write_table(path, names | columns)
+        cluster = columns["cluster"]
+        files.delete(stage.directory / _DONE)
     if (clusters / backbones.IMAGES).exists():
         files.copy(clusters / backbones.IMAGES, stage.directory / backbones.IMAGES)
     about = _describe(clusters.about, images)
     return about, {
         "rows": len(images),
         "images": images.origin,
-        "clusters_used": len(np.unique(columns["cluster"])),
+        "clusters_used": len(np.unique(cluster)),
     }
+
+
+def _see(
+    stage: Stage, clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images
+) -> dict[str, np.ndarray]:
+    """The columns of images as the clusters' backbone sees them."""
+    labeller = labelling.load_labeller(clusters)
+    done = stage.directory / _DONE
+
+    def path(number: int, count: int) -> Path:
+        return done / f"labels-{number:05d}-of-{count:05d}.parquet"
+
+    missing = [*backbones.unwritten_shards(images, _ROWS_PER_SHARD, path)]
+    before = len(images) - sum(len(shard) for _, shard in missing)
+    with stage.count(len(images), "images labelled", done=before) as count:
+        for file, shard in missing:
+            columns = labelling.label(
+                labeller,
+                shard,
+                batch_size=stage.options.batch_size,
+                mesh=stage.mesh,
+                reading=stage.reading,
+                notice=stage.notice,
+                on_batch=count.add,
+            )
+            files.write_table(file, columns)
+    partition.wait_for_all("the labels")
+    shards = [files.read_table(file) for file in sorted(done.glob("labels-*.parquet"))]
+    columns = {
+        name: np.concatenate([shard[name] for shard in shards]) for name in labelling.COLUMNS
+    }
+    partition.wait_for_all("the reading of the labels")
+    return columns
 
 
 def _describe(clusters: artifacts.Clusters, images: data.Images) -> artifacts.Labels:
@@ -83,15 +101,23 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     """What the stage would do.
 
     Raises:
-      ValueError: for images that are too small for the teacher's view, or clusters of features
-        that no backbone of ours gave.
+      ValueError: for images that are too small for the teacher's view, or other images than those
+        whose features were given.
     """
     partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
     clusters, images = inputs["clusters"], inputs.images["images"]
+    line = f"labels for {len(images)} images of {images.origin}"
+    if labelling.covers(clusters, images):
+        return Plan(_describe(clusters.about, images), (f"{line}, whose features were given",))
     try:
         features = labelling.check_features(clusters)
     except ValueError as error:
         raise ValueError(f"{inputs.origin}.clusters: {error}") from None
     data.check_size(images, f"{inputs.origin}.images", features.size)
-    line = f"labels for {len(images)} images of {images.origin}"
-    return Plan(_describe(clusters.about, images), (line,))
+    # A name and five numbers a row.
+    size = 28 * len(images)
+    return Plan(
+        _describe(clusters.about, images),
+        (line,),
+        disk=lambda: size + sum(map(len, images.keys)),
+    )

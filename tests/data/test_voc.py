@@ -7,10 +7,10 @@ import pytest
 import support
 from PIL import Image
 
-from kt_jax.data import eval_batches, open_images
+from kt_jax.data import eval_batches, index_columns, open_images
 from kt_jax.data.sources.voc import CLASSES, Voc
 from kt_jax.runs import artifacts, files
-from kt_jax.stages import features, probe, report
+from kt_jax.stages import probe, report
 
 DOG, PERSON, CAT = (CLASSES.index(name) for name in ("dog", "person", "cat"))
 
@@ -258,7 +258,7 @@ def test_lists_whose_names_are_in_capitals(devkit):
 def test_sets_of_several_labels_count_as_without_labels(devkit, tmp_path):
     images = open_images("voc", size=8, path=devkit)
     assert images.single_labels is None
-    columns = features.index_columns(images)
+    columns = index_columns(images)
     assert columns["label"].tolist() == [-1] * 4
     assert columns["label"].dtype == np.int32
     files.write_table(tmp_path / "index.parquet", columns)

@@ -36,6 +36,18 @@ def test_alexnet_has_the_published_parameters():
     assert count(make) == 60_965_224
 
 
+def test_vgg19_and_torchvisions_alexnet_have_the_published_parameters():
+    """All but the classifiers."""
+    vgg = backbones.describe({"name": "vgg19"}, 224)
+    assert vgg.parameters == 143_667_240 - (25_089 * 4096 + 4097 * 4096 + 4097 * 1000)
+    alexnet = backbones.describe({"name": "alexnet_torchvision"}, 224)
+    assert alexnet.parameters == 61_100_840 - (9217 * 4096 + 4097 * 4096 + 4097 * 1000)
+    assert alexnet.layers["conv1"] == (55, 55, 64)
+    assert alexnet.layers["pool5"] == (6, 6, 256)
+    with pytest.raises(ValueError, match=r"channels \(8, 8\): AlexNet has five convolutions"):
+        backbones.describe({"name": "alexnet_torchvision", "channels": (8, 8)}, 224)
+
+
 def test_alexnet_activations_have_caffes_shapes():
     shapes = shapes_of({"name": "alexnet"}, 227)
     assert {name: shapes[name] for name in ("conv1", "conv2", "conv3", "conv4", "conv5")} == {

@@ -30,9 +30,42 @@ def noise(count, height, width):
 apply = nnx.jit(lambda model, x, key=None: model(x, key))
 
 
-@pytest.mark.parametrize(("name", "count"), [("vit_ti", 5_524_416), ("vit_s", 21_665_664)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("vit_ti", 5_524_416), ("vit_s", 21_665_664), ("vit_b", 85_798_656)]
+)
 def test_vits_have_the_published_parameters(name, count):
     assert backbones.describe({"name": name}, 224).parameters == count
+
+
+def test_dinov2_has_the_published_parameters():
+    """22,056,576 of ViT-S/14 without its mask token, and four register tokens."""
+    dino = {"name": "vit_s", "patch": 14, "layer_scale": True, "registers": 4}
+    assert backbones.describe(dino, 518).parameters == 22_056_576 - 384 + 4 * 384
+
+
+def test_layer_scale_multiplies_what_attention_and_mlp_add():
+    model, x = make(depth=1, layer_scale=True), noise(2, 12, 12)
+    block = model.blocks[0]
+    assert (np.asarray(block.scale1[...]) == np.float32(1e-5)).all()
+    for scale in (block.scale1, block.scale2):
+        scale[...] = jnp.zeros_like(scale[...])
+    made = apply(model, x)
+    assert (np.asarray(made["block1"]) == np.asarray(made["embedding"])).all()
+    block.scale2[...] = jnp.ones_like(block.scale2[...])
+    once = np.asarray(apply(model, x)["block1"] - made["embedding"])
+    block.scale2[...] = 3 * jnp.ones_like(block.scale2[...])
+    thrice = np.asarray(apply(model, x)["block1"] - made["embedding"])
+    np.testing.assert_allclose(thrice, 3 * once, atol=1e-5)
+
+
+def test_registers_are_attended_to_and_not_shown():
+    model, x = make(depth=2, registers=3), noise(2, 12, 12)
+    made = apply(model, x)
+    assert made["block2"].shape == (2, 6, 6, 8)
+    model.registers[...] = model.registers[...] + 1 + jnp.arange(8.0)[None]
+    other = apply(model, x)
+    assert (np.asarray(made["embedding"]) == np.asarray(other["embedding"])).all()
+    assert np.abs(np.asarray(made["class_token"] - other["class_token"])).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,14 @@ NARROW = {"width": 0.25}
 STUDENTS = {
     "alexnet": {"batch_norm": True, "channels": (8,) * 5},
     "mine": {},
-    **{key: {"width": 0.0625, "batch_norm": True} for key in ("vgg11", "vgg13", "vgg16")},
+    **{key: {"width": 0.0625, "batch_norm": True} for key in ("vgg11", "vgg13", "vgg16", "vgg19")},
     "resnet18": {"width": 0.0625},
     # A block or two of each group: test_reference_resnet.py has them all.
     **{key: {"width": 0.0625, "blocks": (1, 2, 1, 1)} for key in ("resnet34", "resnet50")},
     "mobilenet_v3_small": NARROW,
     "vit_ti": {"head_dim": 8, "depth": 3},
     "vit_s": {"head_dim": 8, "depth": 2},
+    "vit_b": {"head_dim": 4, "depth": 2, "layer_scale": True, "registers": 2},
 }
 TEACHERS = {
     "alexnet": ("conv3", {"channels": (8,) * 5, "batch_norm": True}),

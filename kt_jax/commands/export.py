@@ -1,0 +1,56 @@
+"""kt-jax export: a trained network for other programs, with its preprocessing and a model card.
+
+    kt-jax export runs/quickstart/student --to=torch --out=student
+    kt-jax export runs/quickstart/pretext --to=onnx --size=224 --out=teacher
+
+The export is loaded back and compared with the network in JAX on fixed images. The run is only
+read.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from kt_jax import exports
+from kt_jax.config import import_file
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command and returns its exit status. Raises as `exports.export`."""
+    parser = argparse.ArgumentParser(
+        prog="kt-jax export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "artifact",
+        metavar="ARTIFACT",
+        help="a Backbone, such as RUN/student; or Features or Clusters, which carry one",
+    )
+    parser.add_argument("--to", required=True, choices=list(exports.FORMATS))
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="the folder to write; it must be new or empty"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=0,
+        help="the side of the images in px; by default that of the views that it learned from",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="a Python file that registers the architecture, if it is your own",
+    )
+    chosen = parser.parse_args(argv)
+    for path in chosen.imports:
+        import_file(path)
+    done = exports.export(chosen.artifact, to=chosen.to, out=chosen.out, size=chosen.size)
+    if done.replaced:
+        print(f"{done.directory}: replaced the earlier export")
+    for name, difference in done.differences.items():
+        print(f"  {name}: differs by {difference:.1e} of its largest value")
+    print(f"{done.directory}: {chosen.to}, equals the network in JAX to {done.largest:.1e}")
+    return 0

@@ -1,0 +1,177 @@
+"""Features that somebody else computed: rows in a file, and the keys of their images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int, Shaped
+
+from kt_jax.models import torch_files
+
+_NAMED = 3  # of each kind of key, in messages
+_TENSORS = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Features as they are in a file."""
+
+    values: Shaped[np.ndarray, "n d"]
+    """Numbers; a memory map where the file is .npy."""
+    keys: tuple[str, ...] | None
+    """Of the images, if the file says them."""
+
+
+def read_rows(path: Path, *, column: str = "", key_column: str = "key") -> Rows:
+    """The rows of a file.
+
+    Args:
+      path: .npy [n, d]; .safetensors, .pth or .pt with a tensor [n, d]; or .parquet with a column
+        of lists of d numbers, or d columns of numbers.
+      column: the tensor or the column of lists; "" is the only one that there is.
+      key_column: of a .parquet file, the keys.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is another kind of file, or holds no matrix of numbers, or several.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    keys = None
+    if path.suffix == ".npy":
+        values = _open_npy(path)
+    elif path.suffix in _TENSORS:
+        values = _choose_tensor(path, torch_files.read(path), column)
+    elif path.suffix == ".parquet":
+        table = _open_table(path)
+        if key_column in table.column_names:
+            keys = tuple(map(str, table[key_column].to_pylist()))
+            table = table.drop_columns(key_column)
+        values = _choose_column(path, table, column)
+    else:
+        kinds = ", ".join((".npy", ".parquet", *_TENSORS))
+        raise ValueError(f"{path} is no file of features: give one of {kinds}")
+    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path} holds {values.dtype} of shape {values.shape}: [rows, d] of numbers is needed"
+        )
+    return Rows(values, keys)
+
+
+def read_keys(path: Path, *, key_column: str = "key") -> tuple[str, ...]:
+    """The keys in a file: a line each, or a column of a .parquet file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it has no such column, or is no text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".parquet":
+        table = _open_table(path)
+        if key_column not in table.column_names:
+            names = ", ".join(table.column_names)
+            raise ValueError(f"{path} has no column {key_column!r}, but {names}")
+        return tuple(map(str, table[key_column].to_pylist()))
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text: give a key a line, or a .parquet file") from None
+
+
+def match(
+    keys: Sequence[str], wanted: Sequence[str], *, origin: str, images: str
+) -> Int[np.ndarray, " n"]:
+    """The row of each of the `wanted` keys.
+
+    Args:
+      keys: of the rows.
+      wanted: of the images.
+      origin: where the keys are, for the message.
+      images: what the images are called there.
+
+    Raises:
+      ValueError: a key is there twice, or an image has no row.
+    """
+    place = {key: row for row, key in enumerate(keys)}
+    if len(place) < len(keys):
+        seen: set[str] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))
+        raise ValueError(f"{origin} has several rows of {twice!r}: each image has one")
+    lacking = [key for key in wanted if key not in place]
+    if lacking:
+        raise ValueError(
+            f"{origin} has no rows for {len(lacking)} of the {len(wanted)} images of {images}, "
+            f"such as {', '.join(lacking[:_NAMED])}; its keys are like {', '.join(keys[:_NAMED])}"
+        )
+    return np.array([place[key] for key in wanted])
+
+
+def _open_npy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):  # NumPy says how to unpickle it
+        raise ValueError(f"{path} is no .npy file of numbers") from None
+
+
+def _open_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(f"{path} cannot be read as .parquet: {first}") from None
+
+
+def _choose_tensor(path: Path, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if not name:
+        matrices = [each for each, x in tensors.items() if x.ndim == 2]
+        if len(matrices) != 1:
+            raise ValueError(
+                f"{path} has {len(matrices)} matrices{_among(matrices)}: say which by `column`"
+            )
+        (name,) = matrices
+    if name not in tensors:
+        raise ValueError(f"{path} has no tensor {name!r}{_among(list(tensors))}")
+    return tensors[name].astype(np.float32)  # NumPy alone knows no bfloat16
+
+
+def _choose_column(path: Path, table: pa.Table, name: str) -> np.ndarray:
+    lists = [each.name for each in table.schema if _is_list(each.type)]
+    if name and name not in lists:
+        raise ValueError(f"{path} has no column of lists {name!r}{_among(lists)}")
+    if not name and len(lists) > 1:
+        raise ValueError(f"{path} has {len(lists)} columns{_among(lists)}: say which by `column`")
+    if lists:
+        column = table[name or lists[0]].combine_chunks()
+        values = column.flatten()
+        dims = len(values) // max(len(column), 1)
+        lengths = set(column.value_lengths().to_pylist())
+        if lengths != {dims} or values.null_count:
+            raise ValueError(f"{path}: {name or lists[0]!r} has rows of several lengths, or gaps")
+        return values.to_numpy(zero_copy_only=False).reshape(len(column), dims)
+    numbers = [each.name for each in table.schema if _is_number(each.type)]
+    if any(table[each].null_count for each in numbers):
+        raise ValueError(f"{path} has gaps in its columns of numbers")
+    if not numbers:
+        raise ValueError(f"{path} has neither a column of lists nor columns of numbers")
+    return np.stack([table[each].to_numpy() for each in numbers], axis=1)
+
+
+def _is_list(kind: Any) -> bool:
+    return any(
+        test(kind)
+        for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    )
+
+
+def _is_number(kind: Any) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def _among(names: Sequence[str]) -> str:
+    more = ", ..." * (len(names) > _NAMED)
+    return f" ({', '.join(names[:_NAMED])}{more})" if names else ""

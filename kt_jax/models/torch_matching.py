@@ -1,0 +1,160 @@
+"""Finds a backbone among the tensors of a file: its prefix, what is missing, what is too much."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from kt_jax import models
+from kt_jax.models import torch_names
+from kt_jax.models.torch_tables import Table
+
+_NAMED = 3  # of each kind of difference
+# What stands on a backbone in published files, and what only their training needs.
+_HEADS = (
+    "classifier.",
+    "embeddings.mask_token",
+    "fc.",
+    "fc_norm.",
+    "head.",
+    "head_dist.",
+    "heads.",
+    "mask_token",
+    "pooler.",
+    "pre_logits.",
+)
+_COUNTS = "num_batches_tracked"
+# Of two equal networks in a file: the one that is meant to be used.
+_PREFERRED = ("teacher", "ema")
+
+
+def load(
+    architecture: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    like: tuple[Any, Any],
+    *,
+    prefix: str = "",
+) -> tuple[torch_names.Tree, torch_names.Tree]:
+    """The parameters and batch statistics of a backbone among PyTorch's tensors.
+
+    Names may have anything before them that ends in a dot, such as "module." or "model.backbone.";
+    tensors behind other prefixes and those of usual heads are left out.
+
+    Args:
+      architecture: its name and its options.
+      tensors: by name, as `torch_files.read` gives them.
+      like: two nested dicts of arrays or of their shapes, as those that come out.
+      prefix: where the network stands, if it is there twice.
+
+    Raises:
+      ValueError: no names are known for this architecture, the network is not there or there
+        twice, or tensors are missing, unknown or of other shapes: in one line, naming some.
+    """
+    known = torch_names.tables(architecture)
+    prefix = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    table, before = _find(architecture, known, tensors, prefix)
+    named = {name.removeprefix(before): x for name, x in tensors.items() if name.startswith(before)}
+    wanted = {name: x.shape for name, x in torch_names.arrange(table, *_hollow(like)).items()}
+    problems = [
+        *_list("missing", [name for name in wanted if name not in named]),
+        *_list("unknown", [name for name in named if not _is_known(name, wanted)]),
+        *_list("of another shape", _compare_shapes(table, wanted, named)),
+    ]
+    if problems:
+        hint = _hint(architecture, table, wanted, named)
+        where = f" behind {before!r}" if before else ""
+        raise ValueError(
+            f"the tensors{where} are not those of a {architecture['name']} with these options: "
+            f"{'; '.join(problems)}{hint}"
+        )
+    return torch_names.collect(table, named)
+
+
+def _find(
+    architecture: Mapping[str, Any],
+    known: Sequence[Table],
+    tensors: Mapping[str, np.ndarray],
+    prefix: str,
+) -> tuple[Table, str]:
+    """The table that names most of the tensors, and what stands before its names."""
+    found: list[tuple[int, int, str]] = []
+    for number, table in enumerate(known):
+        wanted = [name for row in table for name in row.theirs]
+        prefixes = {prefix} if prefix else _find_prefixes(tensors, (wanted[0], wanted[-1]))
+        for each in prefixes:
+            found.append((sum(each + name in tensors for name in wanted), number, each))
+    most = max((count for count, _, _ in found), default=0)
+    if not most:
+        names = [row.theirs[0] for row in known[0][:_NAMED]]
+        there = sorted(tensors)[:_NAMED]
+        raise ValueError(
+            f"there is no {architecture['name']}, which has {', '.join(names)} and so on: "
+            f"it holds {', '.join(there) or 'no tensor'}{', ...' * (len(tensors) > _NAMED)}"
+        )
+    best = {each: number for count, number, each in reversed(found) if count == most}
+    preferred = [each for each in best if any(word in each for word in _PREFERRED)] or list(best)
+    if len(preferred) > 1:
+        raise ValueError(
+            f"the network is there {len(preferred)} times, behind "
+            f"{' and '.join(map(repr, sorted(preferred)))}: say which by `prefix`"
+        )
+    return known[best[preferred[0]]], preferred[0]
+
+
+def _find_prefixes(names: Collection[str], anchors: Collection[str]) -> set[str]:
+    found = set()
+    for name in names:
+        for anchor in anchors:
+            if name == anchor or name.endswith(f".{anchor}"):
+                found.add(name.removesuffix(anchor))
+    return found
+
+
+def _hollow(like: Any) -> Any:
+    """Arrays of these shapes that take no memory."""
+    return jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), like)
+
+
+def _is_known(name: str, wanted: Collection[str]) -> bool:
+    return name in wanted or name.endswith(_COUNTS) or name.startswith(_HEADS)
+
+
+def _compare_shapes(
+    table: Table, wanted: Mapping[str, tuple[int, ...]], named: Mapping[str, np.ndarray]
+) -> list[str]:
+    # The row of the class token may be left out, see `torch_names`.
+    positions = {name for row in table if row.layout == "positions" for name in row.theirs}
+    found = []
+    for name, shape in wanted.items():
+        fewer = (1, shape[1] - 1, *shape[2:]) if name in positions else shape
+        if name in named and named[name].shape not in (shape, fewer):
+            found.append(f"{name} {named[name].shape}, not {shape}")
+    return found
+
+
+def _list(what: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    some = ", ".join(names[:_NAMED])
+    return [f"{len(names)} {what}{' such as' if len(names) > _NAMED else ':'} {some}"]
+
+
+def _hint(
+    architecture: Mapping[str, Any],
+    table: Table,
+    wanted: Mapping[str, tuple[int, ...]],
+    named: Mapping[str, np.ndarray],
+) -> str:
+    """The option that probably differs."""
+    whole = models.complete(architecture)
+    norms = any(name.endswith("running_mean") for name in named)
+    if whole.get("batch_norm", norms) != norms:
+        return f". Its backbone.batch_norm may be {norms}"
+    rows = [row.theirs[0] for row in table if row.layout == "positions" and row.theirs[0] in named]
+    for name in rows:
+        count = named[name].shape[1]
+        side = int(np.sqrt(count))  # with or without the class token
+        if named[name].shape != wanted[name] and side**2 in (count, count - 1):
+            return f". They are of {side} x {side} patches: size = {side * whole['patch']} fits"
+    return ""

@@ -1,0 +1,143 @@
+"""Features that somebody else computed, in the place of a teacher and its features."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from kt_jax import data
+from kt_jax.evaluation import given, leakage
+from kt_jax.machine import partition
+from kt_jax.runs import artifacts, files, options
+from kt_jax.runs.stage import Inputs, Plan, Stage
+
+GIVES = artifacts.Features
+LAYER = "given"
+_LARGEST = np.finfo(np.float16).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Features in a file."""
+
+    features: str = options.file()
+    """Rows of numbers: .npy, .safetensors, .pth or .parquet; see `evaluation.given.read_rows`."""
+    images: str = options.images("train")
+    """Those that the features are of: each must have a row. Rows of other images are left out."""
+    keys: str = options.file()
+    """The keys of the images, row by row: a line each, or a .parquet file. Without it, a column of
+    `features` says them; without that, the rows are in the order of `order`."""
+    order: str = options.images("")
+    """A set of images in whose order the rows are, one for each; that of `images` unless named."""
+    column: str = ""
+    """The tensor or the column of `features`, if it has several."""
+    key_column: str = "key"
+    """The column of the keys."""
+    rows_per_shard: int = 65_536
+    """Of each file."""
+
+    def __post_init__(self) -> None:
+        """Refuses a count below 1."""
+        if self.rows_per_shard < 1:
+            raise ValueError(f"rows_per_shard = {self.rows_per_shard}: give 1 or more")
+
+
+def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
+    """Writes features-IIIII-of-NNNNN.npy, rows in the order of the images, and index.parquet.
+
+    And images.parquet: which images these are. Which images the network learned from that gave the
+    features is not known.
+
+    Raises:
+      ValueError: for values beyond float16.
+    """
+    chosen, images = stage.options, stage.inputs.images["images"]
+    rows, places = _open(chosen, stage.inputs)
+    starts = range(0, len(images), chosen.rows_per_shard)
+    for number, begin in enumerate(starts):
+        stage.notice.check()
+        path = stage.directory / f"features-{number:05d}-of-{len(starts):05d}.npy"
+        if partition.decided_by_first(path.exists):
+            continue
+        shard = places[begin : begin + chosen.rows_per_shard]
+        values = np.asarray(rows.values[shard], np.float32)
+        bad = np.flatnonzero(~(np.abs(values) <= _LARGEST).all(1))  # NaN is not
+        if len(bad):
+            raise ValueError(
+                f"{stage.inputs.origin}.features = {chosen.features}: row {shard[bad[0]]} exceeds "
+                f"the range of float16 ({_LARGEST:.0f}) or is not finite"
+            )
+        files.write_array(path, values.astype(np.float16))
+    files.write_table(stage.directory / "index.parquet", data.index_columns(images))
+    leakage.write_images(stage.directory, images)
+    about = _describe(rows, images)
+    return about, {
+        "rows": about.rows,
+        "dims": about.dims,
+        "features": Path(chosen.features).name,
+        "rows_left_out": len(rows.values) - about.rows,
+    }
+
+
+def _describe(rows: given.Rows, images: data.Images) -> artifacts.Features:
+    return artifacts.Features(
+        rows=len(images),
+        dims=rows.values.shape[1],
+        layer=LAYER,
+        grid=0,
+        size=0,
+        backbone=None,
+        image_size=images.size,
+        keys=data.hash_keys(images),
+    )
+
+
+def _open(chosen: Options, inputs: Inputs) -> tuple[given.Rows, Int[np.ndarray, " n"]]:
+    """The rows, and which of them each image has.
+
+    Raises:
+      FileNotFoundError: a file is not there.
+      ValueError: it holds no features, or not those of all images.
+    """
+    origin, images = inputs.origin, inputs.images["images"]
+    if not chosen.features:
+        raise ValueError(
+            f"{origin}.features is missing: name a file, .npy, .parquet or .safetensors"
+        )
+    try:
+        names = {"key_column": chosen.key_column}
+        rows = given.read_rows(Path(chosen.features), column=chosen.column, **names)
+        keys = given.read_keys(Path(chosen.keys), **names) if chosen.keys else rows.keys
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{origin}: {error}") from None
+    said = f"{origin}.{f'keys = {chosen.keys}' if chosen.keys else f'features = {chosen.features}'}"
+    count = len(rows.values)
+    if keys is None:
+        order = inputs.images.get("order", images)
+        if len(order) != count:
+            left_out = f" ({len(order.excluded)} of its files were excluded)" * bool(order.excluded)
+            raise ValueError(
+                f"{said} has {count} rows without keys, but {order.origin} has {len(order)} "
+                f"images{left_out}: name the `order` that they are in, or give `keys`"
+            )
+        keys = order.keys
+    if len(keys) != count:
+        raise ValueError(f"{said} has {len(keys)} keys, but {chosen.features} has {count} rows")
+    return rows, given.match(keys, images.keys, origin=said, images=images.origin)
+
+
+def plan(chosen: Options, inputs: Inputs) -> Plan:
+    """What the stage would do.
+
+    Raises:
+      FileNotFoundError: a file is not there.
+      ValueError: it holds no features, or not those of all images.
+    """
+    rows, _ = _open(chosen, inputs)
+    about = _describe(rows, inputs.images["images"])
+    others = len(rows.values) - about.rows
+    left_out = f", {others} rows of other images are left out" * bool(others)
+    line = f"{about.rows} x {about.dims} of {chosen.features} as float16{left_out}"
+    return Plan(about, (line,))

@@ -1,0 +1,36 @@
+"""SavedModels as TensorFlow loads them, where it is installed."""
+
+import numpy as np
+import pytest
+import support
+
+from kt_jax import exports
+from kt_jax.exports import network as networks
+
+tf = pytest.importorskip("tensorflow")
+
+# A batch of any size is no size that jaxtyping knows.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untyped")]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        ({"name": "alexnet", "channels": (8,) * 5}, 33),
+        ({"name": "resnet18", "width": 0.1}, 12),
+        ({"name": "vit_ti", "head_dim": 8, "depth": 2}, 32),
+    ],
+    ids=["alexnet", "resnet18", "vit_ti"],
+)
+def test_the_signature_gives_all_activations(architecture, size, tmp_path):
+    support.make_backbone(tmp_path / "student", architecture, size)
+    done = exports.export(tmp_path / "student", to="saved_model", out=tmp_path / "saved")
+    assert done.largest < 1e-4
+    network, _ = networks.open_network(tmp_path / "student")
+    images = np.random.default_rng(7).integers(0, 256, (3, size, size, 3)).astype(np.uint8)
+    signature = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
+    found = signature(images=tf.constant(images))
+    expected = networks.compute(network, images)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert np.abs(found[name].numpy() - value).max() < 1e-4 * np.abs(value).max(), name
