@@ -29,9 +29,13 @@ def root(tmp_path_factory):
     place = tmp_path_factory.mktemp("atlas")
     more = {
         "coarse": {"kind": "clusters", "features": "features", "k": 2},
+        "given": {"kind": "given_features", "features": str(place / "given.npy")},
+        "of_given": {"kind": "clusters", "features": "given", "k": 5},
         "one": {"kind": "clusters", "features": "features", "k": 1},
         "of_others": {"kind": "label", "clusters": "clusters", "images": "test"},
     }
+    rows = np.random.default_rng(0).normal(size=(60, 16)).astype(np.float32)
+    np.save(place / "given.npy", rows)
     atlas_runs.make_run(place, more=more)
     return place
 
@@ -223,6 +227,17 @@ def test_images_may_be_of_any_source(root, page, tmp_path):
     assert commands.main(["atlas", str(root / "run/clusters"), *arguments, f"--out={place}"]) == 0
     ours = Page(place)
     assert sorted(ours.cluster.tolist()) == sorted(page.cluster[:7].tolist())
+
+
+def test_clusters_of_given_features_know_their_images(root, tmp_path):
+    ours = Page(atlas.write_atlas(root / "run/of_given", tmp_path / "run").page)
+    assignment = np.load(root / "run/of_given/assignment.npy")
+    keys = files.read_table(root / "run/given/index.parquet")["key"]
+    assert ours.by_key(ours.cluster) == dict(zip(keys, assignment.tolist(), strict=True))
+    alone = shutil.copytree(root / "run/of_given", tmp_path / "alone")
+    place = str(root / "pictures")
+    again = Page(atlas.write_atlas(alone, tmp_path / "moved", images=place).page)
+    assert again.by_key(again.distance) == ours.by_key(ours.distance)
 
 
 def test_one_cluster_has_no_second(root, tmp_path):
