@@ -56,6 +56,8 @@ def open_clustering(directory: Path) -> Artifact[Any]:
       ValueError: it is an artifact of another type, or its files are not what was written.
     """
     place = Path(os.path.abspath(directory.expanduser()))
+    if not place.is_dir():
+        raise FileNotFoundError(f"there is no directory {directory}")
     artifact = artifacts.open_artifact(place, name=str(directory), reader=READER)
     if not isinstance(artifact.about, artifacts.Clusters | artifacts.Labels):
         kind = type(artifact.about).__name__

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,8 +29,13 @@ def root(tmp_path_factory):
     place = tmp_path_factory.mktemp("atlas")
     more = {
         "coarse": {"kind": "clusters", "features": "features", "k": 2},
+        "given": {"kind": "given_features", "features": str(place / "given.npy")},
+        "of_given": {"kind": "clusters", "features": "given", "k": 5},
+        "one": {"kind": "clusters", "features": "features", "k": 1},
         "of_others": {"kind": "label", "clusters": "clusters", "images": "test"},
     }
+    rows = np.random.default_rng(0).normal(size=(60, 16)).astype(np.float32)
+    np.save(place / "given.npy", rows)
     atlas_runs.make_run(place, more=more)
     return place
 
@@ -76,6 +82,7 @@ def test_page_has_the_clusters_of_the_run(root, page):
         assert page.by_key(ours) == dict(zip(table["key"], table[name].tolist(), strict=True))
     assignment = np.load(run / "clusters/assignment.npy")
     assert (table["cluster"] == assignment).all()
+    assert page.data["facts"]["distances"] == "pseudo_labels/labels.parquet"
     # Within a cluster by distance.
     for first, last in zip(page.start[:-1], page.start[1:], strict=True):
         assert (np.diff(page.distance[first:last]) >= 0).all()
@@ -163,6 +170,7 @@ def test_the_run_is_not_touched(root, tmp_path):
         return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
 
     before = look()
+    os.utime(root / "pictures/cat/001.png")  # it is scanned again
     for images in (None, str(root / "others")):
         atlas.write_atlas(root / "run/clusters", tmp_path, images=images)
     assert look() == before
@@ -221,6 +229,25 @@ def test_images_may_be_of_any_source(root, page, tmp_path):
     assert sorted(ours.cluster.tolist()) == sorted(page.cluster[:7].tolist())
 
 
+def test_clusters_of_given_features_know_their_images(root, tmp_path):
+    ours = Page(atlas.write_atlas(root / "run/of_given", tmp_path / "run").page)
+    assignment = np.load(root / "run/of_given/assignment.npy")
+    keys = files.read_table(root / "run/given/index.parquet")["key"]
+    assert ours.by_key(ours.cluster) == dict(zip(keys, assignment.tolist(), strict=True))
+    alone = shutil.copytree(root / "run/of_given", tmp_path / "alone")
+    place = str(root / "pictures")
+    again = Page(atlas.write_atlas(alone, tmp_path / "moved", images=place).page)
+    assert again.by_key(again.distance) == ours.by_key(ours.distance)
+
+
+def test_one_cluster_has_no_second(root, tmp_path):
+    ours = Page(atlas.write_atlas(root / "run/one", tmp_path).page)
+    assert ours.start.tolist() == [0, 60]
+    assert set(ours.second) == {-1}
+    assert np.isinf(ours.margin).all()
+    assert (ours.centreX == 0).all()
+
+
 def test_labels_alone_find_their_images_by_name(root, page, tmp_path):
     alone = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     moved = str(shutil.copytree(root / "pictures", tmp_path / "moved"))
@@ -253,7 +280,7 @@ def call(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}/nothing", "--out={out}"], "'atlas' reads '.*/run/nothing', which is absent"),
+        (["{run}/nothing", "--out={out}"], "there is no directory .*/run/nothing"),
         (["{run}", "--out={out}"], "It is a run: name a stage of it, such as .*/run/clusters"),
         (["{run}/features", "--out={out}"], "features holds Features, but an atlas shows Clusters"),
         (["{run}/clusters", "/nowhere", "--out={out}"], "/nowhere does not exist"),
