@@ -37,7 +37,7 @@ tour: $(REFERENCE_STAMP)  ## Types docs/tour.md: photographs, clusters, labels, 
 	$(BIN)/python tests/tour.py
 
 browser: $(BROWSER_STAMP)  ## Opens the atlas in a headless Chromium, which must be installed (docs/atlas.md)
-	$(PYTEST) $(wildcard tests/atlas/test_*browser*.py)
+	$(PYTEST) $(wildcard tests/results/atlas/test_*browser*.py)
 
 check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 	$(BIN)/ruff format --check .
