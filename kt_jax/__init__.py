@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from kt_jax.config import load_config
 
 if TYPE_CHECKING:
-    from kt_jax.api import open
+    from kt_jax.results.opened import open
     from kt_jax.runs.pipeline import run
 
 __all__ = ["load_config", "open", "run"]
 
-_LATER = {"open": "kt_jax.api", "run": "kt_jax.runs.pipeline"}
+_LATER = {"open": "kt_jax.results.opened", "run": "kt_jax.runs.pipeline"}
 
 
 def __getattr__(name: str) -> Any:

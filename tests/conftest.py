@@ -47,7 +47,7 @@ hypothesis.settings.load_profile("kt_jax")
 collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["models/*reference*.py"]
 # These need the extra [browser] and a Chromium.
 if not importlib.util.find_spec("playwright"):
-    collect_ignore_glob.append("atlas/*browser*.py")
+    collect_ignore_glob.append("results/atlas/*browser*.py")
 
 # The files that take longest, which workers begin with.
 _LONGEST = (

@@ -14,8 +14,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kt_jax.api import open_artifact, write_assignment
 from kt_jax.data import arguments
+from kt_jax.results.opened import open_artifact, write_assignment
 from kt_jax.runs import artifacts
 
 _FORMS = {
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command and returns its exit status.
 
     Raises:
-      ValueError, FileNotFoundError: as `kt_jax.api.write_assignment`.
+      ValueError, FileNotFoundError: as `kt_jax.results.opened.write_assignment`.
     """
     forms = "; ".join(f"{name}: {words}" for name, words in _FORMS.items())
     parser = argparse.ArgumentParser(

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         "cluster have one; the others are listed by name (100)")  # fmt: skip
     given = parser.parse_args(argv)
     # Only here: --help need not wait for it.
-    from kt_jax import atlas
+    from kt_jax.results import atlas
 
     written = atlas.write_atlas(
         given.clusters,

@@ -28,13 +28,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="W")
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page instead of text")
     arguments = parser.parse_args(argv)
-    from kt_jax import comparison  # imports JAX: --help and wrong usage are answered at once
+    from kt_jax.results import (
+        comparison,
+    )  # imports JAX: --help and wrong usage are answered at once
 
     found = comparison.compare(arguments.workdirs)
     if arguments.html is None:
         print(comparison.to_text(found))
         return 0
-    from kt_jax.comparison import page  # matplotlib
+    from kt_jax.results.comparison import page  # matplotlib
 
     page.write_page(arguments.html, found)
     print(f"{arguments.html}: {len(found.runs)} runs")

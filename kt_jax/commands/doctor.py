@@ -65,7 +65,7 @@ def _examine(arguments: argparse.Namespace) -> Iterator[Any]:
         raise ValueError(f"{place} is a stage: name its run, {place.absolute().parent}")
 
     try:
-        from kt_jax import doctor  # imports JAX: wrong usage is answered at once
+        from kt_jax.runs import doctor  # imports JAX: wrong usage is answered at once
     except (ImportError, RuntimeError) as error:
         first = str(error).partition("\n")[0]
         raise ValueError(

@@ -11,8 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kt_jax.api import open_artifact, write_features
 from kt_jax.data import arguments
+from kt_jax.results.opened import open_artifact, write_features
 from kt_jax.runs import artifacts
 
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command and returns its exit status.
 
     Raises:
-      ValueError, FileNotFoundError: as `kt_jax.api.write_features`.
+      ValueError, FileNotFoundError: as `kt_jax.results.opened.write_features`.
     """
     parser = argparse.ArgumentParser(
         prog="kt-jax embed",

@@ -10,8 +10,8 @@ read.
 import argparse
 from collections.abc import Sequence
 
-from kt_jax import exports
 from kt_jax.config import import_file
+from kt_jax.results import exports
 
 
 def main(argv: Sequence[str]) -> int:

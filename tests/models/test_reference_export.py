@@ -14,8 +14,8 @@ import torchvision
 from PIL import Image
 from safetensors.torch import load_file
 
-from kt_jax import exports
-from kt_jax.exports import network as networks
+from kt_jax.results import exports
+from kt_jax.results.exports import network as networks
 
 pytestmark = pytest.mark.slow
 

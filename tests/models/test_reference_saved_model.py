@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import support
 
-from kt_jax import exports
-from kt_jax.exports import network as networks
+from kt_jax.results import exports
+from kt_jax.results.exports import network as networks
 
 tf = pytest.importorskip("tensorflow")
 

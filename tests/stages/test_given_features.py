@@ -11,9 +11,10 @@ import support
 from PIL import Image
 
 import kt_jax
-from kt_jax import atlas, data
+from kt_jax import data
 from kt_jax.evaluation import given
 from kt_jax.kmeans import metrics
+from kt_jax.results import atlas
 from kt_jax.runs import files, pipeline
 from kt_jax.stages import given_features
 

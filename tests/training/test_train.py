@@ -321,7 +321,10 @@ def make_crops(key, batch):
         (make_solver, make_puzzles, 48),
         (make_alexnet, make_crops, 80),
         (make_student("resnet18", width=0.0625), make_crops, 80),
-        (make_student("mobilenet_v3_small", width=0.25), make_crops, 80),
+        # Half a minute of compiling.
+        pytest.param(
+            make_student("mobilenet_v3_small", width=0.25), make_crops, 80, marks=pytest.mark.slow
+        ),
         (make_student("vit_ti", head_dim=8, depth=2, drop_path=0.2), make_crops, 80),
     ],
     ids=["vgg", "alexnet", "resnet", "mobilenet", "vit"],

@@ -1,0 +1,1 @@
+"""What one does with finished artifacts: open, label, embed, look, compare, export."""

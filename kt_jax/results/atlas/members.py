@@ -1,0 +1,240 @@
+"""Which image is in which cluster, and how clearly: read from a run, or computed again."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int32
+
+from kt_jax import data
+from kt_jax.runs import artifacts, files, marks
+from kt_jax.runs.artifacts import Artifact
+
+_log = logging.getLogger(__name__)
+
+READER = "atlas"
+_BATCH = 64  # images at a time on each device, where a backbone sees them again
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that an artifact lies in."""
+
+    directory: Path
+    config: Mapping[str, Any]
+    stage: str
+    """The name of the artifact there."""
+
+    @property
+    def section(self) -> Mapping[str, Any]:
+        """The options of the artifact's stage."""
+        return self.config[self.stage]
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """The cluster of every image of a set; distances are those of k-means."""
+
+    keys: tuple[str, ...]
+    cluster: Int32[np.ndarray, " n"]
+    distance: Float32[np.ndarray, " n"]
+    second_cluster: Int32[np.ndarray, " n"]  # -1 where there is one cluster only
+    margin: Float32[np.ndarray, " n"]  # distance of the second less that of the first
+    origin: str
+    """Where the distances come from, for people."""
+
+
+def open_clustering(directory: Path) -> Artifact[Any]:
+    """Opens Clusters or Labels.
+
+    Raises:
+      FileNotFoundError: it is not finished, or files of it have gone.
+      ValueError: it is an artifact of another type, or its files are not what was written.
+    """
+    place = Path(os.path.abspath(directory.expanduser()))
+    if not place.is_dir():
+        raise FileNotFoundError(f"there is no directory {directory}")
+    artifact = artifacts.open_artifact(place, name=str(directory), reader=READER)
+    if not isinstance(artifact.about, artifacts.Clusters | artifacts.Labels):
+        kind = type(artifact.about).__name__
+        raise ValueError(f"{directory} holds {kind}, but an atlas shows Clusters or Labels")
+    return artifact
+
+
+def find_run(artifact: Artifact[Any]) -> Run | None:
+    """The run that an artifact lies in; None for one that was copied from it."""
+    path = artifact.directory.parent / "config.json"
+    config = files.read_json(path) if path.exists() else {}
+    name = artifact.directory.name
+    return Run(path.parent, config, name) if isinstance(config.get(name), Mapping) else None
+
+
+def find_input(artifact: Artifact[Any], option: str) -> Artifact[Any] | None:
+    """What an artifact was made from, if it is still there and the same.
+
+    Its files are not read: their hashes were compared when the stage read them.
+    """
+    run = find_run(artifact)
+    if run is None or not isinstance(run.section.get(option), str):
+        return None
+    name = run.section[option]
+    place = run.directory / name if name in run.config else Path(name)
+    if not marks.is_finished(place):
+        return None
+    manifest = artifacts.read_manifest(place, name=name, reader=READER)
+    if manifest["outputs"] != _made_from(artifact, option):
+        return None
+    return Artifact(name, place, artifacts.describe(manifest), manifest)
+
+
+def _made_from(artifact: Artifact[Any], option: str) -> str | None:
+    """The hash of what an option named when the stage ran."""
+    inputs = artifact.manifest["fingerprint"].get("inputs", {})
+    return inputs.get(option, {}).get("artifact")
+
+
+def find_members(artifact: Artifact[Any]) -> tuple[Members, Artifact[Any]] | None:
+    """What a run knows, and the artifact of it whose images these are.
+
+    Of Labels that is their own table. Of Clusters it is the table of Labels that the run gave to
+    the clustered images, or one that they carry, or else the distances of the features that were
+    clustered. None if there is none of these.
+
+    Raises:
+      ValueError: a file is broken.
+    """
+    if isinstance(artifact.about, artifacts.Labels):
+        return _read_labels(artifact), artifact
+    assignment = np.load(artifact / "assignment.npy", allow_pickle=False)
+    for labels in _labels_of(artifact):
+        found = _read_labels(labels)
+        # As many images with the same clusters: they are those that were clustered.
+        if np.array_equal(found.cluster, assignment):
+            return found, labels
+    features = find_input(artifact, "features")
+    if (artifact / "labels.parquet").exists():  # of given features, which have no backbone
+        return _read_labels(artifact), features or artifact
+    if features is None or not (features / "index.parquet").exists():
+        return None
+    return _measure(artifact, features, assignment), features
+
+
+def _labels_of(clusters: Artifact[Any]) -> Iterator[Artifact[Any]]:
+    """The finished Labels of the same run that these clusters gave."""
+    run = find_run(clusters)
+    for name, section in ({} if run is None else run.config).items():
+        if run is None or not isinstance(section, Mapping) or section.get("clusters") != run.stage:
+            continue
+        if not marks.is_finished(run.directory / name):
+            continue
+        labels = artifacts.open_artifact(run.directory / name, name=name, reader=READER)
+        is_made_from = _made_from(labels, "clusters") == clusters.manifest["outputs"]
+        if isinstance(labels.about, artifacts.Labels) and is_made_from:
+            yield labels
+
+
+def _read_labels(labels: Artifact[Any]) -> Members:
+    table = files.read_table(labels / "labels.parquet")
+    return Members(
+        keys=tuple(table["key"].tolist()),
+        cluster=table["cluster"].astype(np.int32),
+        distance=table["distance"].astype(np.float32),
+        second_cluster=table["second_cluster"].astype(np.int32),
+        margin=table["margin"].astype(np.float32),
+        origin=f"{labels.name}/labels.parquet",
+    )
+
+
+def _measure(
+    clusters: Artifact[artifacts.Clusters],
+    features: Artifact[artifacts.Features],
+    assignment: Int32[np.ndarray, " n"],
+) -> Members:
+    """The distances of the clustered features."""
+    from kt_jax import kmeans  # imports JAX, which is not needed where Labels are there
+
+    _log.info("atlas: measuring the distances of %s features", f"{len(assignment):,}")
+    tensors = files.read_tensors(clusters / "centroids.safetensors")
+    found = kmeans.assign(
+        shards(features), tensors["centroids"], mean=tensors["mean"], l2=clusters.about.l2
+    )
+    return Members(
+        keys=tuple(files.read_table(features / "index.parquet")["key"].tolist()),
+        # The run's own: another device may decide a tie in another way.
+        cluster=assignment.astype(np.int32),
+        distance=found.distance,
+        second_cluster=found.second_cluster,
+        margin=found.margin,
+        origin=f"{features.name}, the features that were clustered",
+    )
+
+
+def shards(features: Artifact[Any]) -> list[Path]:
+    """The .npy files of features, in the order of their rows."""
+    return sorted(features.directory.glob("features-*-of-*.npy"))
+
+
+def carries_backbone(clusters: Artifact[Any]) -> bool:
+    """Whether other images can have these clusters: not where their features were given."""
+    return isinstance(clusters.about, artifacts.Clusters) and (clusters / "backbone").is_dir()
+
+
+def image_size(clusters: Artifact[artifacts.Clusters]) -> int:
+    """The side that the clustered images were decoded to, in pixels."""
+    features = clusters.about.features
+    assert features is not None
+    return features.image_size or features.size
+
+
+def assign_anew(
+    clusters: Artifact[artifacts.Clusters], images: data.Images
+) -> Iterator[tuple[Float[np.ndarray, "rows d"], Members]]:
+    """The nearest centroids of any images, through the backbone that the clusters carry.
+
+    Yields (features, members) batch by batch, in the order of the images.
+
+    Raises:
+      ValueError: images that are smaller than the backbone's view.
+    """
+    from kt_jax import kmeans  # these import JAX and flax, which other ways do not need
+    from kt_jax.evaluation import backbones, labelling
+    from kt_jax.machine import partition, signals
+
+    labeller = labelling.load_labeller(clusters)
+    features = labeller.features
+    data.check_size(images, "PATH", features.size)
+    partition.configure_xla()
+    mesh = partition.make_mesh()
+    with signals.Notice() as notice:
+        for indices, rows in backbones.extract(
+            labeller.backbone,
+            images,
+            {features.layer: features.grid},
+            size=features.size,
+            batch_size=_BATCH * mesh.size,
+            mesh=mesh,
+            reading=data.Reading(),
+            notice=notice,
+        ):
+            found = kmeans.assign(
+                rows[features.layer],
+                labeller.centroids,
+                mean=labeller.mean,
+                l2=labeller.l2,
+                mesh=mesh,
+            )
+            keys = tuple(images.keys[index] for index in indices.tolist())
+            parts = found.cluster, found.distance, found.second_cluster, found.margin
+            yield rows[features.layer], Members(keys, *parts, origin="the backbone, anew")
+
+
+def join(parts: list[Members]) -> Members:
+    """Consecutive members as one."""
+    names = ("cluster", "distance", "second_cluster", "margin")
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    keys = tuple(key for part in parts for key in part.keys)
+    return Members(keys=keys, **arrays, origin=parts[0].origin)

@@ -1,0 +1,49 @@
+"""atlas.parquet: a row an image, for other programs such as Apple's Embedding Atlas."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from kt_jax.results.atlas.members import Members
+from kt_jax.runs import files
+
+
+def write(
+    path: Path,
+    *,
+    members: Members,
+    labels: np.ndarray | None,
+    class_names: tuple[str, ...],
+    places: np.ndarray | None,
+    other: np.ndarray | None,
+    pictures: Mapping[int, bytes],
+) -> None:
+    """Writes key, cluster, distance, margin, second_cluster, class, x, y, other and image.
+
+    class, x and y, other (the cluster of the clustering compared with) are there where they are
+    known. image is what Hugging Face and Embedding Atlas call one: the bytes of a file and its
+    path; the bytes of the thumbnail, or null where an image has none.
+    """
+    columns: dict[str, object] = {
+        "key": list(members.keys),
+        "cluster": members.cluster,
+        "distance": members.distance,
+        "margin": members.margin,
+        "second_cluster": members.second_cluster,
+    }
+    if labels is not None:
+        columns["class"] = [class_names[x] if x >= 0 else None for x in labels.tolist()]
+    if places is not None:
+        columns |= {"x": places[:, 0], "y": places[:, 1]}
+    if other is not None:
+        columns["other"] = pa.array(other, mask=other < 0)
+    columns["image"] = pa.array(
+        [
+            {"bytes": pictures[index], "path": f"{key}.jpg"} if index in pictures else None
+            for index, key in enumerate(members.keys)
+        ],
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    )
+    files.write_table(path, columns)

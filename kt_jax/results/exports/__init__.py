@@ -1,0 +1,140 @@
+"""Networks for other programs: written in their formats, loaded back, and compared."""
+
+import importlib
+import importlib.util
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kt_jax.runs import files
+
+_log = logging.getLogger(__name__)
+CHECK = "check.json"
+
+
+@dataclass(frozen=True)
+class _Format:
+    module: str
+    """With `write(network, directory)` and `load(directory)`, which gives a `check.Run`."""
+    packages: tuple[str, ...] = ()
+    """What must be installed; the first is also the name of the extra that has them."""
+
+
+FORMATS = {
+    "torch": _Format("kt_jax.results.exports.torch_folder", ("torch",)),
+    "onnx": _Format("kt_jax.results.exports.onnx_file", ("onnx", "onnxruntime")),
+    "safetensors": _Format("kt_jax.results.exports.arrays"),
+    "saved_model": _Format("kt_jax.results.exports.saved_model", ("tensorflow",)),
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """A folder that another program can load."""
+
+    directory: Path
+    differences: dict[str, float]
+    """Of every activation: the largest difference to that in JAX, divided by its largest value."""
+    replaced: bool
+    """Whether an earlier export stood there."""
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of all."""
+        return max(self.differences.values())
+
+
+def export(artifact: str | Path, *, to: str, out: str | Path, size: int = 0) -> Export:
+    """Writes the network of a finished artifact for other programs, loads it back and compares.
+
+    Args:
+      artifact: the directory of a Backbone, or of Features or Clusters, which carry one.
+      to: a name of `FORMATS`.
+      out: a directory that is not there, or is empty, or holds an earlier export in the same
+        format, which is replaced.
+      size: the side of the images, in pixels; 0 takes that of the images it learned from.
+
+    Raises:
+      ValueError: an unknown format, or one whose packages are not installed; `out` holds other
+        files, or lies in the run that is read; the artifact has no network, or one that the format
+        cannot have; or what was written differs from the network by more than `check.LIMIT`.
+        Nothing is left in `out` then.
+      FileNotFoundError: the artifact is not finished, or files of it have gone.
+      OSError: `out` cannot be written.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"to = {to!r}: choose from {', '.join(FORMATS)}")
+    source, target = (Path(each).expanduser().resolve() for each in (artifact, out))
+    replaced = _check_target(target, to, source)
+    _check_installed(to)
+    # Here, since they import JAX: what is wrong above is said at once.
+    from kt_jax.results.exports import card, check
+    from kt_jax.results.exports.network import open_network
+
+    network, opened = open_network(source, size=size)
+    writer: Any = importlib.import_module(FORMATS[to].module)
+    scratch = target.with_name(f".{target.name}.partial")
+    files.delete(scratch)
+    try:
+        _log.info("export: writing %s", to)
+        writer.write(network, scratch)
+        _log.info("export: comparing with the network in JAX on images of %d px", network.size)
+        found = check.compare(network, writer.load(scratch))
+        card.write(scratch, network, opened, to=to, check=found)
+        _write_check(scratch, to, network.size, found)
+        if target.exists():
+            files.remove(target)
+        os.replace(scratch, target)
+    finally:
+        files.delete(scratch)
+    return Export(target, found.differences, replaced)
+
+
+def _check_target(target: Path, to: str, source: Path) -> bool:
+    """Refuses to overwrite; says whether an earlier export is there."""
+    run = source.parent if (source.parent / "config.json").exists() else source
+    if target == run or run in target.parents:
+        raise ValueError(f"--out={target} lies in {run}, which is only read: choose another place")
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"--out={target} is a file: choose another place")
+    found = _list_files(target) if target.exists() else set()
+    if not found:
+        return False
+    written = files.read_json(target / CHECK) if CHECK in found else {}
+    written = written if isinstance(written, dict) else {}
+    others = sorted(found - {CHECK, *written.get("files", ())})
+    if others or written.get("format") != to:
+        raise ValueError(
+            f"--out={target} holds other files, such as {(others or sorted(found))[0]}: choose "
+            "another place"
+        )
+    return True
+
+
+def _list_files(directory: Path) -> set[str]:
+    """The files of a folder, without what Python writes into a folder that it imports from."""
+    found = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    return {path.as_posix() for path in found if "__pycache__" not in path.parts}
+
+
+def _check_installed(to: str) -> None:
+    lacking = [each for each in FORMATS[to].packages if importlib.util.find_spec(each) is None]
+    if lacking:
+        raise ValueError(
+            f"--to={to} needs {' and '.join(lacking)}, not installed here: "
+            f"pip install 'kt_jax[{FORMATS[to].packages[0]}]'"
+        )
+
+
+def _write_check(directory: Path, to: str, size: int, found: Any) -> None:
+    """Written last: it says what the folder is, and names its files."""
+    written = {
+        "format": to,
+        "size": size,
+        "largest_difference": found.largest,
+        "differences": found.differences,
+        "files": sorted(_list_files(directory)),
+    }
+    files.write_json(directory / CHECK, written)

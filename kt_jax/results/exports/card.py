@@ -1,0 +1,123 @@
+"""The model card: what a network is, how it learned and how it was evaluated, as README.md."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from kt_jax.results.exports.check import LIMIT, Check
+from kt_jax.results.exports.network import Network
+from kt_jax.runs import artifacts, files, marks
+from kt_jax.runs.artifacts import Artifact
+
+CARD = "README.md"
+_SCORES = "scores.json"
+_TEMPLATE = Path(__file__).with_name("card.md.j2")
+
+
+def write(
+    directory: Path, network: Network, origin: Artifact[Any], *, to: str, check: Check
+) -> None:
+    """Writes README.md in the style of Hugging Face's model cards.
+
+    Args:
+      directory: of the export.
+      network: what was exported.
+      origin: the artifact that it came from. If its directory lies in a run, the card says how the
+        run trained and evaluated it.
+      to: the format.
+      check: how the export compares with the network in JAX.
+    """
+    environment = jinja2.Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(words=_write_value, share="{:.1%}".format)
+    run = _read_run(origin)
+    text = environment.from_string(_TEMPLATE.read_text()).render(
+        to=to,
+        name=origin.directory.name,
+        about=network.about,
+        architecture=network.about.architecture["name"],
+        options={k: v for k, v in network.about.architecture.items() if k != "name"},
+        size=network.size,
+        layers=network.layers,
+        output=list(network.layers)[-1],
+        check=check,
+        limit=LIMIT,
+        version=origin.manifest["versions"]["kt_jax"],
+        **run,
+    )
+    files.write_file(directory / CARD, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _read_run(origin: Artifact[Any]) -> dict[str, Any]:
+    """What the run beside an artifact says of it: images, stages, probes, leakage."""
+    found: dict[str, Any] = {"images": {}, "stages": [], "probes": [], "leakage": []}
+    run = origin.directory.parent
+    if not (run / "config.json").exists():
+        return found
+    config = files.read_json(run / "config.json")
+    found["images"] = config.get("images", {})
+    for name in config.get("stages", ()):
+        if not marks.is_finished(run / name):
+            continue
+        manifest = marks.read(run / name / marks.MANIFEST)
+        kind = config.get(name, {}).get("kind", "")
+        found["stages"].append({"name": name, "kind": kind, "facts": manifest["facts"]})
+        if manifest["type"] == artifacts.Scores.__name__ and (run / name / _SCORES).exists():
+            scores = files.read_json(run / name / _SCORES)
+            found["probes"].extend(_tabulate(name, scores["rows"], origin.directory.name))
+            found["leakage"].extend(scores["leakage"])
+    return found
+
+
+def _tabulate(stage: str, rows: list[Mapping[str, Any]], subject: str) -> Iterator[dict[str, Any]]:
+    """The scores of a network by layer, with those of its baselines."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        values[row["subject"]][row["layer"]].append(row["value"])
+    if subject not in values:
+        return
+    best = {
+        name: max(map(statistics.mean, by_layer.values()))
+        for name, by_layer in values.items()
+        if name != subject
+    }
+    mine = values[subject]
+    random = values.get(f"random:{subject}", {})
+    yield {
+        "stage": stage,
+        "layers": [
+            (layer, _write_share(found), _write_share(random.get(layer, [])))
+            for layer, found in mine.items()
+        ],
+        "others": {name: f"{value:.1%}" for name, value in best.items()},
+        **{name: rows[0][name] for name in ("metric", "protocol", "split", "selection", "n")},
+    }
+
+
+def _write_share(values: list[float]) -> str:
+    """Of several seeds, the mean and the standard deviation."""
+    if not values:
+        return "not measured"
+    spread = f" ± {statistics.stdev(values):.1%}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1%}{spread}"
+
+
+def _write_value(value: Any) -> str:
+    """A value of a config or of facts, in one line of a table."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_write_value(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_write_value, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value).replace("|", "\\|")

@@ -1,0 +1,157 @@
+"""--to=onnx: one file, uint8 images in and named activations out.
+
+The graph is written from the jaxpr of the network, so that any architecture can be exported, also
+one's own. (jax2onnx has no rule for `linear_call`, which our layers use, and wants an orbax older
+than ours.)
+"""
+
+import importlib
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from kt_jax.models import layers
+from kt_jax.results.exports import network as networks
+from kt_jax.results.exports import onnx_maps, onnx_rules
+from kt_jax.results.exports.check import Run
+from kt_jax.results.exports.network import Network
+from kt_jax.results.exports.onnx_graph import BATCH, INPUT, Graph, Tensor, Value, has_batch
+from kt_jax.runs import files
+
+FILE = "network.onnx"
+# Of primitives that hold a jaxpr: the parameter that it is.
+_CALLS = {
+    "checkpoint": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "jit": "jaxpr",
+    "linear_call": "callee",
+    "pjit": "jaxpr",
+    "remat": "jaxpr",
+}
+_SCOPES: dict[str, Callable[[Graph, Tensor, tuple[int, ...], list[str]], Tensor]] = {
+    "max_pool": lambda graph, x, shape, given: onnx_maps.max_pool(
+        graph, x, shape, window=int(given[0]), stride=int(given[1])
+    ),
+    "local_response_norm": lambda graph, x, shape, given: onnx_maps.local_response_norm(
+        graph, x, shape, size=int(given[0]), alpha=float(given[1]), beta=float(given[2])
+    ),
+}
+_SCOPE = re.compile(rf"({'|'.join(_SCOPES)})_([\d.e_-]+)$")
+
+
+def write(network: Network, directory: Path) -> None:
+    """Writes network.onnx.
+
+    Raises:
+      ValueError: the network uses an operation that is not known here.
+    """
+    variables = network.backbone.params, network.backbone.batch_stats
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    images = jax.ShapeDtypeStruct((BATCH, network.size, network.size, 3), np.uint8)
+    traced = jax.make_jaxpr(networks.make_apply(network, _simplify))(shapes, images)
+    graph = Graph(network.size)
+    inputs: list[Value] = [np.asarray(x) for x in jax.tree.leaves(variables)]
+    made = _interpret(graph, traced.jaxpr, traced.consts, [*inputs, graph.images])
+    outputs = {
+        name: graph.fill(value, var.aval.shape)
+        for name, value, var in zip(network.layers, made, traced.jaxpr.outvars, strict=True)
+    }
+    model = graph.finish(outputs, networks.make_metadata(network))
+    files.write_file(
+        directory / FILE, lambda partial: partial.write_bytes(model.SerializeToString())
+    )
+
+
+def load(directory: Path) -> Run:
+    """The network as onnxruntime computes it."""
+    runtime: Any = importlib.import_module("onnxruntime")
+    session = runtime.InferenceSession(directory / FILE, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+
+
+class _Depthwise(layers.DepthwiseConv):
+    """The convolution that `DepthwiseConv` is, in one operation."""
+
+    def __call__(self, x: Array) -> Array:
+        kernel = self.kernel[...]
+        around = (kernel.shape[0] // 2,) * 2
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (self.stride, self.stride),
+            (around, around),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=kernel.shape[-1],
+        )
+
+
+def _simplify(model: nnx.Module) -> None:
+    """Undoes what training wants written otherwise."""
+    for _, module in nnx.iter_modules(model):
+        if type(module) is layers.DepthwiseConv:
+            object.__setattr__(module, "__class__", _Depthwise)
+
+
+def _interpret(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: list[Value]) -> list[Value]:
+    """Adds the nodes of a jaxpr; its outputs may be of 1 where `Graph.fill` has to broadcast."""
+    values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+    values.update(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+
+    def read(var: Any) -> Value:
+        if hasattr(var, "val"):  # a literal
+            return np.asarray(var.val, var.aval.dtype)
+        return values[var]
+
+    for scope, grouped in itertools.groupby(jaxpr.eqns, key=_find_scope):
+        eqns = list(grouped)
+        if scope is not None:
+            _add_layer(graph, scope, eqns, values)
+            continue
+        for eqn in eqns:
+            made = _interpret_one(graph, eqn, [read(var) for var in eqn.invars])
+            values.update(zip(eqn.outvars, made, strict=True))
+    return [read(var) for var in jaxpr.outvars]
+
+
+def _interpret_one(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
+    if eqn.primitive.name in _CALLS:
+        inner = eqn.params[_CALLS[eqn.primitive.name]]
+        if hasattr(inner, "consts"):  # a closed one
+            return _interpret(graph, inner.jaxpr, inner.consts, inputs)
+        return _interpret(graph, inner, (), inputs)
+    is_constant = all(isinstance(x, np.ndarray) for x in inputs)
+    if is_constant and not any(has_batch(side) for var in eqn.outvars for side in var.aval.shape):
+        made = eqn.primitive.bind(*inputs, **eqn.params)
+        return [np.asarray(x) for x in (made if eqn.primitive.multiple_results else [made])]
+    return onnx_rules.convert(graph, eqn, inputs)
+
+
+def _find_scope(eqn: Any) -> str | None:
+    """The innermost name, of those in _SCOPES, under which an equation was traced."""
+    for name in reversed(str(eqn.source_info.name_stack).split("/")):
+        if _SCOPE.match(name):
+            return name
+    return None
+
+
+def _add_layer(graph: Graph, scope: str, eqns: list[Any], values: dict[Any, Value]) -> None:
+    """Adds the one node that all equations of a scope are."""
+    match = _SCOPE.match(scope)
+    assert match is not None
+    made = {var for eqn in eqns for var in eqn.outvars}
+    read = {var for eqn in eqns for var in eqn.invars if not hasattr(var, "val")} - made
+    (given,) = read
+    out = eqns[-1].outvars[0]
+    x = graph.fill(values[given], given.aval.shape)
+    assert isinstance(x, Tensor)
+    values[out] = _SCOPES[match[1]](graph, x, out.aval.shape, match[2].split("_"))

@@ -1,0 +1,69 @@
+"""--to=saved_model: TensorFlow's SavedModel, which holds the program that JAX compiles."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kt_jax.results.exports import network as networks
+from kt_jax.results.exports.check import Run
+from kt_jax.results.exports.network import Network
+from kt_jax.runs import files
+
+CONFIG = "config.json"
+
+
+def write(network: Network, directory: Path) -> None:
+    """Writes what tf.saved_model.load reads, and config.json.
+
+    `activations`, also the signature serving_default, takes images, uint8 [n, size, size, 3], and
+    gives all activations by name. It has no gradient.
+    """
+    tf = _import_tensorflow()
+    jax2tf: Any = importlib.import_module("jax.experimental.jax2tf")
+    backbone, names = network.backbone, tuple(network.layers)
+    # TensorFlow keeps no dict whose keys are numbers.
+    arrays, structure = jax.tree.flatten((backbone.params, backbone.batch_stats))
+    apply = networks.make_apply(network)
+    convert = jax2tf.convert(
+        lambda arrays, images: apply(jax.tree.unflatten(structure, arrays), images),
+        polymorphic_shapes=(None, "(batch, ...)"),
+        with_gradient=False,
+        native_serialization_platforms=("cpu", "cuda", "tpu"),
+    )
+    module = tf.Module()
+    module.arrays = [tf.Variable(np.asarray(array), trainable=False) for array in arrays]
+    images = tf.TensorSpec((None, network.size, network.size, 3), tf.uint8, "images")
+
+    def activations(images: Any) -> dict[str, Any]:
+        return dict(zip(names, convert(module.arrays, images), strict=True))
+
+    module.activations = tf.function(activations, input_signature=[images], autograph=False)
+    signatures = {"serving_default": module.activations}
+    tf.saved_model.save(module, str(directory), signatures=signatures)
+    files.write_json(directory / CONFIG, networks.describe(network))
+
+
+def load(directory: Path) -> Run:
+    """The network as TensorFlow computes it."""
+    tf = _import_tensorflow()
+    loaded = tf.saved_model.load(str(directory))
+    names = [layer["name"] for layer in files.read_json(directory / CONFIG)["layers"]]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        made = loaded.activations(tf.constant(images))
+        # TensorFlow sorts them.
+        return {name: made[name].numpy() for name in (*names, *(made.keys() - set(names)))}
+
+    return run
+
+
+def _import_tensorflow() -> Any:
+    """TensorFlow, quiet and without the GPU's memory, which JAX uses."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    tf: Any = importlib.import_module("tensorflow")
+    tf.config.set_visible_devices([], "GPU")
+    return tf
