@@ -50,7 +50,7 @@ def workdir(photos, rows, tmp_path_factory):
         f"from_features.py:{workdir}/features.npy,{photos[0]},tiny",
         clusters={"k": GROUPS},
         student={"steps": 2, "batch_size": 16, "backbone": {"channels": (8,) * 5}},
-        probe={"epochs": 1, "batch_size": 16, "backbones": ("student",)},
+        probe={"epochs": 1, "batch_size": 16, "backbones": ()},
     )
     kt_jax.run(config, workdir / "w")
     return workdir / "w"
@@ -85,7 +85,7 @@ def test_the_features_themselves_are_probed(workdir):
     found = {(row["subject"], row["layer"]): row for row in scores}
     assert ("features", "given") in found
     assert found["features", "given"]["protocol"].startswith("linear, frozen, given features as th")
-    assert "mirror image" in found["student", "conv1"]["protocol"]
+    assert "mirror image" in found["pixels", "pixels"]["protocol"]
     page = (workdir / "report" / "index.html").read_text()
     assert "It is not known which images the network of features learned from" in page
     assert re.search(r"<th>features</th>\s*<td>", page)
