@@ -31,6 +31,9 @@ _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an er
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", "", "FIRST:LAST: of every training, trace these steps into STAGE/profile."
 )
+_LOG_TO = flags.DEFINE_list(
+    "log_to", [], "Show the numbers of trainings in these, too: wandb, mlflow, trackio."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0; auto: ask the machine, as on a Cloud TPU VM."
 )
@@ -85,6 +88,7 @@ def main(argv: Sequence[str]) -> None:
         dry_run=_DRY_RUN.value,
         time_steps=_TIME_STEPS.value,
         profile_steps=profile_steps,
+        log_to=_LOG_TO.value,
     )
 
 

@@ -1,8 +1,6 @@
 """Finds what a page shows: the members of clusters, their images and their places."""
 
 import dataclasses
-import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +11,9 @@ from kt_jax import data
 from kt_jax.atlas import members as groups
 from kt_jax.atlas import pictures, places, sheets, summary
 from kt_jax.atlas.members import Members, Run
+from kt_jax.atlas.pictures import Given
 from kt_jax.runs import artifacts, files, progress
 from kt_jax.runs.artifacts import Artifact
-
-_log = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,20 +26,23 @@ class Gathered:
     k: int
     layer: str
     axes: places.Axes | None
-    places: np.ndarray | None
-    centres: np.ndarray | None
+    places: np.ndarray | None  # [n, count], see `gather`
+    centres: np.ndarray | None  # [k, count]
 
 
-def gather(artifact: Artifact[Any], images: str | None) -> Gathered:
+def gather(artifact: Artifact[Any], images: Given | None, *, count: int) -> Gathered:
     """The clusters of the images that were clustered or labelled, or of those at `images`.
+
+    Places have `count` dimensions, the first principal components.
 
     Raises:
       FileNotFoundError, ValueError: as `write_atlas`.
     """
     run = groups.find_run(artifact)
     is_labels = isinstance(artifact.about, artifacts.Labels)
-    if images is not None and not is_labels and artifact.about.features is not None:
-        return _gather_anew(artifact, _open_any(artifact, run, images))
+    if images is not None and groups.carries_backbone(artifact):
+        opened = pictures.open_given(run, images, size=groups.image_size(artifact))
+        return _gather_anew(artifact, opened, count)
     found = groups.find_members(artifact)
     if found is None:
         raise ValueError(_explain_unknown(artifact, run))
@@ -55,12 +53,12 @@ def gather(artifact: Artifact[Any], images: str | None) -> Gathered:
     clusters = groups.find_input(artifact, "clusters") if is_labels else artifact
     k = artifact.about.classes if is_labels else artifact.about.k
     gathered = Gathered(members, opened, rows, k, "", None, None, None)
-    return gathered if clusters is None else _place(gathered, clusters, owner)
+    return gathered if clusters is None else _place(gathered, clusters, owner, count)
 
 
 def _explain_unknown(artifact: Artifact[Any], run: Run | None) -> str:
     name = artifact.name
-    if artifact.about.features is None:
+    if not groups.carries_backbone(artifact):
         return (
             f"{name} are clusters of rows without names, so no images are known: an atlas needs a "
             "run's Clusters, or Labels"
@@ -73,46 +71,27 @@ def _explain_unknown(artifact: Artifact[Any], run: Run | None) -> str:
     return f"{name} {reason}: name the images behind it, and they get their clusters anew"
 
 
-def _open_any(clusters: Artifact[Any], run: Run | None, images: str) -> data.Images:
-    """A set of the run's config by its name, or else a place, decoded as the clustered images."""
-    if run is not None and images in run.config.get("images", {}):
-        return pictures.open_set(run, images)
-    size = clusters.about.features.size
-    features = groups.find_input(clusters, "features")
-    source = None if features is None else groups.find_run(features)
-    if source is not None and "images" in source.section:
-        size = source.config["images"][source.section["images"]]["size"]
-    return pictures.open_place(run, images, size=size)
-
-
-def _open_known(members: Members, owner: Artifact[Any], place: str | None) -> data.Images:
+def _open_known(members: Members, owner: Artifact[Any], given: Given | None) -> data.Images:
     """The images of members that are known by name: where the run says, or in another place."""
     run = groups.find_run(owner)
-    sets = {} if run is None else run.config.get("images", {})
-    if run is not None and (place is None or place in sets):
-        if "images" not in run.section:
-            raise ValueError(
-                f"{owner.name} does not say where its images are: name the place behind the "
-                "clusters"
-            )
-        name = place or run.section["images"]
-        images = pictures.open_set(run, name)
-        if name == run.section["images"]:
-            pictures.check_same(run, name, images, owner, "images")
-        return images
-    if place is None:
+    if given is not None:
+        return pictures.open_given(run, given, size=sheets.SIDES[0])
+    if run is None or "images" not in run.section:
         raise ValueError(
-            f"{owner.name} lies in no run, so that its {len(members.keys):,} images, such as "
-            f"{members.keys[0]}, are not known: name the place that has them behind it"
+            f"{owner.name} lies in no run that says where its {len(members.keys):,} images are, "
+            f"such as {members.keys[0]}: name the place that has them behind it"
         )
-    return pictures.open_place(run, place, size=sheets.SIDES[0])
+    name = run.section["images"]
+    images = pictures.open_set(run, name)
+    pictures.check_same(run, name, images, owner, "images")
+    return images
 
 
-def _place(found: Gathered, clusters: Artifact[Any], owner: Artifact[Any]) -> Gathered:
+def _place(found: Gathered, clusters: Artifact[Any], owner: Artifact[Any], count: int) -> Gathered:
     """Adds the map: of the features of the same images, or else of their distances."""
     tensors = files.read_tensors(clusters / "centroids.safetensors")
     centroids, members = tensors["centroids"], found.members
-    axes = _find_axes(clusters, tensors)
+    axes = _find_axes(clusters, tensors, count)
     features = groups.find_input(clusters, "features")
     if features is not None and _has_same_images(features, owner, members):
         spots = places.place_shards(axes, groups.shards(features))
@@ -128,9 +107,13 @@ def _place(found: Gathered, clusters: Artifact[Any], owner: Artifact[Any]) -> Ga
     )
 
 
-def _find_axes(clusters: Artifact[Any], tensors: Mapping[str, np.ndarray]) -> places.Axes:
+def _find_axes(
+    clusters: Artifact[Any], tensors: Mapping[str, np.ndarray], count: int
+) -> places.Axes:
     sizes = np.array(files.read_json(clusters / "clusters.json")["sizes"])
-    return places.find_axes(tensors["centroids"], sizes, mean=tensors["mean"], l2=clusters.about.l2)
+    return places.find_axes(
+        tensors["centroids"], sizes, mean=tensors["mean"], l2=clusters.about.l2, count=count
+    )
 
 
 def _layer(clusters: Artifact[Any]) -> str:
@@ -140,24 +123,22 @@ def _layer(clusters: Artifact[Any]) -> str:
 def _has_same_images(features: Artifact[Any], owner: Artifact[Any], members: Members) -> bool:
     if features.directory == owner.directory:
         return True
-    images = [each.manifest["fingerprint"].get("images") for each in (features, owner)]
-    return bool(images[0]) and images[0] == images[1] and features.about.rows == len(members.keys)
+    first, second = (
+        each.manifest["fingerprint"].get("images", {}).get("images") for each in (features, owner)
+    )
+    return first is not None and first == second and features.about.rows == len(members.keys)
 
 
-def _gather_anew(clusters: Artifact[Any], images: data.Images) -> Gathered:
+def _gather_anew(clusters: Artifact[Any], images: data.Images, count: int) -> Gathered:
     """Labels any images through the backbone of the clusters."""
     tensors = files.read_tensors(clusters / "centroids.safetensors")
-    axes = _find_axes(clusters, tensors)
+    axes = _find_axes(clusters, tensors, count)
     parts, spots = [], []
-    begun = spoken = time.monotonic()
-    for rows, part in groups.assign_anew(clusters, images):
-        parts.append(part)
-        spots.append(places.place_rows(axes, rows))
-        done = sum(len(each.keys) for each in parts)
-        if time.monotonic() - spoken > _SECONDS_BETWEEN_LINES:
-            spoken = time.monotonic()
-            eta = progress.eta(spoken - begun, done, len(images))
-            _log.info("atlas: %s of %s images labelled | %s", f"{done:,}", f"{len(images):,}", eta)
+    with progress.Count("atlas", len(images), "images labelled") as counted:
+        for rows, part in groups.assign_anew(clusters, images):
+            parts.append(part)
+            spots.append(places.place_rows(axes, rows))
+            counted.add(len(part.keys))
     return Gathered(
         groups.join(parts),
         images,
@@ -181,7 +162,7 @@ def compare(other: Artifact[Any], found: Gathered, name: str) -> summary.Compari
     if known is not None:
         members, owner = known
         pictures.check_contents(owner, found.images, found.rows)
-    elif other.about.features is not None:
+    elif groups.carries_backbone(other):
         members = groups.join([part for _, part in groups.assign_anew(other, found.images)])
     else:
         raise ValueError(f"--compare: {_explain_unknown(other, groups.find_run(other))}")

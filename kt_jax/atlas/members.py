@@ -17,7 +17,7 @@ from kt_jax.runs.artifacts import Artifact
 _log = logging.getLogger(__name__)
 
 READER = "atlas"
-_BATCH = 256  # images at a time, where a backbone sees them again
+_BATCH = 64  # images at a time on each device, where a backbone sees them again
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def open_clustering(directory: Path) -> Artifact[Any]:
       ValueError: it is an artifact of another type, or its files are not what was written.
     """
     place = Path(os.path.abspath(directory.expanduser()))
+    if not place.is_dir():
+        raise FileNotFoundError(f"there is no directory {directory}")
     artifact = artifacts.open_artifact(place, name=str(directory), reader=READER)
     if not isinstance(artifact.about, artifacts.Clusters | artifacts.Labels):
         kind = type(artifact.about).__name__
@@ -99,8 +101,8 @@ def find_members(artifact: Artifact[Any]) -> tuple[Members, Artifact[Any]] | Non
     """What a run knows, and the artifact of it whose images these are.
 
     Of Labels that is their own table. Of Clusters it is the table of Labels that the run gave to
-    the clustered images, or else the distances of the features that were clustered. None if the
-    run has neither, or if there is no run.
+    the clustered images, or one that they carry, or else the distances of the features that were
+    clustered. None if there is none of these.
 
     Raises:
       ValueError: a file is broken.
@@ -114,6 +116,8 @@ def find_members(artifact: Artifact[Any]) -> tuple[Members, Artifact[Any]] | Non
         if np.array_equal(found.cluster, assignment):
             return found, labels
     features = find_input(artifact, "features")
+    if (artifact / "labels.parquet").exists():  # of given features, which have no backbone
+        return _read_labels(artifact), features or artifact
     if features is None or not (features / "index.parquet").exists():
         return None
     return _measure(artifact, features, assignment), features
@@ -133,7 +137,7 @@ def _labels_of(clusters: Artifact[Any]) -> Iterator[Artifact[Any]]:
             yield labels
 
 
-def _read_labels(labels: Artifact[artifacts.Labels]) -> Members:
+def _read_labels(labels: Artifact[Any]) -> Members:
     table = files.read_table(labels / "labels.parquet")
     return Members(
         keys=tuple(table["key"].tolist()),
@@ -174,6 +178,18 @@ def shards(features: Artifact[Any]) -> list[Path]:
     return sorted(features.directory.glob("features-*-of-*.npy"))
 
 
+def carries_backbone(clusters: Artifact[Any]) -> bool:
+    """Whether other images can have these clusters: not where their features were given."""
+    return isinstance(clusters.about, artifacts.Clusters) and (clusters / "backbone").is_dir()
+
+
+def image_size(clusters: Artifact[artifacts.Clusters]) -> int:
+    """The side that the clustered images were decoded to, in pixels."""
+    features = clusters.about.features
+    assert features is not None
+    return features.image_size or features.size
+
+
 def assign_anew(
     clusters: Artifact[artifacts.Clusters], images: data.Images
 ) -> Iterator[tuple[Float[np.ndarray, "rows d"], Members]]:
@@ -184,32 +200,31 @@ def assign_anew(
     Raises:
       ValueError: images that are smaller than the backbone's view.
     """
-    from kt_jax import kmeans
-    from kt_jax.evaluation import backbones
+    from kt_jax import kmeans  # these import JAX and flax, which other ways do not need
+    from kt_jax.evaluation import backbones, labelling
     from kt_jax.machine import partition, signals
 
-    features = clusters.about.features
-    assert features is not None
-    data.check_size(images, "IMAGES", features.size)
+    labeller = labelling.load_labeller(clusters)
+    features = labeller.features
+    data.check_size(images, "PATH", features.size)
     partition.configure_xla()
-    tensors = files.read_tensors(clusters / "centroids.safetensors")
     mesh = partition.make_mesh()
     with signals.Notice() as notice:
         for indices, rows in backbones.extract(
-            backbones.load_backbone(clusters / backbones.CARRIED, features.backbone),
+            labeller.backbone,
             images,
             {features.layer: features.grid},
             size=features.size,
-            batch_size=_BATCH,
+            batch_size=_BATCH * mesh.size,
             mesh=mesh,
             reading=data.Reading(),
             notice=notice,
         ):
             found = kmeans.assign(
                 rows[features.layer],
-                tensors["centroids"],
-                mean=tensors["mean"],
-                l2=clusters.about.l2,
+                labeller.centroids,
+                mean=labeller.mean,
+                l2=labeller.l2,
                 mesh=mesh,
             )
             keys = tuple(images.keys[index] for index in indices.tolist())

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from kt_jax import data
 from kt_jax.atlas.members import Members, Run, find_run
 from kt_jax.runs import images as sets
 from kt_jax.runs.artifacts import Artifact
+
+Given = str | Mapping[str, Any]
+"""A place, the name of a set of a run's config, or what `data.open_images` takes but for a size."""
 
 
 def open_set(run: Run, name: str) -> data.Images:
@@ -31,13 +34,18 @@ def open_set(run: Run, name: str) -> data.Images:
         ) from None
 
 
-def open_place(run: Run | None, place: str, *, size: int) -> data.Images:
-    """The images of a folder, an archive or a table, decoded to `size` px.
+def open_given(run: Run | None, images: Given, *, size: int) -> data.Images:
+    """A set that the run's config names, or what is in another place, decoded to `size` px.
 
     Raises:
       FileNotFoundError, ValueError: as `data.open_images`.
     """
-    return _open(run, "auto", {"path": place, "size": size})
+    if isinstance(images, Mapping):
+        options = dict(images)
+        return _open(run, options.pop("source"), {**options, "size": size})
+    if run is not None and images in run.config.get("images", {}):
+        return open_set(run, images)
+    return _open(run, "auto", {"path": images, "size": size})
 
 
 def _open(run: Run | None, source: str, options: dict[str, Any]) -> data.Images:

@@ -2,9 +2,7 @@
 
 import concurrent.futures
 import io
-import logging
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,8 +15,6 @@ from kt_jax import data
 from kt_jax.atlas.summary import Summary, choose
 from kt_jax.runs import progress
 
-_log = logging.getLogger(__name__)
-
 # The sides of thumbnails in px, the best first. All are multiples of 16, the block of a JPEG with
 # halved colours, so that no thumbnail shows a trace of its neighbour.
 SIDES = (96, 64, 48)
@@ -27,7 +23,6 @@ PER_SHEET = COLUMNS * COLUMNS
 _QUALITY = 80
 _MEASURED = 200  # thumbnails, from which the bytes of all are told
 _BASE64 = 4 / 3
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,13 +135,14 @@ def make_clusters(
     Raises:
       ValueError: an image cannot be read any more.
     """
-    begun = spoken = time.monotonic()
-    done, total = 0, budget.count
 
     def picture(place: int) -> UInt8[np.ndarray, "s s 3"]:
         return shrink(images[int(rows[place])], budget.side)
 
-    with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+    with (
+        concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads,
+        progress.Count("atlas", budget.count, "thumbnails made") as count,
+    ):
         for number, chosen in enumerate(budget.chosen):
             members = summary.order[summary.starts[number] :][chosen]
             pixels = list(threads.map(picture, members.tolist()))
@@ -154,11 +150,7 @@ def make_clusters(
             yield Cluster(
                 tuple(threads.map(encode_sheet, groups)), tuple(threads.map(encode, pixels))
             )
-            done += len(pixels)
-            if time.monotonic() - spoken > _SECONDS_BETWEEN_LINES:
-                spoken = time.monotonic()
-                eta = progress.eta(spoken - begun, done, total)
-                _log.info("atlas: %s of %s thumbnails | %s", f"{done:,}", f"{total:,}", eta)
+            count.add(len(pixels))
 
 
 def shrink(pixels: UInt8[np.ndarray, "s s 3"], side: int) -> UInt8[np.ndarray, "t t 3"]:

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from kt_jax.atlas import gathering, page, sheets, summary, table
+from kt_jax.atlas import gathering, page, places, sheets, summary, table
 from kt_jax.atlas import members as groups
 from kt_jax.atlas.gathering import Gathered
+from kt_jax.atlas.pictures import Given
 from kt_jax.kmeans import metrics
 from kt_jax.runs import files, progress
 from kt_jax.runs.artifacts import Artifact
 
 _log = logging.getLogger(__name__)
 
-PAGE, TABLE = "atlas.html", "atlas.parquet"
-MEGABYTES = 100.0  # of the page
+PAGE = "atlas.html"
+MAPS = {"pca": 2, "umap": 50}  # and of how many principal components each is made
 _SPARE = 120_000  # bytes: styles, script and the tags around the sheets
 
 
@@ -44,9 +45,10 @@ def write_atlas(
     clusters: str | Path,
     out: str | Path,
     *,
-    images: str | None = None,
+    images: Given | None = None,
     compare: str | Path | None = None,
-    max_megabytes: float = MEGABYTES,
+    map: str = "pca",
+    max_megabytes: float = 100.0,
 ) -> Written:
     """Writes one HTML page with every cluster, and a table of all images beside it.
 
@@ -54,34 +56,43 @@ def write_atlas(
       clusters: the directory of Clusters or of Labels.
       out: a directory, which gets atlas.html and atlas.parquet; or the page itself, NAME.html,
         with NAME.parquet beside it. What stood there before is replaced.
-      images: where the images are, or the name of a set of the run's config. None: those that were
-        clustered (of Labels: labelled), where the run's config says. Given, Clusters label all
-        images of that place anew; Labels find theirs there by name.
+      images: where the images are, or the name of a set of the run's config, or source and options
+        as `data.open_images` takes them. None: those that were clustered (of Labels: labelled),
+        where the run's config says. Given, Clusters label all of these images anew; Labels find
+        theirs there by name.
       compare: Clusters or Labels of the same images, to compare with.
+      map: "pca", the principal components of the centroids, or "umap", of their first 50 (it needs
+        the extra [umap]).
       max_megabytes: of the page, in 10^6 bytes: it decides the size of thumbnails, and how many
         members of a large cluster have one.
 
     Raises:
       FileNotFoundError: an artifact is not finished, or files or images have gone.
       ValueError: an artifact of another type, other images than those that were clustered,
-        nothing in common to compare, `out` in the run that is read, or a page of so many megabytes
-        cannot hold the clusters.
+        nothing in common to compare, `out` in the run that is read, an unknown map or one that
+        cannot be made, or a page of so many megabytes cannot hold the clusters.
     """
     begun = time.monotonic()
     artifact = groups.open_clustering(Path(clusters))
     place = _find_out(Path(out), artifact)
     if not max_megabytes > 0:
         raise ValueError(f"--max_megabytes={max_megabytes:g}: give more than 0")
+    if map not in MAPS:
+        raise ValueError(f"--map={map}: choose one of {', '.join(MAPS)}")
+    if map == "umap":
+        places.check_umap()
     other = None if compare is None else groups.open_clustering(Path(compare))
     if other is not None:
         _find_out(Path(out), other)
-    found = gathering.gather(artifact, images)
+    found = gathering.gather(artifact, images, count=MAPS[map])
     _log.info(
         "atlas: %s images in %s clusters; distances from %s",
         f"{len(found.members.keys):,}",
         f"{found.k:,}",
         found.members.origin,
     )
+    if map == "umap":
+        found = _embed(found)
     comparison = None if other is None else gathering.compare(other, found, _name(other))
     written = _write(place, _name(artifact), found, comparison, max_megabytes)
     written = dataclasses.replace(written, seconds=time.monotonic() - begun)
@@ -96,6 +107,15 @@ def write_atlas(
         progress.format_seconds(written.seconds),
     )
     return written
+
+
+def _embed(found: Gathered) -> Gathered:
+    if found.places is None:
+        raise ValueError("--map=umap: without centroids beside the labels there is no map")
+    _log.info("atlas: UMAP of %s images; numba compiles first", f"{len(found.places):,}")
+    spots = places.embed(found.places)
+    centres = places.find_middles(spots, found.members.cluster, found.k)
+    return dataclasses.replace(found, axes=None, places=spots, centres=centres)
 
 
 def _name(artifact: Artifact[Any]) -> str:

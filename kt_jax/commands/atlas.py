@@ -8,15 +8,15 @@ The page shows all clusters with their sizes, how tight and (where classes are k
 are, their nearest, median, farthest and borderline images and all others, a map, and a search.
 atlas.parquet beside it has a row an image; Apple's Embedding Atlas opens it.
 
-CLUSTERS is the directory of Clusters or Labels. Without IMAGES, the images are those that were
+CLUSTERS is the directory of Clusters or Labels. Without PATH, the images are those that were
 clustered (or labelled), where the config of the run says; they must not have changed. Distances are
 those that the run's Labels of these images have, or else those of the features that were clustered,
 measured again.
 
-IMAGES is another place (a folder, an archive, a table; whatever `kt-jax images scan` takes), or the
-name of a set of images in the run's config, such as test. Clusters then give each image there its
-nearest centroid, through the backbone that they carry, whether it was clustered before or not.
-Labels find their images there by name.
+PATH is as of `kt-jax images scan` (a folder, an archive, a table; several folders), or the name of
+a set of images in the run's config, such as test. Clusters then give each image there its nearest
+centroid, through the backbone that they carry, whether it was clustered before or not. Labels find
+their images there by name.
 
 Nothing is written into the run.
 """
@@ -24,8 +24,9 @@ Nothing is written into the run.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-_MEGABYTES = 100.0
+from kt_jax.data import arguments
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("clusters", type=Path, metavar="CLUSTERS")
-    parser.add_argument("images", nargs="?", metavar="IMAGES")
+    arguments.add_images(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR|FILE.html")
     parser.add_argument(
         "--compare",
@@ -49,20 +50,34 @@ def main(argv: Sequence[str]) -> int:
         metavar="OTHER",
         help="Clusters or Labels of the same images, to compare with",
     )
-    parser.add_argument("--max_megabytes", type=float, default=_MEGABYTES, metavar="MB",
+    parser.add_argument("--map", default="pca", metavar="pca|umap",
+        help="principal components (pca), or UMAP, which needs the extra [umap]")  # fmt: skip
+    parser.add_argument("--max_megabytes", type=float, default=100.0, metavar="MB",
         help="of the page, which decides how large thumbnails are, and how many images of a large "
         "cluster have one; the others are listed by name (100)")  # fmt: skip
-    arguments = parser.parse_args(argv)
+    given = parser.parse_args(argv)
     # Only here: --help need not wait for it.
     from kt_jax import atlas
 
     written = atlas.write_atlas(
-        arguments.clusters,
-        arguments.out,
-        images=arguments.images,
-        compare=arguments.compare,
-        max_megabytes=arguments.max_megabytes,
+        given.clusters,
+        given.out,
+        images=_find_images(given),
+        compare=given.compare,
+        map=given.map,
+        max_megabytes=given.max_megabytes,
     )
     print(written.page)
     print(written.table)
     return 0
+
+
+def _find_images(given: argparse.Namespace) -> str | dict[str, Any] | None:
+    """What `write_atlas` takes: nothing, a place or the name of a set, or the options of a source.
+
+    Raises:
+      ValueError: as `arguments.read_options`.
+    """
+    if given.source == "auto" and not given.option and len(given.paths) < 2:
+        return given.paths[0] if given.paths else None
+    return {"source": given.source, **arguments.read_options(given)}

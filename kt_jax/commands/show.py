@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kt_jax.runs import artifacts, files, marks, progress
+from kt_jax.runs import artifacts, marks, progress, status
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,9 +79,7 @@ def _describe_values(values: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 def _describe_run(directory: Path) -> Iterator[str]:
-    config = files.read_json(directory / "config.json")
-    if "stages" not in config or any("kind" not in config.get(x, {}) for x in config["stages"]):
-        raise ValueError(f"{directory}/config.json is not that of a run of this version of kt_jax")
+    config = status.read_config(directory)
     yield f"{directory}: a run of {len(config['stages'])} stages, seed {config['seed']}"
     for name in config["stages"]:
         place, kind = directory / name, config[name]["kind"]

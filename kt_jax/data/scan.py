@@ -20,7 +20,6 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 import scipy.fft
 from jaxtyping import UInt8, UInt64
-from tqdm import tqdm
 
 from kt_jax.data import layout
 from kt_jax.data.decode import DECODER, THUMBNAIL, VERSION, examine_image
@@ -54,7 +53,6 @@ _DECODER = b"kt_jax.decoder"
 _DARK = 24
 _NEARLY_ALL = 0.95
 _ROWS_PER_TASK = 64
-_SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_SAVES = 60.0
 
 
@@ -233,27 +231,17 @@ class _Found(NamedTuple):
 def _examine_all(source: Source, new: np.ndarray) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Yields some rows and what was found there, until all of `new` are examined."""
     tasks = np.array_split(new, -(-len(new) // _ROWS_PER_TASK))
-    begun = said = time.monotonic()
-    done, deep, dark = 0, 0, 0
+    deep, dark = 0, 0
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(new), unit=" images", desc=source.name, disable=None) as bar,
+        progress.Count(source.name, len(new), "images examined") as count,
     ):
         examine = functools.partial(_examine, source)
         for task, found in zip(tasks, pool.map(examine, tasks), strict=True):
             yield task, found.values
-            done += len(task)
             deep += found.deep
             dark += found.dark
-            bar.update(len(task))
-            now = time.monotonic()
-            if now - said > _SECONDS_BETWEEN_LINES:
-                said = now
-                _log.info(
-                    "%s: %s of %s images examined | %s",
-                    *(source.name, f"{done:,}", f"{len(new):,}"),
-                    progress.eta(now - begun, done, len(new)),
-                )
+            count.add(len(task))
     if dark > _NEARLY_ALL * deep:
         _log.warning(
             "%s: %s of %s images of 16 bits are nearly black: no pixel is brighter than about "

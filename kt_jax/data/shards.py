@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import pathlib
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 from array_record.python import array_record_module
-from tqdm import tqdm
 
 from kt_jax.data.decode import decode_upright, examine_image
 from kt_jax.data.scan import MANIFEST, perceptual_hash
@@ -32,7 +30,6 @@ _log = logging.getLogger(__name__)
 # was before it was re-encoded for the first time.
 _ROWS = pa.schema([*MANIFEST, ("source_sha256", pa.string())])
 _ROWS_PER_BATCH = 1024
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +106,10 @@ def write_here(job: Job, missing: Sequence[int]) -> None:
       OSError: a file cannot be written.
     """
     threads = os.cpu_count() or 1
-    done, total = 0, sum(len(job.rows(shard)) for shard in missing)
-    begun = said = time.monotonic()
+    total = sum(len(job.rows(shard)) for shard in missing)
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=total, unit=" images", desc=job.opened.name, disable=None) as bar,
+        progress.Count(job.opened.name, total, "images re-encoded") as count,
     ):
 
         def parallel(encode: Callable, rows: Iterable[int]) -> Iterator:
@@ -127,18 +123,8 @@ def write_here(job: Job, missing: Sequence[int]) -> None:
                 yield next_of(waiting)
 
         def next_of(waiting: collections.deque) -> Any:
-            nonlocal done, said
             result = waiting.popleft().result()
-            done += 1
-            bar.update()
-            now = time.monotonic()
-            if now - said > _SECONDS_BETWEEN_LINES:
-                said = now
-                _log.info(
-                    "%s: %s of %s images re-encoded | %s",
-                    *(job.opened.name, f"{done:,}", f"{total:,}"),
-                    progress.eta(now - begun, done, total),
-                )
+            count.add()
             return result
 
         for shard in missing:

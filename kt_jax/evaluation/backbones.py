@@ -7,6 +7,7 @@ the bit on how an image is viewed, which layer is taken and how it is pooled.
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from kt_jax.machine import partition
 from kt_jax.models import views
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Notice
+
+_log = logging.getLogger(__name__)
 
 NETWORK = "network.safetensors"
 DESCRIPTION = "backbone.json"
@@ -172,6 +175,8 @@ def _make_program(
     make_model = _maker(backbone["architecture"], backbone["size"])
     graphdef = training.structure(make_model, training=False)
     mean, deviation = backbone["mean"], backbone["deviation"]
+    layers = ", ".join(name for name, _ in grids)
+    _log.info("compiling %s up to %s", backbone["architecture"]["name"], layers)
 
     @jax.jit
     def features(variables: Any, pixels: jax.Array) -> dict[str, jax.Array]:

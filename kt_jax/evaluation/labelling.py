@@ -1,11 +1,12 @@
 """Pseudo-labels of images: the nearest centroid of the features of a frozen backbone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from kt_jax import data, kmeans
 from kt_jax.evaluation import backbones
@@ -69,6 +70,7 @@ def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images
 def write_given(
     directory: Path,
     features: artifacts.Artifact[artifacts.Features],
+    assignment: Int32[np.ndarray, " n"],
     centroids: Float32[np.ndarray, "k d"],
     *,
     mean: Float32[np.ndarray, " d"],
@@ -80,6 +82,10 @@ def write_given(
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
     found = kmeans.assign(shards, centroids, mean=mean, l2=l2, mesh=mesh)
     columns = {name: getattr(found, name) for name in COLUMNS}
+    # Of two as near, the one that k-means took.
+    other = found.cluster != assignment
+    columns["second_cluster"] = np.where(other, found.cluster, found.second_cluster)
+    columns["cluster"] = assignment
     files.write_table(directory / LABELS, {x: index[x] for x in ("index", "key")} | columns)
 
 
@@ -91,29 +97,32 @@ def label(
     mesh: Mesh,
     reading: data.Reading,
     notice: Notice,
+    on_batch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, np.ndarray]:
     """The columns COLUMNS of images, in their order; see `kmeans.Assignment`.
 
-    Images are seen as those that were clustered: layer, pooling, view and normalisation.
+    Images are seen as those that were clustered: layer, pooling, view and normalisation. After
+    every batch, `on_batch` is called with the number of its images.
     """
     features = labeller.features
-    parts = [
-        kmeans.assign(
+    parts = []
+    for index, rows in backbones.extract(
+        labeller.backbone,
+        images,
+        {features.layer: features.grid},
+        size=features.size,
+        batch_size=batch_size,
+        mesh=mesh,
+        reading=reading,
+        notice=notice,
+    ):
+        part = kmeans.assign(
             rows[features.layer],
             labeller.centroids,
             mean=labeller.mean,
             l2=labeller.l2,
             mesh=mesh,
         )
-        for _, rows in backbones.extract(
-            labeller.backbone,
-            images,
-            {features.layer: features.grid},
-            size=features.size,
-            batch_size=batch_size,
-            mesh=mesh,
-            reading=reading,
-            notice=notice,
-        )
-    ]
+        parts.append(part)
+        on_batch(len(index))
     return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}

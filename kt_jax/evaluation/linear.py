@@ -192,17 +192,20 @@ def _cache(
     """Each layer's features [views * n, d] float16 as a file that the page cache holds."""
     directory.mkdir(parents=True, exist_ok=True)
     files: dict[str, np.memmap] = {}
-    for view, flip in enumerate(mirrored):
-        for index, rows in _extract(stage, subject, grids, images, mirrored=flip):
-            for layer, x in rows.items() if processes.writes() else ():
-                if layer not in files:
-                    files[layer] = np.lib.format.open_memmap(
-                        directory / f"{layer}.npy",
-                        mode="w+",
-                        dtype=np.float16,
-                        shape=(len(mirrored) * len(images), x.shape[1]),
-                    )
-                files[layer][view * len(images) + index] = x
+    name = f"probe of {subject.name}, {directory.name} images"
+    with stage.count(len(mirrored) * len(images), "views seen", name=name) as count:
+        for view, flip in enumerate(mirrored):
+            for index, rows in _extract(stage, subject, grids, images, mirrored=flip):
+                for layer, x in rows.items() if processes.writes() else ():
+                    if layer not in files:
+                        files[layer] = np.lib.format.open_memmap(
+                            directory / f"{layer}.npy",
+                            mode="w+",
+                            dtype=np.float16,
+                            shape=(len(mirrored) * len(images), x.shape[1]),
+                        )
+                    files[layer][view * len(images) + index] = x
+                count.add(len(index))
     for file in files.values():
         file.flush()  # where other hosts see it
     partition.wait_for_all(str(directory))

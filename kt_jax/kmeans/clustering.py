@@ -14,8 +14,7 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError
 
 from kt_jax import kmeans
-from kt_jax.runs import files
-from kt_jax.runs.progress import format_seconds
+from kt_jax.runs import files, progress
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +30,7 @@ def fit(
     max_iterations: int,
     restarts: int,
     check_stop: Callable[[], None] = lambda: None,
+    progress_file: Path | None = None,
     **options: Any,
 ) -> kmeans.KMeans:
     """`kmeans.fit`, one line in the log for each iteration and its state in a file.
@@ -38,7 +38,7 @@ def fit(
     If the file exists, it was written by the same call, which resumes from there with the same
     result. The caller deletes it when the results are on disk. `check_stop` is called after every
     iteration, once its state is written, and after every step of the seeding, whose state is
-    written every few seconds.
+    written every few seconds. `progress_file` is that of `runs.progress.write`.
 
     Raises:
       ValueError, FileNotFoundError: as `kmeans.fit`; a state that is broken.
@@ -63,32 +63,43 @@ def fit(
     times: list[float] = []  # of this process's iterations, without seeding
     saved = begun
 
-    def report(progress: kmeans.Progress) -> None:
+    def tell(*work: Any) -> None:
+        if progress_file is not None:
+            progress.write(progress_file, *work)
+
+    def report(at: kmeans.Progress) -> None:
         nonlocal begun
-        files.write_tensors(state, progress.state())
+        files.write_tensors(state, at.state())
         check_stop()
         now = time.monotonic()
         seconds, begun = now - begun, now
-        restart = f"restart {progress.restart + 1}/{restarts}, " if restarts > 1 else ""
-        line = f"{name} {restart}{progress.iteration}/{max_iterations} | "
-        line += f"inertia {progress.inertia:.6g} | "
-        if progress.iteration == 0:
-            _log.info("%sseeded in %s", line, format_seconds(seconds))
+        restart = f"restart {at.restart + 1}/{restarts}, " if restarts > 1 else ""
+        line = f"{name} {restart}{at.iteration}/{max_iterations} | "
+        line += f"inertia {at.inertia:.6g} | "
+        work = (f"{name} {restart}".rstrip(" ,"), at.iteration, max_iterations, "iterations")
+        values = {"inertia": at.inertia}
+        if at.iteration == 0:
+            tell(*work, None, values)
+            _log.info("%sseeded in %s", line, progress.format_seconds(seconds))
             return
         times.append(seconds)
-        left = max_iterations * (restarts - progress.restart) - progress.iteration
-        line += f"{progress.moved:,} rows moved | "
-        line += f"{progress.repaired} repaired | " if progress.repaired else ""
-        eta = format_seconds(left * sum(times) / len(times))
+        most = max_iterations * (restarts - at.restart) - at.iteration
+        left = most * sum(times) / len(times)
+        tell(*work, left, values)
+        line += f"{at.moved:,} rows moved | "
+        line += f"{at.repaired} repaired | " if at.repaired else ""
+        eta = progress.format_seconds(left)
         _log.info("%s%.3g s/iteration | ETA at most %s", line, seconds, eta)
 
-    def report_seeding(progress: kmeans.SeedingProgress) -> None:
+    def report_seeding(at: kmeans.SeedingProgress) -> None:
         nonlocal saved
         if time.monotonic() - saved > _SECONDS_BETWEEN_SEEDING_STATES:
-            files.write_tensors(state, progress.state())
+            files.write_tensors(state, at.state())
+            tell(name, at.drawn, at.k, "seeds", None)
             saved = time.monotonic()
         check_stop()
 
+    tell(name, 0, k, "seeds", None)
     try:
         found = kmeans.fit(
             features,

@@ -2,10 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from kt_jax.kmeans.checks import PRECISIONS
 from kt_jax.kmeans.seeding import METHODS
 
+# How rows are moved and scaled before they are compared.
+SCALING = ("centre", "l2", "spherical")
 # Of `fit`, by the same names.
 OPTIONS = (
     "init",
@@ -20,8 +23,13 @@ OPTIONS = (
 )
 
 
-def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """A parser of the options that both commands hand on to `fit`."""
+def make_parser(
+    name: str, doc: str | None, *, scaling: bool | None = False
+) -> argparse.ArgumentParser:
+    """A parser of the options that both commands hand on to `fit`.
+
+    `scaling` is what --centre, --l2 and --spherical are where they are not given.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m {name}",
         description=doc,
@@ -33,9 +41,10 @@ def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     add("--init", choices=METHODS, default=METHODS[0], help="how the seeds are chosen")
     add("--max_iterations", type=int, default=100, help="at most so many updates (100)")
     add("--tolerance", type=float, default=1e-4, help="stop at a smaller relative gain (1e-4)")
-    add("--centre", action="store_true", help="subtract the mean row")
-    add("--l2", action="store_true", help="divide every row by its length")
-    add("--spherical", action="store_true", help="as --l2, with centroids of length 1")
+    choice: Any = {"action": argparse.BooleanOptionalAction, "default": scaling}
+    add("--centre", **choice, help="subtract the mean row")
+    add("--l2", **choice, help="divide every row by its length")
+    add("--spherical", **choice, help="as --l2, with centroids of length 1")
     add("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the products")
     add("--restarts", type=int, default=1, help="the best of so many (1)")
     add("--chunk_rows", type=int, help="rows that a device works on at a time (chosen for it)")

@@ -194,6 +194,8 @@ def fit(
             draw = draw or Seeding(restart, np.random.default_rng([seed, restart, k]))
             seeds = _seeds(task, k, init, draw, best, on_seeding)
             going, draw = Descent.begin(matrix, restart, seeds), None
+        if restart == first:
+            _log.info("k-means: compiling an iteration")
         found = descend(task, going, best, on_iteration)
         best = found if best is None or found.curve[-1] < best.curve[-1] else best
         going = None
@@ -238,9 +240,13 @@ def _seeds(
     def report() -> None:
         nonlocal said
         now, drawn = time.monotonic(), len(at.chosen)
-        if now - said > _SECONDS_BETWEEN_LINES and drawn > before:
-            said, left = now, progress.eta(now - begun, drawn - before, k - before)
-            _log.info("k-means: %s of %s seeds drawn | %s", f"{drawn:,}", f"{k:,}", left)
+        if now - said > _SECONDS_BETWEEN_LINES:
+            said = now
+            if drawn > before:
+                left = progress.eta(now - begun, drawn - before, k - before)
+                _log.info("k-means: %s of %s seeds drawn | %s", f"{drawn:,}", f"{k:,}", left)
+            else:
+                _log.info("k-means: %s candidates of seeds drawn", f"{len(at.candidates):,}")
         if on_seeding is not None:
             on_seeding(SeedingProgress(at.restart, drawn, k, state))
 

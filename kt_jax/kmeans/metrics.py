@@ -1,8 +1,8 @@
 """How groupings divide things and how well they agree, and what an accuracy is worth."""
 
 import numpy as np
+import scipy.special
 from jaxtyping import Float, Int, Num
-from scipy.special import gammaln
 
 
 def entropy(counts: Num[np.ndarray, " k"]) -> float:
@@ -35,6 +35,69 @@ def normalised_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, "
     return max(0.0, 2 * (apart - entropy(table.ravel())) / apart) if apart > 0 else 1.0
 
 
+def adjusted_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
+    """(I - E) / ((H(a) + H(b)) / 2 - E): the mutual information, less what chance gives.
+
+    E is expected of I(a; b) when the things are shuffled (Vinh, Epps & Bailey, "Information
+    theoretic measures for clusterings comparison", 2010). 1 for equal groupings, about 0 for
+    unrelated ones however many groups they have, below 0 for less agreement than by chance.
+
+    >>> adjusted_mutual_information(np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2]))
+    1.0
+    >>> round(adjusted_mutual_information(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])), 6)
+    -0.5
+
+    Raises:
+      ValueError: if the groupings differ in length or are empty.
+    """
+    table = _cross(a, b)
+    if (table > 0).sum(0).max() == 1 and (table > 0).sum(1).max() == 1:
+        return 1.0  # also where all are together, or all apart: then the formula is 0 / 0
+    in_a, in_b = table.sum(1), table.sum(0)
+    mean = (entropy(in_a) + entropy(in_b)) / 2
+    expected = _expected_information(in_a, in_b)
+    most = mean - expected
+    # Where all are apart in one, any grouping shares as much with it.
+    return (2 * mean - entropy(table.ravel()) - expected) / most if most > 1e-12 else 0.0
+
+
+def _expected_information(in_a: Int[np.ndarray, " a"], in_b: Int[np.ndarray, " b"]) -> float:
+    """The mean of I(a; b), in nats, over all ways to shuffle things into groups of these sizes."""
+    n = int(in_a.sum())
+    # log m! for m = 0 .. n.
+    log_factorial: Float[np.ndarray, " m"] = scipy.special.gammaln(np.arange(n + 1) + 1.0)
+    sizes_a, times_a = np.unique(in_a, return_counts=True)
+    sizes_b, times_b = np.unique(in_b, return_counts=True)
+    total = 0.0
+    for a, times in zip(sizes_a.tolist(), times_a.tolist(), strict=True):
+        # Of a things, m fall into a group of b with the hypergeometric probability; beyond twelve
+        # standard deviations it is nothing in float64.
+        centre = a * sizes_b / n
+        spread = 12 * np.sqrt(centre * (n - a) / n * (n - sizes_b) / max(n - 1, 1)) + 30
+        low = np.maximum.reduce(
+            [np.ones_like(sizes_b), a + sizes_b - n, np.floor(centre - spread).astype(np.int64)]
+        )
+        high = np.minimum(np.minimum(a, sizes_b), np.ceil(centre + spread).astype(np.int64))
+        m = low[:, None] + np.arange(int((high - low).max()) + 1)[None]
+        inside = m <= high[:, None]
+        m = np.minimum(m, high[:, None])
+        b = np.broadcast_to(sizes_b[:, None], m.shape)
+        log_chance = (
+            log_factorial[a]
+            + log_factorial[b]
+            + log_factorial[n - a]
+            + log_factorial[n - b]
+            - log_factorial[n]
+            - log_factorial[m]
+            - log_factorial[a - m]
+            - log_factorial[b - m]
+            - log_factorial[n - a - b + m]
+        )
+        terms = m / n * (np.log(m) + np.log(n) - np.log(a) - np.log(b)) * np.exp(log_chance)
+        total += times * float(times_b @ np.where(inside, terms, 0.0).sum(1))
+    return total
+
+
 def adjusted_rand_index(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
     """How many pairs two groupings of the same n things treat alike, less what chance gives.
 
@@ -59,62 +122,6 @@ def adjusted_rand_index(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> f
     most = (in_a + in_b) * pairs - 2 * in_a * in_b
     # All together in both, or all apart in both: equal groupings.
     return 2 * (both * pairs - in_a * in_b) / most if most else 1.0
-
-
-def adjusted_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
-    """The mutual information of two groupings of the same n things, less what chance gives.
-
-    (I - E) / ((H(a) + H(b)) / 2 - E), with E what is expected of I(a; b) when the things are
-    shuffled and the groups keep their sizes (Vinh, Epps & Bailey, "Information theoretic measures
-    for clusterings comparison", 2010). 1 for equal groupings, about 0 for unrelated ones, however
-    many groups there are.
-
-    >>> round(adjusted_mutual_information(np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2])), 6)
-    1.0
-    >>> round(adjusted_mutual_information(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])), 6)
-    -0.5
-
-    Raises:
-      ValueError: if the groupings differ in length or are empty.
-    """
-    table = _cross(a, b)
-    sizes_a, sizes_b = table.sum(1), table.sum(0)
-    n = int(table.sum())
-    if len(sizes_a) == len(sizes_b) and len(sizes_a) in (1, n):
-        return 1.0  # all together in both, or all apart in both: equal groupings
-    apart = entropy(sizes_a) + entropy(sizes_b)
-    expected = _expected_information(sizes_a, sizes_b)
-    found, most = apart - entropy(table.ravel()), apart / 2
-    # Where one grouping says nothing, both differences are 0 but for rounding.
-    return float((found - expected) / (most - expected)) if most - expected > 1e-12 else 0.0
-
-
-def _expected_information(sizes_a: Int[np.ndarray, " a"], sizes_b: Int[np.ndarray, " b"]) -> float:
-    """The mean of I(a; b), in nats, over all ways to deal n things into groups of these sizes."""
-    n = int(sizes_a.sum())
-    log_factorial = gammaln(np.arange(n + 1) + 1.0)
-    # Groups of equal sizes expect the same.
-    (left, left_counts), (right, right_counts) = (
-        np.unique(sizes, return_counts=True) for sizes in (sizes_a, sizes_b)
-    )
-    total = 0.0
-    for size, count in zip(left.tolist(), left_counts.tolist(), strict=True):
-        for other, others in zip(right.tolist(), right_counts.tolist(), strict=True):
-            both = np.arange(max(1, size + other - n), min(size, other) + 1)
-            logarithm = (
-                log_factorial[size]
-                + log_factorial[other]
-                + log_factorial[n - size]
-                + log_factorial[n - other]
-                - log_factorial[n]
-                - log_factorial[both]
-                - log_factorial[size - both]
-                - log_factorial[other - both]
-                - log_factorial[n - size - other + both]
-            )
-            information = both / n * (np.log(n) + np.log(both) - np.log(size) - np.log(other))
-            total += count * others * float((information * np.exp(logarithm)).sum())
-    return total
 
 
 def _cross(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> Int[np.ndarray, "a b"]:

@@ -173,6 +173,7 @@ _TORCHVISION = {
     "fc2": "mlp.3",
     "norm": "encoder.ln",
 }
+# Dinov2Model, as in files of the Hub.
 _TRANSFORMERS = {
     "class_token": "embeddings.cls_token",
     "positions": "embeddings.position_embeddings",
@@ -189,18 +190,20 @@ _TRANSFORMERS = {
     "scale2": "layer_scale2.lambda1",
     "norm": "layernorm",
 }
+# As modules of transformers 5 have it in memory.
+_TRANSFORMERS_5 = {
+    "qkv": tuple(f"attention.{each}_proj" for each in "qkv"),
+    "projection": "attention.o_proj",
+}
+_TRANSFORMERS_VIT = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
 VIT_NAMES: tuple[Mapping[str, Any], ...] = (
     _TIMM,
     {**_TIMM, "registers": "reg_token"},
     _TORCHVISION,
     # As torchvision's files have it.
     {**_TORCHVISION, "fc1": "mlp.linear_1", "fc2": "mlp.linear_2"},
-    _TRANSFORMERS,  # Dinov2Model
-    {  # ViTModel
-        **_TRANSFORMERS,
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-        "fc1": "intermediate.dense",
-        "fc2": "output.dense",
-    },
+    _TRANSFORMERS,
+    {**_TRANSFORMERS, **_TRANSFORMERS_5},
+    {**_TRANSFORMERS, **_TRANSFORMERS_VIT, "fc1": "intermediate.dense", "fc2": "output.dense"},
+    {**_TRANSFORMERS, **_TRANSFORMERS_5, **_TRANSFORMERS_VIT, "block": "layers.{}."},
 )

@@ -23,6 +23,7 @@ _NOT_OUTPUTS = {
     STARTED,
     ".lock",
     "metrics.jsonl",
+    "progress.json",
     "tensorboard",
     "checkpoints",
     "checkpoint.safetensors",
@@ -265,12 +266,12 @@ def finish(
 
 def hash_outputs(directory: Path) -> dict[str, str]:
     """The SHA-256 of every file of an artifact, by its name: neither logs nor training state."""
-    found = {}
+    names = []
     for path in directory.rglob("*"):
         relative = path.relative_to(directory)
         if path.is_file() and relative.parts[0] not in _NOT_OUTPUTS:
-            found[relative.as_posix()] = files.hash_file(path)
-    return dict(sorted(found.items()))
+            names.append(relative.as_posix())
+    return marks.hash_files(directory, sorted(names))
 
 
 def hash_of(hashes: Mapping[str, str]) -> str:

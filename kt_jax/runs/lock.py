@@ -5,7 +5,9 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from kt_jax.runs import files
@@ -13,6 +15,20 @@ from kt_jax.runs import files
 _log = logging.getLogger(__name__)
 
 NAME = ".lock"
+# `look` holds the lock for less.
+_PATIENCE = 0.2
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a directory, or held it last."""
+
+    name: str
+    """Such as "process 12 on host"; empty where nobody ever held it."""
+    is_alive: bool | None
+    """None where that cannot be told: another host, or a disk that knows no locks."""
+    since: float
+    """When it began, as Unix time."""
 
 
 @contextlib.contextmanager
@@ -31,7 +47,7 @@ def hold(directory: Path) -> Iterator[None]:
         raise files.make_error(words, error) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno())
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
@@ -48,3 +64,39 @@ def hold(directory: Path) -> Iterator[None]:
             file.flush()
             os.fsync(file.fileno())  # other hosts compare it
         yield
+
+
+def look(directory: Path) -> Holder:
+    """Who works in a directory; nothing there is changed.
+
+    Raises:
+      OSError: the lock cannot be read.
+    """
+    try:
+        file = (directory / NAME).open()
+    except FileNotFoundError:
+        return Holder("", False, 0.0)
+    with file:
+        name, since = file.read().strip(), os.fstat(file.fileno()).st_mtime
+        try:
+            # Shared, so that several may look; closing the file lets go of it.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Holder(name, True, since)
+        except OSError:
+            return Holder(name, None, since)
+    is_here = name.endswith(f" on {socket.gethostname()}")
+    return Holder(name, False if is_here else None, since)
+
+
+def _lock(file: int) -> None:
+    """Locks a file for this process alone; somebody may just be looking."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_PATIENCE / 20)

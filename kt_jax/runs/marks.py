@@ -7,18 +7,22 @@ its presence is the finished mark.
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kt_jax.runs import files, lock
+from kt_jax.runs import files, lock, progress
 
 _log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+# Of a run: holds what a --redo asked for, from its deletions until its end.
+PENDING_REDO = ".redo.json"
 FORMAT = 2  # of both; those without a number were written before artifacts had types
+_MEGABYTE = 1_000_000
+_MANY_BYTES = 4_000 * _MEGABYTE  # which take seconds to hash
 _SHOWN = 10  # lines of a difference; there may be thousands of shards
 
 
@@ -80,12 +84,26 @@ def check_files(directory: Path, hashes: Mapping[str, str], remedy: str) -> None
             f"{directory / gone[0]} has gone ({len(gone)} files in all), though its directory is "
             f"marked as finished: bring it back, or {remedy}"
         )
-    for name, digest in hashes.items():
-        if digest and files.hash_file(directory / name) != digest:
+    found = hash_files(directory, [name for name, digest in hashes.items() if digest])
+    for name, digest in found.items():
+        if digest != hashes[name]:
             raise ValueError(
                 f"{directory / name} is not what was written (its SHA-256 differs): bring it "
                 f"back, or {remedy}"
             )
+
+
+def hash_files(directory: Path, names: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of files of a directory, by their names; of many gigabytes it says how far."""
+    sizes = {name: (directory / name).stat().st_size for name in names}
+    if sum(sizes.values()) < _MANY_BYTES:
+        return {name: files.hash_file(directory / name) for name in sizes}
+    found = {}
+    with progress.Count(str(directory), sum(sizes.values()) // _MEGABYTE, "MB hashed") as count:
+        for name, size in sizes.items():
+            found[name] = files.hash_file(directory / name)
+            count.add(size // _MEGABYTE)
+    return found
 
 
 def describe_files(paths: Sequence[Path]) -> dict[str, Any]:

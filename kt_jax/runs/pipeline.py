@@ -22,6 +22,7 @@ from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.images import Sources, remember, report_exclusions
 from kt_jax.runs.stage import Inputs, Stage
 from kt_jax.stages import report
+from kt_jax.training import trackers
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def run(
     dry_run: bool = False,
     time_steps: int = 0,
     profile_steps: tuple[int, int] | None = None,
+    log_to: Collection[str] = (),
 ) -> None:
     """Runs the config's stages (or those named) that are not finished in `workdir`.
 
@@ -44,20 +46,22 @@ def run(
     `machine.processes.initialize`) all call it, with a workdir that all of them see; the first of
     them writes. Of every training, the steps `profile_steps` (first, last) are traced into
     STAGE/profile. With `dry_run` it prints what it would do, and with `time_steps` how long each
-    training would take, from so many timed steps.
+    training would take, from so many timed steps. The numbers of every training also go to the
+    trackers `log_to`, "wandb", "mlflow" or "trackio".
 
     Raises:
-      ValueError: for unknown stages, for a config that cannot work with these images and
-        devices, when a finished or begun stage was made by another config or from other
-        inputs, when another process works in `workdir`, or when `redo` deletes more than it
-        names; nothing is touched then.
+      ValueError: for unknown stages, for trackers that are not installed, for a config that
+        cannot work with these images and devices, when a finished or begun stage was made by
+        another config or from other inputs, when another process works in `workdir`, or when
+        `redo` deletes more than it names; nothing is touched then.
       FileNotFoundError: when a stage that must be read is not finished.
       OSError: when `workdir` cannot be written.
       SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same call resumes.
     """
-    for name, chosen in (("stages", stages), ("redo", redo)):
+    for name, chosen in (("stages", stages), ("redo", redo), ("log_to", log_to)):
         if isinstance(chosen, str):
             raise ValueError(f"{name} = {chosen!r}: give a list of names")
+    trackers.check(log_to)
     if time_steps < 0 or (time_steps and not dry_run):
         raise ValueError(f"--time_steps={time_steps}: give 0 or more, with --dry_run")
     filled = files.to_plain(graphs.fill(files.to_plain(config)))
@@ -76,7 +80,7 @@ def run(
             planning.print_plans(work, time_steps)
             return
         with _alone(workdir), _compilations(workdir), signals.Notice() as notice:
-            _run_wanted(work, notice, profile_steps)
+            _run_wanted(work, notice, profile_steps, tuple(log_to))
 
 
 @contextlib.contextmanager
@@ -129,7 +133,10 @@ def _compilations(workdir: Path) -> Iterator[None]:
 
 
 def _run_wanted(
-    work: planning.Work, notice: signals.Notice, profile_steps: tuple[int, int] | None
+    work: planning.Work,
+    notice: signals.Notice,
+    profile_steps: tuple[int, int] | None,
+    log_to: tuple[str, ...],
 ) -> None:
     config, graph, workdir = work.config, work.graph, work.workdir
     sources = Sources(config, workdir / "images")
@@ -149,7 +156,7 @@ def _run_wanted(
         if (workdir / name).exists():
             _log.info("%s: deleted, to be done again", name)
             files.remove(workdir / name)
-    pending = workdir / planning.PENDING_REDO
+    pending = workdir / marks.PENDING_REDO
     if again:
         files.write_json(pending, work.request())
     if processes.writes():
@@ -184,6 +191,7 @@ def _run_wanted(
             mesh=mesh,
             notice=notice,
             profile_steps=profile_steps,
+            log_to=log_to,
         )
         _run_stage(stage, node, provenance.fingerprint(node, work.seed, workdir, sources))
     if processes.writes():

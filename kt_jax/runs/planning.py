@@ -12,9 +12,6 @@ from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.images import Sources
 from kt_jax.runs.stage import Inputs, Plan
 
-# Holds what a --redo asked for, from its deletions until its end.
-PENDING_REDO = ".redo.json"
-
 
 @dataclass(frozen=True)
 class Work:
@@ -41,7 +38,7 @@ class Work:
 
     def again(self) -> list[str]:
         """The stages to be deleted: none where an interrupted redo of the same has done so."""
-        pending = self.workdir / PENDING_REDO
+        pending = self.workdir / marks.PENDING_REDO
         if pending.exists() and files.read_json(pending) == self.request():
             return []
         return graphs.with_readers(self.graph, self.redo)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from jax.sharding import Mesh
 
 from kt_jax import data
+from kt_jax.runs import progress
 from kt_jax.runs.artifacts import Artifact, Description
 
 
@@ -49,6 +50,8 @@ class Plan:
     """What will work, but not well."""
     describe_step: Callable[[int], str] | None = None
     """Of what trains: a line on the FLOPs of a step, and its time from so many timed steps."""
+    disk: Callable[[], int] = lambda: 0
+    """Bytes that it takes on disk at most, with all that it needs for a while."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,10 @@ class Stage:
     mesh: Mesh
     notice: Any
     profile_steps: tuple[int, int] | None = None
+    log_to: tuple[str, ...] = ()
+    """Trackers of `training.trackers`."""
+
+    def count(self, total: int, unit: str, *, done: int = 0, name: str = "") -> progress.Count:
+        """Counts in a `with`, for the log and `kt-jax status`: the stage, or a part called so."""
+        path = self.directory / progress.FILE
+        return progress.Count(name or self.name, total, unit, done=done, path=path)

@@ -173,4 +173,5 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         lines,
         warnings=data.find_shortage(images, chosen.batch_size),
         describe_step=trial.describe,
+        disk=trial.disk,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from kt_jax import kmeans
 from kt_jax.evaluation import backbones, labelling
 from kt_jax.kmeans import clustering
-from kt_jax.runs import artifacts, files, options
+from kt_jax.runs import artifacts, files, options, progress
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Clusters
@@ -68,6 +68,7 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         precision=chosen.precision,
         restarts=chosen.restarts,
         check_stop=stage.notice.check,
+        progress_file=stage.directory / progress.FILE,
     )
     share = clustering.largest_share(stage.name, result.sizes, chosen.warn_share)
     names = ("l2", "spherical", "init", "precision", "restarts")
@@ -90,6 +91,7 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         labelling.write_given(
             stage.directory,
             features,
+            result.assignment,
             result.centroids,
             mean=result.mean,
             l2=about.l2,
@@ -152,4 +154,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         f"k = {chosen.k} of {rows} rows, {chosen.init} and at most {chosen.max_iterations} "
         f"iterations{precision}{restarts}"
     )
-    return Plan(_describe(chosen, features), (line,))
+    # Of the centroids there are five copies in a state, two of them while the next is written; and
+    # a cluster and two bounds of every row.
+    state = 5 * 4 * chosen.k * features.dims + 3 * 4 * rows
+    return Plan(_describe(chosen, features), (line,), disk=lambda: 2 * state + 4 * rows)

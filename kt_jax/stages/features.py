@@ -53,10 +53,12 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     def path(number: int, count: int) -> Path:
         return stage.directory / f"features-{number:05d}-of-{count:05d}.npy"
 
-    for file, shard in backbones.unwritten_shards(images, chosen.rows_per_shard, path):
-        parts = [
-            rows[chosen.layer]
-            for _, rows in backbones.extract(
+    shards = [*backbones.unwritten_shards(images, chosen.rows_per_shard, path)]
+    done = len(images) - sum(len(shard) for _, shard in shards)
+    with stage.count(len(images), "images seen", done=done) as count:
+        for file, shard in shards:
+            parts = []
+            for index, rows in backbones.extract(
                 backbone,
                 shard,
                 {chosen.layer: chosen.grid},
@@ -65,9 +67,10 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
                 mesh=stage.mesh,
                 reading=stage.reading,
                 notice=stage.notice,
-            )
-        ]
-        files.write_array(file, np.concatenate(parts))
+            ):
+                parts.append(rows[chosen.layer])
+                count.add(len(index))
+            files.write_array(file, np.concatenate(parts))
     files.write_table(stage.directory / "index.parquet", data.index_columns(images))
     origin = stage.inputs["backbone"]
     backbones.carry_backbone(stage.directory, backbone, origin)
@@ -106,8 +109,9 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     data.check_size(images, f"{inputs.origin}.images", chosen.size)
     backbones.check_layers(f"{inputs.origin}.layer", [chosen.layer], backbone, chosen.size)
     about = _describe(chosen, backbone, images)
+    size = about.rows * about.dims * 2
     line = (
         f"layer {about.layer} pooled to {about.grid} x {about.grid}: {about.rows} x {about.dims} "
-        f"float16 = {about.rows * about.dims * 2 / 1e6:,.1f} MB on disk"
+        f"float16 = {size / 1e6:,.1f} MB on disk"
     )
-    return Plan(about, (line,))
+    return Plan(about, (line,), disk=lambda: size + 4 * backbone.parameters)

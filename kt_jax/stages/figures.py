@@ -34,8 +34,18 @@ def draw_curve(title: str, xlabel: str, x: Sequence[int], y: Sequence[float]) ->
     )
 
 
-def draw(title: str, xlabel: str, alt: str, draw: Callable[[Axes], Any]) -> dict[str, Any]:
-    """An SVG for the inside of a page: the same bytes for the same figure, and no URLs."""
+def draw(
+    title: str,
+    xlabel: str,
+    alt: str,
+    draw: Callable[[Axes], Any],
+    *,
+    ticks: Sequence[str] = (),
+) -> dict[str, Any]:
+    """An SVG for the inside of a page: the same bytes for the same figure, and no URLs.
+
+    `ticks` name the places 0, 1, ... of the x axis, which has whole numbers otherwise.
+    """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
@@ -43,12 +53,17 @@ def draw(title: str, xlabel: str, alt: str, draw: Callable[[Axes], Any]) -> dict
         axes = figure.subplots()
         draw(axes)
         axes.set(title=title, xlabel=xlabel)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if ticks:
+            # A dollar would begin a formula.
+            names = [name.replace("$", r"\$") for name in ticks]
+            axes.set_xticks(range(len(ticks)), names, rotation=30, ha="right")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
     # Every figure has the same ids for its groups, and a page may hold an id once. Marked as
-    # safe: no name that others chose is drawn.
+    # safe: matplotlib escapes the names that others chose.
     return {"alt": alt, "svg": Markup(re.sub(r'<g id="[^"]*"', "<g", text))}
 
 

@@ -68,16 +68,20 @@ def _see(
     def path(number: int, count: int) -> Path:
         return done / f"labels-{number:05d}-of-{count:05d}.parquet"
 
-    for file, shard in backbones.unwritten_shards(images, _ROWS_PER_SHARD, path):
-        columns = labelling.label(
-            labeller,
-            shard,
-            batch_size=stage.options.batch_size,
-            mesh=stage.mesh,
-            reading=stage.reading,
-            notice=stage.notice,
-        )
-        files.write_table(file, columns)
+    missing = [*backbones.unwritten_shards(images, _ROWS_PER_SHARD, path)]
+    before = len(images) - sum(len(shard) for _, shard in missing)
+    with stage.count(len(images), "images labelled", done=before) as count:
+        for file, shard in missing:
+            columns = labelling.label(
+                labeller,
+                shard,
+                batch_size=stage.options.batch_size,
+                mesh=stage.mesh,
+                reading=stage.reading,
+                notice=stage.notice,
+                on_batch=count.add,
+            )
+            files.write_table(file, columns)
     partition.wait_for_all("the labels")
     shards = [files.read_table(file) for file in sorted(done.glob("labels-*.parquet"))]
     columns = {
@@ -110,4 +114,10 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     except ValueError as error:
         raise ValueError(f"{inputs.origin}.clusters: {error}") from None
     data.check_size(images, f"{inputs.origin}.images", features.size)
-    return Plan(_describe(clusters.about, images), (line,))
+    # A name and five numbers a row.
+    size = 28 * len(images)
+    return Plan(
+        _describe(clusters.about, images),
+        (line,),
+        disk=lambda: size + sum(map(len, images.keys)),
+    )

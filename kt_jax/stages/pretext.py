@@ -1,5 +1,6 @@
 """A network learns to solve Jigsaw++ puzzles (paper, section on Jigsaw++)."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -17,11 +18,11 @@ from kt_jax import data, models, training
 from kt_jax.evaluation import backbones, leakage
 from kt_jax.machine import partition
 from kt_jax.models import views
-from kt_jax.pretext import permutations
+from kt_jax.pretext import permutations, pictures
 from kt_jax.pretext import puzzles as jigsaw
 from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
-from kt_jax.training import learning
+from kt_jax.training import learning, logs
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,12 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
     permuted = make_permutation_set(chosen, stage.seed)
     _keep_permutations(stage.directory / PERMUTATIONS, permuted)
 
+    def draw() -> np.ndarray:
+        pixels = np.stack([images[index] for index in range(jigsaw.GROUP)])
+        return pictures.draw_puzzles(jax.random.key(stage.seed), pixels, permuted, rules)
+
+    with contextlib.suppress(ValueError):  # of an unreadable image: the training says so
+        logs.show_once(stage.directory, "puzzles", draw)
     make_model = make_network(chosen)
 
     def make_batches(first_step: int) -> Iterator[training.Batch]:
@@ -160,19 +167,22 @@ def solve(
     right = np.zeros(rules.max_occluders + 1, np.int64)
     seen = np.zeros_like(right)
     key = jax.random.fold_in(jax.random.key(stage.seed), chosen.steps)
-    for repeat in range(chosen.test_repeats):
-        batches = data.eval_batches(images, chosen.batch_size, reading=stage.reading)
-        for number, batch in enumerate(batches):
-            stage.notice.check()
-            draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
-            shown = partition.put_batch(
-                {name: batch[name] for name in ("image", "mask")}, stage.mesh
-            )
-            answers = solved(state, draw, shown["image"])
-            correct, occluders, mask = partition.fetch((*answers, shown["mask"]))
-            mask = _whole_groups(mask)
-            np.add.at(seen, occluders[mask], 1)
-            np.add.at(right, occluders[mask], correct[mask].astype(np.int64))
+    total = chosen.test_repeats * len(images)
+    with stage.count(total, "held-out puzzles", name=f"{stage.name}, test") as count:
+        for repeat in range(chosen.test_repeats):
+            batches = data.eval_batches(images, chosen.batch_size, reading=stage.reading)
+            for number, batch in enumerate(batches):
+                stage.notice.check()
+                draw = jax.random.fold_in(jax.random.fold_in(key, repeat), number)
+                shown = partition.put_batch(
+                    {name: batch[name] for name in ("image", "mask")}, stage.mesh
+                )
+                answers = solved(state, draw, shown["image"])
+                correct, occluders, mask = partition.fetch((*answers, shown["mask"]))
+                count.add(int(mask.sum()))
+                mask = _whole_groups(mask)
+                np.add.at(seen, occluders[mask], 1)
+                np.add.at(right, occluders[mask], correct[mask].astype(np.int64))
     return {
         "puzzle_accuracy": float(right.sum() / seen.sum()),
         "by_occluders": [float(x) for x in right / np.maximum(seen, 1)],
@@ -286,4 +296,5 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         lines,
         warnings=data.find_shortage(inputs.images["images"], batch),
         describe_step=trial.describe,
+        disk=trial.disk,
     )

@@ -33,7 +33,7 @@ class Options(linear.Protocol):
 
 
 def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
-    """Writes scores.json: rows, and leakage.
+    """Writes scores.json: rows, leakage, and `unknown`: whose training images are not known.
 
     A row says subject, layer, protocol, metric, value (a share from 0 to 1), n (test images), seed,
     split and selection. Without a label for every image there is nothing to probe: there are no
@@ -48,9 +48,10 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
         for each in given
         if not each.is_random and (each / backbones.IMAGES).exists()
     }
-    for each in given:
-        if not each.is_random and each.name not in learned:
-            _log.warning("%s: it is not known which images %s learned from", stage.name, each.name)
+    unknown = [each.name for each in given if not each.is_random and each.name not in learned]
+    unknown += [f"the network of {pair[0].name}" for pair in _pairs(stage.inputs)]
+    for name in unknown:
+        _log.warning("%s: it is not known which images %s learned from", stage.name, name)
     found = leakage.find_leakage(learned, train_images, test_images)
     about = _describe(stage.inputs, _why_skipped(train_images, test_images))
     rows: list[dict[str, Any]] = []
@@ -69,7 +70,7 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
                 if subject.given is not None:
                     row["protocol"] = linear.GIVEN.format(chosen.epochs)
                 rows.append(common | row)
-    scores = {"rows": rows, "leakage": found, "skipped": about.skipped}
+    scores = {"rows": rows, "leakage": found, "unknown": unknown, "skipped": about.skipped}
     files.write_json(stage.directory / SCORES, scores)
     if about.skipped:
         return about, {"skipped": about.skipped}
@@ -169,9 +170,10 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
             )
     layers = max((len(each.about.probe_layers) for each in given), default=1)
     scratch = 2 * len(seen) * layers * chosen.max_dims * 2
+    tested = len(held_out) * layers * chosen.max_dims * 2
     lines = (
         f"{', '.join(about.subjects)} on {len(seen)} + {len(held_out)} images, {chosen.epochs} "
         f"epochs, seeds {list(chosen.seeds)}",
         f"scratch files up to {scratch / 1e9:,.1f} GB",
     )
-    return Plan(about, lines, warnings=tuple(warnings))
+    return Plan(about, lines, warnings=tuple(warnings), disk=lambda: scratch + tested)

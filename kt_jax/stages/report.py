@@ -243,7 +243,8 @@ def _draw_labels(stage: Stage, given: Artifact[artifacts.Labels]) -> Drawn:
 def _draw_scores(stage: Stage, scores: Artifact[artifacts.Scores]) -> Drawn:
     """Means over the seeds by subject and layer, and the best layers."""
     del stage
-    found = files.read_json(scores / "scores.json")
+    # An older version wrote no `unknown`.
+    found = {"unknown": [], **files.read_json(scores / "scores.json")}
     if found["skipped"]:
         yield "scores", found
         return

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,11 +16,13 @@ import optax
 
 from kt_jax import training
 from kt_jax.machine import partition
-from kt_jax.runs.options import incidental
-from kt_jax.runs.progress import format_seconds
+from kt_jax.runs import progress
+from kt_jax.runs.options import incidental, to_section
 from kt_jax.runs.stage import Stage
-from kt_jax.training import checkpoints, logs, optimizers
+from kt_jax.training import checkpoints, logs, optimizers, trackers
 from kt_jax.training.optimizers import Optimizer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,24 @@ class Trial:
     shapes: Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
     """Shape and dtype of each array of a batch."""
 
+    def disk(self) -> int:
+        """Bytes of its checkpoints, of which there are three while one is written, and network."""
+        optimizer = optimizers.make_optimizer(
+            self.options.optimizer, steps=self.options.steps, batch_size=self.options.batch_size
+        )
+
+        def init() -> training.TrainState:
+            return training.init_state(
+                self.make_model, optimizer, seed=0, mesh=partition.make_mesh()
+            )
+
+        state = jax.eval_shape(init)
+        whole, network = (
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+            for tree in (state, (state.params, state.batch_stats))
+        )
+        return 3 * whole + network
+
     def describe(self, time_steps: int) -> str:
         """A line on the FLOPs and the memory of a step; with `time_steps`, also on its time.
 
@@ -168,7 +189,7 @@ class Trial:
             jax.block_until_ready((state, metrics))
             times.append(time.perf_counter() - begun)
         seconds = float(np.median(times[1:]))
-        whole = format_seconds(seconds * options.steps)
+        whole = progress.format_seconds(seconds * options.steps)
         return f"{line}; {seconds:.3g} s a step, about {whole} without reading images"
 
 
@@ -197,13 +218,17 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
     optimizer = optimizers.make_optimizer(
         options.optimizer, steps=options.steps, batch_size=options.batch_size
     )
+    _log.info("%s: compiling what makes the network", task.name)
     store = checkpoints.Checkpoints(task.store_directory)
+    shown, leads = to_section(options), jax.process_index() == 0
     log = logs.StageLog(
         task.log_directory,
         stage=task.name,
         steps=options.steps,
         images_per_step=options.batch_size,
         profile_steps=stage.profile_steps,
+        progress_file=stage.directory / progress.FILE,
+        trackers=trackers.start(stage.log_to, task.log_directory, shown) if leads else (),
     )
     try:
         state = training.fit(

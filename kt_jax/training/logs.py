@@ -4,18 +4,24 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
+from tensorboardX.summary import image, scalar
 
+from kt_jax.machine import processes
 from kt_jax.runs import progress
+from kt_jax.training.trackers import Tracker
 
 _log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 30.0
 
 _proto: Any = event_pb2  # its classes are made at run time, where no type checker sees them
 
@@ -36,18 +42,23 @@ class StageLog:
         steps: int,
         images_per_step: int,
         profile_steps: tuple[int, int] | None = None,
+        progress_file: Path | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
-        self._directory = directory
+        self._directory, self._progress_file = directory, progress_file
+        self._trackers = trackers
         self._profile_steps, self._profiling = profile_steps, False
         self._stage, self._steps, self._images_per_step = stage, steps, images_per_step
-        self._started = self._last_time = time.monotonic()
+        self._started = self._last_time = self._said = time.monotonic()
         self._first = self._last_step = 0
+        self._values: dict[str, float] = {}  # the newest
         self._events: EventsWriter | None = None
 
     def resume(self, step: int) -> None:
         """Forgets what an interrupted run wrote beyond `step`."""
         self._first = self._last_step = step
-        self._started = self._last_time = time.monotonic()
+        self._started = self._last_time = self._said = time.monotonic()
+        self._write_progress(step, None)
         if step:
             _log.info("%s: resuming from step %d of %d", self._stage, step, self._steps)
         if self._profile_steps is not None and self._profile_steps[0] > self._steps:
@@ -78,9 +89,11 @@ class StageLog:
         """
         if step == self._first + 2:
             # The first step has been compiled, and is only now computed.
-            self._started = self._last_time = time.monotonic()
+            self._started = self._last_time = self._said = time.monotonic()
         if step == self._first + 1:
-            _log.info("%s: compiling its step", self._stage)
+            _log.info("%s: compiling its training step", self._stage)
+        elif time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
+            self._say_where(step - 1, before)
         first, last = self._profile_steps or (0, 0)
         if step == first and jax.process_index() == 0:
             jax.block_until_ready(before)
@@ -89,6 +102,24 @@ class StageLog:
         elif step > last and self._profiling:
             jax.block_until_ready(before)
             self._end_profile()
+
+    def _say_where(self, step: int, metrics: Any) -> None:
+        """Says that a step is done, between two lines of `write`, which may be minutes apart."""
+        jax.block_until_ready(metrics)  # the host runs ahead of the devices
+        self._said = time.monotonic()
+        left = self._seconds_left(step)
+        self._write_progress(step, left)
+        words = (self._stage, step, self._steps, progress.format_seconds(left))
+        _log.info("%s %d/%d | ETA %s", *words)
+
+    def _seconds_left(self, step: int) -> float:
+        seconds = time.monotonic() - self._started
+        return progress.seconds_left(seconds, step - self._first, self._steps - self._first)
+
+    def _write_progress(self, step: int, left: float | None) -> None:
+        if self._progress_file is not None:
+            words = (self._stage, step, self._steps, "steps")
+            progress.write(self._progress_file, *words, left, self._values)
 
     def _end_profile(self) -> None:
         jax.profiler.stop_trace()
@@ -99,22 +130,25 @@ class StageLog:
         """Writes the means since the last call, and the speed."""
         now = time.monotonic()
         rate = (step - self._last_step) * self._images_per_step / max(now - self._last_time, 1e-9)
-        left = progress.eta(now - self._started, step - self._first, self._steps - self._first)
-        self._last_step, self._last_time = step, now
-        values = {**metrics, "images_per_second": rate}
+        left = self._seconds_left(step)
+        self._last_step, self._last_time, self._said = step, now, now
+        self._values = values = {**metrics, "images_per_second": rate}
+        self._write_progress(step, left)
         if self._events is not None:
             with (self._directory / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
             for name, value in values.items():
                 self._write_event(step, summary=scalar(name, value))
             self._events.flush()
+        for tracker in self._trackers:
+            tracker.log(step, values)
         numbers = " | ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         _log.info(
-            "%s %d/%d | %s | %.0f images/s | %s",
+            "%s %d/%d | ETA %s | %.0f images/s | %s",
             self._stage,
             step,
             self._steps,
-            left,
+            progress.format_seconds(left),
             rate,
             numbers,
         )
@@ -125,10 +159,24 @@ class StageLog:
 
     def close(self) -> None:
         """Ends what is open."""
+        for tracker in self._trackers:
+            tracker.close()
         if self._profiling:
             self._end_profile()
         if self._events is not None:
             self._events.close()
+
+
+def show_once(directory: Path, name: str, draw: Callable[[], UInt8[np.ndarray, "h w 3"]]) -> None:
+    """Shows a picture in TensorBoard, at step 0, if a stage has not logged anything yet."""
+    place = directory / "tensorboard"
+    if place.exists() or not processes.writes():
+        return
+    summary = image(name, draw(), dataformats="HWC")
+    place.mkdir(parents=True)
+    events = EventsWriter(str(place / "pictures"))
+    events.write_event(_proto.Event(step=0, wall_time=time.time(), summary=summary))
+    events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, int | float]]:

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from kt_jax.models.sums import global_norm
 from kt_jax.training.state import TrainState
 from kt_jax.training.step import Batch
+from kt_jax.training.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class MetricsSink(Protocol):
         ...
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Means since the last call."""
+        """Means since the last call; `waiting` is the share of time without images to see."""
         ...
 
 
@@ -107,15 +108,16 @@ def fit(
     batches = make_batches(first)
     pending: list[dict[str, Array]] = []
     due, metrics = _Due(log, first, chance), {}
-    with notice.deferred():
+    with notice.deferred(), contextlib.closing(Waiting()) as waiting:
         for number in range(first + 1, steps + 1):
             log.begin(number, metrics)
-            state, metrics = step_fn(state, next(batches))
+            state, metrics = step_fn(state, waiting.get(batches))
+            waiting.send(metrics)
             pending.append(metrics)
             due.write()
             stop = notice.reached()
             if number % log_every == 0 or number == steps:
-                due.add(number, pending)
+                due.add(number, pending, waiting.share())
                 pending = []
             if number % checkpoint_every == 0 or number == steps or stop:
                 due.write()
@@ -146,10 +148,10 @@ class _Due:
         self._log, self._chance = log, chance
         self._better = step  # the last step known to be better than chance
         self.saved = step  # the last checkpoint, 0 before the first
-        self._number, self._metrics = step, []
+        self._number, self._metrics, self._waiting = step, [], 0.0
 
-    def add(self, number: int, metrics: list[dict[str, Array]]) -> None:
-        self._number, self._metrics = number, metrics
+    def add(self, number: int, metrics: list[dict[str, Array]], waiting: float) -> None:
+        self._number, self._metrics, self._waiting = number, metrics, waiting
 
     def check(self, number: int, metrics: list[dict[str, Array]]) -> list[dict[str, float]]:
         """The metrics of the steps up to `number`, fetched; refuses those that are not finite."""
@@ -165,7 +167,7 @@ class _Due:
             return
         fetched = self.check(self._number, self._metrics)
         means = {name: float(np.mean([each[name] for each in fetched])) for name in fetched[0]}
-        self._log.write(self._number, means)
+        self._log.write(self._number, {**means, "waiting": self._waiting})
         if self._chance is not None and means["loss"] < 0.99 * self._chance:
             self._better = self._number
         elif self._chance is not None and self._number - self._better >= _STUCK_STEPS:

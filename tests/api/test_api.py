@@ -148,7 +148,7 @@ def test_fiftyone_gets_paths_and_classes(made, copied, tmp_path):
         assert labels["classes"][labels["labels"][name]] == f"cluster {number}"
 
 
-def test_an_interrupted_call_resumes(made, copied, tmp_path, monkeypatch):
+def test_an_interrupted_call_resumes(made, copied, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(label, "_ROWS_PER_SHARD", 8)
     whole = label.labelling.label
     seen = []
@@ -165,6 +165,7 @@ def test_an_interrupted_call_resumes(made, copied, tmp_path, monkeypatch):
         call(*command)
     assert not (tmp_path / "labels.parquet").exists()
     assert call("assign", copied, made / "photos" / "cat", command[-1]) == 2
+    assert "an unfinished call with other arguments is in" in capsys.readouterr().err
     assert call(*command) == 0
     assert [seen.count(key) for key in dict.fromkeys(seen)] == [1, 1, 2, 1]
     check_labels(pq.read_table(tmp_path / "labels.parquet"), made)
@@ -176,6 +177,9 @@ def test_pixels_are_labelled_as_their_files(made, copied):
     opened = kt_jax.open(copied)
     expected = read_labels(made)
     assert opened.assign(pixels)["cluster"].to_pylist() == list(expected["cluster"])
+    network = kt_jax.open(made / "network")
+    rows = [network.embed(x, layer="conv2_1") for x in (pixels, made / "photos")]
+    np.testing.assert_array_equal(*rows)
     assert opened.assign(np.stack(pixels[:3]))["key"].to_pylist() == ["0", "1", "2"]
 
 

@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import types
 
 import atlas_runs
 import numpy as np
@@ -27,8 +29,13 @@ def root(tmp_path_factory):
     place = tmp_path_factory.mktemp("atlas")
     more = {
         "coarse": {"kind": "clusters", "features": "features", "k": 2},
+        "given": {"kind": "given_features", "features": str(place / "given.npy")},
+        "of_given": {"kind": "clusters", "features": "given", "k": 5},
+        "one": {"kind": "clusters", "features": "features", "k": 1},
         "of_others": {"kind": "label", "clusters": "clusters", "images": "test"},
     }
+    rows = np.random.default_rng(0).normal(size=(60, 16)).astype(np.float32)
+    np.save(place / "given.npy", rows)
     atlas_runs.make_run(place, more=more)
     return place
 
@@ -75,6 +82,7 @@ def test_page_has_the_clusters_of_the_run(root, page):
         assert page.by_key(ours) == dict(zip(table["key"], table[name].tolist(), strict=True))
     assignment = np.load(run / "clusters/assignment.npy")
     assert (table["cluster"] == assignment).all()
+    assert page.data["facts"]["distances"] == "pseudo_labels/labels.parquet"
     # Within a cluster by distance.
     for first, last in zip(page.start[:-1], page.start[1:], strict=True):
         assert (np.diff(page.distance[first:last]) >= 0).all()
@@ -162,6 +170,7 @@ def test_the_run_is_not_touched(root, tmp_path):
         return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
 
     before = look()
+    os.utime(root / "pictures/cat/001.png")  # it is scanned again
     for images in (None, str(root / "others")):
         atlas.write_atlas(root / "run/clusters", tmp_path, images=images)
     assert look() == before
@@ -208,6 +217,37 @@ def test_a_set_of_the_run_and_its_labels_have_the_same_clusters(root, tmp_path):
     assert np.isfinite(labels.x).all()
 
 
+def test_images_may_be_of_any_source(root, page, tmp_path):
+    table = tmp_path / "some.csv"
+    keys = page.data["keys"][:7]
+    lines = [f'"{root / "pictures" / key}"' for key in keys]
+    table.write_text("file\n" + "\n".join(lines) + "\n")
+    arguments = [str(table), "--source=manifest", "--option", "path_column=file"]
+    place = tmp_path / "page.html"
+    assert commands.main(["atlas", str(root / "run/clusters"), *arguments, f"--out={place}"]) == 0
+    ours = Page(place)
+    assert sorted(ours.cluster.tolist()) == sorted(page.cluster[:7].tolist())
+
+
+def test_clusters_of_given_features_know_their_images(root, tmp_path):
+    ours = Page(atlas.write_atlas(root / "run/of_given", tmp_path / "run").page)
+    assignment = np.load(root / "run/of_given/assignment.npy")
+    keys = files.read_table(root / "run/given/index.parquet")["key"]
+    assert ours.by_key(ours.cluster) == dict(zip(keys, assignment.tolist(), strict=True))
+    alone = shutil.copytree(root / "run/of_given", tmp_path / "alone")
+    place = str(root / "pictures")
+    again = Page(atlas.write_atlas(alone, tmp_path / "moved", images=place).page)
+    assert again.by_key(again.distance) == ours.by_key(ours.distance)
+
+
+def test_one_cluster_has_no_second(root, tmp_path):
+    ours = Page(atlas.write_atlas(root / "run/one", tmp_path).page)
+    assert ours.start.tolist() == [0, 60]
+    assert set(ours.second) == {-1}
+    assert np.isinf(ours.margin).all()
+    assert (ours.centreX == 0).all()
+
+
 def test_labels_alone_find_their_images_by_name(root, page, tmp_path):
     alone = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     moved = str(shutil.copytree(root / "pictures", tmp_path / "moved"))
@@ -240,11 +280,12 @@ def call(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}/nothing", "--out={out}"], "'atlas' reads '.*/run/nothing', which is absent"),
+        (["{run}/nothing", "--out={out}"], "there is no directory .*/run/nothing"),
         (["{run}", "--out={out}"], "It is a run: name a stage of it, such as .*/run/clusters"),
         (["{run}/features", "--out={out}"], "features holds Features, but an atlas shows Clusters"),
         (["{run}/clusters", "/nowhere", "--out={out}"], "/nowhere does not exist"),
         (["{run}/clusters", "--out={run}/atlas"], "--out=.* lies in .*/run, which is only read"),
+        (["{run}/clusters", "--out={out}", "--map=tsne"], "--map=tsne: choose one of pca, umap"),
         (["{run}/clusters", "--out={out}", "--max_megabytes=0"], "--max_megabytes=0: give more"),
         (["{run}/clusters", "--out={out}", "--max_megabytes=0.13"], "--max_megabytes: .* MB are"),
         (["{run}/clusters", "--out={out}", "--compare={run}/of_others"],
@@ -294,7 +335,38 @@ def test_clusters_of_unknown_images_ask_for_them(root, tmp_path, capsys):
     assert "lies in no run, so that its images are not known: name the images behind it" in said
     labels = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     said = call(capsys, labels, f"--out={tmp_path / 'out'}")
-    assert "its 60 images, such as" in said
+    assert "lies in no run that says where its 60 images are, such as" in said
+
+
+def test_umap_needs_its_package(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said = call(capsys, root / "run/clusters", f"--out={tmp_path / 'out'}", "--map=umap")
+    assert "--map=umap needs umap-learn: pip install 'kt_jax[umap]'" in said
+
+
+def test_umap_is_made_of_the_principal_components(root, page, tmp_path, monkeypatch):
+    class Umap:  # the package is no dependency of the tests
+        def __init__(self, **options):
+            assert options == {"n_neighbors": 15, "random_state": 0, "n_jobs": 1}
+
+        def fit_transform(self, spots):
+            assert spots.shape == (60, 50)
+            return -spots[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=Umap, __spec__=""))
+    ours = Page(atlas.write_atlas(root / "run/clusters", tmp_path, map="umap").page)
+    np.testing.assert_allclose(ours.x, -page.x, atol=1e-5)
+    middles = [np.median(ours.x[ours.cluster == number]) for number in range(5)]
+    np.testing.assert_allclose(ours.centreX, middles, atol=1e-6)
+    assert ours.data["facts"]["shares"] == []
+
+
+def test_umap_without_centroids_is_refused(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(__spec__=""))
+    alone = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
+    out = f"--out={tmp_path / 'out'}"
+    said = call(capsys, alone, root / "pictures", out, "--map=umap")
+    assert "--map=umap: without centroids beside the labels there is no map" in said
 
 
 def test_help_waits_for_nothing():

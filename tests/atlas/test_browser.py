@@ -1,6 +1,7 @@
 """The page in a real browser: opened from disk, searched, sorted, clicked, and looked at."""
 
 import io
+import shutil
 
 import atlas_runs
 import headless_browser
@@ -180,6 +181,29 @@ def test_two_clusterings(page, root):
         assert said.startswith(f"{parts.argmax()} ")
     page.check("#comparison input")
     assert rows.count() == 2
+
+
+def test_without_classes_and_without_a_map(browser, root, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted((root / "pictures").rglob("*.png"))):
+        shutil.copy(path, flat / f"{number:03d}.png")
+    anew = atlas.write_atlas(root / "run/clusters", tmp_path / "anew", images=str(flat))
+    labels = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
+    pictures = str(root / "pictures")
+    alone = atlas.write_atlas(labels, tmp_path / "alone", images=pictures)
+    for written, has_classes, has_map in ((anew, False, True), (alone, True, False)):
+        said = []
+        with headless_browser.open_page(browser, written.page, said=said) as page:
+            assert len(shown(page)) == 5
+            assert page.is_visible("#map") == has_map
+            assert page.locator("#sort option[value=purity]").count() == has_classes
+            assert page.locator("#to-compare").count() == 0
+            page.locator(".card a").first.click()
+            page.wait_for_selector("#members li")
+            page.locator("#members button").first.click()
+            assert page.is_visible("#viewer dl")
+        assert said == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -6,6 +6,7 @@ import re
 import atlas_runs
 import numpy as np
 import pytest
+import support
 from PIL import Image
 from sklearn.decomposition import PCA
 
@@ -76,6 +77,24 @@ def test_clusters_that_do_not_belong_to_their_images_are_refused():
     wrong = atlas_runs.make_members(["a"], [3])
     with pytest.raises(ValueError, match=re.escape("x/labels.parquet names clusters 3 to 3, but")):
         summary.summarise(wrong, 3, None)
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "side", "most"),
+    [(1_000_000, 96, 40), (200_000, 64, 40), (130_000, 48, 40), (80_000, 48, 31)],
+)
+def test_thumbnails_are_as_large_and_as_many_as_fit(max_bytes, side, most):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (60, 96, 96, 3), np.uint8)
+    images = support.make_images(60, size=96, load=lambda index: pixels[index])
+    found = atlas_runs.make_members(images.keys, np.arange(60) >= 40)
+    numbers = summary.summarise(found, 2, None)
+    rows, measures = np.arange(60), (found.distance, found.margin)
+    budget = sheets.make_budget(images, rows, numbers, *measures, max_bytes=max_bytes)
+    assert (budget.side, budget.most) == (side, pytest.approx(most, abs=4))
+    made = list(sheets.make_clusters(images, rows, numbers, budget))
+    taken = sum(len(sheet) * 4 / 3 for each in made for sheet in each.sheets)
+    assert 0.5 * max_bytes < taken <= max_bytes or (side, most) == (96, 40)
 
 
 @pytest.mark.parametrize("count", [1, 5, 16, 17, 40])

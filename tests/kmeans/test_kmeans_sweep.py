@@ -9,7 +9,7 @@ import sys
 import jaxtyping
 import numpy as np
 import pytest
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from kt_jax import kmeans
 from kt_jax.kmeans.sweep import make_table
@@ -78,6 +78,8 @@ def test_rows_are_those_of_fit(layers):
     known = labels >= 0
     scores = [normalized_mutual_info_score(labels[known], one.assignment[known]) for one in found]
     assert row["nmi"] == pytest.approx(np.mean(scores))
+    scores = [adjusted_mutual_info_score(labels[known], one.assignment[known]) for one in found]
+    assert row["ami"] == pytest.approx(np.mean(scores))
 
 
 def test_one_seed_has_neither_spread_nor_stability(layers):
@@ -87,7 +89,7 @@ def test_one_seed_has_neither_spread_nor_stability(layers):
     assert " - " in make_table([row]).splitlines()[2]
     unknown = np.full(240, -1)
     (row,) = kmeans.sweep({"a": layers[0]["clear"]}, [4], seeds=[0], labels=unknown)
-    assert row["nmi"] is None
+    assert row["nmi"] is row["ami"] is None
 
 
 def test_a_sweep_starts_from_given_centroids(layers):
@@ -168,7 +170,7 @@ def test_the_columns_of_a_table_are_aligned(rows):
     titles = [title.strip() for title in lines[0].split("|")[1:-1]]
     assert titles == [
         "layer", "k", "inertia", "+-", "% of k = 1", "iterations", "smallest", "median", "largest",
-        "empty", "largest, %", "stability", "NMI",
+        "empty", "largest, %", "stability", "AMI", "NMI",
     ]  # fmt: skip
 
 
@@ -204,7 +206,7 @@ def test_the_command_prints_one_table_and_keeps_it(inputs, layers):
         assert row.keys() == other.keys()
         for name in ("layer", "k", "seeds", "size_min", "size_max"):
             assert row[name] == other[name]
-        for name in ("inertia", "inertia_share", "stability", "nmi"):
+        for name in ("inertia", "inertia_share", "stability", "ami", "nmi"):
             assert row[name] == pytest.approx(other[name], rel=1e-4)
     manifest = files.read_json(inputs / "out" / "manifest.json")
     assert (manifest["type"], [*manifest["files"]]) == ("Sweep", ["sweep.json", "sweep.md"])
@@ -272,3 +274,56 @@ def test_mistakes_are_one_line(inputs, capsys, monkeypatch, more, message):
     assert printed.startswith("kt_jax.kmeans.sweep: ")
     assert message in printed
     assert printed.count("\n") == 1
+
+
+@pytest.fixture
+def run(inputs):
+    """A run with two sets of features; the clusters of the first are centred and scaled."""
+    sections = {
+        "clusters": {"kind": "clusters", "features": "clear", "centre": True, "l2": True},
+        "labels": {"kind": "label", "clusters": "clusters"},
+    }
+    files.write_json(inputs / "config.json", {"seed": 0, **sections})
+    for name in ("clear", "blurred"):
+        index = files.read_table(inputs / "index.parquet")
+        files.write_table(inputs / name / "index.parquet", {"key": index["index"], **index})
+    return inputs
+
+
+def found_options(run):
+    return files.read_json(run / "out" / "sweep.json")["options"]
+
+
+def test_a_sweep_of_a_run_treats_rows_as_the_run_does(run, capsys):
+    assert main(arguments(run, "--seeds=0", "--max_iterations=1")) == 0
+    options = found_options(run)
+    assert (options["centre"], options["l2"], options["spherical"]) == (True, True, False)
+    table = capsys.readouterr().out
+    assert "AMI" in table
+    assert files.read_json(run / "out" / "sweep.json")["labels"] == str(
+        run / "clear" / "index.parquet"
+    )
+
+
+def test_a_sweep_of_a_run_with_other_scaling(run):
+    assert main(arguments(run, "--seeds=0", "--max_iterations=1", "--no-l2")) == 0
+    options = found_options(run)
+    assert (options["centre"], options["l2"], options["spherical"]) == (True, False, False)
+
+
+def test_a_sweep_of_two_ways_to_scale_is_refused(run, capsys):
+    config = files.read_json(run / "config.json")
+    config["others"] = {"kind": "clusters", "features": "blurred", "centre": True, "l2": False}
+    files.write_json(run / "config.json", config)
+    assert main(arguments(run, "--seeds=0")) == 2
+    assert "clustered in several ways" in capsys.readouterr().err
+    more = ("--seeds=0", "--max_iterations=1", "--centre", "--l2", "--no-spherical")
+    assert main(arguments(run, *more)) == 0
+
+
+def test_layers_of_other_images_have_no_classes(run):
+    index = files.read_table(run / "clear" / "index.parquet")
+    files.write_table(run / "clear" / "index.parquet", {**index, "key": index["key"][::-1]})
+    assert main(arguments(run, "--seeds=0", "--max_iterations=1")) == 0
+    assert files.read_json(run / "out" / "sweep.json")["labels"] is None
+    assert "nmi" not in files.read_json(run / "out" / "sweep.json")["rows"][0]

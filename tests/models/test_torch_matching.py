@@ -121,7 +121,7 @@ def test_position_embeddings_say_the_size():
         torch_matching.load(VIT, tensors, like)
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(8))
 def test_vits_are_read_by_all_names(number):
     arrays, like, _ = make(VIT)
     tensors = torch_names.arrange(torch_names.tables(VIT)[number], *arrays)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kt_jax.runs import marks
+from kt_jax.runs import files, marks, progress
 
 
 def test_a_difference_is_a_line_for_each_value_and_file(tmp_path):
@@ -29,3 +29,17 @@ def test_of_many_differences_ten_are_shown():
     lines = str(error.value).splitlines()
     assert lines[1:-1] == [*(f"  line {number}" for number in range(10)), "  and 3 more"]
     assert lines[-1] == "Nothing was changed. Delete it."
+
+
+def test_hashing_gigabytes_says_how_far_it_is(tmp_path, monkeypatch, caplog):
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode() * 3000)
+    expected = {name: files.hash_file(tmp_path / name) for name in ("a", "b")}
+    with caplog.at_level("INFO"):
+        assert marks.hash_files(tmp_path, ["a", "b"]) == expected
+        assert not caplog.records
+        monkeypatch.setattr(marks, "_MEGABYTE", 1000)
+        monkeypatch.setattr(marks, "_MANY_BYTES", 6000)
+        monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+        assert marks.hash_files(tmp_path, ["a", "b"]) == expected
+    assert f"{tmp_path}: 3 of 6 MB hashed | ETA 0m00s" in caplog.text

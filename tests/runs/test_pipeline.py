@@ -377,3 +377,14 @@ def test_a_run_in_place_of_an_artifact_is_told(monkeypatch, tmp_path):
     config = make_any(reader={"kind": "reader", "wanted": str(tmp_path / "a")})
     with pytest.raises(FileNotFoundError, match=r"It is a run: name a stage of it, such as .*/a/"):
         pipeline.run(config, tmp_path / "b")
+
+
+def test_trackers_are_checked_first_and_reach_the_stages(stages, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="log_to = 'wandb': give a list of names"):
+        pipeline.run(make_config(), tmp_path, log_to="wandb")
+    with pytest.raises(ValueError, match="--log_to=wand: choose from wandb"):
+        pipeline.run(make_config(), tmp_path, log_to=["wand"])
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(pipeline.trackers, "check", lambda names: None)
+    pipeline.run(make_config(), tmp_path, log_to=["mlflow"])
+    assert {stage.log_to for stage in stages.one.stages} == {("mlflow",)}

@@ -1,6 +1,8 @@
 """Weights of others stand where a teacher of ours would."""
 
 import json
+import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +81,9 @@ def test_all_that_reads_a_teacher_reads_it(workdir):
     assert {row["subject"] for row in scores["rows"]} == {"pixels", "pretext", "random:pretext"}
     # From what the teacher learned is not known.
     assert [each["training"] for each in scores["leakage"]] == ["probe train_images"]
-    assert "pretext" in (workdir / "report" / "index.html").read_text()
+    assert scores["unknown"] == ["pretext"]
+    page = (workdir / "report" / "index.html").read_text()
+    assert "It is not known which images pretext learned from" in page
     assert len(files.read_table(workdir / "pseudo_labels" / "labels.parquet")["cluster"]) == 48
 
 
@@ -124,6 +128,16 @@ def test_what_cannot_be_imported_is_found_in_the_plan(weights, tmp_path, options
 def test_the_first_layers_are_the_published_ones_whatever_the_size():
     options = imported.Options(weights="w.pth", backbone={"name": "resnet18"}, size=32)
     assert options.backbone == {"name": "resnet18", "stem": 4}
+
+
+def test_the_config_in_the_docs_loads(tmp_path):
+    text = (Path(__file__).parents[2] / "docs/teachers.md").read_text()
+    source, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "teacher.py").write_text(source)
+    config = kt_jax.load_config(f"{tmp_path}/teacher.py:resnet50.pth,/some/images")
+    assert config.pretext.kind == "import"
+    assert config.pretext.size == config.features.size == config.student.size == 224
+    assert config.images.train.size == 256
 
 
 def test_without_mean_and_deviation_images_are_standardised():

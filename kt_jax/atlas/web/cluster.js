@@ -30,10 +30,14 @@ function partsOf(cluster) {
   const [start, size] = [numbers.start[cluster], sizeOf(cluster)];
   const places = Array.from({ length: size }, (_, at) => start + at);
   const first = Math.max(0, Math.floor((size - data.shown) / 2));
-  return {
+  const parts = {
     Nearest: places.slice(0, data.shown),
     Median: places.slice(first, first + data.shown),
     Farthest: places.slice(-data.shown).reverse(),
+  };
+  if (data.k === 1) return parts; // no other cluster is near
+  return {
+    ...parts,
     Borderline: places.slice().sort((a, b) => numbers.margin[a] - numbers.margin[b]).slice(0, data.shown),
   };
 }

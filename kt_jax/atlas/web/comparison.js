@@ -1,10 +1,14 @@
 // ---- Another clustering
 
+/** The share of a cluster's images that are together in the other clustering, too. */
+const kept = new Map();
 function keptShare(cluster) {
-  if (!hasOther) return NaN;
-  const parts = countOf(numbers.other, cluster).filter(([number]) => number >= 0);
-  const all = parts.reduce((sum, [, members]) => sum + members, 0);
-  return all ? parts[0][1] / all : NaN;
+  if (!kept.has(cluster)) {
+    const parts = countOf(numbers.other, cluster).filter(([number]) => number >= 0);
+    const all = parts.reduce((sum, [, members]) => sum + members, 0);
+    kept.set(cluster, all ? parts[0][1] / all : NaN);
+  }
+  return kept.get(cluster);
 }
 
 function showComparison() {

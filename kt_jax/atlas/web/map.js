@@ -182,8 +182,11 @@ function startMap() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawMap);
   const shares = data.facts.shares;
   document.getElementById("shares").textContent =
-    `Principal components of the centroids: ${percent(shares[0])} of their variance from left to ` +
-    `right, ${percent(shares[1])} upwards. A circle is a cluster, its area the number of images.`;
+    (shares.length
+      ? `Principal components of the centroids: ${percent(shares[0])} of their variance from left ` +
+        `to right, ${percent(shares[1])} upwards.`
+      : "UMAP: neighbours are alike; distances between groups mean little.") +
+    " A circle is a cluster, its area the number of images.";
   if (hasClasses) {
     document.getElementById("legend").append(...data.classNames.map((_, label) => chip(label)));
   }

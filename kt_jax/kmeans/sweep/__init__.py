@@ -30,7 +30,9 @@ def sweep(
     makes layers comparable); `iterations` (mean); `size_min`, `size_median`, `size_max` and
     `empty` of all seeds' clusters, `largest_share` (the largest cluster's of the rows);
     `stability`, the mean adjusted Rand index of every two seeds' assignments (None of one seed);
-    with labels, `nmi`, the mean normalised mutual information with those that are not negative.
+    with labels, `ami` and `nmi`, the mean adjusted and the mean normalised mutual information with
+    those that are not negative (None where all are). NMI grows with k by chance alone: compare
+    numbers of clusters by AMI.
 
     All features are read, and all arguments checked, before the first is clustered.
 
@@ -80,7 +82,7 @@ def sweep(
             found = [_fit(layer, matrix, k, seed, options) for seed in seeds]
             row = {"layer": layer, "k": k, "seeds": list(seeds), **_compare(found, totals[layer])}
             if labels is not None:
-                row["nmi"] = _agree(found, labels)
+                row |= _agree(found, labels)
             rows.append(row)
     return rows
 
@@ -131,14 +133,18 @@ def _compare(found: Sequence[KMeans], total: float) -> dict[str, Any]:
     }
 
 
-def _agree(found: Sequence[KMeans], labels: Int[np.ndarray, " n"]) -> float | None:
+def _agree(found: Sequence[KMeans], labels: Int[np.ndarray, " n"]) -> dict[str, float | None]:
     known = labels >= 0
+    measures = {
+        "ami": metrics.adjusted_mutual_information,
+        "nmi": metrics.normalised_mutual_information,
+    }
     if not known.any():
-        return None
-    scores = [
-        metrics.normalised_mutual_information(one.assignment[known], labels[known]) for one in found
-    ]
-    return float(np.mean(scores))
+        return dict.fromkeys(measures)
+    return {
+        name: float(np.mean([measure(one.assignment[known], labels[known]) for one in found]))
+        for name, measure in measures.items()
+    }
 
 
 def make_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -162,6 +168,7 @@ def make_table(rows: Sequence[Mapping[str, Any]]) -> str:
         "empty": ("empty", "d"),
         "largest_share": ("largest, %", ".1%"),
         "stability": ("stability", ".3f"),
+        "ami": ("AMI", ".3f"),
         "nmi": ("NMI", ".3f"),
     }
     shown = {name: column for name, column in columns.items() if name in rows[0]}

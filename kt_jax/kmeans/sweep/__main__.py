@@ -1,24 +1,27 @@
 """Which layer, and how many clusters: k-means of each layer for each k from several seeds.
 
-    python -m kt_jax.kmeans.sweep --features conv2_2=DIR2 conv3_2=DIR3 --k 50 100 200 --out DIR
+    kt-jax sweep --features conv2_2=DIR2 conv3_2=DIR3 --k 50 100 200 --out DIR
+    kt-jax sweep --features conv3_2=RUN/features --k 500 2000 --out DIR
 
-A layer's PATH is a .npy file [rows, d] or a directory of them. Prints one table, and writes it as
-DIR/sweep.md and sweep.json, and manifest.json last. A finished DIR is left as it is; a sweep
-that was interrupted begins again.
+A layer's PATH is a .npy file [rows, d] or a directory of them. Of the features of a run, rows are
+centred and scaled as its own clusters are, and the classes are those that it knows, unless the
+options say otherwise. Prints one table, and writes it as DIR/sweep.md and sweep.json, and
+manifest.json last. A finished DIR is left as it is; a sweep that was interrupted begins again.
 """
 
 import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kt_jax.kmeans import checks, command
 from kt_jax.kmeans.sources import find_shards, open_array
-from kt_jax.kmeans.sweep import make_table, sweep
+from kt_jax.kmeans.sweep import make_table, runs, sweep
 from kt_jax.machine import signals
 from kt_jax.runs import artifacts, errors, files, marks, progress
 
@@ -31,15 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command.make_parser("kt_jax.kmeans.sweep", __doc__)
+    parser = command.make_parser("kt_jax.kmeans.sweep", __doc__, scaling=None)
     add = parser.add_argument
     add("--features", nargs="+", action="extend", required=True, metavar="NAME=PATH",
         help="of every layer, a .npy file or a directory of them")  # fmt: skip
     add("--k", type=int, nargs="+", required=True, help="numbers of clusters")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each k (0 1 2)")
     add("--labels", metavar="PATH",
-        help="one whole number for each row, -1 where not known, for the NMI: a .npy, or a "
-        ".parquet with a column label")  # fmt: skip
+        help="one whole number for each row, -1 where not known, for AMI and NMI: a .npy, or a "
+        ".parquet with a column label (the index.parquet of a run's features)")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -51,9 +54,14 @@ def _run(argv: Sequence[str] | None) -> None:
         if not (name and equals and path) or name in features:
             raise ValueError(f"--features: {text!r}: give NAME=PATH, with each name once")
         features[name] = find_shards("--features", [path])
-    labelled = [] if arguments.labels is None else [Path(arguments.labels).expanduser().absolute()]
+    directories = [Path(text.partition("=")[2]).expanduser() for text in arguments.features]
+    if arguments.labels is None:
+        labelled = runs.find_classes(directories)
+    else:
+        labelled = [Path(arguments.labels).expanduser().absolute()]
     labels = _read_labels(labelled[0]) if labelled else None
     options = {name: getattr(arguments, name) for name in command.OPTIONS}
+    options |= _choose_scaling(directories, options)
     asked = {"k": arguments.k, "seeds": arguments.seeds, **options}
     fingerprint = {
         "features": {name: marks.describe_files(paths) for name, paths in features.items()},
@@ -72,7 +80,7 @@ def _run(argv: Sequence[str] | None) -> None:
                 "features": {
                     name: [str(path) for path in paths] for name, paths in features.items()
                 },
-                "labels": arguments.labels,
+                "labels": str(labelled[0]) if labelled else None,
             }
             table = make_table(rows)
             files.write_file(out / "sweep.md", lambda partial: partial.write_text(table))
@@ -82,6 +90,17 @@ def _run(argv: Sequence[str] | None) -> None:
             artifacts.finish(out, about, fingerprint, section=asked, facts={}, seconds=seconds)
             _log.info("finished in %s: %s", progress.format_seconds(seconds), out)
     print((out / "sweep.md").read_text(), end="")
+
+
+def _choose_scaling(directories: Sequence[Path], options: Mapping[str, Any]) -> dict[str, bool]:
+    """What is given, and of the rest what the run does that the features are of."""
+    given = {name: options[name] for name in command.SCALING if options[name] is not None}
+    of_run = runs.find_scaling(directories) if len(given) < len(command.SCALING) else {}
+    chosen = {**dict.fromkeys(command.SCALING, False), **of_run, **given}
+    if of_run:
+        said = ", ".join(name for name, value in chosen.items() if value) or "nothing"
+        _log.info("sweep: rows are treated as by the run's own clusters: %s", said)
+    return chosen
 
 
 def _read_labels(path: Path) -> np.ndarray:

@@ -1,0 +1,58 @@
+"""What a run knows of the features that a sweep reads: how it clusters them, and the classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kt_jax.kmeans import command
+from kt_jax.runs import files
+
+
+def find_scaling(directories: Sequence[Path]) -> dict[str, bool]:
+    """How the runs that these features belong to centre and scale them; empty where there is none.
+
+    Raises:
+      ValueError: clusters of theirs do so in several ways.
+    """
+    found: dict[str, dict[str, bool]] = {}
+    for directory in directories:
+        path = directory.absolute().parent / "config.json"
+        config = files.read_json(path) if path.exists() else {}
+        for name, section in config.items() if isinstance(config, dict) else ():
+            if _reads(section, directory):
+                values = {each: section.get(each) for each in command.SCALING}
+                found[f"{path}: {name}"] = {
+                    each: bool(value) for each, value in values.items() if value is not None
+                }
+    ways = list(found.values())
+    if any(way != ways[0] for way in ways):
+        said = "; ".join(f"{name} has {way}" for name, way in found.items())
+        options = ", ".join(f"--{name} or --no-{name}" for name in command.SCALING)
+        raise ValueError(f"--features are clustered in several ways ({said}): give {options}")
+    return ways[0] if ways else {}
+
+
+def _reads(section: Any, directory: Path) -> bool:
+    return (
+        isinstance(section, dict)
+        and section.get("kind") == "clusters"
+        and section.get("features") == directory.absolute().name
+    )
+
+
+def find_classes(directories: Sequence[Path]) -> list[Path]:
+    """The index.parquet that knows the classes of all these features' rows; none if none does."""
+    paths = [directory.absolute() / "index.parquet" for directory in directories]
+    if not paths or not all(path.exists() for path in paths):
+        return []
+    tables = [files.read_table(path) for path in paths]
+    if not all("key" in table and "label" in table for table in tables):
+        return []
+    first = tables[0]
+    same = all(
+        len(table["key"]) == len(first["key"])
+        and (table["key"] == first["key"]).all()
+        and (table["label"] == first["label"]).all()
+        for table in tables
+    )
+    return paths[:1] if same and (first["label"] >= 0).any() else []
