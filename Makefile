@@ -8,6 +8,7 @@ STAMP := $(VENV)/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys
 BENCH_STAMP := $(STAMP)-bench
 LOADER_STAMP := $(STAMP)-bench-loader
 REFERENCE_STAMP := $(STAMP)-reference
+BROWSER_STAMP := $(STAMP)-browser
 # A run's features directory, or one .npy: make bench-kmeans FEATURES=runs/quickstart/features
 FEATURES ?=
 BENCH_FLAGS ?=
@@ -17,7 +18,8 @@ CHAOS_FLAGS ?=
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --dist=loadfile \
 	--no-loadscope-reorder
 
-.PHONY: quickstart test test-all reference check fix bench-kmeans bench-loader bench-train scale chaos clean
+.PHONY: quickstart test test-all reference tour browser check fix bench-kmeans bench-loader bench-train scale \
+	chaos clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -30,6 +32,12 @@ test-all: $(STAMP)  ## All tests, minutes longer
 
 reference: $(REFERENCE_STAMP)  ## Compares the networks with PyTorch's, minutes; installs PyTorch
 	$(PYTEST) $(wildcard tests/models/test_reference_*.py)
+
+tour: $(REFERENCE_STAMP)  ## Types docs/tour.md: photographs, clusters, labels, exports; minutes; installs PyTorch
+	$(BIN)/python tests/tour.py
+
+browser: $(BROWSER_STAMP)  ## Opens the atlas in a headless Chromium, which must be installed (docs/atlas.md)
+	$(PYTEST) $(wildcard tests/atlas/test_*browser*.py)
 
 check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 	$(BIN)/ruff format --check .
@@ -72,7 +80,11 @@ $(BENCH_STAMP): $(STAMP)
 	touch $@
 
 $(REFERENCE_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet -e '.[test,reference]'
+	$(BIN)/python -m pip install --quiet -e '.[test,onnx,reference]'
+	touch $@
+
+$(BROWSER_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[test,browser]'
 	touch $@
 
 # Gigabytes, hence apart from the others.

@@ -1,5 +1,6 @@
 """`kt-jax doctor`: whether a run can start, and what it says if not."""
 
+import re
 import shutil
 import sys
 import types
@@ -48,18 +49,18 @@ def test_images_are_decoded_for_a_few_seconds(photos, capsys):
     assert code == 0
     assert f"ok: {photos}: 6 images, " in said
     assert " a second decoded to 32 px by " in said
-    assert f"ok: {photos}: all 6 images that were tried can be read" in said
+    assert re.search(r"ok: .*: all \d images that were tried can be read", said)
 
 
 def test_unreadable_images(photos, tmp_path, capsys):
     shutil.copytree(photos, tmp_path / "some")
     (tmp_path / "some" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    code, said = ask(capsys, tmp_path / "some", SECONDS)
+    code, said = ask(capsys, tmp_path / "some", "--seconds=0.5")
     assert code == 0
     assert "1 of 6 images that were tried cannot be read, such as number 0: " in said
     for path in (tmp_path / "some").iterdir():
         path.write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    code, said = ask(capsys, tmp_path / "some", SECONDS)
+    code, said = ask(capsys, tmp_path / "some", "--seconds=0.5")
     assert code == 2
     assert "error: " in said
     assert "6 of 6 images that were tried cannot be read" in said

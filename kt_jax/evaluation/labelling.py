@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from kt_jax import data, kmeans
 from kt_jax.evaluation import backbones
@@ -70,6 +70,7 @@ def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images
 def write_given(
     directory: Path,
     features: artifacts.Artifact[artifacts.Features],
+    assignment: Int32[np.ndarray, " n"],
     centroids: Float32[np.ndarray, "k d"],
     *,
     mean: Float32[np.ndarray, " d"],
@@ -81,6 +82,10 @@ def write_given(
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
     found = kmeans.assign(shards, centroids, mean=mean, l2=l2, mesh=mesh)
     columns = {name: getattr(found, name) for name in COLUMNS}
+    # Of two as near, the one that k-means took.
+    other = found.cluster != assignment
+    columns["second_cluster"] = np.where(other, found.cluster, found.second_cluster)
+    columns["cluster"] = assignment
     files.write_table(directory / LABELS, {x: index[x] for x in ("index", "key")} | columns)
 
 

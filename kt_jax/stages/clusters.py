@@ -91,6 +91,7 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         labelling.write_given(
             stage.directory,
             features,
+            result.assignment,
             result.centroids,
             mean=result.mean,
             l2=about.l2,

@@ -56,20 +56,21 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     chosen, images = stage.options, stage.inputs.images["images"]
     rows, places = _open(chosen, stage.inputs)
     starts = range(0, len(images), chosen.rows_per_shard)
-    for number, begin in enumerate(starts):
-        stage.notice.check()
-        path = stage.directory / f"features-{number:05d}-of-{len(starts):05d}.npy"
-        if partition.decided_by_first(path.exists):
-            continue
-        shard = places[begin : begin + chosen.rows_per_shard]
-        values = np.asarray(rows.values[shard], np.float32)
-        bad = np.flatnonzero(~(np.abs(values) <= _LARGEST).all(1))  # NaN is not
-        if len(bad):
-            raise ValueError(
-                f"{stage.inputs.origin}.features = {chosen.features}: row {shard[bad[0]]} exceeds "
-                f"the range of float16 ({_LARGEST:.0f}) or is not finite"
-            )
-        files.write_array(path, values.astype(np.float16))
+    with stage.count(len(images), "rows copied") as count:
+        for number, begin in enumerate(starts):
+            stage.notice.check()
+            path = stage.directory / f"features-{number:05d}-of-{len(starts):05d}.npy"
+            shard = places[begin : begin + chosen.rows_per_shard]
+            if not partition.decided_by_first(path.exists):
+                values = np.asarray(rows.values[shard], np.float32)
+                bad = np.flatnonzero(~(np.abs(values) <= _LARGEST).all(1))  # NaN is not
+                if len(bad):
+                    raise ValueError(
+                        f"{stage.inputs.origin}.features = {chosen.features}: row {shard[bad[0]]} "
+                        f"exceeds the range of float16 ({_LARGEST:.0f}) or is not finite"
+                    )
+                files.write_array(path, values.astype(np.float16))
+            count.add(len(shard))
     files.write_table(stage.directory / "index.parquet", data.index_columns(images))
     leakage.write_images(stage.directory, images)
     about = _describe(rows, images)
@@ -140,4 +141,5 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     others = len(rows.values) - about.rows
     left_out = f", {others} rows of other images are left out" * bool(others)
     line = f"{about.rows} x {about.dims} of {chosen.features} as float16{left_out}"
-    return Plan(about, (line,))
+    size = about.rows * about.dims * 2
+    return Plan(about, (line,), disk=lambda: size)

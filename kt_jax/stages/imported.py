@@ -99,4 +99,4 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     about = _describe(chosen, inputs.origin)
     _load(chosen, about, inputs.origin)
     line = f"{chosen.backbone['name']} of {chosen.weights}, {about.parameters:,} parameters"
-    return Plan(about, (line,))
+    return Plan(about, (line,), disk=lambda: 4 * about.parameters)

@@ -182,7 +182,8 @@ def test_a_run_of_another_host(tmp_path):
     assert "one: 3 of 9 steps | loss 2" in said
 
 
-def test_looking_does_not_keep_a_run_out(tmp_path):
+def test_looking_does_not_keep_a_run_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE", 5.0)
     with lock.hold(tmp_path):
         pass
     with (tmp_path / lock.NAME).open() as looking:

@@ -1,6 +1,7 @@
 """Features of somebody else: their rows find their images, and a student learns their clusters."""
 
 import re
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import support
 from PIL import Image
 
 import kt_jax
-from kt_jax import data
+from kt_jax import atlas, data
 from kt_jax.evaluation import given
 from kt_jax.kmeans import metrics
 from kt_jax.runs import files, pipeline
@@ -110,6 +111,16 @@ def test_the_same_images_in_another_size_are_labelled(photos, workdir, tmp_path)
         for place in (workdir / "pseudo_labels", tmp_path / "labels")
     )
     np.testing.assert_array_equal(before["cluster"], again["cluster"])
+
+
+def test_an_atlas_shows_the_images_whose_features_were_given(photos, workdir, tmp_path):
+    keys = sorted(files.read_table(workdir / "features" / "index.parquet")["key"])
+    of_run = atlas.write_atlas(workdir / "clusters", tmp_path / "of_run")
+    alone = tmp_path / "copy" / "clusters"
+    shutil.copytree(workdir / "clusters", alone)
+    of_copy = atlas.write_atlas(alone, tmp_path / "of_copy", images=str(photos[0]))
+    for written in (of_run, of_copy):
+        assert sorted(files.read_table(written.table)["key"]) == keys
 
 
 KEYS = tuple(str(number) for number in range(40))  # of support.make_images
