@@ -13,6 +13,7 @@ from flax import nnx
 from PIL import Image
 from support import make_images
 
+import kt_jax
 from kt_jax import commands, runs
 from kt_jax.runs import doctor, files, lock, marks
 from kt_jax.training import learning

@@ -207,9 +207,12 @@ def _pad(graph: Graph, eqn: Any, x: Tensor, value: Value) -> Tensor:
 
 
 def _reduce(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
-    axes = np.asarray(eqn.params["axes"], np.int64)
-    operator, shape = _REDUCTIONS[eqn.primitive.name], eqn.outvars[0].aval.shape
-    return graph.add(operator, [x, axes], shape, x.dtype, keepdims=0)
+    """One axis after the other: onnxruntime's sums of 10^5 values at once are off by 3e-5."""
+    for axis in sorted(eqn.params["axes"], reverse=True):
+        shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+        operator, axes = _REDUCTIONS[eqn.primitive.name], np.asarray([axis], np.int64)
+        x = graph.add(operator, [x, axes], shape, x.dtype, keepdims=0)
+    return x
 
 
 def _matrix_product(graph: Graph, eqn: Any, a: Value, b: Value) -> Tensor:

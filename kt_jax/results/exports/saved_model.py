@@ -48,13 +48,24 @@ def write(network: Network, directory: Path) -> None:
 
 
 def load(directory: Path) -> Run:
-    """The network as TensorFlow computes it."""
+    """The network as TensorFlow computes it.
+
+    Its calls raise ValueError where this TensorFlow is older than the programs of this JAX.
+    """
     tf = _import_tensorflow()
     loaded = tf.saved_model.load(str(directory))
     names = [layer["name"] for layer in files.read_json(directory / CONFIG)["layers"]]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        made = loaded.activations(tf.constant(images))
+        try:
+            made = loaded.activations(tf.constant(images))
+        except tf.errors.OpError as error:
+            if "deserialize" not in str(error):
+                raise
+            raise ValueError(
+                f"TensorFlow {tf.__version__} cannot read the programs of jax {jax.__version__}: "
+                "install a newer TensorFlow, or an older jax; 2.21 reads those of 0.10"
+            ) from None
         # TensorFlow sorts them.
         return {name: made[name].numpy() for name in (*names, *(made.keys() - set(names)))}
 
@@ -63,7 +74,7 @@ def load(directory: Path) -> Run:
 
 def _import_tensorflow() -> Any:
     """TensorFlow, quiet and without the GPU's memory, which JAX uses."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tf: Any = importlib.import_module("tensorflow")
     tf.config.set_visible_devices([], "GPU")
     return tf
