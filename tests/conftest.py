@@ -45,6 +45,8 @@ hypothesis.settings.load_profile("kt_jax")
 
 # `make reference` installs PyTorch for these, and fails where it finds none of them.
 collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["models/*reference*.py"]
+if not importlib.util.find_spec("tensorflow"):
+    collect_ignore_glob.append("models/test_reference_saved_model.py")
 # These need the extra [browser] and a Chromium.
 if not importlib.util.find_spec("playwright"):
     collect_ignore_glob.append("results/atlas/*browser*.py")

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import support
+import tensorflow as tf
 
 from kt_jax.results import exports
 from kt_jax.results.exports import network as networks
-
-tf = pytest.importorskip("tensorflow")
 
 # A batch of any size is no size that jaxtyping knows.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untyped")]
@@ -27,9 +26,9 @@ def test_the_signature_gives_all_activations(architecture, size, tmp_path):
     try:
         done = exports.export(tmp_path / "student", to="saved_model", out=tmp_path / "saved")
     except ValueError as error:
-        if "cannot read the programs of jax" not in str(error):
-            raise
-        pytest.skip(str(error))  # no TensorFlow is new enough for this JAX
+        # Where no TensorFlow is new enough for this JAX, this is what we promise.
+        assert "cannot read the programs of jax" in str(error)
+        return
     assert done.largest < 1e-4
     network, _ = networks.open_network(tmp_path / "student")
     images = np.random.default_rng(7).integers(0, 256, (3, size, size, 3)).astype(np.uint8)
