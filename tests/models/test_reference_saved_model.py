@@ -27,8 +27,9 @@ def test_the_signature_gives_all_activations(architecture, size, tmp_path):
         done = exports.export(tmp_path / "student", to="saved_model", out=tmp_path / "saved")
     except ValueError as error:
         # Where no TensorFlow is new enough for this JAX, this is what we promise.
-        assert "cannot read the programs of jax" in str(error)
-        return
+        if "cannot read the programs of jax" in str(error):
+            return
+        raise
     assert done.largest < 1e-4
     network, _ = networks.open_network(tmp_path / "student")
     images = np.random.default_rng(7).integers(0, 256, (3, size, size, 3)).astype(np.uint8)
