@@ -1,0 +1,116 @@
+"""Labels that somebody else gave, such as the authors' lists of pseudo-labels for Caffe."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from kt_jax import data
+from kt_jax.evaluation import given
+from kt_jax.runs import artifacts, files, options
+from kt_jax.runs.stage import Inputs, Plan, Stage
+
+GIVES = artifacts.Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Labels in a list."""
+
+    labels: str = options.file()
+    """A text file: a line "PATH LABEL" for each image, labels from 0 on, as Caffe's ImageData layer
+    reads it. PATH is the key of the image, or its file name, if no two images share it."""
+    images: str = options.images("train")
+    """Those that the labels are of: each must have a line. Lines of other images are left out."""
+
+
+def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
+    """Writes labels.parquet as the kind `label` does, with distances and margins of NaN.
+
+    Nothing says how near an image was to its centroid. Which images the labels were learned from is
+    not known.
+    """
+    images = stage.inputs.images["images"]
+    labels = _read(stage.options, stage.inputs)
+    nowhere = np.full(len(labels), np.nan, np.float32)
+    columns = {
+        "index": np.arange(len(labels)),
+        "key": list(images.keys),
+        "cluster": labels,
+        "distance": nowhere,
+        "second_cluster": np.full_like(labels, -1),
+        "margin": nowhere,
+    }
+    files.write_table(stage.directory / "labels.parquet", columns)
+    about = _describe(labels, images)
+    return about, {"rows": about.rows, "labels": Path(stage.options.labels).name}
+
+
+def _describe(labels: Int32[np.ndarray, " n"], images: data.Images) -> artifacts.Labels:
+    return artifacts.Labels(
+        rows=len(labels),
+        classes=int(labels.max()) + 1,
+        images=images.fingerprint,
+        origin=images.origin,
+    )
+
+
+def _read(chosen: Options, inputs: Inputs) -> Int32[np.ndarray, " n"]:
+    """The label of each image.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line says no label, or an image has no line.
+    """
+    origin, images = f"{inputs.origin}.labels", inputs.images["images"]
+    if not chosen.labels:
+        raise ValueError(f'{origin} is missing: name a text file of lines "PATH LABEL"')
+    origin += f" = {chosen.labels}"
+    try:
+        lines = given.read_keys(Path(chosen.labels))
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{inputs.origin}: {error}") from None
+    keys, labels = [], []
+    for number, line in enumerate(lines, 1):
+        parts = line.rsplit(maxsplit=1)
+        if not parts:
+            continue
+        if len(parts) < 2 or not (parts[1].isascii() and parts[1].isdigit()):
+            raise ValueError(
+                f'{origin}, line {number}: {line!r} is not "PATH LABEL" with a label from 0 on'
+            )
+        keys.append(parts[0])
+        labels.append(int(parts[1]))
+    if not keys:
+        raise ValueError(f"{origin} has no lines")
+    wanted: Sequence[str] = images.keys
+    if not set(wanted) <= set(keys):
+        keys, wanted = _by_name(keys, wanted)
+    rows = given.match(keys, wanted, origin=origin, images=images.origin)
+    return np.array(labels, np.int32)[rows]
+
+
+def _by_name(keys: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], Sequence[str]]:
+    """File names in the place of paths, where no two images share one."""
+    names = [PurePosixPath(key).name for key in keys]
+    short = [PurePosixPath(key).name for key in wanted]
+    if len(set(short)) < len(short) or any(n > 1 for n in Counter(names).values()):
+        return list(keys), wanted
+    return names, short
+
+
+def plan(chosen: Options, inputs: Inputs) -> Plan:
+    """What the stage would do.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: as the file has it: no labels, or not of all images.
+    """
+    images = inputs.images["images"]
+    about = _describe(_read(chosen, inputs), images)
+    line = f"{about.rows} labels of {about.classes} classes from {chosen.labels}"
+    return Plan(about, (line,))
