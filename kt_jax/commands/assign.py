@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from kt_jax.commands import architectures
 from kt_jax.data import arguments
 from kt_jax.results.opened import open_artifact, write_assignment
 from kt_jax.runs import artifacts
@@ -43,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, help="FILE.parquet, FILE.csv or DIR")
     parser.add_argument("--form", default="", help=f"of DIR: {forms}")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode (0: threads)")
+    architectures.add_import(parser)
     given = parser.parse_args(argv)
+    architectures.import_files(given)
     source = {"source": given.source, **arguments.read_options(given)}
     clusters = open_artifact(given.clusters, artifacts.Clusters)
     write_assignment(clusters, source, given.out, form=given.form, workers=given.workers)

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kt_jax.commands import architectures
 from kt_jax.data import arguments
 
 
@@ -55,7 +56,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--max_megabytes", type=float, default=100.0, metavar="MB",
         help="of the page, which decides how large thumbnails are, and how many images of a large "
         "cluster have one; the others are listed by name (100)")  # fmt: skip
+    architectures.add_import(parser)
     given = parser.parse_args(argv)
+    architectures.import_files(given)
     # Only here: --help need not wait for it.
     from kt_jax.results import atlas
 

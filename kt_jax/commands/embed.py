@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from kt_jax.commands import architectures
 from kt_jax.data import arguments
 from kt_jax.results.opened import open_artifact, write_features
 from kt_jax.runs import artifacts
@@ -35,7 +36,9 @@ def main(argv: Sequence[str]) -> int:
     add("--grid", type=int, default=4, help="maps are max-pooled to grid x grid (4)")
     add("--size", type=int, default=0, help="of the images, in pixels (those of training)")
     add("--workers", type=int, default=0, help="processes that decode (0: threads)")
+    architectures.add_import(parser)
     given = parser.parse_args(argv)
+    architectures.import_files(given)
     source = {"source": given.source, **arguments.read_options(given)}
     backbone = open_artifact(given.backbone, artifacts.Backbone)
     write_features(

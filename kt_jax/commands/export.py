@@ -10,7 +10,7 @@ read.
 import argparse
 from collections.abc import Sequence
 
-from kt_jax.config import import_file
+from kt_jax.commands import architectures
 from kt_jax.results import exports
 
 
@@ -36,17 +36,9 @@ def main(argv: Sequence[str]) -> int:
         default=0,
         help="the side of the images in px; by default that of the views that it learned from",
     )
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE.py",
-        help="a Python file that registers the architecture, if it is your own",
-    )
+    architectures.add_import(parser)
     chosen = parser.parse_args(argv)
-    for path in chosen.imports:
-        import_file(path)
+    architectures.import_files(chosen)
     done = exports.export(chosen.artifact, to=chosen.to, out=chosen.out, size=chosen.size)
     if done.replaced:
         print(f"{done.directory}: replaced the earlier export")

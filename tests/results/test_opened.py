@@ -215,6 +215,24 @@ def test_embed_writes_the_features_of_the_run(made, tmp_path):
     assert list(index["class"]) == [key.split("/")[0] for key in index["key"]]
 
 
+def test_a_file_that_is_imported_registers_the_architecture(made, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text("from kt_jax import models\nmodels.register('of_a_file', models.Vgg)\n")
+    shutil.copytree(made / "network", tmp_path / "network")
+    for name in ("manifest.json", "backbone.json"):
+        path = tmp_path / "network" / name
+        path.write_text(path.read_text().replace('"vgg"', '"of_a_file"'))
+    manifest = files.read_json(tmp_path / "network" / "manifest.json")
+    manifest["files"]["backbone.json"] = files.hash_file(tmp_path / "network" / "backbone.json")
+    files.write_json(tmp_path / "network" / "manifest.json", manifest)
+    command = ("embed", tmp_path / "network", made / "photos", "--layer=conv2_1", "--grid=2")
+    out = f"--out={tmp_path / 'features'}"
+    assert call(*command, out) == 2
+    assert "import your own (--import=FILE.py)" in capsys.readouterr().err
+    assert call(*command, out, f"--import={file}") == 0
+    assert kt_jax.open(tmp_path / "features").about.dims == 32
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
