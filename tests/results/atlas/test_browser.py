@@ -105,6 +105,20 @@ def test_search_by_number_name_and_class(page, table):
     assert page.input_value("#sort") == "size"
 
 
+def test_search_by_a_class_that_no_name_says(browser, root, tmp_path):
+    table = tmp_path / "table.csv"
+    paths = sorted((root / "pictures").rglob("*.png"))
+    names = ["night bird" if path.parent.name == "owl" else "pet" for path in paths]
+    lines = [f'"{path}",{name}' for path, name in zip(paths, names, strict=True)]
+    table.write_text("path,label\n" + "\n".join(lines) + "\n")
+    given = {"source": "manifest", "path": str(table)}
+    written = atlas.write_atlas(root / "run/clusters", tmp_path / "out", images=given)
+    with headless_browser.open_page(browser, written.page) as page:
+        search(page, "night bird")
+        assert page.inner_text("#count").endswith(", 20 images found")
+        assert search(page, "#4") == [4]
+
+
 def test_a_cluster_shows_all_its_images(page, root, table):
     number = int(np.bincount(table["cluster"]).argmax())
     page.click(f"#card-{number} a")
