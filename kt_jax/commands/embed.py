@@ -34,7 +34,9 @@ def main(argv: Sequence[str]) -> int:
     add("--out", required=True, type=Path, metavar="DIR")
     add("--layer", default="", help="the activation; without it, all names are printed")
     add("--grid", type=int, default=4, help="maps are max-pooled to grid x grid (4)")
-    add("--size", type=int, default=0, help="of the images, in pixels (those of training)")
+    add("--size", type=int, default=0, help="side of the view, in pixels (that of training)")
+    add("--image_size", type=int, default=0, help="side that images are decoded to, whose centre "
+        "the view is (--size)")  # fmt: skip
     add("--workers", type=int, default=0, help="processes that decode (0: threads)")
     architectures.add_import(parser)
     given = parser.parse_args(argv)
@@ -43,6 +45,6 @@ def main(argv: Sequence[str]) -> int:
     backbone = open_artifact(given.backbone, artifacts.Backbone)
     write_features(
         backbone, source, given.out, layer=given.layer, grid=given.grid, size=given.size,
-        workers=given.workers,
+        image_size=given.image_size, workers=given.workers,
     )  # fmt: skip
     return 0

@@ -15,6 +15,7 @@ from kt_jax.runs.stage import Notice
 
 COLUMNS = ("cluster", "distance", "second_cluster", "margin")
 LABELS = "labels.parquet"
+_ROWS_AT_A_TIME = 4_096
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,17 @@ def label(
     every batch, `on_batch` is called with the number of its images.
     """
     features = labeller.features
-    parts = []
+    parts: list[kmeans.Assignment] = []
+    waiting: list[np.ndarray] = []
+
+    def assign() -> None:
+        rows = np.concatenate(waiting)
+        waiting.clear()
+        found = kmeans.assign(
+            rows, labeller.centroids, mean=labeller.mean, l2=labeller.l2, mesh=mesh
+        )
+        parts.append(found)
+
     for index, rows in backbones.extract(
         labeller.backbone,
         images,
@@ -116,13 +127,11 @@ def label(
         reading=reading,
         notice=notice,
     ):
-        part = kmeans.assign(
-            rows[features.layer],
-            labeller.centroids,
-            mean=labeller.mean,
-            l2=labeller.l2,
-            mesh=mesh,
-        )
-        parts.append(part)
+        waiting.append(rows[features.layer])
+        # A call looks at all centroids first, whatever the number of rows.
+        if sum(map(len, waiting)) >= _ROWS_AT_A_TIME:
+            assign()
         on_batch(len(index))
+    if waiting:
+        assign()
     return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}

@@ -74,7 +74,8 @@ def assign(
     cluster, distance, second, margin, again = parts
     checks.check_unchanged(matrix, squares, np.where(directed, again, 0))
     nowhere = ~directed
-    cluster[nowhere], distance[nowhere] = nearest_to_zero(centroids)
+    if nowhere.any():
+        cluster[nowhere], distance[nowhere] = nearest_to_zero(centroids)
     if k == 1:
         second, margin = np.full_like(second, -1), np.full_like(margin, np.inf)
     elif nowhere.any():

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kt_jax.runs import files, pipeline
+import jax
+
+from kt_jax.runs import files, lock, marks, pipeline, provenance
 
 _REQUEST = "request.json"
 
@@ -27,29 +29,39 @@ def run(
       workers: processes that decode images.
 
     Raises:
-      ValueError: `out` exists, or an unfinished call with other arguments is in the way; and as
-        the stage.
+      ValueError: `out` exists, lies in a run or an artifact, is being made by another process, or
+        was begun with other arguments or images; several processes; and as the stage.
     """
     if out.exists():
         raise ValueError(f"--out={out} exists: delete it, or choose another")
+    marks.refuse_inside(out)
+    if jax.process_count() > 1:
+        raise ValueError(f"--out={out} is written by one process, on all its devices: start one")
     work = out.absolute().with_name(f".{out.name}.unfinished")
-    # Through JSON, as what was written is read.
-    request = files.to_plain({"stage": section, "images": source})
-    if (work / _REQUEST).exists() and files.read_json(work / _REQUEST) != request:
-        raise ValueError(
-            f"--out={out}: an unfinished call with other arguments is in {work}: call it again "
-            "with the same to resume, delete that directory, or choose another --out"
-        )
-    files.write_json(work / _REQUEST, request)
-    config = {
-        "images": {"given": source},
-        "loader": {"workers": workers},
-        name: {**section, "images": "given"},
-    }
-    try:
-        pipeline.run(config, work)
-    finally:
-        if not (work / name).exists():  # nothing was begun: what was asked for cannot work
-            shutil.rmtree(work)
-    yield work / name
-    shutil.rmtree(work)
+    with lock.hold(work):
+        # Through JSON, as what was written is read.
+        request = files.to_plain({"stage": section, "images": source})
+        if (work / _REQUEST).exists() and files.read_json(work / _REQUEST) != request:
+            raise ValueError(
+                f"--out={out}: an unfinished call with other arguments is in {work}: call it again "
+                "with the same to resume, delete that directory, or choose another --out"
+            )
+        files.write_json(work / _REQUEST, request)
+        made = work / "run" / name
+        config = {
+            "images": {"given": source},
+            "loader": {"workers": workers},
+            name: {**section, "images": "given"},
+        }
+        try:
+            pipeline.run(config, made.parent)
+        except (ValueError, FileNotFoundError) as error:
+            if not made.exists():  # nothing was begun: what was asked for cannot work
+                shutil.rmtree(work)
+                raise
+            # The ways on that a run offers are not those of this call.
+            words, changed, _ = str(error).partition(provenance.WAYS_ON)
+            remedy = f"To begin anew, delete {work}" if changed else ""
+            raise type(error)(f"{words}{remedy}") from error
+        yield made
+        shutil.rmtree(work)

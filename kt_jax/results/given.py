@@ -18,11 +18,15 @@ def open_given(images: Given, size: int) -> data.Images:
     """Images of `size` px.
 
     Raises:
-      ValueError: no images, pixels of another type or shape, or a set of smaller ones.
+      ValueError: no images, pixels of another type or shape, or a set of another size.
       FileNotFoundError: there is no such path.
     """
     if isinstance(images, data.Images):
-        data.check_size(images, "images", size)
+        if images.size != size:
+            raise ValueError(
+                f"images ({images.origin}) are decoded to {images.size} px, but are seen at "
+                f"{size} px here: open them with size={size}"
+            )
         return images
     if _are_pixels(images):
         return _from_pixels(images, size)

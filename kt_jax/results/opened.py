@@ -127,8 +127,9 @@ class Backbone:
         images: given.Given,
         *,
         layer: str,
-        grid: int = 1,
+        grid: int = 4,
         size: int = 0,
+        image_size: int = 0,
         workers: int = 0,
     ) -> Float16[np.ndarray, "n d"]:
         """The features of images: one activation, max-pooled to grid x grid and flattened.
@@ -137,7 +138,8 @@ class Backbone:
           images: as of `Clusters.assign`.
           layer: the name of the activation.
           grid: to which maps are pooled; vectors stay as they are.
-          size: the side of the images that the network sees, in pixels; 0: that of training.
+          size: the side of the view that the network sees, in pixels; 0: that of training.
+          image_size: the side that images are decoded to, whose centre the view is; 0: `size`.
           workers: processes that decode; with 0 threads do.
 
         Raises:
@@ -147,7 +149,8 @@ class Backbone:
         about = self.artifact.about
         size = size or about.size
         backbones.check_layers("layer", [layer], about, size)
-        opened = given.open_given(images, size)
+        opened = given.open_given(images, image_size or size)
+        data.check_size(opened, "image_size", size)
         parts = backbones.extract(
             self._backbone, opened, {layer: grid}, size=size, **_pass(opened, workers)
         )
@@ -177,6 +180,7 @@ def write_assignment(
     """
     features = labelling.check_features(clusters)
     write = tables.find_writer(out, form)
+    _check_source(source)
     source = {**source, "size": features.image_size or features.size}
     stage = {"kind": "label", "clusters": str(clusters.directory)}
     with alone.run("labels", stage, source, out, workers=workers) as made:
@@ -191,6 +195,7 @@ def write_features(
     layer: str,
     grid: int = 4,
     size: int = 0,
+    image_size: int = 0,
     workers: int = 0,
 ) -> None:
     """Writes the features of the images of a source: a Features artifact, as of a stage.
@@ -201,11 +206,21 @@ def write_features(
       ValueError: no such layer, or `out` exists.
     """
     size = size or backbone.about.size
+    _check_source(source)
     backbones.check_layers("--layer", [layer], backbone.about, size)
+    source = {**source, "size": image_size or size}
     stage = {"kind": "features", "backbone": str(backbone.directory), "layer": layer}
     stage |= {"grid": grid, "size": size}
-    with alone.run("features", stage, {**source, "size": size}, out, workers=workers) as made:
+    with alone.run("features", stage, source, out, workers=workers) as made:
         os.replace(made, out)
+
+
+def _check_source(source: dict[str, Any]) -> None:
+    """Refuses a size among the options of the source, which is not the caller's to choose."""
+    if "size" in source:
+        raise ValueError(
+            f"--option size={source['size']}: the artifact says how images are decoded"
+        )
 
 
 def _pass(images: data.Images, workers: int) -> dict[str, Any]:

@@ -76,18 +76,21 @@ def _take(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> No
 def _link(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
     """A folder for each cluster, of links to the images."""
     del clusters
-    table, made = _read(labels), labels.with_name("links")
+    table = _read(labels)
+    made = _begin(labels, "links")
     width = len(str(pc.max(table["cluster"]).as_py()))
-    for path, row in zip(_find_files(source, table), table.to_pylist(), strict=True):
-        _make_link(made / f"cluster-{row['cluster']:0{width}d}" / _flat(row["key"]), path)
+    clusters_of = table["cluster"].to_pylist()
+    for name, path, cluster in zip(*_name_files(source, table, labels), clusters_of, strict=True):
+        _make_link(made / f"cluster-{cluster:0{width}d}" / name, path)
     os.replace(made, out)
 
 
 def _write_huggingface(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
     """What Hugging Face's `imagefolder` loads: links to the images, and metadata.csv."""
-    table, made = add_classes(_read(labels), clusters), labels.with_name("huggingface")
-    names = [_flat(key) for key in table["key"].to_pylist()]
-    for path, name in zip(_find_files(source, table), names, strict=True):
+    table = add_classes(_read(labels), clusters)
+    made = _begin(labels, "huggingface")
+    names, paths = _name_files(source, table, labels)
+    for name, path in zip(names, paths, strict=True):
         _make_link(made / name, path)
     table = table.add_column(0, "file_name", pa.array(names)).drop_columns("key")
     _write_csv(made / "metadata.csv", table)
@@ -97,11 +100,12 @@ def _write_huggingface(out: Path, labels: Path, clusters: Path, source: dict[str
 def _write_fiftyone(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
     """FiftyOneImageClassificationDataset: data.json (paths of the images) and labels.json."""
     del clusters
-    table, made = _read(labels), labels.with_name("fiftyone")
+    table = _read(labels)
+    made = _begin(labels, "fiftyone")
     names = [f"{row:09d}" for row in range(len(table))]
     numbers = table["cluster"].to_pylist()
     classes = [f"cluster {number}" for number in range(max(numbers) + 1)]
-    paths = map(str, _find_files(source, table))
+    _, paths = _name_files(source, table, labels)
     files.write_json(made / "data.json", dict(zip(names, paths, strict=True)))
     targets = dict(zip(names, numbers, strict=True))
     files.write_json(made / "labels.json", {"classes": classes, "labels": targets})
@@ -122,24 +126,36 @@ _FILES: dict[str, Callable[[Path, pa.Table], None]] = {
 }
 
 
-def _find_files(source: dict[str, Any], table: pa.Table) -> list[str]:
-    """The file of every image.
+def _begin(labels: Path, form: str) -> Path:
+    """An empty place for what is made; a call that was killed may have left some there."""
+    made = labels.with_name(form)
+    files.delete(made)
+    made.mkdir()
+    return made
+
+
+def _name_files(
+    source: dict[str, Any], table: pa.Table, labels: Path
+) -> tuple[list[str], list[str]]:
+    """For every image a file name that no other has, and the path of its file.
 
     Raises:
       ValueError: the images are no files of their own, as in an archive.
     """
-    images = data.open_images(**source)
+    # The scan of the pass before.
+    images = data.open_images(**source, cache_dir=labels.parent / "images")
     if images.root is None:
         raise ValueError(
             f"{images.origin} are no files of their own that a link could name: give --out a file "
             f"({' or '.join(_FILES)}), or unpack them"
         )
-    return [data.find_file(images.root, key) for key in table["key"].to_pylist()]
-
-
-def _flat(key: str) -> str:
-    """A key as the name of one file."""
-    return key.strip("/").replace("/", "__")
+    names: dict[str, str] = {}
+    for key in table["key"].to_pylist():
+        name = key.strip("/").replace("/", "__")
+        while name in names:  # a/b and a__b
+            name = f"_{name}"
+        names[name] = data.find_file(images.root, key)
+    return list(names), list(names.values())
 
 
 def _make_link(link: Path, path: str) -> None:

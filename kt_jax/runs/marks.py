@@ -208,3 +208,18 @@ def _is_done(
         remedy = "delete the directory and run the same command"
         check_files(directory, found.files, remedy)
     return found.files is not None
+
+
+def refuse_inside(out: Path) -> None:
+    """Refuses to write into a run or a finished artifact: commands only read them.
+
+    Raises:
+      ValueError: `out` lies in one.
+    """
+    for folder in out.absolute().parents:
+        config = folder / "config.json"
+        if is_finished(folder) or (config.exists() and "stages" in files.read_json(config)):
+            raise ValueError(
+                f"--out={out} lies in {folder}, which is a run or an artifact, and only read: "
+                "choose another place"
+            )

@@ -9,6 +9,9 @@ from kt_jax.runs import artifacts, files, marks, options
 from kt_jax.runs.graph import Graph, Input, Node
 from kt_jax.runs.images import explain_change
 
+WAYS_ON = "Either do it"
+"""How what to do after a change begins, in the message about it."""
+
 
 def directory_of(workdir: Path, needed: Input) -> Path:
     """Where an input is, or will be."""
@@ -121,7 +124,7 @@ def refuse_changes(
         else ""
     )
     remedy = (
-        f"Either do it and what reads it again with --redo={node.name}, or add a stage under "
+        f"{WAYS_ON} and what reads it again with --redo={node.name}, or add a stage under "
         f"another name, or choose another --workdir.{others}"
     )
     marks.refuse(f"stage {node.name!r} in {workdir}", changes, remedy)

@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -14,7 +15,8 @@ from PIL import Image
 import kt_jax
 from kt_jax import commands, data
 from kt_jax.evaluation import backbones
-from kt_jax.runs import files
+from kt_jax.results import tables
+from kt_jax.runs import files, lock
 from kt_jax.stages import clusters, label
 
 SIZE, VIEW, COUNT = 24, 16, 30
@@ -178,7 +180,7 @@ def test_pixels_are_labelled_as_their_files(made, copied):
     expected = read_labels(made)
     assert opened.assign(pixels)["cluster"].to_pylist() == list(expected["cluster"])
     network = kt_jax.open(made / "network")
-    rows = [network.embed(x, layer="conv2_1") for x in (pixels, made / "photos")]
+    rows = [network.embed(x, layer="conv2_1", image_size=SIZE) for x in (pixels, made / "photos")]
     np.testing.assert_array_equal(*rows)
     assert opened.assign(np.stack(pixels[:3]))["key"].to_pylist() == ["0", "1", "2"]
 
@@ -203,14 +205,16 @@ def test_batches_of_other_sizes_compile_nothing_new(made, copied, caplog):
 
 def test_embed_writes_the_features_of_the_run(made, tmp_path):
     out = tmp_path / "features"
-    named = ("--layer=conv2_1", "--grid=2", f"--size={VIEW}")
+    named = ("--layer=conv2_1", "--grid=2", f"--image_size={SIZE}")
     assert call("embed", made / "network", made / "photos", f"--out={out}", *named) == 0
     opened = kt_jax.open(out)
     assert (opened.about.rows, opened.about.dims) == (COUNT, 32)
-    rows = np.load(out / "features-00000-of-00001.npy")
-    images = data.open_images("folder", path=str(made / "photos"), size=VIEW)
-    again = kt_jax.open(made / "network").embed(images, layer="conv2_1", grid=2)
-    np.testing.assert_allclose(rows, again, rtol=2e-3, atol=1e-3)
+    rows = [np.load(x / "features-00000-of-00001.npy") for x in (out, made / "run" / "features")]
+    np.testing.assert_array_equal(*rows)
+    network, layer = kt_jax.open(made / "network"), {"layer": "conv2_1", "grid": 2}
+    again = network.embed(made / "photos", image_size=SIZE, **layer)
+    np.testing.assert_allclose(again, rows[0], rtol=2e-3, atol=1e-3)
+    assert abs(network.embed(made / "photos", **layer) - again).max() > 0.1  # another view
     index = files.read_table(out / "index.parquet")
     assert list(index["class"]) == [key.split("/")[0] for key in index["key"]]
 
@@ -245,6 +249,12 @@ def test_a_file_that_is_imported_registers_the_architecture(made, tmp_path, caps
         (("assign", "run/clusters", "photos", "--out=x", "--form=y"), "--form=y: choose from arti"),
         (("assign", "run/clusters", "photos", "--out=x.csv", "--form=links"), "is of directories"),
         (("assign", "run/clusters", "photos", "--out=photos"), "--out=photos exists: delete it"),
+        (("assign", "run/clusters", "photos", "--out=run/x.csv"), "run, which is a run or an arti"),
+        (("assign", "run/clusters", "photos", "--out=network/x"), "network, which is a run or an"),
+        (
+            ("assign", "run/clusters", "photos", "--out=x.csv", "--option=size=9"),
+            "size=9: the arti",
+        ),
         (("embed", "run/clusters", "photos", "--out=x"), "is a Clusters, but a Backbone is needed"),
         (
             ("embed", "network", "photos", "--out=x", "--layer=conv9"),
@@ -260,6 +270,65 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(
     assert call(*arguments) == 2
     assert words in capsys.readouterr().err
     assert snapshot(made) == before
+
+
+def test_a_killed_call_leaves_no_links_in_the_way(made, copied, tmp_path, monkeypatch):
+    real, seen = tables._make_link, []
+
+    def stop_at_the_fifth(link, path):
+        seen.append(link)
+        if len(seen) == 5:
+            raise SystemExit(75)
+        real(link, path)
+
+    monkeypatch.setattr(tables, "_make_link", stop_at_the_fifth)
+    command = ("assign", copied, made / "photos", f"--out={tmp_path / 'sorted'}", "--form=links")
+    with pytest.raises(SystemExit):
+        call(*command)
+    assert call(*command) == 0
+    assert len(list((tmp_path / "sorted").rglob("*.png"))) == COUNT
+
+
+def test_links_of_names_that_fall_together_are_kept_apart(copied, tmp_path):
+    for number, name in enumerate(("a/b.png", "a__b.png")):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(make_photo(number)).save(path)
+    command = ("assign", copied, tmp_path / "photos", f"--out={tmp_path / 'sorted'}")
+    assert call(*command, "--form=links") == 0
+    assert len({path.resolve() for path in (tmp_path / "sorted").rglob("*.png")}) == 2
+
+
+def test_images_that_changed_since_a_kill_are_told_as_this_command_can(
+    made, copied, tmp_path, monkeypatch, capsys, untyped
+):
+    shutil.copytree(made / "photos", tmp_path / "photos")
+    command = ("assign", copied, tmp_path / "photos", f"--out={tmp_path / 'x.csv'}")
+    with monkeypatch.context() as patched:
+        patched.setattr(label.labelling, "label", lambda *_, **others: sys.exit(75))
+        with pytest.raises(SystemExit):
+            call(*command)
+    (tmp_path / "photos" / "cat" / "00.png").unlink()
+    assert call(*command) == 2
+    said = capsys.readouterr().err
+    assert "30 -> 29 images" in said
+    assert f"To begin anew, delete {tmp_path / '.x.csv.unfinished'}" in said
+    assert "--redo" not in said
+
+
+def test_another_process_that_makes_the_same_is_not_disturbed(made, copied, tmp_path, capsys):
+    command = ("assign", copied, made / "photos", f"--out={tmp_path / 'x.csv'}")
+    with lock.hold(tmp_path / ".x.csv.unfinished"):
+        (tmp_path / ".x.csv.unfinished" / "kept").touch()
+        assert call(*command) == 2
+        assert "is in use by process" in capsys.readouterr().err
+        assert (tmp_path / ".x.csv.unfinished" / "kept").exists()
+
+
+def test_a_set_that_is_open_has_the_size_of_those_that_were_clustered(made):
+    images = data.open_images("folder", path=str(made / "photos"), size=SIZE + 8)
+    with pytest.raises(ValueError, match=f"decoded to {SIZE + 8} px, but are seen at {SIZE} px"):
+        kt_jax.open(made / "run" / "clusters").assign(images)
 
 
 @pytest.mark.parametrize(
