@@ -50,4 +50,5 @@ def main(argv: Sequence[str]) -> int:
     source = {"source": given.source, **arguments.read_options(given)}
     clusters = open_artifact(given.clusters, artifacts.Clusters)
     write_assignment(clusters, source, given.out, form=given.form, workers=given.workers)
+    print(given.out)
     return 0

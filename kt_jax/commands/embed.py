@@ -47,4 +47,5 @@ def main(argv: Sequence[str]) -> int:
         backbone, source, given.out, layer=given.layer, grid=given.grid, size=given.size,
         image_size=given.image_size, workers=given.workers,
     )  # fmt: skip
+    print(given.out)
     return 0

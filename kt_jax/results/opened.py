@@ -23,7 +23,7 @@ from kt_jax import data
 from kt_jax.evaluation import backbones, labelling
 from kt_jax.machine import partition, signals
 from kt_jax.results import alone, given, tables
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, marks
 
 _BATCH = 256  # images at a time, at most
 
@@ -55,6 +55,8 @@ def open_artifact(
     directory = Path(os.path.abspath(os.path.expanduser(path)))
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no directory {path}")
+    if marks.is_run(directory):
+        raise ValueError(f"{path} is a run: name an artifact in it, such as {path}/clusters")
     artifact = artifacts.open_artifact(directory, name=str(directory), reader="kt_jax")
     if wanted is not None and not isinstance(artifact.about, wanted):
         raise ValueError(
@@ -181,6 +183,8 @@ def write_assignment(
     features = labelling.check_features(clusters)
     write = tables.find_writer(out, form)
     _check_source(source)
+    if form in tables.OF_FILES:
+        tables.check_files(source)
     source = {**source, "size": features.image_size or features.size}
     stage = {"kind": "label", "clusters": str(clusters.directory)}
     with alone.run("labels", stage, source, out, workers=workers) as made:
@@ -207,6 +211,9 @@ def write_features(
     """
     size = size or backbone.about.size
     _check_source(source)
+    if not layer:
+        names = ", ".join(backbones.layer_shapes(backbone.about, size))
+        raise ValueError(f"--layer is missing: choose from {names}")
     backbones.check_layers("--layer", [layer], backbone.about, size)
     source = {**source, "size": image_size or size}
     stage = {"kind": "features", "backbone": str(backbone.directory), "layer": layer}

@@ -11,6 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from kt_jax import data
+from kt_jax.data.sources import make_source
 from kt_jax.runs import files
 from kt_jax.stages.clusters import MAJORITY
 
@@ -126,6 +127,27 @@ _FILES: dict[str, Callable[[Path, pa.Table], None]] = {
 }
 
 
+OF_FILES = ("links", "huggingface", "fiftyone")
+"""The forms that name the file of each image."""
+
+_NO_FILES = (
+    "the images of {} are no files of their own that a link could name: give --out a file "
+    f"({' or '.join(_FILES)}), or unpack them"
+)
+
+
+def check_files(source: dict[str, Any]) -> None:
+    """Refuses images that are no files of their own, before they are labelled; only lists them.
+
+    Raises:
+      ValueError: the images are in an archive or the like.
+    """
+    options = {x: y for x, y in source.items() if x not in ("source", "subset", "holdout")}
+    listed = make_source(source["source"], **options)
+    if getattr(listed, "root", None) is None:
+        raise ValueError(_NO_FILES.format(listed.name))
+
+
 def _begin(labels: Path, form: str) -> Path:
     """An empty place for what is made; a call that was killed may have left some there."""
     made = labels.with_name(form)
@@ -145,10 +167,7 @@ def _name_files(
     # The scan of the pass before.
     images = data.open_images(**source, cache_dir=labels.parent / "images")
     if images.root is None:
-        raise ValueError(
-            f"{images.origin} are no files of their own that a link could name: give --out a file "
-            f"({' or '.join(_FILES)}), or unpack them"
-        )
+        raise ValueError(_NO_FILES.format(images.origin))
     names: dict[str, str] = {}
     for key in table["key"].to_pylist():
         name = key.strip("/").replace("/", "__")

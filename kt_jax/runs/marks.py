@@ -210,6 +210,12 @@ def _is_done(
     return found.files is not None
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a directory is the workdir of a run, which has stages."""
+    config = folder / "config.json"
+    return config.exists() and "stages" in files.read_json(config)
+
+
 def refuse_inside(out: Path) -> None:
     """Refuses to write into a run or a finished artifact: commands only read them.
 
@@ -217,8 +223,7 @@ def refuse_inside(out: Path) -> None:
       ValueError: `out` lies in one.
     """
     for folder in out.absolute().parents:
-        config = folder / "config.json"
-        if is_finished(folder) or (config.exists() and "stages" in files.read_json(config)):
+        if is_finished(folder) or is_run(folder):
             raise ValueError(
                 f"--out={out} lies in {folder}, which is a run or an artifact, and only read: "
                 "choose another place"

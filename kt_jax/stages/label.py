@@ -14,7 +14,7 @@ from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Labels
 _DONE = "checkpoints"
-_ROWS_PER_SHARD = 65_536  # between two points to resume from
+_ROWS_PER_SHARD = 8_192  # between two points to resume from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
 
     And images.parquet: of which the teacher and the clusters learned. Images are seen as those that
     were clustered: layer, pooling, size, normalisation and the backbone itself are the clusters'.
-    An interrupted run resumes after its last 65,536 images. Images whose features were given have
+    An interrupted run resumes after its last 8,192 images. Images whose features were given have
     the labels that these have.
     """
     clusters, images = stage.inputs["clusters"], stage.inputs.images["images"]

@@ -36,6 +36,7 @@ def made(tmp_path_factory):
         path = place / "photos" / ("cat", "dog")[number % 2] / f"{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(make_photo(number)).save(path)
+    shutil.make_archive(str(place / "photos"), "zip", place / "photos")
     about = backbones.describe({"name": "vgg", "channels": (4, 8), "convs": (1, 1)}, VIEW)
     backbone = backbones.random_backbone(about, seed=0)
     params, stats = ({"backbone": x} for x in (backbone.params, backbone.batch_stats))
@@ -241,13 +242,18 @@ def test_a_file_that_is_imported_registers_the_architecture(made, tmp_path, caps
     ("arguments", "words"),
     [
         (("assign", "nothing", "photos", "--out=x.csv"), "there is no directory nothing"),
-        (("assign", "run", "photos", "--out=x.csv"), "It is a run: name a stage of it"),
+        (("assign", "run", "photos", "--out=x.csv"), "run is a run: name an artifact in it"),
         (("assign", "network", "photos", "--out=x.csv"), "is a Backbone, but a Clusters is needed"),
         (("assign", "run/clusters", "nowhere", "--out=x.csv"), "nowhere does not exist"),
         (("assign", "run/clusters", "--out=x.csv"), "there is no PATH"),
         (("assign", "run/clusters", "photos", "--out=x.txt"), "give a file that ends in .parquet"),
         (("assign", "run/clusters", "photos", "--out=x", "--form=y"), "--form=y: choose from arti"),
         (("assign", "run/clusters", "photos", "--out=x.csv", "--form=links"), "is of directories"),
+        (("embed", "network", "photos", "--out=x"), "missing: choose from conv1_1, pool1, conv2_1"),
+        (
+            ("assign", "run/clusters", "photos.zip", "--out=x", "--form=links"),
+            "zip are no files of",
+        ),
         (("assign", "run/clusters", "photos", "--out=photos"), "--out=photos exists: delete it"),
         (("assign", "run/clusters", "photos", "--out=run/x.csv"), "run, which is a run or an arti"),
         (("assign", "run/clusters", "photos", "--out=network/x"), "network, which is a run or an"),
