@@ -93,7 +93,7 @@ def _place(found: Gathered, clusters: Artifact[Any], owner: Artifact[Any], count
     centroids, members = tensors["centroids"], found.members
     axes = _find_axes(clusters, tensors, count)
     features = groups.find_input(clusters, "features")
-    if features is not None and _has_same_images(features, owner, members):
+    if features is not None and groups.has_same_images(features, owner):
         spots = places.place_shards(axes, groups.shards(features))
     else:
         parts = members.cluster, members.second_cluster, members.distance, members.margin
@@ -118,15 +118,6 @@ def _find_axes(
 
 def _layer(clusters: Artifact[Any]) -> str:
     return files.read_json(clusters / "clusters.json").get("layer", "")
-
-
-def _has_same_images(features: Artifact[Any], owner: Artifact[Any], members: Members) -> bool:
-    if features.directory == owner.directory:
-        return True
-    first, second = (
-        each.manifest["fingerprint"].get("images", {}).get("images") for each in (features, owner)
-    )
-    return first is not None and first == second and features.about.rows == len(members.keys)
 
 
 def _gather_anew(clusters: Artifact[Any], images: data.Images, count: int) -> Gathered:

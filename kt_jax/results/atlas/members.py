@@ -110,12 +110,14 @@ def find_members(artifact: Artifact[Any]) -> tuple[Members, Artifact[Any]] | Non
     if isinstance(artifact.about, artifacts.Labels):
         return _read_labels(artifact), artifact
     assignment = np.load(artifact / "assignment.npy", allow_pickle=False)
+    features = find_input(artifact, "features")
     for labels in _labels_of(artifact):
+        if not _are_of_clustered(labels, artifact, features):
+            continue
         found = _read_labels(labels)
-        # As many images with the same clusters: they are those that were clustered.
+        # Another device may have decided a tie in another way.
         if np.array_equal(found.cluster, assignment):
             return found, labels
-    features = find_input(artifact, "features")
     if (artifact / "labels.parquet").exists():  # of given features, which have no backbone
         return _read_labels(artifact), features or artifact
     if features is None or not (features / "index.parquet").exists():
@@ -135,6 +137,31 @@ def _labels_of(clusters: Artifact[Any]) -> Iterator[Artifact[Any]]:
         is_made_from = _made_from(labels, "clusters") == clusters.manifest["outputs"]
         if isinstance(labels.about, artifacts.Labels) and is_made_from:
             yield labels
+
+
+def _are_of_clustered(
+    labels: Artifact[artifacts.Labels],
+    clusters: Artifact[artifacts.Clusters],
+    features: Artifact[Any] | None,
+) -> bool:
+    """Whether Labels are of the images that were clustered: equal clusters do not say so."""
+    if features is not None:
+        return has_same_images(features, labels)
+    # The features have gone: the run's config still says which set they were of.
+    run = find_run(clusters)
+    if run is None:
+        return False
+    gone = run.config.get(run.section["features"], {})
+    first, second = (each.get("images") for each in (gone, run.config[labels.directory.name]))
+    return first is not None and first == second
+
+
+def has_same_images(features: Artifact[Any], labels: Artifact[Any]) -> bool:
+    """Whether two artifacts, of features or of labels, are of the very same images."""
+    first, second = (
+        each.manifest["fingerprint"].get("images", {}).get("images") for each in (features, labels)
+    )
+    return first is not None and first == second and features.about.rows == labels.about.rows
 
 
 def _read_labels(labels: Artifact[Any]) -> Members:

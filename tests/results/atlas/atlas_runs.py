@@ -39,6 +39,7 @@ def make_run(root, *, k=5, more=()):
     if not (root / "pictures").exists():
         write_pictures(root / "pictures")
         write_pictures(root / "others", each=4, seed=1)
+        write_pictures(root / "twins", seed=2)  # as many as in pictures, with the same names
     network = root / "network"
     if not network.exists():
         about = backbones.describe({"name": "alexnet", "channels": (4,) * 5}, SIZE)
@@ -52,6 +53,7 @@ def make_run(root, *, k=5, more=()):
         "images": {
             "train": {**images, "path": str(root / "pictures")},
             "test": {**images, "path": str(root / "others")},
+            "twins": {**images, "path": str(root / "twins")},
         },
         "features": {
             "kind": "features", "backbone": str(network), "layer": "conv2", "grid": 2, "size": SIZE,

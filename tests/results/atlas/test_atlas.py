@@ -34,6 +34,7 @@ def root(tmp_path_factory):
         "of_given": {"kind": "clusters", "features": "given", "k": 5},
         "one": {"kind": "clusters", "features": "features", "k": 1},
         "of_others": {"kind": "label", "clusters": "clusters", "images": "test"},
+        "of_twins": {"kind": "label", "clusters": "one", "images": "twins"},
     }
     rows = np.random.default_rng(0).normal(size=(60, 16)).astype(np.float32)
     np.save(place / "given.npy", rows)
@@ -247,6 +248,19 @@ def test_one_cluster_has_no_second(root, tmp_path):
     assert set(ours.second) == {-1}
     assert np.isinf(ours.margin).all()
     assert (ours.centreX == 0).all()
+
+
+def test_labels_of_other_images_in_the_same_clusters_are_not_taken(root, tmp_path, capsys):
+    ours = Page(atlas.write_atlas(root / "run/one", tmp_path / "out").page)
+    assert ours.data["facts"]["distances"].startswith("features, ")
+    assert ours.data["facts"]["images"].startswith("pictures")
+    run = shutil.copytree(root / "run", tmp_path / "run")
+    shutil.rmtree(run / "features")
+    assert "has neither the features nor labels" in call(
+        capsys, run / "one", f"--out={tmp_path / 'none'}"
+    )
+    again = Page(atlas.write_atlas(run / "clusters", tmp_path / "again").page)
+    assert again.data["facts"]["distances"] == "pseudo_labels/labels.parquet"
 
 
 def test_labels_alone_find_their_images_by_name(root, page, tmp_path):
