@@ -15,6 +15,7 @@ from kt_jax.results.atlas.members import Members
 from kt_jax.results.atlas.summary import Comparison, Summary
 
 _WEB = Path(__file__).parent / "web"
+_MARK = b'<meta name="generator" content="kt_jax atlas">'  # other pages are not replaced
 _SCRIPTS = ("page.js", "map.js", "list.js", "cluster.js", "comparison.js", "start.js")
 
 
@@ -95,12 +96,22 @@ def write(path: Path, *, title: str, data: str, clusters: Iterable[tuple[bytes, 
     )
     stream = environment.get_template("page.html.j2").stream(
         title=title,
+        mark=Markup(_MARK.decode()),
         style=_inline("page.css"),
         scripts=[_inline(name) for name in _SCRIPTS],
         data=Markup(data),
         sheets=_number(clusters),
     )
     stream.dump(str(path), encoding="utf-8")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `write` wrote a file: whether it begins with our mark."""
+    try:
+        with path.open("rb") as file:
+            return _MARK in file.read(1000)
+    except OSError:
+        return False
 
 
 def _inline(name: str) -> Markup:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from kt_jax.results.atlas.members import Members
 from kt_jax.runs import files
+
+_MARK = {b"kt_jax": b"atlas"}  # of the schema: other tables are not replaced
 
 
 def write(
@@ -46,4 +49,13 @@ def write(
         ],
         pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
     )
-    files.write_table(path, columns)
+    made = pa.table(columns).replace_schema_metadata(_MARK)
+    files.write_file(path, lambda partial: pq.write_table(made, partial))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `write` wrote a file."""
+    try:
+        return (pq.read_schema(path).metadata or {}).items() >= _MARK.items()
+    except (OSError, pa.ArrowException):
+        return False

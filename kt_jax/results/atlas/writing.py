@@ -55,7 +55,7 @@ def write_atlas(
     Args:
       clusters: the directory of Clusters or of Labels.
       out: a directory, which gets atlas.html and atlas.parquet; or the page itself, NAME.html,
-        with NAME.parquet beside it. What stood there before is replaced.
+        with NAME.parquet beside it. An earlier atlas there is replaced.
       images: where the images are, or the name of a set of the run's config, or source and options
         as `data.open_images` takes them. None: those that were clustered (of Labels: labelled),
         where the run's config says. Given, Clusters label all of these images anew; Labels find
@@ -69,12 +69,14 @@ def write_atlas(
     Raises:
       FileNotFoundError: an artifact is not finished, or files or images have gone.
       ValueError: an artifact of another type, other images than those that were clustered,
-        nothing in common to compare, `out` in the run that is read, an unknown map or one that
-        cannot be made, or a page of so many megabytes cannot hold the clusters.
+        nothing in common to compare, `out` in the run that is read or a file there that is no
+        atlas, an unknown map or one that cannot be made, or a page of so many megabytes cannot
+        hold the clusters.
     """
     begun = time.monotonic()
     artifact = groups.open_clustering(Path(clusters))
     place = _find_out(Path(out), artifact)
+    _check_replaced(out, place)
     if not max_megabytes > 0:
         raise ValueError(f"--max_megabytes={max_megabytes:g}: give more than 0")
     if map not in MAPS:
@@ -132,6 +134,16 @@ def _find_out(out: Path, artifact: Artifact[Any]) -> Path:
     if absolute.resolve().is_relative_to(read.resolve()):
         raise ValueError(f"--out={out} lies in {read}, which is only read: choose another place")
     return absolute
+
+
+def _check_replaced(out: str | Path, place: Path) -> None:
+    """Refuses to replace what is no earlier atlas."""
+    table_place = place.with_suffix(".parquet")
+    for path, is_ours in ((place, page.is_ours), (table_place, table.is_ours)):
+        if path.exists() and not is_ours(path):
+            raise ValueError(
+                f"--out={out} would replace {path}, which is no earlier atlas: choose another place"
+            )
 
 
 def _write(

@@ -263,6 +263,25 @@ def test_labels_of_other_images_in_the_same_clusters_are_not_taken(root, tmp_pat
     assert again.data["facts"]["distances"] == "pseudo_labels/labels.parquet"
 
 
+def test_an_earlier_atlas_alone_is_replaced(root, tmp_path, capsys):
+    place = tmp_path / "next.html"
+    arguments = (root / "run/clusters", f"--out={place}")
+    labels = shutil.copy(root / "run/pseudo_labels/labels.parquet", tmp_path / "next.parquet")
+    before = files.hash_file(labels)
+    said = call(capsys, *arguments)
+    assert f"--out={place} would replace {labels}, which is no earlier atlas: choose" in said
+    assert files.hash_file(labels) == before
+    labels.write_text("not even a table")
+    assert "which is no earlier atlas" in call(capsys, *arguments)
+    labels.unlink()
+    place.write_text("<!doctype html><title>Mine</title>")
+    assert f"would replace {place}, which is no earlier atlas" in call(capsys, *arguments)
+    assert place.read_text().endswith("Mine</title>")
+    place.unlink()
+    for _ in range(2):
+        atlas.write_atlas(root / "run/clusters", place)
+
+
 def test_labels_alone_find_their_images_by_name(root, page, tmp_path):
     alone = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     moved = str(shutil.copytree(root / "pictures", tmp_path / "moved"))
