@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kt_jax.runs import files
+from kt_jax.runs import files, marks
 
 _log = logging.getLogger(__name__)
 CHECK = "check.json"
@@ -53,14 +53,14 @@ def export(artifact: str | Path, *, to: str, out: str | Path, size: int = 0) -> 
       artifact: the directory of a Backbone, or of Features or Clusters, which carry one.
       to: a name of `FORMATS`.
       out: a directory that is not there, or is empty, or holds an earlier export in the same
-        format, which is replaced.
+        format, none of whose files was changed; it is replaced.
       size: the side of the images, in pixels; 0 takes that of the images it learned from.
 
     Raises:
       ValueError: an unknown format, or one whose packages are not installed; `out` holds other
-        files, or lies in the run that is read; the artifact has no network, or one that the format
-        cannot have; or what was written differs from the network by more than `check.LIMIT`.
-        Nothing is left in `out` then.
+        or changed files, or lies in the run that is read; the artifact has no network, or one that
+        the format cannot have; or what was written differs from the network by more than
+        `check.LIMIT`. Nothing is left in `out` then.
       FileNotFoundError: the artifact is not finished, or files of it have gone.
       OSError: `out` cannot be written.
     """
@@ -104,12 +104,21 @@ def _check_target(target: Path, to: str, source: Path) -> bool:
         return False
     written = files.read_json(target / CHECK) if CHECK in found else {}
     written = written if isinstance(written, dict) else {}
-    others = sorted(found - {CHECK, *written.get("files", ())})
+    hashes = written.get("files")
+    hashes = hashes if isinstance(hashes, dict) else {}
+    others = sorted(found - {CHECK, *hashes})
     if others or written.get("format") != to:
         raise ValueError(
             f"--out={target} holds other files, such as {(others or sorted(found))[0]}: choose "
             "another place"
         )
+    # The card asks for a licence, so people edit it.
+    for name, digest in marks.hash_files(target, sorted(found - {CHECK})).items():
+        if digest != hashes[name]:
+            raise ValueError(
+                f"--out={target}: {name} was changed since it was exported: move it away, or "
+                "choose another place"
+            )
     return True
 
 
@@ -129,12 +138,12 @@ def _check_installed(to: str) -> None:
 
 
 def _write_check(directory: Path, to: str, size: int, found: Any) -> None:
-    """Written last: it says what the folder is, and names its files."""
+    """Written last: it says what the folder is, and gives the SHA-256 of its files."""
     written = {
         "format": to,
         "size": size,
         "largest_difference": found.largest,
         "differences": found.differences,
-        "files": sorted(_list_files(directory)),
+        "files": marks.hash_files(directory, sorted(_list_files(directory))),
     }
     files.write_json(directory / CHECK, written)

@@ -59,7 +59,9 @@ def test_the_check_is_kept_and_returned(exported, student, tmp_path):
     assert kept["differences"] == done.differences
     assert done.largest == kept["largest_difference"] == 0.0
     assert not done.replaced
-    assert kept["files"] == ["README.md", "config.json", "weights.safetensors"]
+    assert list(kept["files"]) == ["README.md", "config.json", "weights.safetensors"]
+    for name, digest in kept["files"].items():
+        assert digest == files.hash_file(exported / name)
 
 
 def test_what_is_read_stays_as_it_was(student, tmp_path):
@@ -136,6 +138,19 @@ def test_an_earlier_export_is_replaced_and_others_are_not(exported, student, tmp
     files.write_json(out / "check.json", {**kept, "format": "onnx"})
     assert commands.main(command) == 2
     assert "holds other files, such as README.md" in capsys.readouterr().err
+
+
+def test_a_changed_file_is_not_replaced(exported, student, tmp_path, capsys):
+    out = tmp_path / "folder"
+    files.copy(exported, out)
+    card = (out / "README.md").read_text().replace("license: unknown", "license: cc0-1.0")
+    (out / "README.md").write_text(card)
+    command = ["export", str(student), "--to=safetensors", f"--out={out}"]
+    assert commands.main(command) == 2
+    assert f"--out={out}: README.md was changed since it was" in capsys.readouterr().err
+    assert (out / "README.md").read_text() == card
+    (out / "README.md").unlink()
+    assert commands.main(command) == 0
 
 
 def test_a_card_is_filled_from_the_run(student, tmp_path):
