@@ -8,7 +8,7 @@ than ours.)
 import importlib
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,15 @@ from kt_jax.results.exports import network as networks
 from kt_jax.results.exports import onnx_maps, onnx_rules
 from kt_jax.results.exports.check import Run
 from kt_jax.results.exports.network import Network
-from kt_jax.results.exports.onnx_graph import BATCH, INPUT, Graph, Tensor, Value, has_batch
+from kt_jax.results.exports.onnx_graph import (
+    BATCH,
+    INPUT,
+    Graph,
+    Tensor,
+    Value,
+    has_batch,
+    in_one_line,
+)
 from kt_jax.runs import files
 
 FILE = "network.onnx"
@@ -45,6 +53,8 @@ _SCOPES: dict[str, Callable[[Graph, Tensor, tuple[int, ...], list[str]], Tensor]
         graph, x, shape, size=int(given[0]), alpha=float(given[1]), beta=float(given[2])
     ),
 }
+# The last equations of the layers; one that casts may follow.
+_LAST = {"max_pool": "name", "local_response_norm": "div"}
 _SCOPE = re.compile(rf"({'|'.join(_SCOPES)})_([\d.e_-]+)$")
 
 
@@ -52,7 +62,8 @@ def write(network: Network, directory: Path) -> None:
     """Writes network.onnx.
 
     Raises:
-      ValueError: the network uses an operation that is not known here.
+      ValueError: the network uses an operation that is not known here, or onnx finds the file
+        wrong.
     """
     variables = network.backbone.params, network.backbone.batch_stats
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
@@ -72,11 +83,24 @@ def write(network: Network, directory: Path) -> None:
 
 
 def load(directory: Path) -> Run:
-    """The network as onnxruntime computes it."""
+    """The network as onnxruntime computes it.
+
+    Raises:
+      ValueError: onnxruntime does not take it; so does a call.
+    """
     runtime: Any = importlib.import_module("onnxruntime")
-    session = runtime.InferenceSession(directory / FILE, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+    state: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    names = "Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException"
+    errors = tuple(getattr(state, name) for name in names)
+    with in_one_line("onnxruntime", *errors):
+        session = runtime.InferenceSession(directory / FILE, providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with in_one_line("onnxruntime", *errors):
+            return dict(zip(outputs, session.run(outputs, {INPUT: images}), strict=True))
+
+    return run
 
 
 class _Depthwise(layers.DepthwiseConv):
@@ -115,7 +139,8 @@ def _interpret(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: list[Val
     for scope, grouped in itertools.groupby(jaxpr.eqns, key=_find_scope):
         eqns = list(grouped)
         if scope is not None:
-            _add_layer(graph, scope, eqns, values)
+            for layer in _split(scope, eqns):
+                _add_layer(graph, scope, layer, values)
             continue
         for eqn in eqns:
             made = _interpret_one(graph, eqn, [read(var) for var in eqn.invars])
@@ -142,6 +167,24 @@ def _find_scope(eqn: Any) -> str | None:
         if _SCOPE.match(name):
             return name
     return None
+
+
+def _split(scope: str, eqns: list[Any]) -> Iterator[list[Any]]:
+    """The equations of each of several equal layers, one behind the other."""
+    last = next(name for layer, name in _LAST.items() if scope.startswith(layer))
+    begin = 0
+    for index, eqn in enumerate(eqns, 1):
+        if eqn.primitive.name != last:
+            continue
+        end = index
+        if index < len(eqns):
+            following = eqns[index]
+            casts = following.primitive.name == "convert_element_type"
+            end += casts and following.invars[0] is eqn.outvars[0]
+        yield eqns[begin:end]
+        begin = end
+    if begin < len(eqns):
+        raise ValueError(f"--to=onnx does not know the layer {scope} as this version of JAX has it")
 
 
 def _add_layer(graph: Graph, scope: str, eqns: list[Any], values: dict[Any, Value]) -> None:

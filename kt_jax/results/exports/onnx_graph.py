@@ -4,8 +4,10 @@ A network is traced with a batch of BATCH images, a prime: a dimension is a mult
 only if the batch is part of it.
 """
 
+import contextlib
 import importlib
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,16 @@ Value = Tensor | np.ndarray
 def has_batch(dimension: int) -> bool:
     """Whether a dimension grows with the batch."""
     return dimension > 0 and dimension % BATCH == 0
+
+
+@contextlib.contextmanager
+def in_one_line(program: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turns a program's errors, of many lines, into a ValueError of one."""
+    try:
+        yield
+    except errors as error:
+        words = textwrap.shorten(str(error), 300)
+        raise ValueError(f"--to=onnx: {program} does not take this network: {words}") from error
 
 
 class Graph:
@@ -95,7 +107,11 @@ class Graph:
         return self.add("Expand", [x, target], shape, x.dtype)
 
     def finish(self, outputs: dict[str, Value], metadata: dict[str, str]) -> Any:
-        """The model, an `onnx.ModelProto`, whose outputs have these names."""
+        """The model, an `onnx.ModelProto`, whose outputs have these names.
+
+        Raises:
+          ValueError: onnx finds it wrong.
+        """
         helper, types = self._onnx.helper, self._onnx.helper.np_dtype_to_tensor_dtype
         for name, value in outputs.items():
             self._nodes.append(helper.make_node("Identity", [self._name(value)], [name], name))
@@ -123,7 +139,9 @@ class Graph:
             ir_version=9,  # which runtimes of 2023 read
         )
         helper.set_model_props(model, metadata)
-        self._onnx.checker.check_model(model, full_check=True)
+        errors = self._onnx.checker.ValidationError, self._onnx.shape_inference.InferenceError
+        with in_one_line("onnx", *errors):
+            self._onnx.checker.check_model(model, full_check=True)
         return model
 
     def _batch_size(self) -> Tensor:

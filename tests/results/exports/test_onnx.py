@@ -15,8 +15,9 @@ from flax import nnx
 from kt_jax import models
 from kt_jax.models import layers
 from kt_jax.results import exports
-from kt_jax.results.exports import check
+from kt_jax.results.exports import check, onnx_file
 from kt_jax.results.exports import network as networks
+from kt_jax.results.exports.onnx_graph import BATCH, Graph
 
 PAGE = Path(__file__).parents[3] / "docs/export.md"
 PLAIN = {"name": "alexnet", "channels": (4, 4, 4, 4, 4)}
@@ -42,6 +43,22 @@ class Own(nnx.Module):
         x = nnx.softmax(self.linear(x.mean((1, 2))))
         x = jax.lax.sort(x) if self.sorts else jax.numpy.clip(x, 0.1, 0.3)
         return {"conv": conv, "sums": sums, "head": x}
+
+
+class Repeated(nnx.Module):
+    """Equal layers one behind the other, and beside each other."""
+
+    probe_layers = ("pooled",)
+
+    def __init__(self, *, size: int, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(3, 6, (3, 3), rngs=rngs)
+
+    def __call__(self, x, key=None):
+        first = layers.max_pool(self.conv(x), 2, 2)
+        pooled = layers.max_pool(first, 2, 2)
+        below, above = layers.max_pool(pooled, 3, 1), layers.max_pool(-pooled, 3, 1)
+        normed = layers.local_response_norm(layers.local_response_norm(below + above))
+        return {"first": first, "pooled": pooled, "normed": normed}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +115,31 @@ def test_an_architecture_of_ones_own_is_exported(tmp_path):
         each.i for node in model.graph.node for each in node.attribute if each.name == "group"
     ]
     assert groups == [1, 4]  # the depthwise convolution is one operator
+
+
+def test_equal_layers_in_a_row_are_as_many_operators(tmp_path):
+    models.register("repeated_for_onnx", Repeated)
+    support.make_backbone(tmp_path / "a", {"name": "repeated_for_onnx"}, 16)
+    assert exports.export(tmp_path / "a", to="onnx", out=tmp_path / "out").largest < 1e-5
+    model = onnx.load(tmp_path / "out/network.onnx")
+    counts = collections.Counter(node.op_type for node in model.graph.node)
+    assert (counts["MaxPool"], counts["LRN"]) == (4, 2)
+
+
+def test_casts_belong_to_the_layers_that_make_them():
+    x = jax.numpy.zeros((1, 8, 8, 3), jax.numpy.bfloat16)
+    twice = jax.make_jaxpr(lambda x: layers.local_response_norm(layers.local_response_norm(x)))(x)
+    first, second = onnx_file._split("local_response_norm_5_0.0001_0.75", twice.eqns)
+    assert len(first) == len(second)
+    assert second[0].invars[0] is first[-1].outvars[0]
+
+
+def test_errors_of_onnx_are_one_line():
+    graph = Graph(8)
+    shape = (BATCH, 1, 1, 1)
+    wrong = graph.add("MaxPool", [graph.images], shape, np.float32, kernel_shape=[9])
+    with pytest.raises(ValueError, match=r"^--to=onnx: onnx does not take this network: \S.*$"):
+        graph.finish({"wrong": wrong}, {})
 
 
 def test_an_unknown_operation_is_named(tmp_path):
