@@ -3,7 +3,7 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jinja2
@@ -111,7 +111,10 @@ def _write_share(values: list[float]) -> str:
 
 
 def _write_value(value: Any) -> str:
-    """A value of a config or of facts, in one line of a table."""
+    """A value of a config or of facts, in one line of a table.
+
+    Of a path on this machine its last part: a card is published.
+    """
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_write_value(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
@@ -120,4 +123,7 @@ def _write_value(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value).replace("|", "\\|")
+    value = str(value)
+    if value.startswith(("/", "~")):
+        value = PurePath(value).name
+    return value.replace("|", "\\|")

@@ -174,13 +174,20 @@ def test_a_card_is_filled_from_the_run(student, tmp_path):
     files.write_json(run / "probe/scores.json", {"rows": rows, "leakage": [leak], "skipped": ""})
     support.finish(run / "probe", artifacts.Scores(subjects=("pixels", "student")))
     kinds = {"pretext": "pretext", "student": "classify", "probe": "probe", "report": "report"}
-    config = {"stages": list(kinds), "images": {"train": {"source": "photographs", "seed": 0}}}
+    images = {
+        "train": {"source": "photographs", "seed": 0},
+        "test": {"source": "folder", "path": "/home/me/pictures/"},
+        "more": {"source": "manifest", "path": ["/data/secret/a.csv", "~/b.csv", "c/d.csv"]},
+    }
+    config = {"stages": list(kinds), "images": images}
     sections = {name: {"kind": kind} for name, kind in kinds.items()}
     files.write_json(run / "config.json", {**config, **sections})
     exports.export(run / "student", to="safetensors", out=tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text()
     for words in (
         "| train | seed 0, source photographs |",
+        "| test | path pictures, source folder |",
+        "| more | path a.csv, b.csv, c/d.csv, source manifest |",
         "`pretext` solves 40.0% of 1,234 puzzles of images that it did not learn from (chance 5.0%",
         "| student (this network) | classify |",
         "| `conv1_1` | 75.0% ± 7.1% | 60.0% |",
