@@ -15,7 +15,7 @@ from kt_jax.results.atlas import gathering, page, places, sheets, summary, table
 from kt_jax.results.atlas import members as groups
 from kt_jax.results.atlas.gathering import Gathered
 from kt_jax.results.atlas.pictures import Given
-from kt_jax.runs import files, progress
+from kt_jax.runs import files, marks, progress
 from kt_jax.runs.artifacts import Artifact
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def write_atlas(
     Raises:
       FileNotFoundError: an artifact is not finished, or files or images have gone.
       ValueError: an artifact of another type, other images than those that were clustered,
-        nothing in common to compare, `out` in the run that is read or a file there that is no
+        nothing in common to compare, `out` in a run or an artifact, a file there that is no
         atlas, an unknown map or one that cannot be made, or a page of so many megabytes cannot
         hold the clusters.
     """
@@ -126,13 +126,14 @@ def _name(artifact: Artifact[Any]) -> str:
 
 
 def _find_out(out: Path, artifact: Artifact[Any]) -> Path:
-    """Where the page goes: never into what is read."""
+    """Where the page goes: never into what is read, nor into another run."""
     absolute = Path(os.path.abspath(out.expanduser()))
     absolute = absolute if absolute.suffix == ".html" else absolute / PAGE
     run = groups.find_run(artifact)
     read = artifact.directory if run is None else run.directory
     if absolute.resolve().is_relative_to(read.resolve()):
         raise ValueError(f"--out={out} lies in {read}, which is only read: choose another place")
+    marks.refuse_inside(absolute.resolve())
     return absolute
 
 

@@ -58,7 +58,7 @@ def export(artifact: str | Path, *, to: str, out: str | Path, size: int = 0) -> 
 
     Raises:
       ValueError: an unknown format, or one whose packages are not installed; `out` holds other
-        or changed files, or lies in the run that is read; the artifact has no network, or one that
+        or changed files, or lies in a run or an artifact; the artifact has no network, or one that
         the format cannot have; or what was written differs from the network by more than
         `check.LIMIT`. Nothing is left in `out` then.
       FileNotFoundError: the artifact is not finished, or files of it have gone.
@@ -97,6 +97,7 @@ def _check_target(target: Path, to: str, source: Path) -> bool:
     run = source.parent if (source.parent / "config.json").exists() else source
     if target == run or run in target.parents:
         raise ValueError(f"--out={target} lies in {run}, which is only read: choose another place")
+    marks.refuse_inside(target)
     if target.exists() and not target.is_dir():
         raise ValueError(f"--out={target} is a file: choose another place")
     found = _list_files(target) if target.exists() else set()

@@ -282,6 +282,16 @@ def test_an_earlier_atlas_alone_is_replaced(root, tmp_path, capsys):
         atlas.write_atlas(root / "run/clusters", place)
 
 
+@pytest.mark.parametrize("mark", [{"config.json": {"stages": ["a"]}}, {"manifest.json": {}}])
+def test_no_run_or_artifact_gets_an_atlas(root, tmp_path, capsys, mark):
+    for name, content in mark.items():
+        files.write_json(tmp_path / name, content)
+    for out in (tmp_path, tmp_path / "deep/one.html"):
+        said = call(capsys, root / "run/clusters", f"--out={out}")
+        assert f"lies in {tmp_path}, which is a run or an artifact" in said
+    assert [path.name for path in tmp_path.iterdir()] == [*mark]
+
+
 def test_labels_alone_find_their_images_by_name(root, page, tmp_path):
     alone = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     moved = str(shutil.copytree(root / "pictures", tmp_path / "moved"))

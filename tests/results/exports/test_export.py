@@ -153,6 +153,13 @@ def test_a_changed_file_is_not_replaced(exported, student, tmp_path, capsys):
     assert commands.main(command) == 0
 
 
+def test_no_other_run_gets_an_export(student, tmp_path):
+    files.write_json(tmp_path / "config.json", {"stages": ["a"]})
+    with pytest.raises(ValueError, match=f"lies in {tmp_path}, which is a run or an artifact"):
+        exports.export(student, to="safetensors", out=tmp_path / "deep/folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_a_card_is_filled_from_the_run(student, tmp_path):
     run = tmp_path / "run"
     files.copy(student, run / "student")
