@@ -213,7 +213,11 @@ def _is_done(
 def is_run(folder: Path) -> bool:
     """Whether a directory is the workdir of a run, which has stages."""
     config = folder / "config.json"
-    return config.exists() and "stages" in files.read_json(config)
+    try:
+        found = files.read_json(config) if config.exists() else {}
+    except ValueError:  # another program's
+        return False
+    return isinstance(found, Mapping) and "stages" in found
 
 
 def refuse_inside(out: Path) -> None:

@@ -43,3 +43,14 @@ def test_hashing_gigabytes_says_how_far_it_is(tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
         assert marks.hash_files(tmp_path, ["a", "b"]) == expected
     assert f"{tmp_path}: 3 of 6 MB hashed | ETA 0m00s" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["7", "{}", "no JSON", '{"model": 1}'])
+def test_a_config_of_another_program_makes_no_run(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    assert not marks.is_run(tmp_path)
+    marks.refuse_inside(tmp_path / "out")
+    (tmp_path / "config.json").write_text('{"stages": []}')
+    assert marks.is_run(tmp_path)
+    with pytest.raises(ValueError, match="which is a run or an artifact, and only read"):
+        marks.refuse_inside(tmp_path / "some" / "out")
