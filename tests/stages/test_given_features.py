@@ -103,6 +103,37 @@ def test_other_images_cannot_be_labelled(photos, workdir, tmp_path):
         kt_jax.open(workdir / "clusters").assign(str(photos[0]))
 
 
+@pytest.fixture(scope="module")
+def other_photos(photos, tmp_path_factory):
+    """A folder of the same names, and other pictures."""
+    root = tmp_path_factory.mktemp("others") / "photos"
+    shutil.copytree(photos[0], root)
+    for path in root.glob("*/*.png"):
+        Image.new("RGB", (48, 48), (int(path.stem), 0, 0)).save(path)
+    return root
+
+
+def test_other_images_of_the_same_names_cannot_be_labelled(other_photos, workdir, tmp_path):
+    source = {"source": "folder", "path": str(other_photos), "subset": "train", "size": 48}
+    labels = {"kind": "label", "clusters": str(workdir / "clusters")}
+    with pytest.raises(ValueError, match="clusters of given features: no backbone is known"):
+        pipeline.run({"images": {"train": source}, "labels": labels}, tmp_path)
+
+
+def test_other_images_of_the_same_names_are_not_probed(photos, other_photos, workdir, tmp_path):
+    images = {
+        name: {"source": "folder", "path": str(root), "subset": "train", "size": 48}
+        for name, root in (("train", photos[0]), ("test", other_photos))
+    }
+    features = (str(workdir / "features"),)
+    probe = {"kind": "probe", "backbones": (), "size": 48}
+    probe |= {"train_features": features, "test_features": features}
+    with pytest.raises(
+        ValueError, match=r"probe\.test_features: .* are not given features of test"
+    ):
+        pipeline.run({"images": images, "probe": probe}, tmp_path)
+
+
 def test_the_same_images_in_another_size_are_labelled(photos, workdir, tmp_path):
     source = {"source": "folder", "path": str(photos[0]), "subset": "train", "size": 16}
     labels = {"kind": "label", "clusters": str(workdir / "clusters")}
