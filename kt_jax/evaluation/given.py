@@ -26,7 +26,9 @@ class Rows:
     """Of the images, if the file says them."""
 
 
-def read_rows(path: Path, *, column: str = "", key_column: str = "key") -> Rows:
+def read_rows(
+    path: Path, *, column: str = "", key_column: str = "key", needs_keys: bool = False
+) -> Rows:
     """The rows of a file.
 
     Args:
@@ -34,10 +36,12 @@ def read_rows(path: Path, *, column: str = "", key_column: str = "key") -> Rows:
         of lists of d numbers, or d columns of numbers.
       column: the tensor or the column of lists; "" is the only one that there is.
       key_column: of a .parquet file, the keys.
+      needs_keys: whether a .parquet file must have that column.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is another kind of file, or holds no matrix of numbers, or several.
+      ValueError: it is another kind of file, lacks the keys, or holds no matrix of numbers, or
+        several.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -51,6 +55,12 @@ def read_rows(path: Path, *, column: str = "", key_column: str = "key") -> Rows:
         if key_column in table.column_names:
             keys = tuple(map(str, table[key_column].to_pylist()))
             table = table.drop_columns(key_column)
+        elif needs_keys:
+            raise ValueError(
+                f"{path} has no column {key_column!r}{_among(table.column_names)}: name that of "
+                "the keys by `key_column`, or a file of them by `keys`; if it has none, the set of "
+                "images in whose order the rows are by `order`"
+            )
         values = _choose_column(path, table, column)
     else:
         kinds = ", ".join((".npy", ".parquet", *_TENSORS))

@@ -15,6 +15,7 @@ from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Features
 LAYER = "given"
+_KEY = "key"
 _LARGEST = np.finfo(np.float16).max
 
 
@@ -28,12 +29,13 @@ class Options:
     """Those that the features are of: each must have a row. Rows of other images are left out."""
     keys: str = options.file()
     """The keys of the images, row by row: a line each, or a .parquet file. Without it, a column of
-    `features` says them; without that, the rows are in the order of `order`."""
+    `features` says them; without that, the rows are in the order of `order`. A .parquet file that
+    lacks the column is refused, unless `order` is named and `key_column` is not."""
     order: str = options.images("")
     """A set of images in whose order the rows are, one for each; that of `images` unless named."""
     column: str = ""
     """The tensor or the column of `features`, if it has several."""
-    key_column: str = "key"
+    key_column: str = _KEY
     """The column of the keys."""
     rows_per_shard: int = 65_536
     """Of each file."""
@@ -109,7 +111,13 @@ def _open(chosen: Options, inputs: Inputs) -> tuple[given.Rows, Int[np.ndarray, 
         )
     try:
         names = {"key_column": chosen.key_column}
-        rows = given.read_rows(Path(chosen.features), column=chosen.column, **names)
+        in_order = "order" in inputs.images and chosen.key_column == _KEY
+        rows = given.read_rows(
+            Path(chosen.features),
+            column=chosen.column,
+            needs_keys=not (chosen.keys or in_order),
+            **names,
+        )
         keys = given.read_keys(Path(chosen.keys), **names) if chosen.keys else rows.keys
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{origin}: {error}") from None

@@ -259,21 +259,35 @@ def test_keys_that_do_not_fit_are_said(tmp_path):
         given.read_keys(tmp_path / write_table(tmp_path / "t.parquet", name=["a"]))
 
 
+def test_a_table_without_its_keys_is_refused(rows, tmp_path):
+    table = write_table(tmp_path / "t.parquet", name=KEYS, x=rows.tolist())
+    ordered = support.make_images(40, size=8)
+    message = r"t\.parquet has no column 'key' \(name, x\): name that of the keys by `key_column`"
+    with pytest.raises(ValueError, match=message):
+        plan(tmp_path, None, features=table)
+    with pytest.raises(ValueError, match=r"t\.parquet has no column 'nmae' \(name, x\): name that"):
+        plan(tmp_path, None, features=table, key_column="nmae", order=ordered)
+    plan(tmp_path / "order", None, features=table, order=ordered)
+    keys = tmp_path / "keys.txt"
+    keys.write_text("\n".join(KEYS))
+    plan(tmp_path / "keys", None, features=table, keys=str(keys))
+
+
 def test_ambiguous_files_are_said(rows, tmp_path):
     lists = rows.tolist()
-    two = write_table(tmp_path / "two.parquet", a=lists, b=lists)
+    two = write_table(tmp_path / "two.parquet", key=KEYS, a=lists, b=lists)
     with pytest.raises(ValueError, match=r"two\.parquet has 2 columns \(a, b\): say which by `col"):
         plan(tmp_path, None, features=two)
     plan(tmp_path, None, features=two, column="b")
     with pytest.raises(ValueError, match=r"two\.parquet has no column of lists 'c' \(a, b\)"):
         plan(tmp_path, None, features=two, column="c")
-    ragged = write_table(tmp_path / "ragged.parquet", a=[[1.0], [1.0, 2.0]])
+    ragged = write_table(tmp_path / "ragged.parquet", key=["0", "1"], a=[[1.0], [1.0, 2.0]])
     with pytest.raises(ValueError, match=r"ragged\.parquet: 'a' has rows of several lengths, or"):
         plan(tmp_path, None, features=ragged)
-    words = write_table(tmp_path / "words.parquet", a=["x"])
+    words = write_table(tmp_path / "words.parquet", key=["0"], a=["x"])
     with pytest.raises(ValueError, match=r"words\.parquet has neither a column of lists nor col"):
         plan(tmp_path, None, features=words)
-    gaps = write_table(tmp_path / "gaps.parquet", a=[1.0, None])
+    gaps = write_table(tmp_path / "gaps.parquet", key=["0", "1"], a=[1.0, None])
     with pytest.raises(ValueError, match=r"gaps\.parquet has gaps in its columns of numbers"):
         plan(tmp_path, None, features=gaps)
     tensors = tmp_path / "t.safetensors"
