@@ -16,6 +16,7 @@ from kt_jax.runs.stage import Inputs, Plan, Stage
 GIVES = artifacts.Features
 LAYER = "given"
 _KEY = "key"
+_NAMED = 8  # columns, in the plan
 _LARGEST = np.finfo(np.float16).max
 
 
@@ -137,6 +138,10 @@ def _open(chosen: Options, inputs: Inputs) -> tuple[given.Rows, Int[np.ndarray, 
     return rows, given.match(keys, images.keys, origin=said, images=images.origin)
 
 
+def _shorten(columns: tuple[str, ...]) -> tuple[str, ...]:
+    return columns if len(columns) <= _NAMED else (*columns[: _NAMED - 1], "...", columns[-1])
+
+
 def plan(chosen: Options, inputs: Inputs) -> Plan:
     """What the stage would do.
 
@@ -149,5 +154,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     others = len(rows.values) - about.rows
     left_out = f", {others} rows of other images are left out" * bool(others)
     line = f"{about.rows} x {about.dims} of {chosen.features} as float16{left_out}"
+    if rows.columns:
+        line += f", from the columns {', '.join(_shorten(rows.columns))}"
     size = about.rows * about.dims * 2
     return Plan(about, (line,), disk=lambda: size)

@@ -259,6 +259,30 @@ def test_keys_that_do_not_fit_are_said(tmp_path):
         given.read_keys(tmp_path / write_table(tmp_path / "t.parquet", name=["a"]))
 
 
+def test_labels_and_indices_are_no_features(rows, tmp_path):
+    numbers = {f"f{n}": rows[:, n] for n in range(GROUPS)}
+    others = dict.fromkeys(("label", "index", "class", "__index_level_0__"), np.arange(40))
+    path = tmp_path / "t.parquet"
+    about, _ = plan(tmp_path, None, features=write_table(path, key=KEYS, **others, **numbers))
+    assert about.dims == GROUPS
+    np.testing.assert_array_equal(read(tmp_path), rows.astype(np.float16))
+    with pytest.raises(ValueError, match="has neither a column of lists nor columns of numbers"):
+        plan(tmp_path, None, features=write_table(path, key=KEYS, **others))
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(2, "the columns f0, f1"), (9, "f4, f5, f6, ..., f8")]
+)
+def test_the_plan_names_the_columns(tmp_path, count, words):
+    numbers = {f"f{n}": np.arange(40.0) for n in range(count)}
+    table = write_table(tmp_path / "t.parquet", key=KEYS, **numbers)
+    images = {"images": support.make_images(40, size=8)}
+    options = given_features.Options(features=table)
+    stage = support.make_stage(tmp_path / "features", options, images=images)
+    (line,) = given_features.plan(stage.options, stage.inputs).lines
+    assert line.endswith(words)
+
+
 def test_a_table_without_its_keys_is_refused(rows, tmp_path):
     table = write_table(tmp_path / "t.parquet", name=KEYS, x=rows.tolist())
     ordered = support.make_images(40, size=8)
