@@ -127,6 +127,11 @@ def match(
 
 
 def _open_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        if file.read(2) == b"PK":
+            raise ValueError(
+                f"{path} is an archive of arrays (.npz): save one of them alone, by numpy.save"
+            )
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):  # NumPy says how to unpickle it

@@ -329,6 +329,13 @@ def test_ambiguous_files_are_said(rows, tmp_path):
             plan(tmp_path, None, features=str(tmp_path / name))
 
 
+def test_an_archive_is_no_array(rows, tmp_path):
+    np.savez(tmp_path / "a.npz", rows)
+    path = (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=r"a\.npy is an archive of arrays \(\.npz\): save one of"):
+        plan(tmp_path, None, features=str(path))
+
+
 def test_probed_features_are_of_the_probed_images(workdir, tmp_path, photos):
     images = {
         name: {"source": "folder", "path": str(photos[0]), "subset": name, "size": 48}
