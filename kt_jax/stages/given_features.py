@@ -54,7 +54,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     features is not known.
 
     Raises:
-      ValueError: for values beyond float16.
+      ValueError: for values beyond float16, or a row that is not zero but would be in float16.
     """
     chosen, images = stage.options, stage.inputs.images["images"]
     rows, places = _open(chosen, stage.inputs)
@@ -65,14 +65,24 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
             path = stage.directory / f"features-{number:05d}-of-{len(starts):05d}.npy"
             shard = places[begin : begin + chosen.rows_per_shard]
             if not partition.decided_by_first(path.exists):
-                values = np.asarray(rows.values[shard], np.float32)
+                given_values = rows.values[shard]
+                values = np.asarray(given_values, np.float32)
                 bad = np.flatnonzero(~(np.abs(values) <= _LARGEST).all(1))  # NaN is not
                 if len(bad):
                     raise ValueError(
                         f"{stage.inputs.origin}.features = {chosen.features}: row {shard[bad[0]]} "
                         f"exceeds the range of float16 ({_LARGEST:.0f}) or is not finite"
                     )
-                files.write_array(path, values.astype(np.float16))
+                half = values.astype(np.float16)
+                lost = np.flatnonzero(given_values.any(1) & ~half.any(1))
+                if len(lost):
+                    largest = np.abs(given_values[lost[0]]).max()
+                    raise ValueError(
+                        f"{stage.inputs.origin}.features = {chosen.features}: row {shard[lost[0]]} "
+                        f"would be zero in float16, its largest number is {largest:.1e}: multiply "
+                        "all features by one number, such that the largest are near 1"
+                    )
+                files.write_array(path, half)
             count.add(len(shard))
     files.write_table(stage.directory / "index.parquet", data.index_columns(images))
     leakage.write_images(stage.directory, images)

@@ -228,6 +228,11 @@ def test_rows_without_keys_are_in_the_order_of_a_set(rows, tmp_path):
         (np.array([["a"]] * 40), {}, r"f\.npy holds <U1 of shape \(40, 1\): \[rows, d\]"),
         (np.full((40, 2), 1e5), {}, r"f\.npy: row 0 exceeds the range of float16 \(65504\)"),
         (np.full((40, 2), np.nan), {}, r"f\.npy: row 0 exceeds the range of float16"),
+        (
+            np.full((40, 2), 1e-9),
+            {},
+            r"f\.npy: row 0 would be zero in float16, its largest number is 1\.0e-09: multiply all",
+        ),
         (np.zeros((40, 2)), {"keys": "no.txt"}, r"config\.features: there is no file no\.txt"),
         (np.zeros((40, 2)), {"rows_per_shard": 0}, "rows_per_shard = 0: give 1 or more"),
     ],
