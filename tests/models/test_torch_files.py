@@ -79,6 +79,21 @@ def test_what_a_pickle_would_call_is_refused_by_name(tmp_path, monkeypatch, modu
     assert not (tmp_path / "called").exists()
 
 
+@pytest.mark.parametrize("function", ["_rebuild_tensor_v2", "_rebuild_parameter"])
+@pytest.mark.parametrize("attributes", ["__dict__", "slots"])
+def test_a_pickle_changes_nothing_of_what_it_calls(tmp_path, function, attributes):
+    state = pth.mapping({"__defaults__": pth.several(pth.number(1))})
+    if attributes == "slots":
+        state = pth.several(b"N", state)
+    changed = pth.name("torch._utils", function) + state + b"b"
+    path = tmp_path / "changes.pth"
+    pth.write_archive(path, pth.mapping({"weight": changed}))
+    with pytest.raises(ValueError, match=r"changes\.pth cannot be read as tensors .*Attribute"):
+        torch_files.read(path)
+    pth.write(tmp_path / "good.pth", ARRAYS)
+    assert_read(tmp_path / "good.pth", ARRAYS)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
