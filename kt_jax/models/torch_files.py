@@ -40,7 +40,8 @@ _DTYPES = {
 def read(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a file by their names; those of nested dicts are joined by ".".
 
-    {"model": {"conv1.weight": ...}} gives model.conv1.weight. What is no tensor is left out.
+    {"model": {"conv1.weight": ...}} gives model.conv1.weight. What is no tensor is left out. A
+    dict that is there several times is read once, under its first name.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -51,7 +52,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return dict(_flatten(_load(path), ""))
+        return dict(_flatten(_load(path), "", set()))
     except _Refused as error:
         raise ValueError(
             f"{path} wants to call {error}, which is not done: only tensors are read. Save them "
@@ -215,9 +216,11 @@ def _load_sequence(file: io.BufferedIOBase) -> Any:
     return found
 
 
-def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+def _flatten(value: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, _Tensor):
         yield prefix, value.view()
-    elif isinstance(value, Mapping):
+    # Dicts that hold one another twice, 40 deep, would take years.
+    elif isinstance(value, Mapping) and id(value) not in seen:
+        seen.add(id(value))
         for name, each in value.items():
-            yield from _flatten(each, f"{prefix}.{name}" if prefix else str(name))
+            yield from _flatten(each, f"{prefix}.{name}" if prefix else str(name), seen)

@@ -44,6 +44,15 @@ def test_nested_names_are_joined_and_the_rest_is_left_out(tmp_path):
     assert_read(tmp_path / "nested.pth", {f"model.{name}": x for name, x in ARRAYS.items()})
 
 
+def test_a_dict_that_is_there_twice_is_read_once(tmp_path):
+    array = np.ones(3, np.float32)
+    inner = pth.mapping({"x": pth.tensor("0", array)})
+    for _ in range(40):  # put into the memo, then got from it
+        inner = b"}(" + pth.text("a") + inner + b"q\x00" + pth.text("b") + b"h\x00" + b"u"
+    pth.write_archive(tmp_path / "twice.pth", inner, [array])
+    assert_read(tmp_path / "twice.pth", {".".join(["a"] * 40 + ["x"]): array})
+
+
 def test_a_tensor_may_be_a_view(tmp_path):
     base = np.arange(24, dtype=np.float32)
     shown = base.reshape(4, 6).T[1:3]
