@@ -130,8 +130,12 @@ def index_columns(images: Images) -> dict[str, Any]:
 
 
 def hash_keys(images: Images) -> str:
-    """A SHA-256 of the names of the images in their order, whatever their size and pixels."""
-    return hashlib.sha256("\0".join(images.keys).encode()).hexdigest()
+    """A SHA-256 of the names of the images in their order and, where known, of their files.
+
+    The size that they are decoded to does not matter.
+    """
+    told = [*images.keys, *(() if images.hashes is None else images.hashes.content)]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
 
 def check_size(images: Images, origin: str, size: int) -> None:

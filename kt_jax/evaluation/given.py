@@ -13,6 +13,8 @@ from jaxtyping import Int, Shaped
 from kt_jax.models import torch_files
 
 _NAMED = 3  # of each kind of key, in messages
+_NO_FEATURES = ("label", "index", "class")  # what `index.parquet` has beside keys
+_PANDAS_INDEX = "__index_level_"
 _TENSORS = (".safetensors", ".pth", ".pt")
 
 
@@ -24,24 +26,31 @@ class Rows:
     """Numbers; a memory map where the file is .npy."""
     keys: tuple[str, ...] | None
     """Of the images, if the file says them."""
+    columns: tuple[str, ...] = ()
+    """Of a .parquet file, those that the numbers are from."""
 
 
-def read_rows(path: Path, *, column: str = "", key_column: str = "key") -> Rows:
+def read_rows(
+    path: Path, *, column: str = "", key_column: str = "key", needs_keys: bool = False
+) -> Rows:
     """The rows of a file.
 
     Args:
       path: .npy [n, d]; .safetensors, .pth or .pt with a tensor [n, d]; or .parquet with a column
-        of lists of d numbers, or d columns of numbers.
+        of lists of d numbers, or d columns of numbers, of which label, index, class and a pandas
+        index (`__index_level_0__`) are left out.
       column: the tensor or the column of lists; "" is the only one that there is.
       key_column: of a .parquet file, the keys.
+      needs_keys: whether a .parquet file must have that column.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is another kind of file, or holds no matrix of numbers, or several.
+      ValueError: it is another kind of file, lacks the keys, or holds no matrix of numbers, or
+        several.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    keys = None
+    keys, columns = None, ()
     if path.suffix == ".npy":
         values = _open_npy(path)
     elif path.suffix in _TENSORS:
@@ -51,7 +60,13 @@ def read_rows(path: Path, *, column: str = "", key_column: str = "key") -> Rows:
         if key_column in table.column_names:
             keys = tuple(map(str, table[key_column].to_pylist()))
             table = table.drop_columns(key_column)
-        values = _choose_column(path, table, column)
+        elif needs_keys:
+            raise ValueError(
+                f"{path} has no column {key_column!r}{_among(table.column_names)}: name that of "
+                "the keys by `key_column`, or a file of them by `keys`; if it has none, the set of "
+                "images in whose order the rows are by `order`"
+            )
+        values, columns = _choose_columns(path, table, column)
     else:
         kinds = ", ".join((".npy", ".parquet", *_TENSORS))
         raise ValueError(f"{path} is no file of features: give one of {kinds}")
@@ -59,7 +74,7 @@ def read_rows(path: Path, *, column: str = "", key_column: str = "key") -> Rows:
         raise ValueError(
             f"{path} holds {values.dtype} of shape {values.shape}: [rows, d] of numbers is needed"
         )
-    return Rows(values, keys)
+    return Rows(values, keys, columns)
 
 
 def read_keys(path: Path, *, key_column: str = "key") -> tuple[str, ...]:
@@ -112,6 +127,11 @@ def match(
 
 
 def _open_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        if file.read(2) == b"PK":
+            raise ValueError(
+                f"{path} is an archive of arrays (.npz): save one of them alone, by numpy.save"
+            )
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):  # NumPy says how to unpickle it
@@ -139,26 +159,31 @@ def _choose_tensor(path: Path, tensors: dict[str, np.ndarray], name: str) -> np.
     return tensors[name].astype(np.float32)  # NumPy alone knows no bfloat16
 
 
-def _choose_column(path: Path, table: pa.Table, name: str) -> np.ndarray:
+def _choose_columns(path: Path, table: pa.Table, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Their numbers, and the columns that these are from."""
     lists = [each.name for each in table.schema if _is_list(each.type)]
     if name and name not in lists:
         raise ValueError(f"{path} has no column of lists {name!r}{_among(lists)}")
     if not name and len(lists) > 1:
         raise ValueError(f"{path} has {len(lists)} columns{_among(lists)}: say which by `column`")
     if lists:
-        column = table[name or lists[0]].combine_chunks()
+        name = name or lists[0]
+        column = table[name].combine_chunks()
         values = column.flatten()
         dims = len(values) // max(len(column), 1)
         lengths = set(column.value_lengths().to_pylist())
         if lengths != {dims} or values.null_count:
-            raise ValueError(f"{path}: {name or lists[0]!r} has rows of several lengths, or gaps")
-        return values.to_numpy(zero_copy_only=False).reshape(len(column), dims)
+            raise ValueError(f"{path}: {name!r} has rows of several lengths, or gaps")
+        return values.to_numpy(zero_copy_only=False).reshape(len(column), dims), (name,)
     numbers = [each.name for each in table.schema if _is_number(each.type)]
+    numbers = [
+        each for each in numbers if each not in _NO_FEATURES and not each.startswith(_PANDAS_INDEX)
+    ]
     if any(table[each].null_count for each in numbers):
         raise ValueError(f"{path} has gaps in its columns of numbers")
     if not numbers:
         raise ValueError(f"{path} has neither a column of lists nor columns of numbers")
-    return np.stack([table[each].to_numpy() for each in numbers], axis=1)
+    return np.stack([table[each].to_numpy() for each in numbers], axis=1), tuple(numbers)
 
 
 def _is_list(kind: Any) -> bool:

@@ -59,7 +59,10 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
 
 
 def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images) -> bool:
-    """Whether clusters are of given features, and these very images have them."""
+    """Whether clusters are of given features, and these very images have them.
+
+    Other files of the same names are other images; see `data.hash_keys`.
+    """
     features = clusters.about.features
     return (
         features is not None

@@ -40,7 +40,8 @@ _DTYPES = {
 def read(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a file by their names; those of nested dicts are joined by ".".
 
-    {"model": {"conv1.weight": ...}} gives model.conv1.weight. What is no tensor is left out.
+    {"model": {"conv1.weight": ...}} gives model.conv1.weight. What is no tensor is left out. A
+    dict that is there several times is read once, under its first name.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -51,7 +52,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return dict(_flatten(_load(path), ""))
+        return dict(_flatten(_load(path), "", set()))
     except _Refused as error:
         raise ValueError(
             f"{path} wants to call {error}, which is not done: only tensors are read. Save them "
@@ -138,21 +139,29 @@ class _Unpickler(pickle.Unpickler):
         return allowed
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise ValueError("a tensor without a storage")
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+# No functions: a pickle may set the attributes of what it names, and those of a function, such as
+# its defaults, would stay for the next file. These objects have none that can be set.
+class _RebuildTensor:
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+        if not isinstance(storage, _Storage):
+            raise ValueError("a tensor without a storage")
+        return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
+class _RebuildParameter:
+    __slots__ = ()
+
+    def __call__(self, tensor: Any, *_: Any) -> Any:
+        return tensor
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     ("torch", "Size"): tuple,
 }
 
@@ -207,9 +216,11 @@ def _load_sequence(file: io.BufferedIOBase) -> Any:
     return found
 
 
-def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+def _flatten(value: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, _Tensor):
         yield prefix, value.view()
-    elif isinstance(value, Mapping):
+    # Dicts that hold one another twice, 40 deep, would take years.
+    elif isinstance(value, Mapping) and id(value) not in seen:
+        seen.add(id(value))
         for name, each in value.items():
-            yield from _flatten(each, f"{prefix}.{name}" if prefix else str(name))
+            yield from _flatten(each, f"{prefix}.{name}" if prefix else str(name), seen)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kt_jax import models
@@ -25,7 +26,8 @@ _HEADS = (
     "pre_logits.",
 )
 _COUNTS = "num_batches_tracked"
-# Of two equal networks in a file: the one that is meant to be used.
+# Of two equal networks in a file, the one that is meant to be used: a part of its prefix is one of
+# these, or ends in "_ema".
 _PREFERRED = ("teacher", "ema")
 
 
@@ -49,7 +51,8 @@ def load(
 
     Raises:
       ValueError: no names are known for this architecture, the network is not there or there
-        twice, or tensors are missing, unknown or of other shapes: in one line, naming some.
+        twice, or tensors are missing, unknown, of other shapes, of no floating point or not
+        finite: in one line, naming some.
     """
     known = torch_names.tables(architecture)
     prefix = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
@@ -60,6 +63,8 @@ def load(
         *_list("missing", [name for name in wanted if name not in named]),
         *_list("unknown", [name for name in named if not _is_known(name, wanted)]),
         *_list("of another shape", _compare_shapes(table, wanted, named)),
+        *_list("not of floating point", [name for name in wanted if _is_whole(named.get(name))]),
+        *_list("not finite", [name for name in wanted if _is_broken(named.get(name))]),
     ]
     if problems:
         hint = _hint(architecture, table, wanted, named)
@@ -93,7 +98,7 @@ def _find(
             f"it holds {', '.join(there) or 'no tensor'}{', ...' * (len(tensors) > _NAMED)}"
         )
     best = {each: number for count, number, each in reversed(found) if count == most}
-    preferred = [each for each in best if any(word in each for word in _PREFERRED)] or list(best)
+    preferred = [each for each in best if _is_preferred(each)] or list(best)
     if len(preferred) > 1:
         raise ValueError(
             f"the network is there {len(preferred)} times, behind "
@@ -111,6 +116,10 @@ def _find_prefixes(names: Collection[str], anchors: Collection[str]) -> set[str]
     return found
 
 
+def _is_preferred(prefix: str) -> bool:
+    return any(part in _PREFERRED or part.endswith("_ema") for part in prefix.split("."))
+
+
 def _hollow(like: Any) -> Any:
     """Arrays of these shapes that take no memory."""
     return jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), like)
@@ -118,6 +127,18 @@ def _hollow(like: Any) -> Any:
 
 def _is_known(name: str, wanted: Collection[str]) -> bool:
     return name in wanted or name.endswith(_COUNTS) or name.startswith(_HEADS)
+
+
+def _is_whole(values: np.ndarray | None) -> bool:
+    return values is not None and not jnp.issubdtype(values.dtype, jnp.floating)
+
+
+def _is_broken(values: np.ndarray | None) -> bool:
+    """Whether numbers are not finite, or would not be as float32."""
+    if values is None or _is_whole(values):
+        return False
+    with np.errstate(over="ignore"):
+        return not np.isfinite(values.astype(np.float32)).all()
 
 
 def _compare_shapes(

@@ -15,6 +15,8 @@ from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Features
 LAYER = "given"
+_KEY = "key"
+_NAMED = 8  # columns, in the plan
 _LARGEST = np.finfo(np.float16).max
 
 
@@ -28,12 +30,13 @@ class Options:
     """Those that the features are of: each must have a row. Rows of other images are left out."""
     keys: str = options.file()
     """The keys of the images, row by row: a line each, or a .parquet file. Without it, a column of
-    `features` says them; without that, the rows are in the order of `order`."""
+    `features` says them; without that, the rows are in the order of `order`. A .parquet file that
+    lacks the column is refused, unless `order` is named and `key_column` is not."""
     order: str = options.images("")
     """A set of images in whose order the rows are, one for each; that of `images` unless named."""
     column: str = ""
     """The tensor or the column of `features`, if it has several."""
-    key_column: str = "key"
+    key_column: str = _KEY
     """The column of the keys."""
     rows_per_shard: int = 65_536
     """Of each file."""
@@ -51,7 +54,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     features is not known.
 
     Raises:
-      ValueError: for values beyond float16.
+      ValueError: for values beyond float16, or a row that is not zero but would be in float16.
     """
     chosen, images = stage.options, stage.inputs.images["images"]
     rows, places = _open(chosen, stage.inputs)
@@ -62,14 +65,24 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
             path = stage.directory / f"features-{number:05d}-of-{len(starts):05d}.npy"
             shard = places[begin : begin + chosen.rows_per_shard]
             if not partition.decided_by_first(path.exists):
-                values = np.asarray(rows.values[shard], np.float32)
+                given_values = rows.values[shard]
+                values = np.asarray(given_values, np.float32)
                 bad = np.flatnonzero(~(np.abs(values) <= _LARGEST).all(1))  # NaN is not
                 if len(bad):
                     raise ValueError(
                         f"{stage.inputs.origin}.features = {chosen.features}: row {shard[bad[0]]} "
                         f"exceeds the range of float16 ({_LARGEST:.0f}) or is not finite"
                     )
-                files.write_array(path, values.astype(np.float16))
+                half = values.astype(np.float16)
+                lost = np.flatnonzero(given_values.any(1) & ~half.any(1))
+                if len(lost):
+                    largest = np.abs(given_values[lost[0]]).max()
+                    raise ValueError(
+                        f"{stage.inputs.origin}.features = {chosen.features}: row {shard[lost[0]]} "
+                        f"would be zero in float16, its largest number is {largest:.1e}: multiply "
+                        "all features by one number, such that the largest are near 1"
+                    )
+                files.write_array(path, half)
             count.add(len(shard))
     files.write_table(stage.directory / "index.parquet", data.index_columns(images))
     leakage.write_images(stage.directory, images)
@@ -109,7 +122,13 @@ def _open(chosen: Options, inputs: Inputs) -> tuple[given.Rows, Int[np.ndarray, 
         )
     try:
         names = {"key_column": chosen.key_column}
-        rows = given.read_rows(Path(chosen.features), column=chosen.column, **names)
+        in_order = "order" in inputs.images and chosen.key_column == _KEY
+        rows = given.read_rows(
+            Path(chosen.features),
+            column=chosen.column,
+            needs_keys=not (chosen.keys or in_order),
+            **names,
+        )
         keys = given.read_keys(Path(chosen.keys), **names) if chosen.keys else rows.keys
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{origin}: {error}") from None
@@ -129,6 +148,10 @@ def _open(chosen: Options, inputs: Inputs) -> tuple[given.Rows, Int[np.ndarray, 
     return rows, given.match(keys, images.keys, origin=said, images=images.origin)
 
 
+def _shorten(columns: tuple[str, ...]) -> tuple[str, ...]:
+    return columns if len(columns) <= _NAMED else (*columns[: _NAMED - 1], "...", columns[-1])
+
+
 def plan(chosen: Options, inputs: Inputs) -> Plan:
     """What the stage would do.
 
@@ -141,5 +164,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     others = len(rows.values) - about.rows
     left_out = f", {others} rows of other images are left out" * bool(others)
     line = f"{about.rows} x {about.dims} of {chosen.features} as float16{left_out}"
+    if rows.columns:
+        line += f", from the columns {', '.join(_shorten(rows.columns))}"
     size = about.rows * about.dims * 2
     return Plan(about, (line,), disk=lambda: size)

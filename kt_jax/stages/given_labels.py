@@ -1,6 +1,5 @@
 """Labels that somebody else gave, such as the authors' lists of pseudo-labels for Caffe."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Labels
+_LARGEST = 10_000_000  # label: a student has an output for each below the largest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class Options:
 
     labels: str = options.file()
     """A text file: a line "PATH LABEL" for each image, labels from 0 on, as Caffe's ImageData layer
-    reads it. PATH is the key of the image, or its file name, if no two images share it."""
+    reads it. PATH is the key of the image, perhaps behind one folder that all lines share; or, if
+    no PATH has a folder and no two images share a file name, that."""
     images: str = options.images("train")
     """Those that the labels are of: each must have a line. Lines of other images are left out."""
 
@@ -83,24 +84,36 @@ def _read(chosen: Options, inputs: Inputs) -> Int32[np.ndarray, " n"]:
             raise ValueError(
                 f'{origin}, line {number}: {line!r} is not "PATH LABEL" with a label from 0 on'
             )
+        digits = parts[1].lstrip("0") or "0"
+        if len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST:
+            raise ValueError(f"{origin}, line {number}: the label is above {_LARGEST}: {line!r}")
         keys.append(parts[0])
-        labels.append(int(parts[1]))
+        labels.append(int(digits))
     if not keys:
         raise ValueError(f"{origin} has no lines")
     wanted: Sequence[str] = images.keys
     if not set(wanted) <= set(keys):
-        keys, wanted = _by_name(keys, wanted)
+        keys, wanted = _shorten(keys, wanted)
     rows = given.match(keys, wanted, origin=origin, images=images.origin)
     return np.array(labels, np.int32)[rows]
 
 
-def _by_name(keys: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], Sequence[str]]:
-    """File names in the place of paths, where no two images share one."""
-    names = [PurePosixPath(key).name for key in keys]
-    short = [PurePosixPath(key).name for key in wanted]
-    if len(set(short)) < len(short) or any(n > 1 for n in Counter(names).values()):
-        return list(keys), wanted
-    return names, short
+def _shorten(keys: list[str], wanted: Sequence[str]) -> tuple[list[str], Sequence[str]]:
+    """Keys without a folder that all share, or file names of images where keys have no folders.
+
+    As they are where that does not fit: a file name alone may be that of another image.
+    """
+    if not any("/" in key for key in keys):
+        names = [PurePosixPath(key).name for key in wanted]
+        return keys, names if len(set(names)) == len(names) else wanted
+    for place, letter in enumerate(keys[0], 1):
+        if letter == "/":
+            if not all(key.startswith(keys[0][:place]) for key in keys):
+                break
+            short = [key[place:] for key in keys]
+            if set(wanted) <= set(short):
+                return short, wanted
+    return keys, wanted
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:

@@ -99,4 +99,8 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     about = _describe(chosen, inputs.origin)
     _load(chosen, about, inputs.origin)
     line = f"{chosen.backbone['name']} of {chosen.weights}, {about.parameters:,} parameters"
+    whole = models.complete(chosen.backbone)
+    if models.class_of(chosen.backbone) is models.ViT:  # its tensors have the same shapes with any
+        heads = max(1, round(whole["width"] * whole["heads"]))
+        line += f", {heads} heads of {whole['head_dim']} channels, which no shape can confirm"
     return Plan(about, (line,), disk=lambda: 4 * about.parameters)

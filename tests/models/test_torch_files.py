@@ -44,6 +44,15 @@ def test_nested_names_are_joined_and_the_rest_is_left_out(tmp_path):
     assert_read(tmp_path / "nested.pth", {f"model.{name}": x for name, x in ARRAYS.items()})
 
 
+def test_a_dict_that_is_there_twice_is_read_once(tmp_path):
+    array = np.ones(3, np.float32)
+    inner = pth.mapping({"x": pth.tensor("0", array)})
+    for _ in range(40):  # put into the memo, then got from it
+        inner = b"}(" + pth.text("a") + inner + b"q\x00" + pth.text("b") + b"h\x00" + b"u"
+    pth.write_archive(tmp_path / "twice.pth", inner, [array])
+    assert_read(tmp_path / "twice.pth", {".".join(["a"] * 40 + ["x"]): array})
+
+
 def test_a_tensor_may_be_a_view(tmp_path):
     base = np.arange(24, dtype=np.float32)
     shown = base.reshape(4, 6).T[1:3]
@@ -77,6 +86,21 @@ def test_what_a_pickle_would_call_is_refused_by_name(tmp_path, monkeypatch, modu
         torch_files.read(path)
     assert not called
     assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("function", ["_rebuild_tensor_v2", "_rebuild_parameter"])
+@pytest.mark.parametrize("attributes", ["__dict__", "slots"])
+def test_a_pickle_changes_nothing_of_what_it_calls(tmp_path, function, attributes):
+    state = pth.mapping({"__defaults__": pth.several(pth.number(1))})
+    if attributes == "slots":
+        state = pth.several(b"N", state)
+    changed = pth.name("torch._utils", function) + state + b"b"
+    path = tmp_path / "changes.pth"
+    pth.write_archive(path, pth.mapping({"weight": changed}))
+    with pytest.raises(ValueError, match=r"changes\.pth cannot be read as tensors .*Attribute"):
+        torch_files.read(path)
+    pth.write(tmp_path / "good.pth", ARRAYS)
+    assert_read(tmp_path / "good.pth", ARRAYS)
 
 
 @pytest.mark.parametrize(

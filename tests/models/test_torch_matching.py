@@ -63,6 +63,21 @@ def test_of_a_teacher_and_a_student_the_teacher_is_taken():
     assert_loaded(RESNET, both, arrays, like)
 
 
+@pytest.mark.parametrize("better", ["ema.", "model_ema.module.", "state_dict_ema."])
+def test_the_average_of_the_weights_is_taken(better):
+    arrays, like, tensors = make(RESNET)
+    other = {name: x + 1 for name, x in tensors.items()}
+    both = behind("semantic.", other) | behind(better, tensors)
+    assert_loaded(RESNET, both, arrays, like)
+
+
+def test_a_word_within_a_word_says_nothing():
+    _, like, tensors = make(RESNET)
+    both = behind("semantic.", tensors) | behind("model.", tensors)
+    with pytest.raises(ValueError, match=r"there 2 times, behind 'model\.' and 'semantic\.'"):
+        torch_matching.load(RESNET, both, like)
+
+
 def test_of_two_equal_networks_one_has_to_be_named():
     arrays, like, tensors = make(RESNET)
     other = {name: x + 1 for name, x in tensors.items()}
@@ -90,6 +105,18 @@ def test_of_two_equal_networks_one_has_to_be_named():
         (
             lambda x: x.update({"features.1.running_mean": np.zeros(4)}),
             r"1 unknown: features\.1\.running_mean\. Its backbone\.batch_norm may be True$",
+        ),
+        (
+            lambda x: x.update({"features.0.bias": np.zeros(4, np.int8)}),
+            r"1 not of floating point: features\.0\.bias$",
+        ),
+        (
+            lambda x: x.update({"features.0.bias": np.full(4, np.nan, np.float16)}),
+            r"1 not finite: features\.0\.bias$",
+        ),
+        (
+            lambda x: x.update({"features.0.bias": np.full(4, 1e300)}),
+            r"1 not finite: features\.0\.bias$",
         ),
     ],
 )

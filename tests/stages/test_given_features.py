@@ -103,6 +103,37 @@ def test_other_images_cannot_be_labelled(photos, workdir, tmp_path):
         kt_jax.open(workdir / "clusters").assign(str(photos[0]))
 
 
+@pytest.fixture(scope="module")
+def other_photos(photos, tmp_path_factory):
+    """A folder of the same names, and other pictures."""
+    root = tmp_path_factory.mktemp("others") / "photos"
+    shutil.copytree(photos[0], root)
+    for path in root.glob("*/*.png"):
+        Image.new("RGB", (48, 48), (int(path.stem), 0, 0)).save(path)
+    return root
+
+
+def test_other_images_of_the_same_names_cannot_be_labelled(other_photos, workdir, tmp_path):
+    source = {"source": "folder", "path": str(other_photos), "subset": "train", "size": 48}
+    labels = {"kind": "label", "clusters": str(workdir / "clusters")}
+    with pytest.raises(ValueError, match="clusters of given features: no backbone is known"):
+        pipeline.run({"images": {"train": source}, "labels": labels}, tmp_path)
+
+
+def test_other_images_of_the_same_names_are_not_probed(photos, other_photos, workdir, tmp_path):
+    images = {
+        name: {"source": "folder", "path": str(root), "subset": "train", "size": 48}
+        for name, root in (("train", photos[0]), ("test", other_photos))
+    }
+    features = (str(workdir / "features"),)
+    probe = {"kind": "probe", "backbones": (), "size": 48}
+    probe |= {"train_features": features, "test_features": features}
+    with pytest.raises(
+        ValueError, match=r"probe\.test_features: .* are not given features of test"
+    ):
+        pipeline.run({"images": images, "probe": probe}, tmp_path)
+
+
 def test_the_same_images_in_another_size_are_labelled(photos, workdir, tmp_path):
     source = {"source": "folder", "path": str(photos[0]), "subset": "train", "size": 16}
     labels = {"kind": "label", "clusters": str(workdir / "clusters")}
@@ -197,6 +228,11 @@ def test_rows_without_keys_are_in_the_order_of_a_set(rows, tmp_path):
         (np.array([["a"]] * 40), {}, r"f\.npy holds <U1 of shape \(40, 1\): \[rows, d\]"),
         (np.full((40, 2), 1e5), {}, r"f\.npy: row 0 exceeds the range of float16 \(65504\)"),
         (np.full((40, 2), np.nan), {}, r"f\.npy: row 0 exceeds the range of float16"),
+        (
+            np.full((40, 2), 1e-9),
+            {},
+            r"f\.npy: row 0 would be zero in float16, its largest number is 1\.0e-09: multiply all",
+        ),
         (np.zeros((40, 2)), {"keys": "no.txt"}, r"config\.features: there is no file no\.txt"),
         (np.zeros((40, 2)), {"rows_per_shard": 0}, "rows_per_shard = 0: give 1 or more"),
     ],
@@ -228,21 +264,59 @@ def test_keys_that_do_not_fit_are_said(tmp_path):
         given.read_keys(tmp_path / write_table(tmp_path / "t.parquet", name=["a"]))
 
 
+def test_labels_and_indices_are_no_features(rows, tmp_path):
+    numbers = {f"f{n}": rows[:, n] for n in range(GROUPS)}
+    others = dict.fromkeys(("label", "index", "class", "__index_level_0__"), np.arange(40))
+    path = tmp_path / "t.parquet"
+    about, _ = plan(tmp_path, None, features=write_table(path, key=KEYS, **others, **numbers))
+    assert about.dims == GROUPS
+    np.testing.assert_array_equal(read(tmp_path), rows.astype(np.float16))
+    with pytest.raises(ValueError, match="has neither a column of lists nor columns of numbers"):
+        plan(tmp_path, None, features=write_table(path, key=KEYS, **others))
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(2, "the columns f0, f1"), (9, "f4, f5, f6, ..., f8")]
+)
+def test_the_plan_names_the_columns(tmp_path, count, words):
+    numbers = {f"f{n}": np.arange(40.0) for n in range(count)}
+    table = write_table(tmp_path / "t.parquet", key=KEYS, **numbers)
+    images = {"images": support.make_images(40, size=8)}
+    options = given_features.Options(features=table)
+    stage = support.make_stage(tmp_path / "features", options, images=images)
+    (line,) = given_features.plan(stage.options, stage.inputs).lines
+    assert line.endswith(words)
+
+
+def test_a_table_without_its_keys_is_refused(rows, tmp_path):
+    table = write_table(tmp_path / "t.parquet", name=KEYS, x=rows.tolist())
+    ordered = support.make_images(40, size=8)
+    message = r"t\.parquet has no column 'key' \(name, x\): name that of the keys by `key_column`"
+    with pytest.raises(ValueError, match=message):
+        plan(tmp_path, None, features=table)
+    with pytest.raises(ValueError, match=r"t\.parquet has no column 'nmae' \(name, x\): name that"):
+        plan(tmp_path, None, features=table, key_column="nmae", order=ordered)
+    plan(tmp_path / "order", None, features=table, order=ordered)
+    keys = tmp_path / "keys.txt"
+    keys.write_text("\n".join(KEYS))
+    plan(tmp_path / "keys", None, features=table, keys=str(keys))
+
+
 def test_ambiguous_files_are_said(rows, tmp_path):
     lists = rows.tolist()
-    two = write_table(tmp_path / "two.parquet", a=lists, b=lists)
+    two = write_table(tmp_path / "two.parquet", key=KEYS, a=lists, b=lists)
     with pytest.raises(ValueError, match=r"two\.parquet has 2 columns \(a, b\): say which by `col"):
         plan(tmp_path, None, features=two)
     plan(tmp_path, None, features=two, column="b")
     with pytest.raises(ValueError, match=r"two\.parquet has no column of lists 'c' \(a, b\)"):
         plan(tmp_path, None, features=two, column="c")
-    ragged = write_table(tmp_path / "ragged.parquet", a=[[1.0], [1.0, 2.0]])
+    ragged = write_table(tmp_path / "ragged.parquet", key=["0", "1"], a=[[1.0], [1.0, 2.0]])
     with pytest.raises(ValueError, match=r"ragged\.parquet: 'a' has rows of several lengths, or"):
         plan(tmp_path, None, features=ragged)
-    words = write_table(tmp_path / "words.parquet", a=["x"])
+    words = write_table(tmp_path / "words.parquet", key=["0"], a=["x"])
     with pytest.raises(ValueError, match=r"words\.parquet has neither a column of lists nor col"):
         plan(tmp_path, None, features=words)
-    gaps = write_table(tmp_path / "gaps.parquet", a=[1.0, None])
+    gaps = write_table(tmp_path / "gaps.parquet", key=["0", "1"], a=[1.0, None])
     with pytest.raises(ValueError, match=r"gaps\.parquet has gaps in its columns of numbers"):
         plan(tmp_path, None, features=gaps)
     tensors = tmp_path / "t.safetensors"
@@ -258,6 +332,13 @@ def test_ambiguous_files_are_said(rows, tmp_path):
         (tmp_path / name).write_bytes(b"nothing")
         with pytest.raises(ValueError, match=message):
             plan(tmp_path, None, features=str(tmp_path / name))
+
+
+def test_an_archive_is_no_array(rows, tmp_path):
+    np.savez(tmp_path / "a.npz", rows)
+    path = (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=r"a\.npy is an archive of arrays \(\.npz\): save one of"):
+        plan(tmp_path, None, features=str(path))
 
 
 def test_probed_features_are_of_the_probed_images(workdir, tmp_path, photos):

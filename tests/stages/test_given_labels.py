@@ -24,8 +24,10 @@ def make_stage(tmp_path, text, keys=KEYS):
     [
         "n02/d.jpg 4\nn01/a b.jpg 0\nn03/other.jpg 9\n\nn01/c.jpg 2\n",
         "train/n02/d.jpg\t4\r\ntrain/n01/a b.jpg  0\ntrain/n01/c.jpg 2",
+        "/data/train/n02/d.jpg 4\n/data/train/n01/a b.jpg 0\n/data/train/n01/c.jpg 2",
+        "d.jpg 4\na b.jpg 0\nc.jpg 000000000002\n",
     ],
-    ids=["keys", "file names"],
+    ids=["keys", "a folder", "two folders", "file names"],
 )
 def test_each_image_gets_its_label(tmp_path, text):
     stage = make_stage(tmp_path, text)
@@ -48,10 +50,16 @@ def test_each_image_gets_its_label(tmp_path, text):
             r"line 2: 'n02/d.jpg -1' is not \"PATH LABEL\" with a label",
         ),
         ("n01/c.jpg\n", r"line 1: 'n01/c.jpg' is not"),
-        ("n01/c.jpg 2\nn02/d.jpg 4\n", r"has no rows for 1 of the 3 images of photos, such as a b"),
+        ("n01/c.jpg 2\nn02/d.jpg 4\n", r"has no rows for 1 of the 3 images of photos, such as n01"),
+        (
+            "n09/a b.jpg 0\nn01/c.jpg 2\nn02/d.jpg 4\n",
+            r"no rows for 1 of the 3 images of photos, such as n01/a b.jpg; its keys are like n09",
+        ),
+        ("n01/c.jpg 1\nn02/d.jpg 10000001\n", r"list.txt, line 2: the label is above 10000000"),
+        ("n01/c.jpg 99999999999\n", r"list.txt, line 1: the label is above 10000000"),
         ("".join(f"{key} 1\n" for key in (*KEYS, KEYS[0])), r"several rows of 'n01/a b.jpg'"),
     ],
-    ids=["empty", "negative", "no label", "lacking", "twice"],
+    ids=["empty", "negative", "no label", "lacking", "another folder", "large", "huge", "twice"],
 )
 def test_a_list_that_does_not_fit_is_refused(tmp_path, text, words):
     stage = make_stage(tmp_path, text)
@@ -59,8 +67,9 @@ def test_a_list_that_does_not_fit_is_refused(tmp_path, text, words):
         given_labels.plan(stage.options, stage.inputs)
 
 
-def test_file_names_that_two_images_share_are_no_keys(tmp_path):
-    stage = make_stage(tmp_path, "x/a.jpg 1\ny/a.jpg 2\n", keys=("n/a.jpg", "m/a.jpg"))
+@pytest.mark.parametrize("text", ["x/a.jpg 1\ny/a.jpg 2\n", "a.jpg 1\n"])
+def test_file_names_that_two_images_share_are_no_keys(tmp_path, text):
+    stage = make_stage(tmp_path, text, keys=("n/a.jpg", "m/a.jpg"))
     with pytest.raises(ValueError, match="has no rows for 2 of the 2 images"):
         given_labels.plan(stage.options, stage.inputs)
 

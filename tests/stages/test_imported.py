@@ -13,7 +13,7 @@ import kt_jax
 from kt_jax import data, models, training
 from kt_jax.evaluation import backbones
 from kt_jax.models import torch_names
-from kt_jax.runs import files, pipeline
+from kt_jax.runs import files, pipeline, stage
 from kt_jax.stages import imported
 
 TEACHER = {"name": "vgg", "channels": (4, 8), "convs": (1, 1), "batch_norm": True}
@@ -146,3 +146,15 @@ def test_without_mean_and_deviation_images_are_standardised():
     )
     about = imported._describe(options, "")
     assert (about.preprocessing, about.mean) == ("per-image standardisation", ())
+
+
+def test_the_plan_says_how_many_heads(tmp_path):
+    vit = {"name": "vit_s", "heads": 2, "head_dim": 4, "depth": 1, "patch": 8}
+    network = backbones.random_backbone(backbones.describe(vit, 16), seed=0)
+    path = tmp_path / "vit.safetensors"
+    files.write_tensors(path, torch_names.to_torch(vit, network.params, network.batch_stats))
+    for heads, head_dim in ((2, 4), (4, 2)):
+        backbone = {**vit, "heads": heads, "head_dim": head_dim}
+        options = imported.Options(weights=str(path), backbone=backbone, size=16)
+        (line,) = imported.plan(options, stage.Inputs("config.pretext", {}, {})).lines
+        assert f"{heads} heads of {head_dim} channels" in line
