@@ -132,7 +132,7 @@ def test_the_first_layers_are_the_published_ones_whatever_the_size():
 
 def test_the_config_in_the_docs_loads(tmp_path):
     text = (Path(__file__).parents[2] / "docs/teachers.md").read_text()
-    source, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    source, *_ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "teacher.py").write_text(source)
     config = kt_jax.load_config(f"{tmp_path}/teacher.py:resnet50.pth,/some/images")
     assert config.pretext.kind == "import"
