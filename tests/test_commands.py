@@ -32,7 +32,9 @@ def test_show_says_what_an_artifact_is(labels, capsys):
 def test_show_refuses_what_was_changed(labels, capsys):
     files.write_table(labels / "labels.parquet", {"cluster": np.arange(4)})
     assert commands.main(["show", str(labels)]) == 2
-    assert "labels.parquet is not what was written" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "labels.parquet is not what was written" in said
+    assert "copy the directory again, or make it anew" in said
 
 
 def test_show_lists_the_stages_of_a_run(labels, capsys):

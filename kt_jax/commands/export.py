@@ -28,7 +28,10 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--to", required=True, choices=list(exports.FORMATS))
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="the folder to write; it must be new or empty"
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="the folder to write: new, empty, or an earlier export, which is replaced",
     )
     parser.add_argument(
         "--size",

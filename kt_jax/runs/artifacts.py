@@ -194,7 +194,9 @@ def read_manifest(directory: Path, *, name: str, reader: str) -> dict[str, Any]:
 
 
 def _remedy(directory: Path) -> str:
-    return f"do the stage again with --redo={directory.name}"
+    if marks.is_run(directory.parent):
+        return f"do the stage again with --redo={directory.name}"
+    return "copy the directory again, or make it anew"
 
 
 def describe(manifest: Mapping[str, Any]) -> Description:
