@@ -14,6 +14,8 @@ unlabelled images there is no probe.
 
 from ml_collections import ConfigDict
 
+import kt_jax
+
 SIZES = ("tiny", "small", "full")
 
 
@@ -30,50 +32,17 @@ def get_config(arg: str = "") -> ConfigDict:
             f"and a size ({', '.join(SIZES)})."
         )
 
-    def by_size(tiny, small, full):
-        return {"tiny": tiny, "small": small, "full": full}[size]
-
-    config = ConfigDict()
-    config.stages = (
-        "features", "test_features", "clusters", "pseudo_labels", "student", "probe", "report"
-    )  # fmt: skip
-    source = {"source": "auto", "path": path, "size": by_size(48, 96, 256), "holdout": 0.2}
-    config.images = {name: {**source, "subset": name} for name in ("train", "test", "all")}
+    config = kt_jax.load_config(f"folder.py:{path},{size}")
     given = {"kind": "given_features", "features": features, "order": "all"}
-    config.features = given
-    config.test_features = {**given, "images": "test"}
-    config.clusters = {"kind": "clusters", "features": "features", "k": by_size(16, 100, 2_000)}
-    config.pseudo_labels = {"kind": "label", "clusters": "clusters"}
-    batch_norm = by_size(True, True, False)
-    config.student = {
-        "kind": "classify",
-        "labels": "pseudo_labels",
-        "batch_size": by_size(64, 128, 256),
-        "log_every": by_size(25, 50, 100),
-        "checkpoint_every": by_size(100, 250, 5_000),
-        "optimizer": {
-            "learning_rate": by_size(0.05, 0.05, 0.01),
-            "warmup": by_size(50, 100, 1_000),
-        },
-        "steps": by_size(400, 3_000, 450_000),
-        "size": by_size(48, 96, 227),
-        "backbone": {
-            "name": "alexnet",
-            "channels": by_size(
-                (32, 64, 96, 96, 64), (32, 64, 96, 96, 64), (96, 256, 384, 384, 256)
-            ),
-            "batch_norm": batch_norm,
-        },
-        "head": {"hidden": by_size((256,), (512,), None), "batch_norm": batch_norm},
-    }
-    config.probe = {
-        "kind": "probe",
-        "backbones": ("student", "random:student"),
-        "train_features": ("features",),
-        "test_features": ("test_features",),
-        "size": by_size(48, 96, 227),
-        "batch_size": by_size(64, 128, 256),
-        "epochs": by_size(16, 40, 28),
-    }
-    config.report = {"kind": "report"}
+    with config.unlocked():
+        del config.pretext
+        config.stages = (
+            "features", "test_features", "clusters", "pseudo_labels", "student", "probe", "report"
+        )  # fmt: skip
+        config.images.all = {**config.images.train.to_dict(), "subset": "all"}
+        config.features = given
+        config.test_features = {**given, "images": "test"}
+        config.probe.backbones = ("student", "random:student")
+        config.probe.train_features = ("features",)
+        config.probe.test_features = ("test_features",)
     return config
