@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import operator
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,28 +90,28 @@ class Images:
             ) from error
 
 
-def take_rows(images: Images, rows: range) -> Images:
-    """Consecutive images alone, without their labels, hashes and boxes."""
+def take_rows(images: Images, rows: Sequence[int]) -> Images:
+    """Some images alone, in the order of `rows`, without their labels, hashes and boxes."""
     return dataclasses.replace(
         images,
-        keys=images.keys[rows.start : rows.stop],
+        keys=tuple(images.keys[row] for row in rows),
         labels=None,
         class_names=(),
         hashes=None,
         boxes=None,
-        load=_Later(images.load, rows.start),
+        load=_Chosen(images.load, rows),
     )
 
 
 @dataclass(frozen=True)
-class _Later:
-    """A decoder that counts from another image."""
+class _Chosen:
+    """A decoder that counts chosen images alone."""
 
     load: Callable[[int], np.ndarray]
-    start: int
+    rows: Sequence[int]
 
     def __call__(self, i: int) -> np.ndarray:
-        return self.load(self.start + i)
+        return self.load(self.rows[i])
 
 
 def index_columns(images: Images) -> dict[str, Any]:

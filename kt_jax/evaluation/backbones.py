@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from kt_jax.machine import partition
 from kt_jax.models import views
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Notice
+from kt_jax.training import structure
 
 _log = logging.getLogger(__name__)
 
@@ -133,60 +134,115 @@ def extract(
     mesh: Mesh,
     reading: data.Reading,
     notice: Notice,
-    mirrored: bool = False,
+    shown: Sequence[views.View] = (views.View(),),
 ) -> Iterator[tuple[np.ndarray, dict[str, Float[np.ndarray, "rows d"]]]]:
     """Yields (indices, {layer: features}) batch by batch, in the order of the images.
 
-    A feature is the layer's activation on the central view of `size` px, a map max-pooled to
-    grids[layer] x grids[layer] and flattened, as float16: the precision at rest, so that what
-    is computed again equals what was stored.
+    A feature is the mean of `see` over the views in `shown`, as float16: the precision at rest,
+    so that what is computed again equals what was stored.
 
     Raises:
       ValueError: for activations beyond float16.
       SystemExit: when `notice`, asked before every batch, says to stop.
     """
-    about = json.dumps(dataclasses.asdict(backbone.about))
-    features = _make_program(about, tuple(grids.items()), size, mirrored)
-    variables = jax.device_put((backbone.params, backbone.batch_stats), partition.replicated(mesh))
-    for batch in data.eval_batches(images, batch_size, reading=reading):
-        notice.check()
-        shown = partition.put_batch(
-            {name: batch[name] for name in ("image", "index", "mask")}, mesh
-        )
-        pixels = shown.pop("image")
-        rows, shown = partition.fetch((features(variables, pixels), shown))
-        mask = shown["mask"]
+    for batch, seen in see(
+        backbone,
+        images,
+        grids,
+        size=size,
+        batch_size=batch_size,
+        mesh=mesh,
+        reading=reading,
+        notice=notice,
+        shown=shown,
+    ):
+        rows, index, mask = partition.fetch((_mean(seen), batch["index"], batch["mask"]))
         for name, x in rows.items():
             if not np.isfinite(x[mask]).all():
                 raise ValueError(
                     f"layer {name!r} exceeds the range of float16 (65504) or is not finite: use "
                     "an earlier layer, or a backbone with batch_norm."
                 )
-        yield shown["index"][mask], {name: x[mask] for name, x in rows.items()}
+        yield index[mask], {name: x[mask] for name, x in rows.items()}
+
+
+def see(
+    backbone: FrozenBackbone,
+    images: Any,
+    grids: Mapping[str, int],
+    *,
+    size: int,
+    batch_size: int,
+    mesh: Mesh,
+    reading: data.Reading,
+    notice: Notice,
+    shown: Sequence[views.View] = (views.View(),),
+) -> Iterator[tuple[dict[str, jax.Array], list[dict[str, jax.Array]]]]:
+    """Yields every batch of images, on the devices, and what a network makes of it.
+
+    A batch has `index`, `mask` (False in the rows after the last image) and, of labelled images,
+    `label`. For each view there are {layer: features [b, d] float32}: the layer's activation on
+    the view of `size` px, a map max-pooled to grids[layer] x grids[layer] and flattened.
+
+    Raises:
+      SystemExit: when `notice`, asked before every batch, says to stop.
+    """
+    cut = any(view.share != 1 for view in shown)
+    program = _make_program(to_json(backbone.about), tuple(grids.items()), size, cut)
+    variables = jax.device_put((backbone.params, backbone.batch_stats), partition.replicated(mesh))
+    places = [np.array(dataclasses.astuple(view), np.float32) for view in shown]
+    for batch in data.eval_batches(images, batch_size, reading=reading):
+        notice.check()
+        batch = partition.put_batch(batch, mesh)
+        pixels = batch.pop("image")
+        yield batch, [program(variables, pixels, place) for place in places]
+
+
+@jax.jit
+def _mean(seen: Sequence[Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
+    """The means over the views as float16."""
+    total = functools.reduce(lambda a, b: {name: a[name] + b[name] for name in a}, seen)
+    return {name: (x / len(seen)).astype(jnp.float16) for name, x in total.items()}
 
 
 # A service calls with the same network again and again: it must not compile anew.
 @functools.lru_cache(maxsize=16)
 def _make_program(
-    about: str, grids: tuple[tuple[str, int], ...], size: int, mirrored: bool
-) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
-    """What gives the features by layer of a batch [b, s, s, 3]; `about` is a Backbone as JSON."""
-    backbone = json.loads(about)
-    make_model = _maker(backbone["architecture"], backbone["size"])
-    graphdef = training.structure(make_model, training=False)
-    mean, deviation = backbone["mean"], backbone["deviation"]
+    about: str, grids: tuple[tuple[str, int], ...], size: int, cut: bool
+) -> Callable[[Any, jax.Array, np.ndarray], dict[str, jax.Array]]:
+    """What gives the features by layer of a view of a batch [b, s, s, 3].
+
+    `about` is a Backbone as JSON. `cut` is whether views may be other squares than the centre.
+    """
+    graphdef, mean, deviation = from_json(about, training=False)
     layers = ", ".join(name for name, _ in grids)
-    _log.info("compiling %s up to %s", backbone["architecture"]["name"], layers)
+    _log.info("compiling %s up to %s", json.loads(about)["architecture"]["name"], layers)
 
     @jax.jit
-    def features(variables: Any, pixels: jax.Array) -> dict[str, jax.Array]:
-        view = views.centre_view(pixels, size, mean=mean, deviation=deviation)
-        model = training.bind(graphdef, *variables)
-        activations = model(views.mirror(view) if mirrored else view)
+    def features(variables: Any, pixels: jax.Array, place: jax.Array) -> dict[str, jax.Array]:
+        if cut:
+            x = views.cut_view(pixels, size, place, mean=mean, deviation=deviation)
+        else:
+            x = views.centre_view(pixels, size, mean=mean, deviation=deviation)
+            x = jnp.where(place[3] > 0, views.mirror(x), x)
+        activations = training.bind(graphdef, *variables)(x)
         pooled = {name: models.pool(activations[name], grid) for name, grid in grids}
-        return {name: x.reshape(x.shape[0], -1).astype(jnp.float16) for name, x in pooled.items()}
+        return {name: x.reshape(x.shape[0], -1).astype(jnp.float32) for name, x in pooled.items()}
 
     return features
+
+
+def to_json(about: artifacts.Backbone) -> str:
+    """A description that can be the key of a cache."""
+    return json.dumps(dataclasses.asdict(about))
+
+
+def from_json(about: str, *, training: bool) -> tuple[nnx.GraphDef, list[float], list[float]]:
+    """The structure of a network, and the mean and the standard deviation of its input."""
+    backbone = json.loads(about)
+    make_model = _maker(backbone["architecture"], backbone["size"])
+    graphdef = structure(make_model, training=training)
+    return graphdef, backbone["mean"], backbone["deviation"]
 
 
 def unwritten_shards(

@@ -231,7 +231,7 @@ def _extract(
             mesh=stage.mesh,
             reading=stage.reading,
             notice=stage.notice,
-            mirrored=mirrored,
+            shown=(views.View(mirrored=mirrored),),
         )
         return
     side = min(protocol.size, grids["pixels"])

@@ -1,6 +1,7 @@
 """Views of whole images, on the device: uint8 squares in, standardised network inputs out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -54,13 +55,79 @@ def centre_view(
     Raises:
       ValueError: if the images are smaller than `size`.
     """
+    view = central_square(images, size).astype(jnp.float32)
+    return normalise(view, mean, deviation) if mean else standardise(view)
+
+
+def central_square(images: UInt8[Array, "b s s c"], size: int) -> UInt8[Array, "b t t c"]:
+    """The central size x size square.
+
+    Raises:
+      ValueError: if the images are smaller than `size`.
+    """
     side = images.shape[1]
     if size > side:
         raise ValueError(f"a central view of {size} px was asked of images of {side} px.")
     start = (side - size) // 2
-    crop = images[:, start : start + size, start : start + size]
-    view = crop.astype(jnp.float32)
-    return normalise(view, mean, deviation) if mean else standardise(view)
+    return images[:, start : start + size, start : start + size]
+
+
+@dataclass(frozen=True)
+class View:
+    """A square of the central view of an image, enlarged to the side of that view."""
+
+    share: float = 1.0
+    """Its side, as a share of the side of the central view."""
+    y: float = 0.5
+    """Its place: 0 at the top, 1 at the bottom."""
+    x: float = 0.5
+    """0 at the left, 1 at the right."""
+    mirrored: bool = False
+    """Whether left and right are exchanged afterwards."""
+
+
+VIEWS = (1, 2, 10)
+
+
+def fixed_views(count: int) -> tuple[View, ...]:
+    """The views that stand for an image: 1, its centre; 2, that and its mirror image; or 10.
+
+    Ten are the central view and its four corners of 7/8 of its side, each also mirrored, after
+    Krizhevsky et al. 2012, section 4.1.
+
+    Raises:
+      ValueError: another number.
+    """
+    if count not in VIEWS:
+        raise ValueError(f"views = {count}: choose from {', '.join(map(str, VIEWS))}")
+    if count == 1:
+        return (View(),)
+    corners = [(0.875, y, x) for y in (0.0, 1.0) for x in (0.0, 1.0)] if count == 10 else []
+    squares = [(1.0, 0.5, 0.5), *corners]
+    return tuple(View(*square, mirrored) for square in squares for mirrored in (False, True))
+
+
+def cut_view(
+    images: UInt8[Array, "b s s c"],
+    size: int,
+    view: Float[Array, "4"],
+    *,
+    mean: Sequence[float] = (),
+    deviation: Sequence[float] = (),
+) -> Float[Array, "b t t c"]:
+    """A view (share, y, x, mirrored) of size x size, as `View`; normalised as `centre_view` does.
+
+    Raises:
+      ValueError: if the images are smaller than `size`.
+    """
+    share, place, mirrored = view[0], view[1:3], view[3] > 0
+    crop = central_square(images, size).astype(jnp.float32)
+    corner = place * (1 - share) * size
+    shape = (*crop.shape[:1], size, size, crop.shape[-1])
+    scale = jnp.broadcast_to(1 / share, (2,))
+    x = jax.image.scale_and_translate(crop, shape, (1, 2), scale, -corner / share, "linear")
+    x = jnp.where(mirrored, x[:, :, ::-1], x)
+    return normalise(x, mean, deviation) if mean else standardise(x)
 
 
 def mirror(images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

@@ -132,3 +132,35 @@ def test_views_show_what_pillow_makes_of_the_same_squares(boxes, size):
         expected = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
         found = view[number, :, ::-1] if mirrored else view[number]
         np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_ten_views_are_the_centre_and_four_corners_each_mirrored():
+    shown = views.fixed_views(10)
+    assert len(set(shown)) == 10
+    assert sum(view.mirrored for view in shown) == 5
+    assert {(view.y, view.x) for view in shown if view.share < 1} == {
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    }
+    assert views.fixed_views(2) == (views.View(), views.View(mirrored=True))
+    with pytest.raises(ValueError, match="views = 3: choose from 1, 2, 10"):
+        views.fixed_views(3)
+
+
+def test_a_cut_view_is_that_corner_enlarged():
+    columns = np.broadcast_to(np.arange(16, dtype=np.uint8)[:, None], (1, 16, 16, 3))
+    images = jnp.asarray(np.concatenate([columns, columns.swapaxes(1, 2)]))
+
+    def cut(*view):
+        plain = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3}
+        return np.asarray(views.cut_view(images, 16, jnp.array(view, jnp.float32), **plain))[..., 0]
+
+    whole = cut(1, 0.5, 0.5, 0)
+    np.testing.assert_array_equal(whole, np.asarray(images)[..., 0])
+    np.testing.assert_array_equal(cut(1, 0.5, 0.5, 1), whole[:, :, ::-1])
+    # Half the side from the bottom right: columns (and rows) 8 to 15, twice as large.
+    across, down = cut(0.5, 1, 1, 0)
+    np.testing.assert_allclose(across[0, 1:-1], np.arange(8.25, 15, 0.5), atol=1e-4)
+    np.testing.assert_allclose(down, across.T, atol=1e-4)
