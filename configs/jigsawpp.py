@@ -116,7 +116,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "optimizer": {**optimizer, "bias_rate": 2.0},  # Caffe's AlexNet
     }
     config.probe = {
-        "kind": "probe",
+        "kind": "linear_sgd",
         "backbones": ("student", "random:student", "pretext"),
         "size": 227,
         "batch_size": 16 if tiny else 256,

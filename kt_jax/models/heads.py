@@ -124,13 +124,26 @@ class JigsawNet(nnx.Module):
 
 
 class LinearProbes(nnx.Module):
-    """One linear classifier a layer, each behind a batch normalisation without parameters."""
+    """One linear classifier a layer, each behind a batch normalisation without parameters.
 
-    def __init__(self, dims: Mapping[str, int], *, classes: int, rngs: nnx.Rngs) -> None:
+    dims: how many numbers a row of each layer has.
+    channels: a row is a map [h, w, channels], flattened; each channel is normalised.
+    """
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        *,
+        channels: Mapping[str, int],
+        classes: int,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.norms = nnx.Dict(
             {
-                name: nnx.BatchNorm(dim, momentum=0.9, use_scale=False, use_bias=False, rngs=rngs)
-                for name, dim in dims.items()
+                name: nnx.BatchNorm(
+                    channels[name], momentum=0.9, use_scale=False, use_bias=False, rngs=rngs
+                )
+                for name in dims
             }
         )
         self.outputs = nnx.Dict(
@@ -145,7 +158,12 @@ class LinearProbes(nnx.Module):
     ) -> dict[str, Float[Array, "b classes"]]:
         """Logits by layer; nothing is drawn from `key`."""
         del key
-        return {name: self.outputs[name](self.norms[name](x)) for name, x in features.items()}
+
+        def normalise(name: str, x: Array) -> Array:
+            norm = self.norms[name]
+            return norm(x.reshape(len(x), -1, norm.num_features)).reshape(x.shape)
+
+        return {name: self.outputs[name](normalise(name, x)) for name, x in features.items()}
 
 
 class _Dense(nnx.Module):

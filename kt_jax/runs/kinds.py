@@ -6,13 +6,17 @@ from kt_jax.stages import (
     classify,
     clusters,
     features,
+    few_shot,
     given_features,
     given_labels,
     imported,
+    knn,
     label,
+    linear,
+    linear_sgd,
     pretext,
-    probe,
     report,
+    retrieval,
 )
 
 KINDS: dict[str, ModuleType] = {
@@ -24,6 +28,10 @@ KINDS: dict[str, ModuleType] = {
     "label": label,
     "given_labels": given_labels,
     "classify": classify,
-    "probe": probe,
+    "linear": linear,
+    "linear_sgd": linear_sgd,
+    "knn": knn,
+    "retrieval": retrieval,
+    "few_shot": few_shot,
     "report": report,
 }

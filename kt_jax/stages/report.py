@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import jinja2
 import numpy as np
 
+from kt_jax.evaluation import scores, verdict
 from kt_jax.kmeans import metrics
 from kt_jax.pretext import puzzles as jigsaw
 from kt_jax.runs import artifacts, files, marks, options, progress
@@ -25,7 +26,6 @@ from kt_jax.training import logs
 GIVES = artifacts.Report
 PUZZLE = 192  # px
 LISTED = 50
-_RANDOM = "random:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,10 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "unfinished": _find_unfinished(stage),
         "images": stage.inputs.images["images"],
         "listed": LISTED,
-        **{part: [] for part in ("solved", "curves", "puzzles", "labels", "clusters", "scores")},
+        **{
+            part: []
+            for part in ("solved", "curves", "puzzles", "labels", "clusters", "scores", "few")
+        },
     }
     for artifact in shown:
         for part, drawn in _DRAW.get(type(artifact.about), _draw_nothing)(stage, artifact):
@@ -95,11 +98,13 @@ def headlines(directory: Path) -> Iterator[str]:
             f"puzzles solved by {name}: {solved['puzzle_accuracy']:.1%} "
             f"(chance {solved['chance']:.1%})"
         )
-    for name, scores in summary["scores"].items():
-        origin = f"{name}: " if len(summary["scores"]) > 1 else ""
-        for best in scores:
-            share = f"{best['value']:.1%} ({best['layer']})"
-            yield f"{origin}best linear probe of {best['subject']}: {share}"
+    for name, rows in summary["scores"].items():
+        by_subject = itertools.groupby(rows, lambda row: row["subject"])
+        for subject, some in by_subject:
+            shares = (f"{row['value']:.1%} ({row['layer']})" for row in some)
+            yield f"{name}, {subject}: {', '.join(shares)}"
+    for name, found in summary["verdicts"].items():
+        yield f"{name}: {found['sentence']}"
 
 
 def _find_unfinished(stage: Stage) -> list[str]:
@@ -240,36 +245,42 @@ def _draw_labels(stage: Stage, given: Artifact[artifacts.Labels]) -> Drawn:
     yield "labels", result
 
 
-def _draw_scores(stage: Stage, scores: Artifact[artifacts.Scores]) -> Drawn:
-    """Means over the seeds by subject and layer, and the best layers."""
+def _draw_scores(stage: Stage, artifact: Artifact[artifacts.Scores]) -> Drawn:
+    """Means over the seeds by subject and layer; which network to take home."""
     del stage
     # An older version wrote no `unknown`.
-    found = {"unknown": [], **files.read_json(scores / "scores.json")}
+    found = {"unknown": [], **files.read_json(artifact / scores.SCORES)}
     if found["skipped"]:
         yield "scores", found
         return
-    by_seed: dict[str, dict[str, list[float]]] = {}
+    by_amount: dict[str, list[Any]] = {}
     for row in found["rows"]:
-        layers = by_seed.setdefault(row["subject"], {})
-        layers.setdefault(row["layer"], []).append(row["value"])
-    means = {n: {x: float(np.mean(y)) for x, y in each.items()} for n, each in by_seed.items()}
-    best = {n: max(each, key=each.__getitem__) for n, each in means.items()}
-    # Layers of other architectures are not to be compared: a table for each list of layers.
-    subjects = sorted((n for n in means if n != "pixels"), key=lambda n: list(means[n]))
-    tables = [list(group) for _, group in itertools.groupby(subjects, lambda n: list(means[n]))]
+        by_amount.setdefault(row.get("labels", ""), []).append(row)
+    standings = {x: verdict.read_standings(rows) for x, rows in by_amount.items()}
     first = found["rows"][0]
+    shown = {name: first[name] for name in ("n", "protocol", "split", "selection", "metric")}
+    details = dict.fromkeys(row["details"] for row in found["rows"] if "details" in row)
+    shown["details"] = next(iter(details), "")
+    shown["seeds"] = sorted({row["seed"] for row in found["rows"]})
+    if [*standings] != [""]:
+        yield "few", {**found, **shown, "amounts": standings}
+        return
+    each = standings[""]
+    # Layers of other architectures are not to be compared: a table for each list of layers.
+    ordered = sorted(each, key=lambda x: list(x.by_layer))
+    tables = [list(some) for _, some in itertools.groupby(ordered, lambda x: list(x.by_layer))]
+    judged = verdict.judge(artifact.directory, each, first["n"])
+    others = verdict.compare_networks(artifact.directory, judged, each) if judged else ()
     yield (
         "scores",
         {
             **found,
-            "by_seed": by_seed,
-            "means": means,
-            "best": {n: {"layer": x, "value": means[n][x]} for n, x in best.items()},
+            **shown,
+            "standings": each,
             "tables": tables,
-            "pairs": [(n, _RANDOM + n) for n in means if _RANDOM + n in means],
-            "seeds": sorted({row["seed"] for row in found["rows"]}),
             "noise": metrics.noise_of_difference(first["n"]),
-            **{name: first[name] for name in ("n", "protocol", "split", "selection")},
+            "verdict": judged,
+            "others": list(others),
         },
     )
 
@@ -283,9 +294,24 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
         "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["solved"]},
         "labels": labels,
         "scores": {
-            x["name"]: [{"subject": subject, **best} for subject, best in x["best"].items()]
+            x["name"]: [
+                {"subject": each.subject, "layer": layer, "value": value}
+                for each in x["standings"]
+                for layer, value in each.by_layer.items()
+                if layer == (each.layer or layer)
+            ]
             for x in page["scores"]
-            if "best" in x
+            if x.get("standings")
+        },
+        "verdicts": {
+            x["name"]: {
+                "sentence": x["verdict"].sentence,
+                "worth_it": x["verdict"].worth_it,
+                "difference": x["verdict"].difference,
+                "interval": x["verdict"].interval,
+            }
+            for x in page["scores"]
+            if x.get("verdict")
         },
     }
 
