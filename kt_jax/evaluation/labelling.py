@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float32, Int32
 
 from kt_jax import data, kmeans
-from kt_jax.evaluation import backbones
+from kt_jax.evaluation import backbones, image_rows
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Notice
 
@@ -105,10 +105,9 @@ def label(
 ) -> dict[str, np.ndarray]:
     """The columns COLUMNS of images, in their order; see `kmeans.Assignment`.
 
-    Images are seen as those that were clustered: layer, pooling, view and normalisation. After
+    Images are seen as those that were clustered: layers, pooling, views and normalisation. After
     every batch, `on_batch` is called with the number of its images.
     """
-    features = labeller.features
     parts: list[kmeans.Assignment] = []
     waiting: list[np.ndarray] = []
 
@@ -120,17 +119,16 @@ def label(
         )
         parts.append(found)
 
-    for index, rows in backbones.extract(
+    for index, rows in image_rows.extract(
         labeller.backbone,
         images,
-        {features.layer: features.grid},
-        size=features.size,
+        labeller.features,
         batch_size=batch_size,
         mesh=mesh,
         reading=reading,
         notice=notice,
     ):
-        waiting.append(rows[features.layer])
+        waiting.append(rows)
         # A call looks at all centroids first, whatever the number of rows.
         if sum(map(len, waiting)) >= _ROWS_AT_A_TIME:
             assign()

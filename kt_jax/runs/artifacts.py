@@ -66,7 +66,7 @@ class Features:
     rows: int
     dims: int
     layer: str
-    """"given" of somebody's own."""
+    """The activation, or several joined by "+"; "given" of somebody's own."""
     grid: int
     """Activations are max-pooled to grid x grid; 0 of somebody's own."""
     size: int
@@ -76,6 +76,10 @@ class Features:
     """The side that images were decoded to, whose centre the view is; 0: that of the view."""
     keys: str = ""
     """Of somebody's own, which images have them: see `data.hash_keys`."""
+    views: int = 1
+    """A row is the mean over so many views; see `models.views.fixed_views`."""
+    scales: tuple[float, ...] = ()
+    """What the part of each layer is divided by; empty of one layer."""
 
 
 @dataclass(frozen=True)

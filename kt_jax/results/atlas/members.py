@@ -228,27 +228,25 @@ def assign_anew(
       ValueError: images that are smaller than the backbone's view.
     """
     from kt_jax import kmeans  # these import JAX and flax, which other ways do not need
-    from kt_jax.evaluation import backbones, labelling
+    from kt_jax.evaluation import image_rows, labelling
     from kt_jax.machine import partition, signals
 
     labeller = labelling.load_labeller(clusters)
-    features = labeller.features
-    data.check_size(images, "PATH", features.size)
+    data.check_size(images, "PATH", labeller.features.size)
     partition.configure_xla()
     mesh = partition.make_mesh()
     with signals.Notice() as notice:
-        for indices, rows in backbones.extract(
+        for indices, rows in image_rows.extract(
             labeller.backbone,
             images,
-            {features.layer: features.grid},
-            size=features.size,
+            labeller.features,
             batch_size=_BATCH * mesh.size,
             mesh=mesh,
             reading=data.Reading(),
             notice=notice,
         ):
             found = kmeans.assign(
-                rows[features.layer],
+                rows,
                 labeller.centroids,
                 mean=labeller.mean,
                 l2=labeller.l2,
@@ -256,7 +254,7 @@ def assign_anew(
             )
             keys = tuple(images.keys[index] for index in indices.tolist())
             parts = found.cluster, found.distance, found.second_cluster, found.margin
-            yield rows[features.layer], Members(keys, *parts, origin="the backbone, anew")
+            yield rows, Members(keys, *parts, origin="the backbone, anew")
 
 
 def join(parts: list[Members]) -> Members:
