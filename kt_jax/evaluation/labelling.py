@@ -1,8 +1,9 @@
 """Pseudo-labels of images: the nearest centroid of the features of a frozen backbone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -25,9 +26,8 @@ class Labeller:
     features: artifacts.Features
     """How an image becomes a row."""
     backbone: backbones.FrozenBackbone
-    centroids: Float32[np.ndarray, "k d"]
-    mean: Float32[np.ndarray, " d"]
-    l2: bool
+    scaling: Mapping[str, Any]
+    """What `kmeans.assign` needs besides rows: centroids, mean, components and l2."""
 
 
 def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifacts.Features:
@@ -53,9 +53,15 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
     """
     features = check_features(clusters)
     assert features.backbone is not None  # has been checked
-    tensors = files.read_tensors(clusters / "centroids.safetensors")
     backbone = backbones.load_backbone(clusters / backbones.CARRIED, features.backbone)
-    return Labeller(features, backbone, tensors["centroids"], tensors["mean"], clusters.about.l2)
+    return Labeller(features, backbone, load_scaling(clusters))
+
+
+def load_scaling(clusters: artifacts.Artifact[artifacts.Clusters]) -> dict[str, Any]:
+    """What `kmeans.assign` needs besides rows: centroids, mean, components (None: all) and l2."""
+    tensors = files.read_tensors(clusters / "centroids.safetensors")
+    named = {name: tensors.get(name) for name in ("centroids", "mean", "components")}
+    return {**named, "l2": clusters.about.l2}
 
 
 def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images) -> bool:
@@ -75,16 +81,18 @@ def write_given(
     directory: Path,
     features: artifacts.Artifact[artifacts.Features],
     assignment: Int32[np.ndarray, " n"],
-    centroids: Float32[np.ndarray, "k d"],
+    centroids: Float32[np.ndarray, "k c"],
     *,
     mean: Float32[np.ndarray, " d"],
+    components: Float32[np.ndarray, "d c"] | None,
     l2: bool,
     mesh: Mesh,
 ) -> None:
     """Writes labels.parquet of the images whose features were given, into their clusters."""
     index = files.read_table(features / "index.parquet")
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
-    found = kmeans.assign(shards, centroids, mean=mean, l2=l2, mesh=mesh)
+    how = {"mean": mean, "components": components, "l2": l2}
+    found = kmeans.assign(shards, centroids, **how, mesh=mesh)
     columns = {name: getattr(found, name) for name in COLUMNS}
     # Of two as near, the one that k-means took.
     other = found.cluster != assignment
@@ -114,10 +122,7 @@ def label(
     def assign() -> None:
         rows = np.concatenate(waiting)
         waiting.clear()
-        found = kmeans.assign(
-            rows, labeller.centroids, mean=labeller.mean, l2=labeller.l2, mesh=mesh
-        )
-        parts.append(found)
+        parts.append(kmeans.assign(rows, **labeller.scaling, mesh=mesh))
 
     for index, rows in image_rows.extract(
         labeller.backbone,

@@ -125,7 +125,9 @@ def write(
     assignment: Int32[np.ndarray, " n"],
     description: dict[str, Any],
 ) -> None:
-    """Writes centroids.safetensors (centroids, mean), assignment.npy and clusters.json.
+    """Writes centroids.safetensors (centroids, mean, components), assignment.npy, clusters.json.
+
+    There are components only where rows were reduced.
 
     clusters.json holds the description and how the fit went.
     """
@@ -133,6 +135,8 @@ def write(
         "centroids": found.centroids,
         "mean": found.mean,
     }
+    if found.components is not None:
+        tensors["components"] = found.components
     fitted = {
         "k": len(found.centroids),
         "inertia": found.inertia,

@@ -27,6 +27,7 @@ def assign(
     centroids: Any,
     *,
     mean: Any = None,
+    components: Any = None,
     l2: bool = False,
     mesh: Mesh | None = None,
     chunk_rows: int | None = None,
@@ -34,12 +35,13 @@ def assign(
 ) -> Assignment:
     """Gives every row of `features` [n, d] its nearest centroid [k, d]; ties go to the lowest.
 
-    `mean` [d] is subtracted from the rows and `l2` divides them by their lengths: pass what the
-    centroids were fitted with (`KMeans.mean`). The distances are float32 in any precision. Calls
+    `mean` [d] is subtracted from the rows, which are then multiplied by `components` [d, dims], and
+    `l2` divides them by their lengths: pass what the centroids [k, dims] were fitted with
+    (`KMeans.mean`, `KMeans.components`). The distances are float32 in any precision. Calls
     with any numbers of rows share a handful of compiled programs.
 
     Raises:
-      ValueError: as in `fit`; features, centroids and mean of different d.
+      ValueError: as in `fit`; features, centroids, mean and components of different d.
 
     >>> assign([[1.0], [8.0]], [[0.0], [10.0]]).margin.tolist()
     [8.0, 6.0]
@@ -55,11 +57,15 @@ def assign(
         any_size=True,
         l2=l2,
     )
-    checks.check_dims(centroids, "centroids", matrix.d)
+    if components is not None:
+        components = checks.checked_components(components, matrix.d)
+    checks.check_dims(
+        centroids, "centroids", matrix.d if components is None else components.shape[1]
+    )
     mean = np.zeros(matrix.d, np.float32) if mean is None else checks.checked_mean(mean, matrix.d)
     middle = _middle(centroids)
     checks.check_centroids_spread(centroids, middle)
-    matrix.look_from(Frame(mean, middle))
+    matrix.look_from(Frame(mean, middle, components))
     squares, directed = checks.check_rows(matrix)
     k, setting = len(centroids), matrix.setting
     if setting.precision == "exact":  # the same labels, and a second nearest to measure

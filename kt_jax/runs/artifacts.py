@@ -97,6 +97,9 @@ class Clusters:
     """Whether rows are divided by their lengths before they are compared."""
     features: Features | None
     """How features of other images are made; None where the rows were somebody's own."""
+    dims: int = 0
+    """To how many dimensions rows less the mean are reduced, by the components in
+    centroids.safetensors; 0: they are not."""
 
 
 @dataclass(frozen=True)

@@ -183,12 +183,10 @@ def _measure(
 ) -> Members:
     """The distances of the clustered features."""
     from kt_jax import kmeans  # imports JAX, which is not needed where Labels are there
+    from kt_jax.evaluation import labelling
 
     _log.info("atlas: measuring the distances of %s features", f"{len(assignment):,}")
-    tensors = files.read_tensors(clusters / "centroids.safetensors")
-    found = kmeans.assign(
-        shards(features), tensors["centroids"], mean=tensors["mean"], l2=clusters.about.l2
-    )
+    found = kmeans.assign(shards(features), **labelling.load_scaling(clusters))
     return Members(
         keys=tuple(files.read_table(features / "index.parquet")["key"].tolist()),
         # The run's own: another device may decide a tie in another way.
@@ -245,13 +243,7 @@ def assign_anew(
             reading=data.Reading(),
             notice=notice,
         ):
-            found = kmeans.assign(
-                rows,
-                labeller.centroids,
-                mean=labeller.mean,
-                l2=labeller.l2,
-                mesh=mesh,
-            )
+            found = kmeans.assign(rows, **labeller.scaling, mesh=mesh)
             keys = tuple(images.keys[index] for index in indices.tolist())
             parts = found.cluster, found.distance, found.second_cluster, found.margin
             yield rows, Members(keys, *parts, origin="the backbone, anew")
