@@ -280,7 +280,9 @@ def test_leakage_counts_all_and_names_some(tmp_path):
 def test_images_of_a_network_that_have_gone_are_named(tmp_path):
     pretext = finish_learning(tmp_path / "pretext", make_set(tmp_path / "images", range(3)))
     (pretext / "images.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"images.parquet has gone.*copy the directory again"):
+    with pytest.raises(
+        FileNotFoundError, match=r"images.parquet has gone.*copy the directory again"
+    ):
         artifacts.open_artifact(pretext.directory, name="pretext", reader="probe")
 
 
