@@ -15,7 +15,7 @@ from kt_jax.machine import partition
 from kt_jax.models import views
 from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
-from kt_jax.training import learning
+from kt_jax.training import learning, losses
 
 GIVES = artifacts.Backbone
 
@@ -47,6 +47,18 @@ class Options(learning.Training):
     """The side of the crops that it learns from, in pixels."""
     crop_area: tuple[float, float] = (0.4, 1.0)
     """The least and the largest share of an image that a crop shows."""
+    crops: int = 1
+    """How many crops of `size` px a step sees of each image, all with the image's label; the loss
+    is the mean over all crops. Crops of several sizes gained ResNet-50s 4 to 5 points in the
+    literature (SwAV, Caron et al. 2020, table 3: DeepCluster-v2 70.2 to 74.3). Not measured here:
+    we expect 1 to 4 points from 50 epochs on and none at ten."""
+    small_crops: int = 0
+    """How many smaller crops it sees besides."""
+    small_size: int = 0
+    """The side of the small crops, in pixels; half of `size` is usual."""
+    small_crop_area: tuple[float, float] = (0.05, 0.4)
+    """The least and the largest share of an image that a small crop shows (as DINO, Caron et al.
+    2021, section 3.1)."""
     uniform_over_clusters: bool = False
     """Whether every cluster comes equally often, instead of every image."""
     ema: float = 0.0
@@ -62,13 +74,29 @@ class Options(learning.Training):
     def __post_init__(self) -> None:
         """Keeps of the backbone's options those that differ from the architecture's defaults."""
         object.__setattr__(self, "backbone", models.shorten(self.backbone))
-        least, most = self.crop_area
-        if not 0 < least <= most <= 1:
+        for name in ("crop_area", "small_crop_area"):
+            least, most = getattr(self, name)
+            if not 0 < least <= most <= 1:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)}: give two shares, 0 < least <= most <= 1"
+                )
+        if self.crops < 1:
+            raise ValueError(f"crops = {self.crops}: give 1 or more")
+        if self.small_crops < 0:
+            raise ValueError(f"small_crops = {self.small_crops}: give 0 or more")
+        if not (0 < self.small_size <= self.size if self.small_crops else self.small_size == 0):
             raise ValueError(
-                f"crop_area = {self.crop_area}: give two shares, 0 < least <= most <= 1"
+                f"small_size = {self.small_size} with small_crops = {self.small_crops} and size = "
+                f"{self.size}: small crops need a side from 1 to size, such as {self.size // 2}, "
+                "and 0 stands for none"
             )
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema = {self.ema}: give 0, or a number below 1 such as 0.999")
+
+    @property
+    def sees_several(self) -> bool:
+        """Whether a step sees several crops of an image."""
+        return self.crops + self.small_crops > 1
 
 
 def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
@@ -108,6 +136,7 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
         make_batches=make_batches,
         log_directory=stage.directory,
         store_directory=stage.directory / "checkpoints",
+        loss_fn=_make_loss(chosen),
         chance=chance,
         ema=chosen.ema,
     )
@@ -137,13 +166,29 @@ def make_network(chosen: Options, classes: int) -> training.MakeModel:
 
 
 def _make_examples(chosen: Options) -> training.MakeExamples:
-    def make(key: jax.Array, batch: training.Batch) -> tuple[jax.Array, jax.Array]:
+    def make_one(key: jax.Array, batch: training.Batch) -> tuple[Any, Any]:
         crops = views.random_resized_crop(
             key, batch["image"], size=chosen.size, area=chosen.crop_area
         )
         return crops, batch["label"]
 
-    return make
+    def make_several(key: jax.Array, batch: training.Batch) -> tuple[Any, Any]:
+        large, small = jax.random.split(key)
+        sizes = [(large, chosen.crops, chosen.size, chosen.crop_area)]
+        if chosen.small_crops:
+            sizes.append((small, chosen.small_crops, chosen.small_size, chosen.small_crop_area))
+        crops = tuple(
+            views.random_crops(key, batch["image"], count=count, size=size, area=area)
+            for key, count, size, area in sizes
+        )
+        return crops, batch["label"]
+
+    return make_several if chosen.sees_several else make_one
+
+
+def _make_loss(chosen: Options) -> training.LossFn:
+    loss_fn = training.cross_entropy
+    return losses.over_crops(loss_fn) if chosen.sees_several else loss_fn
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
@@ -161,6 +206,10 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         )
     data.check_size(images, f"{inputs.origin}.images", chosen.size)
     about = backbones.describe(chosen.backbone, chosen.size, origin=inputs.origin)
+    if chosen.small_crops:
+        # Refuses a side of which nothing is left.
+        name = f"{inputs.origin}.small_size = {chosen.small_size}"
+        backbones.check_layers(name, (), about, chosen.small_size)
     network = make_network(chosen, labels.classes)
     lines = (
         f"{backbones.parameter_count(network):,} parameters",
@@ -176,8 +225,12 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
             "image": ((chosen.batch_size, size, size, 3), np.uint8),
             "label": ((chosen.batch_size,), np.int32),
         },
+        loss_fn=_make_loss(chosen),
         ema=chosen.ema,
     )
+    if chosen.sees_several:
+        small = f" and {chosen.small_crops} of {chosen.small_size} px" * bool(chosen.small_crops)
+        lines += (f"a step sees {chosen.crops} crops of {chosen.size} px{small} of each image",)
     warnings = data.find_shortage(images, chosen.batch_size)
     if chosen.ema:
         window = round(1 / (1 - chosen.ema))

@@ -16,7 +16,7 @@ from kt_jax.training.state import AveragedState, MakeModel, TrainState, bind, st
 
 Batch = Mapping[str, Array]
 # (key, batch) -> (inputs of the network, labels), inside the jitted step.
-MakeExamples = Callable[[Array, Batch], tuple[Any, Array]]
+MakeExamples = Callable[[Array, Batch], tuple[Any, Any]]
 # (outputs of the network in float32, labels) -> (loss, metrics).
 LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 

@@ -122,3 +122,37 @@ def test_a_plan_tells_of_an_average_that_is_too_long(labels):
 def test_an_average_of_no_steps_or_all_is_refused(ema):
     with pytest.raises(ValueError, match=rf"^ema = {ema}: give 0, or a number below 1"):
         make_options(ema=ema)
+
+
+def test_several_crops_in_two_sizes_are_learned_and_resumed(tmp_path, labels):
+    crops = {"crops": 2, "small_crops": 3, "small_size": 8}
+    whole, metrics = run(tmp_path / "whole", given={"labels": labels}, **crops)
+    assert len(metrics) == STEPS
+    with pytest.raises(SystemExit):
+        run(tmp_path / "again", given={"labels": labels}, **crops, notice=Stop(1))
+    again, _ = run(tmp_path / "again", given={"labels": labels}, **crops)
+    assert again == whole
+    told = plan({"labels": labels}, **crops)
+    assert "a step sees 2 crops of 16 px and 3 of 8 px of each image" in told.lines
+    assert "GFLOP a step" in told.describe_step(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"crops": 0}, r"^crops = 0: give 1 or more"),
+        ({"small_crops": -1}, r"^small_crops = -1: give 0 or more"),
+        ({"small_crops": 2}, r"^small_size = 0 with small_crops = 2 and size = 16: small crops "),
+        ({"small_crops": 2, "small_size": 17}, r"^small_size = 17 with small_crops = 2 and size"),
+        ({"small_size": 8}, r"^small_size = 8 with small_crops = 0 and size = 16"),
+        ({"small_crop_area": (0.5, 0.4)}, r"^small_crop_area = \(0.5, 0.4\): give two shares"),
+    ],
+)
+def test_crops_that_cannot_be_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        make_options(**changes)
+
+
+def test_crops_of_which_a_network_leaves_nothing_are_refused(labels):
+    with pytest.raises(ValueError, match=r"config\.student\.small_size = 1: .* leaves nothing of"):
+        plan({"labels": labels}, small_crops=1, small_size=1)

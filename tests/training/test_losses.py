@@ -1,0 +1,53 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy import special
+
+from kt_jax import models, training
+from kt_jax.machine import partition
+from kt_jax.models import views
+from kt_jax.training import losses
+
+
+def test_the_loss_of_crops_is_the_mean_over_all_with_the_labels_of_their_images():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 3, 5)).astype(np.float32)
+    labels = np.array([0, 4, 1, 1], np.int32)
+    loss, metrics = losses.over_crops(training.cross_entropy)(
+        {"logits": jnp.asarray(logits)}, jnp.asarray(labels)
+    )
+    chosen = np.take_along_axis(special.log_softmax(logits, -1), labels[:, None, None], -1)
+    np.testing.assert_allclose(loss, -chosen.mean(), rtol=1e-6)
+    assert metrics["accuracy"] == np.float32((logits.argmax(-1) == labels[:, None]).mean())
+
+
+def test_a_step_of_crops_in_two_sizes_moves_no_rows_between_devices():
+    def make_model(rngs):
+        backbone = models.make_backbone(
+            "alexnet", size=64, channels=(4,) * 5, batch_norm=True, rngs=rngs
+        )
+        return models.Classifier(
+            backbone, size=64, classes=3, hidden=(8,), batch_norm=True, rngs=rngs
+        )
+
+    def make_examples(key, batch):
+        large, small = (
+            views.random_crops(key, batch["image"], count=2, size=size, area=(0.5, 1.0))
+            for key, size in zip(jax.random.split(key), (64, 32), strict=True)
+        )
+        return (large, small), batch["label"]
+
+    optimizer, mesh = optax.sgd(0.1), partition.make_mesh()
+    state = training.init_state(make_model, optimizer, seed=0, mesh=mesh)
+    step_fn = training.make_step(
+        make_model, make_examples, optimizer, key=jax.random.key(0), accumulate=2,
+        loss_fn=losses.over_crops(training.cross_entropy),
+    )  # fmt: skip
+    pixels = np.zeros((16, 64, 64, 3), np.uint8)
+    batch = partition.put_batch({"image": pixels, "label": np.zeros(16, np.int32)}, mesh)
+    text = step_fn.lower(state, batch).compile().as_text()
+    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    assert set(re.findall(rf" ({kinds})(?:-start)?\(", text)) == {"all-reduce"}
