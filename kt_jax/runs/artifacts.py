@@ -97,7 +97,10 @@ class Clusters:
 
 @dataclass(frozen=True)
 class Labels:
-    """Pseudo-labels: labels.parquet (index, key, cluster, distance, second_cluster, margin)."""
+    """Pseudo-labels: labels.parquet (index, key, cluster, distance, second_cluster, margin).
+
+    And nearest.safetensors (clusters and distances, [rows, nearest]), if `nearest` is above 2.
+    """
 
     rows: int
     classes: int
@@ -105,6 +108,8 @@ class Labels:
     """The fingerprint of the images that have them, in this order."""
     origin: str
     """Where the images came from, for people."""
+    nearest: int = 2
+    """To how many centroids, from the nearest on, the distances are known; 0 to none."""
 
 
 @dataclass(frozen=True)
