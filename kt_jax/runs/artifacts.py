@@ -76,6 +76,8 @@ class Features:
     """The side that images were decoded to, whose centre the view is; 0: that of the view."""
     keys: str = ""
     """Of somebody's own, which images have them: see `data.hash_keys`."""
+    images: str = ""
+    """The fingerprint of the images that they are of, in this order; "" if that is not known."""
 
 
 @dataclass(frozen=True)

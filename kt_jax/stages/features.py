@@ -95,6 +95,7 @@ def _describe(
         size=chosen.size,
         backbone=backbone,
         image_size=images.size,
+        images=images.fingerprint,
     )
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import optax
+from jaxtyping import Array, Float
 
 from kt_jax.training.step import LossFn
 
@@ -29,3 +30,29 @@ def over_crops(loss_fn: LossFn) -> LossFn:
         return loss_fn({"logits": flat}, jax.tree.map(repeat, labels))
 
     return loss_of_crops
+
+
+def soft_cross_entropy(
+    outputs: Mapping[str, Array], labels: Float[Array, "b k"]
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The cross entropy of `logits` and shares of the classes that sum to 1, and its metrics.
+
+    The accuracy is how often the largest logit is that of the largest share.
+    """
+    logits = outputs["logits"]
+    loss = optax.softmax_cross_entropy(logits, labels).mean()
+    return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == labels.argmax(-1)).mean()}
+
+
+def cosine_distance(
+    outputs: Mapping[str, Array], labels: Float[Array, "b d"]
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The mean of 1 - cos(logits, label) for labels of length 1, from 0 to 2.
+
+    A label of zeros has no direction: its loss is 1.
+    """
+    logits = outputs["logits"]
+    squares = jnp.square(logits).sum(-1)
+    cosines = (logits * labels).sum(-1) * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+    loss = 1 - cosines.mean()
+    return loss, {"loss": loss}

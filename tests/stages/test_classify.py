@@ -3,14 +3,18 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import support
+from jax.sharding import AxisType
+from scipy import special
 
+import kt_jax
 from kt_jax.machine import signals
-from kt_jax.runs import artifacts, files
+from kt_jax.runs import artifacts, files, graph
 from kt_jax.runs.stage import Inputs
-from kt_jax.stages import classify
+from kt_jax.stages import classify, targets
 from kt_jax.training.optimizers import Optimizer
 
 IMAGES, SIDE, CLASSES = 32, 20, 4
@@ -46,6 +50,46 @@ def labels(tmp_path_factory):
     return support.finish(directory, about)
 
 
+@pytest.fixture(scope="module")
+def soft_labels(tmp_path_factory):
+    """Each image's clusters, with distances to three."""
+    directory = tmp_path_factory.mktemp("given") / "soft"
+    rng = np.random.default_rng(1)
+    first = np.arange(IMAGES) // 8
+    clusters = np.stack([(first + step) % CLASSES for step in range(3)], 1).astype(np.int32)
+    distances = np.sort(rng.uniform(0.2, 0.8, (IMAGES, 3)), 1).astype(np.float32)
+    files.write_tensors(
+        directory / "nearest.safetensors", {"clusters": clusters, "distances": distances}
+    )
+    columns = {
+        "cluster": first,
+        "distance": distances[:, 0],
+        "second_cluster": clusters[:, 1],
+        "margin": distances[:, 1] - distances[:, 0],
+    }
+    files.write_table(directory / "labels.parquet", columns)
+    about = artifacts.Labels(
+        rows=IMAGES, classes=CLASSES, images="these", origin="noise", nearest=3
+    )
+    return support.finish(directory, about)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Two files of correlated numbers, which say how bright the images are."""
+    directory = tmp_path_factory.mktemp("given") / "features"
+    images, rng = make_images(), np.random.default_rng(2)
+    bright = np.stack([images[number].mean((0, 2)) for number in range(IMAGES)])
+    rows = bright @ rng.normal(size=(SIDE, 12)) + rng.normal(size=(IMAGES, 12))
+    for number, part in enumerate(np.split(rows.astype(np.float16), [20])):
+        files.write_array(directory / f"features-{number:05d}-of-00002.npy", part)
+    files.write_table(directory / "index.parquet", {"key": list(images.keys)})
+    about = artifacts.Features(
+        rows=IMAGES, dims=12, layer="given", grid=0, size=0, backbone=None, images="these"
+    )
+    return support.finish(directory, about)
+
+
 class Stop(signals.Notice):
     """Tells to stop after so many steps."""
 
@@ -63,11 +107,16 @@ def make_inputs(**given):
     return Inputs("config.student", artifacts_, {"images": make_images()})
 
 
-def run(directory, *, notice=None, given, **changes):
+def run(directory, *, notice=None, mesh=None, given, **changes):
     """Trains, and gives back what is saved, and the metrics of the steps."""
     options = classify.Options(**{**TINY, **{name: name for name in given}, **changes})
     stage = support.make_stage(directory, options)
-    stage = dataclasses.replace(stage, inputs=make_inputs(**given), notice=notice or stage.notice)
+    stage = dataclasses.replace(
+        stage,
+        inputs=make_inputs(**given),
+        notice=notice or stage.notice,
+        mesh=mesh or stage.mesh,
+    )
     classify.run(stage)
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     return (directory / "network.safetensors").read_bytes(), [json.loads(line) for line in lines]
@@ -95,11 +144,6 @@ def test_the_average_is_saved_and_the_training_stays_what_it_is(tmp_path, labels
             [x for name, x in flatten(tree[kind]) if name.endswith(path)] for tree in (saved, usual)
         )
         assert all((a != b).any() for a, b in zip(one, other, strict=True))
-    # Interrupted, it ends with the same bytes.
-    with pytest.raises(SystemExit):
-        run(tmp_path / "again", given={"labels": labels}, ema=0.5, notice=Stop(3))
-    again, _ = run(tmp_path / "again", given={"labels": labels}, ema=0.5)
-    assert again == average
 
 
 def flatten(tree, prefix=""):
@@ -124,15 +168,9 @@ def test_an_average_of_no_steps_or_all_is_refused(ema):
         make_options(ema=ema)
 
 
-def test_several_crops_in_two_sizes_are_learned_and_resumed(tmp_path, labels):
+def test_a_plan_tells_of_crops_and_counts_them(soft_labels):
     crops = {"crops": 2, "small_crops": 3, "small_size": 8}
-    whole, metrics = run(tmp_path / "whole", given={"labels": labels}, **crops)
-    assert len(metrics) == STEPS
-    with pytest.raises(SystemExit):
-        run(tmp_path / "again", given={"labels": labels}, **crops, notice=Stop(1))
-    again, _ = run(tmp_path / "again", given={"labels": labels}, **crops)
-    assert again == whole
-    told = plan({"labels": labels}, **crops)
+    told = plan({"labels": soft_labels}, targets="soft", ema=0.5, **crops)
     assert "a step sees 2 crops of 16 px and 3 of 8 px of each image" in told.lines
     assert "GFLOP a step" in told.describe_step(0)
 
@@ -156,3 +194,180 @@ def test_crops_that_cannot_be_are_refused(changes, said):
 def test_crops_of_which_a_network_leaves_nothing_are_refused(labels):
     with pytest.raises(ValueError, match=r"config\.student\.small_size = 1: .* leaves nothing of"):
         plan({"labels": labels}, small_crops=1, small_size=1)
+
+
+def load(given, **changes):
+    """The targets of a stage, and how they are described."""
+    chosen = {"temperature": 0.1, "dims": 5, "uniform_over_clusters": False, **changes}
+    name = chosen.pop("targets")
+    stage = dataclasses.replace(
+        support.make_stage(given["directory"], None), inputs=make_inputs(**given["inputs"])
+    )
+    form = targets.plan(name, stage.inputs, temperature=chosen["temperature"], dims=chosen["dims"])
+    return form, targets.load(name, stage, **chosen)
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_soft_targets_are_shares_of_the_nearest_clusters(tmp_path, soft_labels, uniform):
+    given = {"directory": tmp_path, "inputs": {"labels": soft_labels}}
+    form, made = load(given, targets="soft", uniform_over_clusters=uniform)
+    found = files.read_tensors(soft_labels / "nearest.safetensors")
+    expected = np.zeros((IMAGES, CLASSES))
+    shares = special.softmax(-(found["distances"].astype(float) ** 2) / 0.1, axis=1)
+    np.put_along_axis(expected, found["clusters"], shares, axis=1)
+    index = np.array([3, 31, 0])
+    np.testing.assert_allclose(made.take(index), expected[index], rtol=1e-5)
+    assert made.take(index).shape[1:] == form.shape
+    # The best guess that looks at nothing is the mean; all clusters are of one size here.
+    mean = expected.mean(0)
+    np.testing.assert_allclose(made.chance, special.entr(mean).sum(), rtol=1e-5)
+
+
+def test_two_distances_are_those_of_the_table(tmp_path, soft_labels):
+    about = dataclasses.replace(soft_labels.about, nearest=2)
+    copied = tmp_path / "copied"
+    files.copy(soft_labels / "labels.parquet", copied / "labels.parquet")
+    labels = dataclasses.replace(soft_labels, directory=copied, about=about)
+    given = {"directory": tmp_path, "inputs": {"labels": labels}}
+    _, made = load(given, targets="soft")
+    shares = made.take(np.arange(IMAGES))
+    assert ((shares > 0).sum(1) == 2).all()
+    np.testing.assert_array_equal(shares.argmax(1), made.clusters)
+
+
+def test_a_regression_learns_whitened_directions(tmp_path, features):
+    given = {"directory": tmp_path, "inputs": {"features": features}}
+    form, made = load(given, targets="regression")
+    rows = np.concatenate(
+        [np.load(path) for path in sorted(features.directory.glob("features-*.npy"))]
+    ).astype(float)
+    centred = rows - rows.mean(0)
+    _, values, vectors = np.linalg.svd(centred, full_matrices=False)
+    vectors *= np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(1)[:, None], 1))
+    white = centred @ (vectors[:5].T / values[:5])
+    white /= np.linalg.norm(white, axis=1, keepdims=True)
+    index = np.array([30, 2, 7])
+    assert form.outputs == 5
+    np.testing.assert_allclose(made.take(index), white[index], atol=1e-3)
+    assert made.clusters is None
+    np.testing.assert_allclose(made.chance, 1 - np.linalg.norm(white.mean(0)), atol=1e-3)
+    # A run that is resumed reads what was kept.
+    kept = tmp_path / "cache" / "targets.npy"
+    files.write_array(kept, np.zeros_like(np.load(kept)))
+    assert (load(given, targets="regression")[1].take(index) == 0).all()
+
+
+def test_a_regression_has_no_more_numbers_than_its_features(tmp_path, features):
+    given = {"directory": tmp_path, "inputs": {"features": features}}
+    assert load(given, targets="regression", dims=256)[0].outputs == 12
+
+
+def test_a_student_of_soft_targets_and_crops_learns_and_resumes(tmp_path, soft_labels):
+    crops = {"crops": 2, "small_crops": 1, "small_size": 8}
+    options = {"targets": "soft", "uniform_over_clusters": True, "steps": 12, **crops}
+    given = {"labels": soft_labels}
+    whole, metrics = run(tmp_path / "whole", given=given, **options)
+    losses = [line["loss"] for line in metrics]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    with pytest.raises(SystemExit):
+        run(tmp_path / "again", given=given, **options, notice=Stop(3))
+    assert run(tmp_path / "again", given=given, **options)[0] == whole
+    told = plan(given, **options)
+    assert "shares of the 3 nearest of 4 pseudo-labels, softmax(-d^2 / 0.05)" in told.lines[1]
+
+
+def test_a_student_of_features_learns_and_resumes(tmp_path, features):
+    options = {"targets": "regression", "steps": 12, "ema": 0.5}
+    given = {"features": features}
+    whole, metrics = run(tmp_path / "whole", given=given, **options)
+    losses = [line["loss"] for line in metrics]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    with pytest.raises(SystemExit):
+        run(tmp_path / "again", given=given, **options, notice=Stop(3))
+    assert (tmp_path / "again" / "cache").exists()
+    assert run(tmp_path / "again", given=given, **options)[0] == whole
+    assert not (tmp_path / "again" / "cache").exists()
+    told = plan(given, **options)
+    assert "directions in 12 whitened components of 'features' (12 numbers)" in told.lines[1]
+    assert told.disk() - plan(given, **{**options, "regression_dims": 1}).disk() > 0
+
+
+def test_one_device_and_four_learn_alike(tmp_path, features):
+    options = {"targets": "regression", "ema": 0.5, "crops": 2, "small_crops": 1, "small_size": 8}
+    losses = []
+    for devices in (1, 4):
+        mesh = jax.make_mesh(
+            (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+        )
+        _, metrics = run(
+            tmp_path / str(devices), given={"features": features}, mesh=mesh, **options
+        )
+        losses.append([line["loss"] for line in metrics])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"targets": "sort"}, r"^targets = 'sort': choose one of hard, soft, regression"),
+        ({"labels": ""}, r"^labels = '' with targets = 'hard': name a stage that gives Labels"),
+        (
+            {"targets": "regression", "labels": ""},
+            r"^features = '' with targets = 'regression': name a stage that gives Features",
+        ),
+        (
+            {"targets": "regression", "features": "x"},
+            r"^labels = 'labels' with targets = 'regression': leave it out",
+        ),
+        ({"features": "x"}, r"^features = 'x' with targets = 'hard': leave it out"),
+        (
+            {"targets": "regression", "features": "x", "labels": "", "uniform_over_clusters": True},
+            r"^labels = '' with targets = 'regression' and uniform_over_clusters = True: name",
+        ),
+        ({"temperature": 0.0}, r"^temperature = 0.0: give a number above 0"),
+        ({"regression_dims": 0}, r"^regression_dims = 0: give 1 or more"),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        make_options(**changes)
+
+
+def test_labels_without_distances_are_refused(tmp_path, soft_labels):
+    about = dataclasses.replace(soft_labels.about, nearest=0)
+    with pytest.raises(ValueError, match=r"config\.student\.labels: 'soft' has labels without dis"):
+        plan({"labels": dataclasses.replace(soft_labels, about=about)}, targets="soft")
+    # An older version wrote no number.
+    table = files.read_table(soft_labels / "labels.parquet")
+    table["distance"] = np.full_like(table["distance"], np.nan)
+    files.write_table(tmp_path / "old" / "labels.parquet", table)
+    about = dataclasses.replace(about, nearest=2)
+    old = dataclasses.replace(soft_labels, directory=tmp_path / "old", about=about)
+    given = {"directory": tmp_path, "inputs": {"labels": old}}
+    with pytest.raises(ValueError, match=r"'soft' has labels without distances"):
+        load(given, targets="soft")
+
+
+def test_features_of_other_images_are_refused(tmp_path, features):
+    others = dataclasses.replace(features.about, images="others")
+    with pytest.raises(ValueError, match=r"'features' holds the features of other images: name"):
+        plan({"features": dataclasses.replace(features, about=others)}, targets="regression")
+    unknown = dataclasses.replace(features.about, images="")
+    files.copy(features.directory, tmp_path / "old")
+    files.write_table(tmp_path / "old" / "index.parquet", {"key": ["x"] * IMAGES})
+    old = dataclasses.replace(features, directory=tmp_path / "old", about=unknown)
+    given = {"directory": tmp_path, "inputs": {"features": old}}
+    with pytest.raises(ValueError, match=r"'features' holds the features of other images: name"):
+        load(given, targets="regression")
+
+
+def test_a_config_names_features_in_place_of_labels():
+    chosen = {"targets": "regression", "labels": "", "features": "features"}
+    config = kt_jax.load_config("quickstart.py:tiny", student=chosen)
+    node = graph.make_graph(graph.fill(config.to_dict()))["student"]
+    assert node.inputs["labels"] == ()
+    assert node.stages == ["features"]
+    with pytest.raises(
+        ValueError, match=r"config\.student\.labels = '' with targets = 'hard': name"
+    ):
+        kt_jax.load_config("quickstart.py:tiny", student={"labels": ""})

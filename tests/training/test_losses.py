@@ -24,6 +24,40 @@ def test_the_loss_of_crops_is_the_mean_over_all_with_the_labels_of_their_images(
     assert metrics["accuracy"] == np.float32((logits.argmax(-1) == labels[:, None]).mean())
 
 
+def test_shares_are_learned_by_their_cross_entropy():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 5)).astype(np.float32)
+    shares = special.softmax(rng.normal(size=(6, 5)), -1).astype(np.float32)
+    loss, metrics = losses.soft_cross_entropy({"logits": jnp.asarray(logits)}, jnp.asarray(shares))
+    expected = -(shares * special.log_softmax(logits, -1)).sum(-1).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert metrics["accuracy"] == np.float32((logits.argmax(-1) == shares.argmax(-1)).mean())
+    # Of shares that are 0 and 1 it is that of labels.
+    labels = shares.argmax(-1).astype(np.int32)
+    one, _ = losses.soft_cross_entropy({"logits": jnp.asarray(logits)}, jnp.eye(5)[labels])
+    other, _ = training.cross_entropy({"logits": jnp.asarray(logits)}, jnp.asarray(labels))
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_directions_are_learned_by_their_cosine():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(2, 6, 5)).astype(np.float32)
+    labels /= np.linalg.norm(labels, axis=1, keepdims=True)
+    labels[0] = 0
+    loss, metrics = losses.cosine_distance({"logits": jnp.asarray(logits)}, jnp.asarray(labels))
+    cosines = (logits * labels).sum(1) / np.linalg.norm(logits, axis=1)
+    np.testing.assert_allclose(loss, 1 - cosines.mean(), rtol=1e-6)
+    assert metrics.keys() == {"loss"}
+    # Whatever the length of the logits, and finite where they have none.
+    longer, _ = losses.cosine_distance({"logits": jnp.asarray(7 * logits)}, jnp.asarray(labels))
+    np.testing.assert_allclose(longer, loss, rtol=1e-5)
+
+    def of(logits):
+        return losses.cosine_distance({"logits": logits}, jnp.asarray(labels))[0]
+
+    assert np.isfinite(jax.grad(of)(jnp.zeros((6, 5)))).all()
+
+
 def test_a_step_of_crops_in_two_sizes_moves_no_rows_between_devices():
     def make_model(rngs):
         backbone = models.make_backbone(
