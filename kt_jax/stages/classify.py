@@ -121,9 +121,7 @@ class Options(learning.Training):
             ("features", "Features", regression),
         ):
             if bool(getattr(self, option)) != needed:
-                what = (
-                    f"name a stage that gives {kind}" if needed else "leave it out, nothing is read"
-                )
+                what = f"name a stage that gives {kind}" if needed else "give '', nothing reads it"
                 uniform = " and uniform_over_clusters = True" * self.uniform_over_clusters
                 raise ValueError(
                     f"{option} = {getattr(self, option)!r} with targets = {self.targets!r}"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -317,9 +319,9 @@ def test_one_device_and_four_learn_alike(tmp_path, features):
         ),
         (
             {"targets": "regression", "features": "x"},
-            r"^labels = 'labels' with targets = 'regression': leave it out",
+            r"^labels = 'labels' with targets = 'regression': give '', nothing reads it",
         ),
-        ({"features": "x"}, r"^features = 'x' with targets = 'hard': leave it out"),
+        ({"features": "x"}, r"^features = 'x' with targets = 'hard': give ''"),
         (
             {"targets": "regression", "features": "x", "labels": "", "uniform_over_clusters": True},
             r"^labels = '' with targets = 'regression' and uniform_over_clusters = True: name",
@@ -371,3 +373,26 @@ def test_a_config_names_features_in_place_of_labels():
         ValueError, match=r"config\.student\.labels = '' with targets = 'hard': name"
     ):
         kt_jax.load_config("quickstart.py:tiny", student={"labels": ""})
+
+
+def load_page(tmp_path):
+    """The config that docs/students.md shows."""
+    page = Path(__file__).parents[2] / "docs/students.md"
+    (source,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "students.py").write_text(source)
+    return kt_jax.load_config(f"{tmp_path}/students.py:tiny")
+
+
+def test_the_config_of_the_page_has_a_student_for_each_way(tmp_path):
+    nodes = graph.make_graph(graph.fill(load_page(tmp_path).to_dict()))
+    students = {name: node.options for name, node in nodes.items() if node.kind == "classify"}
+    assert list(students) == ["student", "soft", "regression", "crops", "averaged"]
+    assert nodes["probe"].options.backbones[:5] == tuple(students)
+
+
+@pytest.mark.slow
+def test_the_config_of_the_page_runs(tmp_path):
+    kt_jax.run(load_page(tmp_path), tmp_path / "run")
+    rows = files.read_json(tmp_path / "run" / "probe" / "scores.json")["rows"]
+    assert {"soft", "regression", "crops", "averaged"} <= {row["subject"] for row in rows}
+    assert (tmp_path / "run" / "report" / "index.html").exists()
