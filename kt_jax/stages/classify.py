@@ -67,7 +67,7 @@ class Options(learning.Training):
     crops: int = 1
     """How many crops of `size` px a step sees of each image, all with the image's label; the loss
     is the mean over all crops. Crops of several sizes gained ResNet-50s 4 to 5 points in the
-    literature (SwAV, Caron et al. 2020, table 3: DeepCluster-v2 70.2 to 74.3). Not measured here:
+    literature (SwAV, Caron et al. 2020, figure 3: DeepCluster-v2 70.2 to 74.3). Not measured here:
     we expect 1 to 4 points from 50 epochs on and none at ten."""
     small_crops: int = 0
     """How many smaller crops it sees besides."""

@@ -27,8 +27,8 @@ class Options:
     """Those that get labels: any, not only those that were clustered."""
     nearest: int = 2
     """To how many centroids distances are kept, or to all k if these are fewer: soft targets of the
-    kind classify are made of them. More than two are kept in a file of their own. Distances to ten
-    of 100 centroids hold nearly all of softmax(-d^2 / 0.05)."""
+    kind classify are made of them. More than two are kept in a file of their own. Of the features
+    of Imagenette's images, two of 100 centroids held 69 % of softmax(-d^2 / 0.05), ten 92 %."""
     batch_size: int = options.incidental(256)
     """Images at a time, over all devices."""
 

@@ -261,6 +261,18 @@ def test_a_regression_learns_whitened_directions(tmp_path, features):
     assert (load(given, targets="regression")[1].take(index) == 0).all()
 
 
+def test_a_regression_may_draw_every_cluster_equally_often(tmp_path, features, soft_labels):
+    inputs = {"features": features, "labels": soft_labels}
+    given = {"directory": tmp_path, "inputs": inputs}
+    _, made = load(given, targets="regression", uniform_over_clusters=True)
+    directions = np.load(tmp_path / "cache" / "targets.npy").astype(float)
+    means = [directions[made.clusters == number].mean(0) for number in range(CLASSES)]
+    expected = 1 - np.linalg.norm(np.mean(means, axis=0))
+    np.testing.assert_allclose(made.chance, expected, rtol=1e-5)
+    options = {"targets": "regression", "uniform_over_clusters": True}
+    assert "12 whitened components" in plan(inputs, **options).lines[1]
+
+
 def test_a_regression_has_no_more_numbers_than_its_features(tmp_path, features):
     given = {"directory": tmp_path, "inputs": {"features": features}}
     assert load(given, targets="regression", dims=256)[0].outputs == 12
