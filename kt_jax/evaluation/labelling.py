@@ -16,6 +16,8 @@ from kt_jax.runs.stage import Notice
 
 COLUMNS = ("cluster", "distance", "second_cluster", "margin")
 LABELS = "labels.parquet"
+NEAREST = "nearest.safetensors"
+RANKED = ("clusters", "distances")  # what NEAREST holds
 _ROWS_AT_A_TIME = 4_096
 
 
@@ -109,12 +111,14 @@ def label(
     mesh: Mesh,
     reading: data.Reading,
     notice: Notice,
+    nearest: int = 2,
     on_batch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, np.ndarray]:
-    """The columns COLUMNS of images, in their order; see `kmeans.Assignment`.
+    """The columns COLUMNS of images, in their order, and RANKED [n, m]; see `kmeans.Assignment`.
 
-    Images are seen as those that were clustered: layers, pooling, views and normalisation. After
-    every batch, `on_batch` is called with the number of its images.
+    RANKED are of the `nearest` centroids, where more than two are asked for. Images are seen as
+    those that were clustered: layers, pooling, views and normalisation. After every batch,
+    `on_batch` is called with the number of its images.
     """
     parts: list[kmeans.Assignment] = []
     waiting: list[np.ndarray] = []
@@ -122,7 +126,7 @@ def label(
     def assign() -> None:
         rows = np.concatenate(waiting)
         waiting.clear()
-        parts.append(kmeans.assign(rows, **labeller.scaling, mesh=mesh))
+        parts.append(kmeans.assign(rows, **labeller.scaling, mesh=mesh, nearest=nearest))
 
     for index, rows in image_rows.extract(
         labeller.backbone,
@@ -140,4 +144,5 @@ def label(
         on_batch(len(index))
     if waiting:
         assign()
-    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
+    names = COLUMNS if nearest <= 2 else COLUMNS + RANKED
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}

@@ -7,19 +7,21 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int32
 
-from kt_jax.kmeans import checks, device, rows
+from kt_jax.kmeans import checks, device, neighbours, rows
 from kt_jax.kmeans.device import Frame
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Assignment:
-    """The nearest and second nearest centroid of every row; distances are Euclidean."""
+    """The nearest and second nearest centroid of every row, and more; distances are Euclidean."""
 
     cluster: Int32[np.ndarray, " n"]
     distance: Float32[np.ndarray, " n"]
     second_cluster: Int32[np.ndarray, " n"]  # -1 when k == 1
     margin: Float32[np.ndarray, " n"]  # second distance - distance; inf when k == 1
     directed: Bool[np.ndarray, " n"]  # False for a row of length 0 under `l2`: no cluster is nearer
+    clusters: Int32[np.ndarray, "n m"]  # the nearest, from the first on
+    distances: Float32[np.ndarray, "n m"]  # those of `clusters`
 
 
 def assign(
@@ -32,21 +34,27 @@ def assign(
     mesh: Mesh | None = None,
     chunk_rows: int | None = None,
     precision: str = "auto",
+    nearest: int = 2,
 ) -> Assignment:
     """Gives every row of `features` [n, d] its nearest centroid [k, d]; ties go to the lowest.
 
     `mean` [d] is subtracted from the rows, which are then multiplied by `components` [d, dims], and
     `l2` divides them by their lengths: pass what the centroids [k, dims] were fitted with
-    (`KMeans.mean`, `KMeans.components`). The distances are float32 in any precision. Calls
-    with any numbers of rows share a handful of compiled programs.
+    (`KMeans.mean`, `KMeans.components`). The distances are float32 in any precision. Calls with any
+    numbers of rows share a handful of compiled programs. `clusters` and `distances` have the
+    `nearest` centroids, or all k if these are fewer; more than two cost a second pass.
 
     Raises:
-      ValueError: as in `fit`; features, centroids, mean and components of different d.
+      ValueError: as in `fit`; features, centroids, mean and components of different d; nearest
+        below 1.
 
     >>> assign([[1.0], [8.0]], [[0.0], [10.0]]).margin.tolist()
     [8.0, 6.0]
     """
     checks.check_options(precision=precision, mesh=mesh, chunk_rows=chunk_rows, l2=l2)
+    nearest = checks.whole_number("nearest", nearest)
+    if nearest < 1:
+        raise ValueError(f"nearest = {nearest}: give 1 or more")
     centroids = checks.checked_centroids(centroids, "centroids")
     matrix = rows.Rows(
         features,
@@ -88,7 +96,15 @@ def assign(
         others = np.delete(np.arange(k), cluster[nowhere][0])
         place, length = nearest_to_zero(centroids[others])
         second[nowhere], margin[nowhere] = others[place], length - distance[nowhere]
-    return Assignment(cluster, distance, second, margin, directed)
+    count = min(nearest, k)
+    clusters = np.stack([cluster, second], axis=1)[:, :count]
+    distances = np.stack([distance, distance + margin], axis=1)[:, :count]
+    if count > 2:
+        others, lengths = neighbours.rank(matrix, setting, to, cluster, second, count=count - 2)
+        clusters = np.concatenate([clusters, others], axis=1)
+        # Measured in another way: rounding may not turn the order round.
+        distances = np.maximum.accumulate(np.concatenate([distances, lengths], axis=1), axis=1)
+    return Assignment(cluster, distance, second, margin, directed, clusters, distances)
 
 
 def _middle(centroids: Float32[np.ndarray, "k d"]) -> Float32[np.ndarray, " d"]:

@@ -80,6 +80,8 @@ class Features:
     """A row is the mean over so many views; see `models.views.fixed_views`."""
     scales: tuple[float, ...] = ()
     """What the part of each layer is divided by; empty of one layer."""
+    images: str = ""
+    """The fingerprint of the images that they are of, in this order; "" if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ class Clusters:
 
 @dataclass(frozen=True)
 class Labels:
-    """Pseudo-labels: labels.parquet (index, key, cluster, distance, second_cluster, margin)."""
+    """Pseudo-labels: labels.parquet (index, key, cluster, distance, second_cluster, margin).
+
+    And nearest.safetensors (clusters and distances, [rows, nearest]), if `nearest` is above 2.
+    """
 
     rows: int
     classes: int
@@ -112,6 +117,8 @@ class Labels:
     """The fingerprint of the images that have them, in this order."""
     origin: str
     """Where the images came from, for people."""
+    nearest: int = 2
+    """To how many centroids, from the nearest on, the distances are known; 0 to none."""
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ def _describe(
 ) -> artifacts.Features:
     like = _like(origin)
     if like is not None:
-        return dataclasses.replace(like, rows=len(images), image_size=images.size)
+        of_images = {"rows": len(images), "image_size": images.size}
+        return dataclasses.replace(like, **of_images, images=images.fingerprint)
     assert isinstance(origin, artifacts.Backbone)
     about = artifacts.Features(
         rows=len(images),
@@ -193,6 +194,7 @@ def _describe(
         backbone=origin,
         image_size=images.size,
         views=chosen.views,
+        images=images.fingerprint,
     )
     return dataclasses.replace(about, dims=sum(_widths(about)))
 
