@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Bool, Float32, Float64, Shaped
 
 from kt_jax.kmeans import checks, device, lloyd, rows
 
@@ -30,11 +30,8 @@ def find_components(
 ) -> Float32[np.ndarray, "d c"]:
     """The matrix that rows less their mean are multiplied by, [d, dims].
 
-    The rows are read once; their products are summed up as pairs of float32, on the devices that
-    have the rows. Of each component the entry of the largest size is positive.
-
     Raises:
-      ValueError: a row is not finite, dims is more than the rows have, or a direction to be
+      ValueError: as `find_directions`; dims is more than the rows have, or a direction to be
         whitened hardly varies.
     """
     most = min(matrix.n - 1, matrix.d)
@@ -45,6 +42,25 @@ def find_components(
         )
     more = " (minutes)" if matrix.d >= _SLOW else ""
     _log.info("k-means: the first %d of %s components%s", dims, f"{matrix.d:,}", more)
+    variances, vectors = find_directions(matrix, mean, dims)
+    if whiten:
+        _check_variances(variances)
+        vectors = vectors / np.sqrt(variances)[None]
+    return vectors.astype(np.float32)
+
+
+def find_directions(
+    matrix: rows.Rows, mean: Float32[np.ndarray, " d"], dims: int
+) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, "d c"]]:
+    """The variances of the rows along their first `dims` principal components, and these [d, dims].
+
+    The rows are read once; their products are summed up as pairs of float32, on the devices that
+    have the rows; then it costs O(d^3) operations of the host. Of each component, of length 1, the
+    entry of the largest size is positive. Variances are over n - 1.
+
+    Raises:
+      ValueError: a row is not finite, or too large.
+    """
     covariance = _covariance(matrix, mean)
     if not np.isfinite(covariance).all():
         matrix.look_from(device.Frame(mean, np.zeros_like(mean)))
@@ -55,15 +71,16 @@ def find_components(
     )
     variances, vectors = found[0][::-1], found[1][:, ::-1]
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], axis=0)
-    vectors = vectors * np.where(largest < 0, -1, 1)
-    if whiten:
-        _check_variances(variances)
-        vectors = vectors / np.sqrt(variances)[None]
-    return vectors.astype(np.float32)
+    return variances, vectors * np.where(largest < 0, -1, 1)
+
+
+def vary(variances: Float64[np.ndarray, " c"]) -> Bool[np.ndarray, " c"]:
+    """Which directions vary by more than rounding; `variances` fall."""
+    return variances > _LEAST_VARIANCE * max(variances[0], 0)
 
 
 def _check_variances(variances: Float64[np.ndarray, " c"]) -> None:
-    some = int((variances > _LEAST_VARIANCE * max(variances[0], 0)).sum())
+    some = int(vary(variances).sum())
     if not some:
         raise ValueError("whiten = True, but the rows do not vary: all are equal, or nearly")
     if some < len(variances):
@@ -84,7 +101,7 @@ def _covariance(matrix: rows.Rows, mean: Float32[np.ndarray, " d"]) -> Float64[n
 
     matrix.for_each_raw(add)
     high, low = matrix.fetch(_sum_products(setting, totals)).astype(np.float64)
-    return (high + low) / (matrix.n - 1)
+    return (high + low) / max(matrix.n - 1, 1)
 
 
 _TOTALS = P(None, "data")
