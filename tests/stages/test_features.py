@@ -1,7 +1,9 @@
 """Features: what float16 cannot hold is refused, and each option gives the rows that it says."""
 
 import dataclasses
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +57,7 @@ def test_activations_beyond_float16_are_refused(activation):
         extract(activation)
 
 
-VIEW, COUNT = 16, 24
+VIEW, COUNT = 16, 40
 OPTIONS = {"views": 2, "calibrate": True, "layer": "conv1_1+conv2_1", "grid": 2}
 
 
@@ -251,3 +253,46 @@ def test_the_command_leaves_to_features_what_they_decide(made, tmp_path, capsys)
     assert commands.main(["embed", *named, "--views=2"]) == 2
     assert "--views=2: rows are as those of" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_says_how(made, tmp_path, monkeypatch):
+    """docs/features.md: its config, its commands and its Python, of fewer clusters."""
+    page = (Path(__file__).parents[2] / "docs/features.md").read_text()
+    page = page.replace("1000", "10").replace("k 10 ", "k 10 --max_iterations 1 ")
+    source, opened, alone = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("better.py").write_text(source)
+    Path("photos").symlink_to(made[0] / "few")
+    run, *others = re.findall(r"^    (python -m .*|kt-jax .*)$", page, re.MULTILINE)
+    shown = kt_jax.load_config(re.search(r"--config=(\S+)", run)[1]).to_dict()
+    own = {name: made[1]["plain"][name] for name in ("backbone", "layer", "size", "batch_size")}
+    config = {
+        "images": made[1]["images"],
+        "features": {**shown["features"], **own},
+        "clusters": shown["clusters"],
+        "test_features": {**eval(re.search(r"test_features = (.*)", page)[1]), "batch_size": 8},
+    }
+    config["images"] |= {"test": config["images"]["few"]}
+    kt_jax.run(config, "runs/better")
+    opened_clusters = kt_jax.open("runs/better/clusters").artifact.about
+    assert (opened_clusters.dims, opened_clusters.features.views) == (32, 10)
+    np.testing.assert_array_equal(
+        read_rows(Path("runs/better/test_features")), read_rows(Path("runs/better/features"))[:7]
+    )
+    np.save("F.npy", np.random.default_rng(0).normal(size=(300, 260)).astype(np.float16))
+    for command in others:
+        words = command.replace("python -m kt_jax.kmeans", "kt-jax kmeans").split()[1:]
+        assert commands.main(words) == 0
+    names = {}
+    exec(opened, names)
+    np.testing.assert_allclose(
+        names["rows"], read_rows(Path("runs/better/test_features")), rtol=2e-3, atol=1e-3
+    )
+    tensors = files.read_tensors(Path("DIR/centroids.safetensors"))
+    assert {name: x.shape for name, x in tensors.items()} == {
+        "centroids": (10, 256), "mean": (260,), "components": (260, 256),
+    }  # fmt: skip
+    names = {"new_rows": np.load("F.npy")[:5]}
+    exec(alone, names)
+    np.testing.assert_allclose(names["found"].components, tensors["components"], atol=1e-5)
+    assert names["new"].cluster.shape == (5,)
