@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 
 from kt_jax import data, kmeans
 from kt_jax.evaluation import backbones, image_rows
@@ -29,7 +29,7 @@ class Labeller:
     """How an image becomes a row."""
     backbone: backbones.FrozenBackbone
     scaling: Mapping[str, Any]
-    """What `kmeans.assign` needs besides rows: centroids, mean, components and l2."""
+    """What `kmeans.assign` needs besides rows; see `load_scaling`."""
 
 
 def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifacts.Features:
@@ -60,9 +60,12 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
 
 
 def load_scaling(clusters: artifacts.Artifact[artifacts.Clusters]) -> dict[str, Any]:
-    """What `kmeans.assign` needs besides rows: centroids, mean, components (None: all) and l2."""
+    """What `kmeans.assign` needs besides rows.
+
+    Centroids, mean, l2, and None where rows are not reduced (components) or balanced (weights).
+    """
     tensors = files.read_tensors(clusters / "centroids.safetensors")
-    named = {name: tensors.get(name) for name in ("centroids", "mean", "components")}
+    named = {name: tensors.get(name) for name in ("centroids", "mean", "components", "weights")}
     return {**named, "l2": clusters.about.l2}
 
 
@@ -83,18 +86,17 @@ def write_given(
     directory: Path,
     features: artifacts.Artifact[artifacts.Features],
     assignment: Int32[np.ndarray, " n"],
-    centroids: Float32[np.ndarray, "k c"],
+    scaling: Mapping[str, Any],
     *,
-    mean: Float32[np.ndarray, " d"],
-    components: Float32[np.ndarray, "d c"] | None,
-    l2: bool,
     mesh: Mesh,
 ) -> None:
-    """Writes labels.parquet of the images whose features were given, into their clusters."""
+    """Writes labels.parquet of the images whose features were given, into their clusters.
+
+    `scaling` is what `load_scaling` would load.
+    """
     index = files.read_table(features / "index.parquet")
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
-    how = {"mean": mean, "components": components, "l2": l2}
-    found = kmeans.assign(shards, centroids, **how, mesh=mesh)
+    found = kmeans.assign(shards, **scaling, mesh=mesh)
     columns = {name: getattr(found, name) for name in COLUMNS}
     # Of two as near, the one that k-means took.
     other = found.cluster != assignment

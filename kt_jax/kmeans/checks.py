@@ -169,6 +169,14 @@ def checked_components(components: Any, d: int) -> Float32[np.ndarray, "d c"]:
     return found
 
 
+def checked_weights(weights: Any, k: int) -> Float32[np.ndarray, " k"]:
+    """Returns given weights as float32; refuses what is not k finite numbers."""
+    given = sources.as_array(weights, "weights")
+    if given.shape != (k,):
+        raise ValueError(f"weights have shape {given.shape}: one for each of k = {k} centroids")
+    return checked_centroids(np.asarray(given)[None], "weights")[0]
+
+
 def checked_labels(labels: Any, name: str) -> Int[np.ndarray, " n"]:
     """Returns labels of rows as an array; refuses what is not one whole number for each."""
     found = np.asarray(labels)

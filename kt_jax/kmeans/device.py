@@ -84,7 +84,7 @@ class Prepared:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("values", "square", "rounding", "length", "numbers"),
+    data_fields=("values", "square", "rounding", "length", "numbers", "weight"),
     meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +92,11 @@ class Points:
     """Centroids c less the origin, ready to be compared with rows; padded to whole groups."""
 
     values: Any  # float32 [p, d]
-    square: Any  # float32 [p]: |c|^2; inf marks padding
+    square: Any  # float32 [p]: |c|^2, less the weight; inf marks padding
     rounding: Any  # float32 [p]: |c - c'| for c' = bfloat16(c), and what summing up adds
     length: Any  # float32 [p]: |c|
     numbers: Any  # int32 [p]: ascending
+    weight: Any = None  # float32 [p]: subtracted from squared distances that are compared
 
 
 def has_fast_bfloat16() -> bool:
@@ -217,7 +218,10 @@ def products(
 
 
 def scores(rows: Float32[Array, "rows d"], to: Points, precision: str) -> Float32[Array, "p rows"]:
-    """Returns |c|^2 - 2 c.x: the squared distances less |x|^2, which ranks no centroid."""
+    """Returns |c|^2 - 2 c.x: the squared distances less |x|^2, which ranks no centroid.
+
+    And less the weights of the centroids, if they have some.
+    """
     return to.square[:, None] + products(-2 * to.values, rows, precision)
 
 
@@ -308,19 +312,22 @@ def nearest_two(
     """Returns (cluster, distance^2) of the nearest and of the second nearest centroid.
 
     One matrix product ranks the centroids. The best two are then measured by the norm of the
-    difference, which decides between them: no cancellation, and ties between two are exact.
+    difference, which decides between them: no cancellation, and ties between two are exact. With
+    weights, nearest is what has the least distance^2 less the weight; distances are as they are.
     """
     score = scores(rows, to, precision)
 
     def measured(score):
         place, low, _ = lowest(score)
         squared = jnp.sum(jnp.square(rows - to.values[place]), axis=1)
-        return to.numbers[place], jnp.where(jnp.isposinf(low), jnp.inf, squared), place
+        squared = jnp.where(jnp.isposinf(low), jnp.inf, squared)
+        compared = squared if to.weight is None else squared - to.weight[place]
+        return to.numbers[place], squared, compared, place
 
     *first, place = measured(score)
     taken = jnp.arange(len(score), dtype=jnp.int32)[:, None] == place[None]
     *second, _ = measured(jnp.where(taken, jnp.inf, score))
-    swap = (second[1] < first[1]) | ((second[1] == first[1]) & (second[0] < first[0]))
+    swap = (second[2] < first[2]) | ((second[2] == first[2]) & (second[0] < first[0]))
 
     def chosen(yes, no):
         return jnp.where(swap, yes[0], no[0]), jnp.where(swap, yes[1], no[1])

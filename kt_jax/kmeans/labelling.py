@@ -30,6 +30,7 @@ def assign(
     *,
     mean: Any = None,
     components: Any = None,
+    weights: Any = None,
     l2: bool = False,
     mesh: Mesh | None = None,
     chunk_rows: int | None = None,
@@ -44,9 +45,12 @@ def assign(
     numbers of rows share a handful of compiled programs. `clusters` and `distances` have the
     `nearest` centroids, or all k if these are fewer; more than two cost a second pass.
 
+    With `weights` [k] (of `balance`) a row belongs to the centroid of the least distance^2 less the
+    weight, and the second one is next by that: the margin is below 0 where it is nearer.
+
     Raises:
-      ValueError: as in `fit`; features, centroids, mean and components of different d; nearest
-        below 1.
+      ValueError: as in `fit`; features, centroids, mean and components of different d; weights of
+        another k; nearest below 1, or above 2 with weights.
 
     >>> assign([[1.0], [8.0]], [[0.0], [10.0]]).margin.tolist()
     [8.0, 6.0]
@@ -55,31 +59,24 @@ def assign(
     nearest = checks.whole_number("nearest", nearest)
     if nearest < 1:
         raise ValueError(f"nearest = {nearest}: give 1 or more")
-    centroids = checks.checked_centroids(centroids, "centroids")
-    matrix = rows.Rows(
+    if nearest > 2 and weights is not None:
+        raise ValueError(f"nearest = {nearest} with weights: of two centroids it is known")
+    opened = open_rows(
         features,
-        len(centroids),
+        centroids,
+        mean=mean,
+        components=components,
+        weights=weights,
+        l2=l2,
         mesh=mesh,
         chunk_rows=chunk_rows,
         precision=precision,
-        any_size=True,
-        l2=l2,
     )
-    if components is not None:
-        components = checks.checked_components(components, matrix.d)
-    checks.check_dims(
-        centroids, "centroids", matrix.d if components is None else components.shape[1]
-    )
-    mean = np.zeros(matrix.d, np.float32) if mean is None else checks.checked_mean(mean, matrix.d)
-    middle = _middle(centroids)
-    checks.check_centroids_spread(centroids, middle)
-    matrix.look_from(Frame(mean, middle, components))
-    squares, directed = checks.check_rows(matrix)
+    matrix, centroids, to = opened.matrix, opened.centroids, opened.to
+    squares, directed = opened.squares, opened.directed
     k, setting = len(centroids), matrix.setting
     if setting.precision == "exact":  # the same labels, and a second nearest to measure
         setting = dataclasses.replace(setting, precision="float32")
-    values = centroids - matrix.frame.origin[None]
-    to = device.points(values, np.arange(k, dtype=np.int32), size=k)
 
     def look(number: int, block: device.Prepared) -> tuple[Any, ...]:
         return *device.label(setting, block, to, matrix.valid(number)), block.square
@@ -105,6 +102,60 @@ def assign(
         # Measured in another way: rounding may not turn the order round.
         distances = np.maximum.accumulate(np.concatenate([distances, lengths], axis=1), axis=1)
     return Assignment(cluster, distance, second, margin, directed, clusters, distances)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opened:
+    """Rows, as centroids see them."""
+
+    matrix: rows.Rows
+    centroids: Float32[np.ndarray, "k c"]
+    to: device.Points  # the centroids, padded to whole groups
+    squares: Float32[np.ndarray, " n"]  # of the rows' lengths, 0 of those without a direction
+    directed: Bool[np.ndarray, " n"]
+
+
+def open_rows(
+    features: Any,
+    centroids: Any,
+    *,
+    mean: Any,
+    components: Any,
+    weights: Any = None,
+    l2: bool,
+    mesh: Mesh | None,
+    chunk_rows: int | None,
+    precision: str,
+) -> Opened:
+    """Opens rows to compare with centroids; arguments and errors as of `assign`."""
+    centroids = checks.checked_centroids(centroids, "centroids")
+    k = len(centroids)
+    matrix = rows.Rows(
+        features,
+        k,
+        mesh=mesh,
+        chunk_rows=chunk_rows,
+        precision=precision,
+        any_size=True,
+        l2=l2,
+    )
+    if components is not None:
+        components = checks.checked_components(components, matrix.d)
+    checks.check_dims(
+        centroids, "centroids", matrix.d if components is None else components.shape[1]
+    )
+    mean = np.zeros(matrix.d, np.float32) if mean is None else checks.checked_mean(mean, matrix.d)
+    middle = _middle(centroids)
+    checks.check_centroids_spread(centroids, middle)
+    matrix.look_from(Frame(mean, middle, components))
+    squares, directed = checks.check_rows(matrix)
+    values = centroids - matrix.frame.origin[None]
+    to = device.points(values, np.arange(k, dtype=np.int32), size=k)
+    if weights is not None:
+        weights = checks.checked_weights(weights, k)
+        padded = np.pad(weights, (0, len(to.square) - k))
+        to = dataclasses.replace(to, square=to.square - padded, weight=padded)
+    return Opened(matrix, centroids, to, squares, directed)
 
 
 def _middle(centroids: Float32[np.ndarray, "k d"]) -> Float32[np.ndarray, " d"]:

@@ -102,6 +102,9 @@ class Clusters:
     dims: int = 0
     """To how many dimensions rows less the mean are reduced, by the components in
     centroids.safetensors; 0: they are not."""
+    balanced: bool = False
+    """Whether a row belongs to the centroid of the least squared distance less the weight that
+    centroids.safetensors has of it, so that clusters have about equal sizes."""
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,11 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
                 "leave it at 2"
             )
         return Plan(about, (f"{line}, whose features were given",))
+    if chosen.nearest > 2 and clusters.about.balanced:
+        raise ValueError(
+            f"{inputs.origin}.nearest = {chosen.nearest}, but {clusters.name!r} are balanced, so "
+            "that labels are not of the nearest centroids: leave it at 2"
+        )
     if chosen.nearest > 2:
         line += f", with their {about.nearest} nearest centroids"
     try:

@@ -104,6 +104,12 @@ def test_a_large_cluster_is_warned_of(tmp_path, caplog):
     assert "clusters: the largest cluster holds 1 % of the rows" in caplog.text
 
 
+def finish_plainly(tmp_path):
+    """The sizes of the clusters by default."""
+    found = finish(write_features(tmp_path / "plain"))
+    return files.read_json(found / "clusters.json")["sizes"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -112,6 +118,7 @@ def test_a_large_cluster_is_warned_of(tmp_path, caplog):
         {"centre": False},
         {"precision": "bfloat16"},
         {"dims": 3, "whiten": True},
+        {"balanced": True},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -139,8 +146,14 @@ def test_pseudo_labels_of_the_clustered_images_are_their_clusters(tmp_path, monk
     table = files.read_table(stage.directory / "labels.parquet")
     agree = table["cluster"] == np.load(found / "assignment.npy")
     assert agree.mean() >= (0.99 if changes.get("precision") else 1.0)
-    inertia = files.read_json(found / "clusters.json")["inertia"]
+    written = files.read_json(found / "clusters.json")
+    inertia = written["inertia"]
     squares = np.square(table["distance"], dtype=np.float64).sum()
+    if changes.get("balanced"):
+        assert squares > 1.01 * inertia
+        assert written["sizes"] == np.bincount(table["cluster"]).tolist()
+        assert np.std(written["sizes"]) < np.std(finish_plainly(tmp_path)) / 2
+        return
     assert squares == pytest.approx(inertia, rel=1e-2 if changes.get("precision") else 1e-4)
 
 
@@ -160,7 +173,7 @@ def test_clusters_of_all_dimensions_say_nothing_of_others(tmp_path):
     """Nothing finished is made otherwise by options that came later."""
     found = finish(write_features(tmp_path))
     assert files.read_tensors(found / "centroids.safetensors").keys() == {"centroids", "mean"}
-    assert not {"dims", "whiten"} & files.read_json(found / "clusters.json").keys()
+    assert not {"dims", "whiten", "balanced"} & files.read_json(found / "clusters.json").keys()
     assert options.deciding(OPTIONS).keys() == {
         "k",
         "l2",
@@ -184,6 +197,19 @@ def test_dimensions_that_rows_do_not_have_are_refused(tmp_path, changes, message
     stage = support.make_stage(tmp_path / "clusters", changed, given=given)
     with pytest.raises(ValueError, match=message):
         clusters.plan(stage.options, stage.inputs)
+
+
+def test_balanced_clusters_know_no_third_centroid(tmp_path):
+    about = artifacts.Features(9, 7, layer="conv3", grid=4, size=8, backbone=BACKBONE)
+    about = artifacts.Clusters(k=4, rows=9, l2=False, features=about, balanced=True)
+    stage = support.make_stage(
+        tmp_path / "labels",
+        label.Options(clusters="mine", nearest=3),
+        given={"clusters": (artifacts.Artifact("mine", tmp_path, about, {}),)},
+        images={"images": support.make_images(9, size=8)},
+    )
+    with pytest.raises(ValueError, match=r"labels.nearest = 3, but 'mine' are balanced"):
+        label.plan(stage.options, stage.inputs)
 
 
 def test_copied_alone_clusters_label_images_elsewhere(tmp_path):
