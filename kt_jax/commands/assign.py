@@ -16,7 +16,8 @@ from pathlib import Path
 
 from kt_jax.commands import architectures
 from kt_jax.data import arguments
-from kt_jax.results.opened import open_artifact, write_assignment
+from kt_jax.results.opened import open_artifact
+from kt_jax.results.writing import write_assignment
 from kt_jax.runs import artifacts
 
 _FORMS = {
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command and returns its exit status.
 
     Raises:
-      ValueError, FileNotFoundError: as `kt_jax.results.opened.write_assignment`.
+      ValueError, FileNotFoundError: as `kt_jax.results.writing.write_assignment`.
     """
     forms = "; ".join(f"{name}: {words}" for name, words in _FORMS.items())
     parser = argparse.ArgumentParser(

@@ -1,10 +1,13 @@
 """kt-jax embed: the features of any images.
 
     kt-jax embed runs/mine/student photos --layer=conv5 --out=features
+    kt-jax embed runs/mine/features photos --out=features
 
-BACKBONE is a finished Backbone artifact (W/student or W/pretext of a run, or a copy of it). PATH is
-as of `kt-jax images scan`. DIR becomes a Features artifact: features-IIIII-of-NNNNN.npy [n, d]
-float16, and index.parquet (index, key, label, class). The same command resumes after a kill.
+BACKBONE is a finished Backbone artifact (W/student or W/pretext of a run, or a copy of it). Or it
+is Features, or Clusters of such: the rows are then made as those, by the same network, layers,
+views and scales. PATH is as of `kt-jax images scan`. DIR becomes a Features artifact:
+features-IIIII-of-NNNNN.npy [n, d] float16, and index.parquet (index, key, label, class). The same
+command resumes after a kill.
 """
 
 import argparse
@@ -13,7 +16,8 @@ from pathlib import Path
 
 from kt_jax.commands import architectures
 from kt_jax.data import arguments
-from kt_jax.results.opened import open_artifact, write_features
+from kt_jax.results.opened import open_artifact
+from kt_jax.results.writing import write_features
 from kt_jax.runs import artifacts
 
 
@@ -21,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command and returns its exit status.
 
     Raises:
-      ValueError, FileNotFoundError: as `kt_jax.results.opened.write_features`.
+      ValueError, FileNotFoundError: as `kt_jax.results.writing.write_features`.
     """
     parser = argparse.ArgumentParser(
         prog="kt-jax embed",
@@ -33,19 +37,21 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("--out", required=True, type=Path, metavar="DIR")
     add("--layer", default="", help="the activation; without it, all names are printed")
-    add("--grid", type=int, default=4, help="maps are max-pooled to grid x grid (4)")
+    add("--grid", type=int, default=0, help="maps are max-pooled to grid x grid (4)")
     add("--size", type=int, default=0, help="side of the view, in pixels (that of training)")
     add("--image_size", type=int, default=0, help="side that images are decoded to, whose centre "
         "the view is (--size)")  # fmt: skip
+    add("--views", type=int, default=0, help="the mean over 1, 2 or 10 views is taken (1)")
     add("--workers", type=int, default=0, help="processes that decode (0: threads)")
     architectures.add_import(parser)
     given = parser.parse_args(argv)
     architectures.import_files(given)
     source = {"source": given.source, **arguments.read_options(given)}
-    backbone = open_artifact(given.backbone, artifacts.Backbone)
+    wanted = (artifacts.Backbone, artifacts.Features, artifacts.Clusters)
     write_features(
-        backbone, source, given.out, layer=given.layer, grid=given.grid, size=given.size,
-        image_size=given.image_size, workers=given.workers,
+        open_artifact(given.backbone, *wanted), source, given.out, layer=given.layer,
+        grid=given.grid, size=given.size, image_size=given.image_size, views=given.views,
+        workers=given.workers,
     )  # fmt: skip
     print(given.out)
     return 0

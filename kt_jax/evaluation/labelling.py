@@ -1,20 +1,23 @@
 """Pseudo-labels of images: the nearest centroid of the features of a frozen backbone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 
 from kt_jax import data, kmeans
-from kt_jax.evaluation import backbones
+from kt_jax.evaluation import backbones, image_rows
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Notice
 
 COLUMNS = ("cluster", "distance", "second_cluster", "margin")
 LABELS = "labels.parquet"
+NEAREST = "nearest.safetensors"
+RANKED = ("clusters", "distances")  # what NEAREST holds
 _ROWS_AT_A_TIME = 4_096
 
 
@@ -25,9 +28,8 @@ class Labeller:
     features: artifacts.Features
     """How an image becomes a row."""
     backbone: backbones.FrozenBackbone
-    centroids: Float32[np.ndarray, "k d"]
-    mean: Float32[np.ndarray, " d"]
-    l2: bool
+    scaling: Mapping[str, Any]
+    """What `kmeans.assign` needs besides rows; see `load_scaling`."""
 
 
 def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifacts.Features:
@@ -53,9 +55,18 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
     """
     features = check_features(clusters)
     assert features.backbone is not None  # has been checked
-    tensors = files.read_tensors(clusters / "centroids.safetensors")
     backbone = backbones.load_backbone(clusters / backbones.CARRIED, features.backbone)
-    return Labeller(features, backbone, tensors["centroids"], tensors["mean"], clusters.about.l2)
+    return Labeller(features, backbone, load_scaling(clusters))
+
+
+def load_scaling(clusters: artifacts.Artifact[artifacts.Clusters]) -> dict[str, Any]:
+    """What `kmeans.assign` needs besides rows.
+
+    Centroids, mean, l2, and None where rows are not reduced (components) or balanced (weights).
+    """
+    tensors = files.read_tensors(clusters / "centroids.safetensors")
+    named = {name: tensors.get(name) for name in ("centroids", "mean", "components", "weights")}
+    return {**named, "l2": clusters.about.l2}
 
 
 def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images) -> bool:
@@ -75,16 +86,17 @@ def write_given(
     directory: Path,
     features: artifacts.Artifact[artifacts.Features],
     assignment: Int32[np.ndarray, " n"],
-    centroids: Float32[np.ndarray, "k d"],
+    scaling: Mapping[str, Any],
     *,
-    mean: Float32[np.ndarray, " d"],
-    l2: bool,
     mesh: Mesh,
 ) -> None:
-    """Writes labels.parquet of the images whose features were given, into their clusters."""
+    """Writes labels.parquet of the images whose features were given, into their clusters.
+
+    `scaling` is what `load_scaling` would load.
+    """
     index = files.read_table(features / "index.parquet")
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
-    found = kmeans.assign(shards, centroids, mean=mean, l2=l2, mesh=mesh)
+    found = kmeans.assign(shards, **scaling, mesh=mesh)
     columns = {name: getattr(found, name) for name in COLUMNS}
     # Of two as near, the one that k-means took.
     other = found.cluster != assignment
@@ -101,40 +113,38 @@ def label(
     mesh: Mesh,
     reading: data.Reading,
     notice: Notice,
+    nearest: int = 2,
     on_batch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, np.ndarray]:
-    """The columns COLUMNS of images, in their order; see `kmeans.Assignment`.
+    """The columns COLUMNS of images, in their order, and RANKED [n, m]; see `kmeans.Assignment`.
 
-    Images are seen as those that were clustered: layer, pooling, view and normalisation. After
-    every batch, `on_batch` is called with the number of its images.
+    RANKED are of the `nearest` centroids, where more than two are asked for. Images are seen as
+    those that were clustered: layers, pooling, views and normalisation. After every batch,
+    `on_batch` is called with the number of its images.
     """
-    features = labeller.features
     parts: list[kmeans.Assignment] = []
     waiting: list[np.ndarray] = []
 
     def assign() -> None:
         rows = np.concatenate(waiting)
         waiting.clear()
-        found = kmeans.assign(
-            rows, labeller.centroids, mean=labeller.mean, l2=labeller.l2, mesh=mesh
-        )
-        parts.append(found)
+        parts.append(kmeans.assign(rows, **labeller.scaling, mesh=mesh, nearest=nearest))
 
-    for index, rows in backbones.extract(
+    for index, rows in image_rows.extract(
         labeller.backbone,
         images,
-        {features.layer: features.grid},
-        size=features.size,
+        labeller.features,
         batch_size=batch_size,
         mesh=mesh,
         reading=reading,
         notice=notice,
     ):
-        waiting.append(rows[features.layer])
+        waiting.append(rows)
         # A call looks at all centroids first, whatever the number of rows.
         if sum(map(len, waiting)) >= _ROWS_AT_A_TIME:
             assign()
         on_batch(len(index))
     if waiting:
         assign()
-    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
+    names = COLUMNS if nearest <= 2 else COLUMNS + RANKED
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}

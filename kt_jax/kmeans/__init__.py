@@ -2,6 +2,7 @@
 
     fit(features, k)             -> KMeans: centroids, assignment, inertia, sizes, ...
     assign(features, centroids)  -> Assignment: nearest centroid, distance, second, margin
+    balance(features, centroids) -> weights for `assign`: clusters of about equal size
     sweep(features, ks)          -> which layer and how many clusters: one dict for each pair
 
 Minimises the inertia `J(A, C) = sum_i |x_i - C[A_i]|^2` over the assignment A and the centroids C
@@ -15,6 +16,7 @@ the devices, centred, kept or read again in every iteration; `seeding` draws the
 worked off in chunks: the n x k distances never exist.
 """
 
+from kt_jax.kmeans.balancing import balance
 from kt_jax.kmeans.checks import check_options
 from kt_jax.kmeans.descent import Progress
 from kt_jax.kmeans.fit import KMeans, fit
@@ -28,6 +30,7 @@ __all__ = [
     "Progress",
     "SeedingProgress",
     "assign",
+    "balance",
     "check_options",
     "fit",
     "sweep",

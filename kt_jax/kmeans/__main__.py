@@ -4,7 +4,8 @@
     python -m kt_jax.kmeans --features RUN/features --k 1000 --centre --l2 --out DIR
 
 Writes DIR: centroids.safetensors (centroids [k, d], mean [d]: subtract it from new rows before
-they are compared), assignment.npy [n] int32, clusters.json (how it went), and manifest.json last.
+they are compared; with --dims, also components [d, dims]: multiply them by it next, the centroids
+are [k, dims]), assignment.npy [n] int32, clusters.json (how it went), and manifest.json last.
 
 The same command run again goes on from the last iteration of one that was killed, and does
 nothing if it has finished. With other arguments, or other features, it refuses. Features are
@@ -69,7 +70,7 @@ def _run(argv: Sequence[str] | None) -> None:
     arguments, begun = _parse(argv), time.monotonic()
     paths = find_shards("--features", [*arguments.features, *arguments.shards])
     names = ("k", "subsample", "seed", *command.OPTIONS)
-    options = {name: getattr(arguments, name) for name in names}
+    options = command.without_later({name: getattr(arguments, name) for name in names})
     fingerprint = {"features": marks.describe_files(paths), "options": options}
     with signals.Notice(), marks.working_in(arguments.out, fingerprint) as anything:
         if anything:
@@ -77,7 +78,9 @@ def _run(argv: Sequence[str] | None) -> None:
             marks.check_unchanged(fingerprint["features"], arguments.out)
             seconds = time.monotonic() - begun
             l2 = arguments.l2 or arguments.spherical
-            about = artifacts.Clusters(k=arguments.k, rows=facts["rows"], l2=l2, features=None)
+            about = artifacts.Clusters(
+                k=arguments.k, rows=facts["rows"], l2=l2, features=None, dims=arguments.dims
+            )
             made = {"section": options, "facts": facts, "seconds": seconds}
             artifacts.finish(arguments.out, about, fingerprint, **made)
             _log.info("finished in %s: %s", progress.format_seconds(seconds), arguments.out)
@@ -100,7 +103,7 @@ def _cluster(
     found = clustering.fit("k-means", rows, arguments.k, state=_state(arguments.out), **of_fit)
     assignment, sizes = found.assignment, found.sizes
     description = {
-        "d": found.centroids.shape[1],
+        "d": len(found.mean),
         "features": [str(path) for path in paths],
         "options": options,
         "seed": arguments.seed,
@@ -112,6 +115,7 @@ def _cluster(
             paths,
             found.centroids,
             mean=found.mean,
+            components=found.components,
             l2=arguments.l2 or arguments.spherical,
             chunk_rows=arguments.chunk_rows,
             precision=arguments.precision,

@@ -63,6 +63,8 @@ def check_options(
     centre: bool = False,
     l2: bool = False,
     spherical: bool = False,
+    dims: int = 0,
+    whiten: bool = False,
 ) -> None:
     """Refuses what `fit` would refuse before it sees the features.
 
@@ -79,7 +81,7 @@ def check_options(
         raise ValueError(
             f"init = {init!r}: choose one of {', '.join(seeding.METHODS)}, or give centroids"
         )
-    counts = {"seed": seed, "max_iterations": max_iterations, "restarts": restarts}
+    counts = {"seed": seed, "max_iterations": max_iterations, "restarts": restarts, "dims": dims}
     for name, value in counts.items():
         whole_number(name, value)
     if seed < 0:
@@ -96,9 +98,16 @@ def check_options(
         raise ValueError(f"restarts = {restarts} from given centroids: all would be the same run")
     if chunk_rows is not None and whole_number("chunk_rows", chunk_rows) < 1:
         raise ValueError(f"chunk_rows = {chunk_rows}: give 1 or more, such as 4096")
-    for name, value in {"centre": centre, "l2": l2, "spherical": spherical}.items():
+    choices = {"centre": centre, "l2": l2, "spherical": spherical, "whiten": whiten}
+    for name, value in choices.items():
         if not isinstance(value, bool | np.bool_):
             raise ValueError(f"{name} = {value!r}: give True or False")
+    if dims < 0:
+        raise ValueError(f"dims = {dims}: give 1 or more, or 0 to keep all dimensions")
+    if whiten and not dims:
+        raise ValueError(
+            "whiten = True without dims: say how many components are kept, such as 256"
+        )
     if mesh is not None and mesh.axis_names != ("data",):
         raise ValueError(f'mesh has the axes {mesh.axis_names}: k-means needs the one axis "data"')
 
@@ -147,6 +156,25 @@ def checked_mean(mean: Any, d: int) -> Float32[np.ndarray, " d"]:
             f"mean has shape {given.shape}, features have d = {d}: mean must be [d] = ({d},)"
         )
     return checked_centroids(np.asarray(given)[None], "mean")[0]
+
+
+def checked_components(components: Any, d: int) -> Float32[np.ndarray, "d c"]:
+    """Returns given components as float32; refuses what is not d rows of finite numbers."""
+    found = checked_centroids(components, "components")
+    if len(found) != d:
+        raise ValueError(
+            f"components have shape {found.shape}, features have d = {d}: components must be "
+            f"[d, dims] = ({d}, dims)"
+        )
+    return found
+
+
+def checked_weights(weights: Any, k: int) -> Float32[np.ndarray, " k"]:
+    """Returns given weights as float32; refuses what is not k finite numbers."""
+    given = sources.as_array(weights, "weights")
+    if given.shape != (k,):
+        raise ValueError(f"weights have shape {given.shape}: one for each of k = {k} centroids")
+    return checked_centroids(np.asarray(given)[None], "weights")[0]
 
 
 def checked_labels(labels: Any, name: str) -> Int[np.ndarray, " n"]:

@@ -124,8 +124,12 @@ def write(
     found: kmeans.KMeans,
     assignment: Int32[np.ndarray, " n"],
     description: dict[str, Any],
+    *,
+    weights: Float32[np.ndarray, " k"] | None = None,
 ) -> None:
-    """Writes centroids.safetensors (centroids, mean), assignment.npy and clusters.json.
+    """Writes centroids.safetensors (centroids, mean, components), assignment.npy, clusters.json.
+
+    There are components only where rows were reduced, and weights where they are given.
 
     clusters.json holds the description and how the fit went.
     """
@@ -133,6 +137,10 @@ def write(
         "centroids": found.centroids,
         "mean": found.mean,
     }
+    if found.components is not None:
+        tensors["components"] = found.components
+    if weights is not None:
+        tensors["weights"] = weights
     fitted = {
         "k": len(found.centroids),
         "inertia": found.inertia,

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int
 
 from kt_jax.kmeans import checks, device, lloyd, rows
 from kt_jax.kmeans.labelling import nearest_to_zero
@@ -107,7 +107,7 @@ class Task:
     counts: Bool[np.ndarray, " n"]  # which rows have a direction, where they need one
     max_iterations: int
     tolerance: int | float
-    call: UInt8[np.ndarray, " b"]  # for its states: `checks.describe_call`
+    kept: Mapping[str, np.ndarray]  # in all its states, such as `call`: `checks.describe_call`
 
     @functools.cached_property
     def square(self) -> float:
@@ -202,8 +202,8 @@ def descend(
         if on_iteration is not None:
 
             def save() -> dict[str, np.ndarray]:
-                kept = best.pack("best_") if best else {}
-                return {**at.pack(matrix), **kept, "call": task.call}
+                others = best.pack("best_") if best else {}
+                return {**at.pack(matrix), **others, **task.kept}
 
             on_iteration(Progress(at.restart, iteration, inertia, moved, moved_empties, save))
     return found

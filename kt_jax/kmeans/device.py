@@ -1,10 +1,10 @@
 """What k-means runs on the devices, one block of rows at a time.
 
-A row x is seen as `prepared(x) = l2(x - mean) - origin`: `origin` lies amid the rows, because far
-from it the |c|^2 - 2 x.c that rank the centroids would be differences of huge numbers. Within a
-device a scan goes over chunks of rows, so that the n x k distances never exist. `valid` is the
-number of rows of the block that are rows of the matrix; the padding after them never counts, nor
-does, where rows are divided by their lengths, a row of length 0: it has no direction.
+A row x is seen as `prepared(x) = l2((x - mean) components) - origin`: `origin` lies amid the rows,
+because far from it the |c|^2 - 2 x.c that rank the centroids would be differences of huge numbers.
+Within a device a scan goes over chunks of rows, so that the n x k distances never exist. `valid` is
+the number of rows of the block that are rows of the matrix; the padding after them never counts,
+nor does, where rows are divided by their lengths, a row of length 0: it has no direction.
 """
 
 import dataclasses
@@ -28,6 +28,9 @@ GROUP = 8
 # 2^-24 of the sum of their sizes. Such sums are then added up without a loss.
 LANE_ROWS = 256
 
+# So many rows are reduced at a time.
+_TILE_ROWS = 256
+
 # k-means is matrix products, which YNN runs faster than Eigen; for the convolutions of training
 # kt_jax.machine.partition turns it off for the whole process.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
@@ -49,13 +52,18 @@ class Setting:
         return self.mesh.devices.flat[0].platform
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("mean", "origin"), meta_fields=())
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("mean", "origin", "components"),
+    meta_fields=(),
+)
 @dataclasses.dataclass(frozen=True)
 class Frame:
     """Where rows are seen from."""
 
     mean: Any  # float32 [d]: subtracted from every row
-    origin: Any  # float32 [d]: of what is prepared
+    origin: Any  # float32 [d], or [c] with components: of what is prepared
+    components: Any = None  # float32 [d, c]: rows are multiplied by it; None: they are not
 
 
 @functools.partial(
@@ -76,7 +84,7 @@ class Prepared:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("values", "square", "rounding", "length", "numbers"),
+    data_fields=("values", "square", "rounding", "length", "numbers", "weight"),
     meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +92,11 @@ class Points:
     """Centroids c less the origin, ready to be compared with rows; padded to whole groups."""
 
     values: Any  # float32 [p, d]
-    square: Any  # float32 [p]: |c|^2; inf marks padding
+    square: Any  # float32 [p]: |c|^2, less the weight; inf marks padding
     rounding: Any  # float32 [p]: |c - c'| for c' = bfloat16(c), and what summing up adds
     length: Any  # float32 [p]: |c|
     numbers: Any  # int32 [p]: ascending
+    weight: Any = None  # float32 [p]: subtracted from squared distances that are compared
 
 
 def has_fast_bfloat16() -> bool:
@@ -127,14 +136,32 @@ def program(in_specs: Any, out_specs: Any, *, donate: tuple[int, ...] = ()) -> A
     return decorate
 
 
-def prepared(rows: Shaped[Array, "rows d"], frame: Frame, *, l2: bool) -> Float32[Array, "rows d"]:
-    """Returns the rows as they are compared: float32, less mean, divided by length, less origin."""
+def prepared(rows: Shaped[Array, "rows d"], frame: Frame, *, l2: bool) -> Float32[Array, "rows c"]:
+    """Returns the rows as they are compared: float32, less mean, divided by length, less origin.
+
+    With components they are reduced before they are divided.
+    """
     rows = rows.astype(jnp.float32) - frame.mean[None]
+    if frame.components is not None:
+        rows = _reduced(rows, frame.components)
     if l2:  # of the largest element first, so that small rows do not underflow
         for length in (lambda x: jnp.max(jnp.abs(x), axis=1), _length):
             divisor = length(rows)
             rows = rows / jnp.where(divisor > 0, divisor, 1)[:, None]
     return rows - frame.origin[None]
+
+
+def _reduced(
+    rows: Float32[Array, "rows d"], components: Float32[Array, "d c"]
+) -> Float32[Array, "rows c"]:
+    """Returns rows @ components, with the same bits of a row whatever rows are beside it."""
+
+    def reduce(tile: Float32[Array, "tile d"]) -> Float32[Array, "tile c"]:
+        return jnp.matmul(tile, components, precision=lax.Precision.HIGHEST)
+
+    # The order of summing up in a product depends on its shape.
+    reduced = lax.map(reduce, in_lanes(rows, _TILE_ROWS))
+    return reduced.reshape(-1, reduced.shape[-1])[: len(rows)]
 
 
 def _length(x: Float32[Array, "rows d"]) -> Float32[Array, " rows"]:
@@ -191,7 +218,10 @@ def products(
 
 
 def scores(rows: Float32[Array, "rows d"], to: Points, precision: str) -> Float32[Array, "p rows"]:
-    """Returns |c|^2 - 2 c.x: the squared distances less |x|^2, which ranks no centroid."""
+    """Returns |c|^2 - 2 c.x: the squared distances less |x|^2, which ranks no centroid.
+
+    And less the weights of the centroids, if they have some.
+    """
     return to.square[:, None] + products(-2 * to.values, rows, precision)
 
 
@@ -253,10 +283,13 @@ def value_limit(d: int) -> float:
 
 def prepare_few(
     setting: Setting, rows: Shaped[np.ndarray, "m d"], frame: Frame
-) -> Float32[np.ndarray, "m d"]:
+) -> Float32[np.ndarray, "m c"]:
     """Returns rows of the host as they are compared, but not less the origin."""
     still = dataclasses.replace(frame, origin=np.zeros_like(frame.origin))
-    return np.asarray(jax.jit(prepared, static_argnames="l2")(rows, still, l2=setting.l2))
+    reduces = frame.components is not None and setting.platform == "cpu"
+    options = _CPU_OPTIONS if reduces else None  # the bits of `prepare`
+    prepare_them = jax.jit(prepared, static_argnames="l2", compiler_options=options)
+    return np.asarray(prepare_them(rows, still, l2=setting.l2))
 
 
 @program((P("data"), P(), P()), P("data"))
@@ -279,19 +312,22 @@ def nearest_two(
     """Returns (cluster, distance^2) of the nearest and of the second nearest centroid.
 
     One matrix product ranks the centroids. The best two are then measured by the norm of the
-    difference, which decides between them: no cancellation, and ties between two are exact.
+    difference, which decides between them: no cancellation, and ties between two are exact. With
+    weights, nearest is what has the least distance^2 less the weight; distances are as they are.
     """
     score = scores(rows, to, precision)
 
     def measured(score):
         place, low, _ = lowest(score)
         squared = jnp.sum(jnp.square(rows - to.values[place]), axis=1)
-        return to.numbers[place], jnp.where(jnp.isposinf(low), jnp.inf, squared), place
+        squared = jnp.where(jnp.isposinf(low), jnp.inf, squared)
+        compared = squared if to.weight is None else squared - to.weight[place]
+        return to.numbers[place], squared, compared, place
 
     *first, place = measured(score)
     taken = jnp.arange(len(score), dtype=jnp.int32)[:, None] == place[None]
     *second, _ = measured(jnp.where(taken, jnp.inf, score))
-    swap = (second[1] < first[1]) | ((second[1] == first[1]) & (second[0] < first[0]))
+    swap = (second[2] < first[2]) | ((second[2] == first[2]) & (second[0] < first[0]))
 
     def chosen(yes, no):
         return jnp.where(swap, yes[0], no[0]), jnp.where(swap, yes[1], no[1])

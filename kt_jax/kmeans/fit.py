@@ -8,9 +8,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32, Int64, Shaped
+from jaxtyping import Float32, Int32
 
-from kt_jax.kmeans import checks, device, rows, seeding
+from kt_jax.kmeans import checks, frames, reduction, rows, seeding
 from kt_jax.kmeans.descent import Descent, Found, Progress, Task, descend, finish
 from kt_jax.kmeans.device import Frame
 from kt_jax.kmeans.seeding import Seeding, SeedingProgress
@@ -18,8 +18,6 @@ from kt_jax.runs import progress
 
 _log = logging.getLogger(__name__)
 
-_ORIGIN_ROWS = 256  # whose mean the origin is...
-_WILD = 10  # ... without those so many times farther from their median than half of them are
 _SECONDS_BETWEEN_LINES = 10.0  # while seeds are drawn
 
 
@@ -27,8 +25,8 @@ _SECONDS_BETWEEN_LINES = 10.0  # while seeds are drawn
 class KMeans:
     """What `fit` found; `assignment`, `sizes` and `inertia` belong to exactly these centroids."""
 
-    centroids: Float32[np.ndarray, "k d"]
-    mean: Float32[np.ndarray, " d"]  # subtracted from every row; zeros without `centre`
+    centroids: Float32[np.ndarray, "k c"]
+    mean: Float32[np.ndarray, " d"]  # subtracted from every row; zeros without `centre` and `dims`
     assignment: Int32[np.ndarray, " n"]
     inertia: float
     inertia_curve: tuple[float, ...]  # [0] belongs to the seeds, [i] to the i-th update
@@ -36,6 +34,8 @@ class KMeans:
     repaired: tuple[int, ...]  # empty clusters that each update moved
     sizes: Int32[np.ndarray, " k"]
     stopped: str  # why: no row moved, too small a gain, no gain in float32, or max_iterations
+    # What rows less the mean are multiplied by, before `l2`; None without `dims`.
+    components: Float32[np.ndarray, "d c"] | None = None
 
 
 def fit(
@@ -49,6 +49,8 @@ def fit(
     centre: bool = False,
     l2: bool = False,
     spherical: bool = False,
+    dims: int = 0,
+    whiten: bool = False,
     mesh: Mesh | None = None,
     chunk_rows: int | None = None,
     precision: str = "auto",
@@ -88,14 +90,21 @@ def fit(
       k: number of clusters, at most the number of distinct rows.
       seed: of the draws; the same seed gives the same seeds on any number of devices.
       init: "k-means||", "k-means++", "random" (rows), or the centroids [k, d] to start from, of any
-        kind that features are: with `centre`, `l2` or `spherical`, near the rows as those leave
-        them (`KMeans.centroids` are).
+        kind that features are: with `centre`, `l2`, `spherical` or `dims`, near the rows as those
+        leave them (`KMeans.centroids` are).
       max_iterations: limit on the updates of the centroids; 0 keeps the seeds.
       tolerance: stops when an update lowers the inertia by no more than this fraction of it,
         moved no empty cluster and left none.
       centre: subtracts the mean row.
       l2: divides every row by its length (after the mean was subtracted); zeros stay zeros.
       spherical: as `l2`, and the centroids are kept at length 1: k-means by cosine.
+      dims: reduces rows to so many principal components, after the mean was subtracted (whatever
+        `centre` says) and before `l2`: `KMeans.components` [d, dims]. 0 keeps all dimensions. The
+        rows are read once more, for their covariance [d, d], of which each device has two matrices
+        of float32; the reduced rows are kept where they fit (2 GiB a process on a CPU).
+      whiten: gives all components the variance 1, so that a small one counts as much as a large
+        one. With `l2` and dims = 256 it is the recipe of DeepCluster (Caron et al. 2018, section
+        3.4).
       mesh: has the single axis "data"; all devices when None.
       chunk_rows: rows whose distances to all centroids exist at one time on a device; chosen for
         the device when None.
@@ -116,7 +125,8 @@ def fit(
       ValueError: features not [n, d], empty, not numbers, masked, not finite, or too large or too
         close to one another for their squares in float32, or changed while they were read; k not
         in 1..n or above the number of distinct rows that have a direction; an unknown or negative
-        option, or one of a wrong type; a mesh with other axes; a state to resume from another call.
+        option, or one of a wrong type; a mesh with other axes; a state to resume from another call;
+        dims not below n or above d, or more to whiten than the directions in which rows vary.
       FileNotFoundError: a shard is absent.
 
     >>> fit(np.array([[0, 0], [0, 2], [9, 9], [9, 7]]), k=2).inertia
@@ -135,10 +145,13 @@ def fit(
         centre=centre,
         l2=l2,
         spherical=spherical,
+        dims=dims,
+        whiten=whiten,
     )
     checks.check_functions(on_iteration=on_iteration, on_seeding=on_seeding)
     # NumPy's small integers overflow where Python's do not.
     seed, max_iterations, restarts = int(seed), int(max_iterations), int(restarts)
+    dims = int(dims)
     tolerance = float(tolerance)
     if not isinstance(init, str):
         init = checks.checked_seeds(init, k, spherical=spherical)
@@ -154,15 +167,9 @@ def fit(
     if not 1 <= k <= matrix.n:
         raise ValueError(f"k = {k} clusters for n = {matrix.n} rows: choose k between 1 and n")
     if not isinstance(init, str):
-        checks.check_dims(init, "init", matrix.d)
+        checks.check_dims(init, "init", dims or matrix.d)
     _log.info("k-means: k = %d, %s", k, matrix.describe())
-    mean = _mean(matrix) if centre else np.zeros(matrix.d, np.float32)
-    sample = matrix.take_raw(_spaced(matrix.n))
-    matrix.look_from(Frame(mean, _middle(matrix, sample, mean)))
-    squares, counts = checks.check_rows(matrix)
-    checks.check_directions(counts, k)
-    checks.check_spread(matrix, squares)
-    checks.warn_of_rounding(sample, mean)
+    sample = matrix.take_raw(frames.space(matrix.n))
     call = checks.describe_call(
         n=matrix.n,
         d=matrix.d,
@@ -177,12 +184,30 @@ def fit(
         spherical=bool(spherical),
         precision=matrix.setting.precision,
         restarts=restarts,
+        # States from before there were these stay those of the same call.
+        **({"dims": dims, "whiten": bool(whiten)} if dims else {}),
     )
-    task = Task(matrix, squares, counts, max_iterations, tolerance, call)
+    if resume is not None:
+        checks.check_resume(resume, call)
+    kept = {"call": call}
+    mean = frames.find_mean(matrix) if centre or dims else np.zeros(matrix.d, np.float32)
+    components = None
+    if dims:
+        # On another mesh the last digits would differ, and so would the rows.
+        components = kept["components"] = (
+            reduction.find_components(matrix, mean, dims, whiten=bool(whiten))
+            if resume is None
+            else resume["components"]
+        )
+    matrix.look_from(Frame(mean, frames.find_middle(matrix, sample, mean, components), components))
+    squares, counts = checks.check_rows(matrix)
+    checks.check_directions(counts, k)
+    checks.check_spread(matrix, squares)
+    checks.warn_of_rounding(sample, mean)
+    task = Task(matrix, squares, counts, max_iterations, tolerance, kept)
 
     best, first, draw, going = None, 0, None, None
     if resume is not None:
-        checks.check_resume(resume, call)
         best = Found.unpack(resume, "best_") if "best_curve" in resume else None
         first = int(resume["restart"])
         if "chosen" in resume:
@@ -213,6 +238,7 @@ def fit(
         repaired=tuple(best.repaired),
         sizes=np.bincount(assignment, minlength=k).astype(np.int32),
         stopped=best.stopped,
+        components=components,
     )
 
 
@@ -235,7 +261,7 @@ def _seeds(
     before = len(at.chosen)
 
     def state() -> dict[str, np.ndarray]:
-        return {**at.pack(), **(best.pack("best_") if best else {}), "call": task.call}
+        return {**at.pack(), **(best.pack("best_") if best else {}), **task.kept}
 
     def report() -> None:
         nonlocal said
@@ -254,28 +280,3 @@ def _seeds(
     if len(np.unique(seeds, axis=0)) < k:
         checks.check_distinct(matrix, k)
     return seeds
-
-
-def _mean(matrix: rows.Rows) -> Float32[np.ndarray, " d"]:
-    """Returns the mean row; zeros where it is not finite, for `check_rows` to find out why."""
-    parts = matrix.for_each_raw(lambda _, block: device.lane_sums(matrix.setting, block))
-    mean = sum(matrix.fetch(part).sum(0, dtype=np.float64) for part in parts) / matrix.n
-    return np.where(np.isfinite(mean).all(), mean, 0).astype(np.float32)
-
-
-def _spaced(n: int) -> Int64[np.ndarray, " m"]:
-    """Returns the numbers of evenly spaced rows."""
-    return np.unique(np.linspace(0, n - 1, min(n, _ORIGIN_ROWS)).astype(np.int64))
-
-
-def _middle(
-    matrix: rows.Rows, sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray, " d"]
-) -> Float32[np.ndarray, " d"]:
-    """Returns the mean of some rows, but for wild ones: far from the median, as distances go."""
-    sample = device.prepare_few(matrix.setting, sample, Frame(mean, np.zeros_like(mean)))
-    sample = sample[np.abs(sample).max(1) <= device.value_limit(matrix.d)]  # not NaN
-    if not len(sample):
-        return mean
-    distance = np.linalg.norm(sample - np.median(sample, axis=0)[None], axis=1)
-    sample = sample[distance <= _WILD * np.median(distance)]
-    return sample.mean(0, dtype=np.float64).astype(np.float32)

@@ -7,19 +7,21 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int32
 
-from kt_jax.kmeans import checks, device, rows
+from kt_jax.kmeans import checks, device, neighbours, rows
 from kt_jax.kmeans.device import Frame
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Assignment:
-    """The nearest and second nearest centroid of every row; distances are Euclidean."""
+    """The nearest and second nearest centroid of every row, and more; distances are Euclidean."""
 
     cluster: Int32[np.ndarray, " n"]
     distance: Float32[np.ndarray, " n"]
     second_cluster: Int32[np.ndarray, " n"]  # -1 when k == 1
     margin: Float32[np.ndarray, " n"]  # second distance - distance; inf when k == 1
     directed: Bool[np.ndarray, " n"]  # False for a row of length 0 under `l2`: no cluster is nearer
+    clusters: Int32[np.ndarray, "n m"]  # the nearest, from the first on
+    distances: Float32[np.ndarray, "n m"]  # those of `clusters`
 
 
 def assign(
@@ -27,45 +29,54 @@ def assign(
     centroids: Any,
     *,
     mean: Any = None,
+    components: Any = None,
+    weights: Any = None,
     l2: bool = False,
     mesh: Mesh | None = None,
     chunk_rows: int | None = None,
     precision: str = "auto",
+    nearest: int = 2,
 ) -> Assignment:
     """Gives every row of `features` [n, d] its nearest centroid [k, d]; ties go to the lowest.
 
-    `mean` [d] is subtracted from the rows and `l2` divides them by their lengths: pass what the
-    centroids were fitted with (`KMeans.mean`). The distances are float32 in any precision. Calls
-    with any numbers of rows share a handful of compiled programs.
+    `mean` [d] is subtracted from the rows, which are then multiplied by `components` [d, dims], and
+    `l2` divides them by their lengths: pass what the centroids [k, dims] were fitted with
+    (`KMeans.mean`, `KMeans.components`). The distances are float32 in any precision. Calls with any
+    numbers of rows share a handful of compiled programs. `clusters` and `distances` have the
+    `nearest` centroids, or all k if these are fewer; more than two cost a second pass.
+
+    With `weights` [k] (of `balance`) a row belongs to the centroid of the least distance^2 less the
+    weight, and the second one is next by that: the margin is below 0 where it is nearer.
 
     Raises:
-      ValueError: as in `fit`; features, centroids and mean of different d.
+      ValueError: as in `fit`; features, centroids, mean and components of different d; weights of
+        another k; nearest below 1, or above 2 with weights.
 
     >>> assign([[1.0], [8.0]], [[0.0], [10.0]]).margin.tolist()
     [8.0, 6.0]
     """
     checks.check_options(precision=precision, mesh=mesh, chunk_rows=chunk_rows, l2=l2)
-    centroids = checks.checked_centroids(centroids, "centroids")
-    matrix = rows.Rows(
+    nearest = checks.whole_number("nearest", nearest)
+    if nearest < 1:
+        raise ValueError(f"nearest = {nearest}: give 1 or more")
+    if nearest > 2 and weights is not None:
+        raise ValueError(f"nearest = {nearest} with weights: of two centroids it is known")
+    opened = open_rows(
         features,
-        len(centroids),
+        centroids,
+        mean=mean,
+        components=components,
+        weights=weights,
+        l2=l2,
         mesh=mesh,
         chunk_rows=chunk_rows,
         precision=precision,
-        any_size=True,
-        l2=l2,
     )
-    checks.check_dims(centroids, "centroids", matrix.d)
-    mean = np.zeros(matrix.d, np.float32) if mean is None else checks.checked_mean(mean, matrix.d)
-    middle = _middle(centroids)
-    checks.check_centroids_spread(centroids, middle)
-    matrix.look_from(Frame(mean, middle))
-    squares, directed = checks.check_rows(matrix)
+    matrix, centroids, to = opened.matrix, opened.centroids, opened.to
+    squares, directed = opened.squares, opened.directed
     k, setting = len(centroids), matrix.setting
     if setting.precision == "exact":  # the same labels, and a second nearest to measure
         setting = dataclasses.replace(setting, precision="float32")
-    values = centroids - matrix.frame.origin[None]
-    to = device.points(values, np.arange(k, dtype=np.int32), size=k)
 
     def look(number: int, block: device.Prepared) -> tuple[Any, ...]:
         return *device.label(setting, block, to, matrix.valid(number)), block.square
@@ -82,7 +93,69 @@ def assign(
         others = np.delete(np.arange(k), cluster[nowhere][0])
         place, length = nearest_to_zero(centroids[others])
         second[nowhere], margin[nowhere] = others[place], length - distance[nowhere]
-    return Assignment(cluster, distance, second, margin, directed)
+    count = min(nearest, k)
+    clusters = np.stack([cluster, second], axis=1)[:, :count]
+    distances = np.stack([distance, distance + margin], axis=1)[:, :count]
+    if count > 2:
+        others, lengths = neighbours.rank(matrix, setting, to, cluster, second, count=count - 2)
+        clusters = np.concatenate([clusters, others], axis=1)
+        # Measured in another way: rounding may not turn the order round.
+        distances = np.maximum.accumulate(np.concatenate([distances, lengths], axis=1), axis=1)
+    return Assignment(cluster, distance, second, margin, directed, clusters, distances)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opened:
+    """Rows, as centroids see them."""
+
+    matrix: rows.Rows
+    centroids: Float32[np.ndarray, "k c"]
+    to: device.Points  # the centroids, padded to whole groups
+    squares: Float32[np.ndarray, " n"]  # of the rows' lengths, 0 of those without a direction
+    directed: Bool[np.ndarray, " n"]
+
+
+def open_rows(
+    features: Any,
+    centroids: Any,
+    *,
+    mean: Any,
+    components: Any,
+    weights: Any = None,
+    l2: bool,
+    mesh: Mesh | None,
+    chunk_rows: int | None,
+    precision: str,
+) -> Opened:
+    """Opens rows to compare with centroids; arguments and errors as of `assign`."""
+    centroids = checks.checked_centroids(centroids, "centroids")
+    k = len(centroids)
+    matrix = rows.Rows(
+        features,
+        k,
+        mesh=mesh,
+        chunk_rows=chunk_rows,
+        precision=precision,
+        any_size=True,
+        l2=l2,
+    )
+    if components is not None:
+        components = checks.checked_components(components, matrix.d)
+    checks.check_dims(
+        centroids, "centroids", matrix.d if components is None else components.shape[1]
+    )
+    mean = np.zeros(matrix.d, np.float32) if mean is None else checks.checked_mean(mean, matrix.d)
+    middle = _middle(centroids)
+    checks.check_centroids_spread(centroids, middle)
+    matrix.look_from(Frame(mean, middle, components))
+    squares, directed = checks.check_rows(matrix)
+    values = centroids - matrix.frame.origin[None]
+    to = device.points(values, np.arange(k, dtype=np.int32), size=k)
+    if weights is not None:
+        weights = checks.checked_weights(weights, k)
+        padded = np.pad(weights, (0, len(to.square) - k))
+        to = dataclasses.replace(to, square=to.square - padded, weight=padded)
+    return Opened(matrix, centroids, to, squares, directed)
 
 
 def _middle(centroids: Float32[np.ndarray, "k d"]) -> Float32[np.ndarray, " d"]:

@@ -192,9 +192,9 @@ def _add(
 
     lanes = -(-len(values) // lane)
     if lanes == 1:
-        return _plus(sums, scatter(1))
+        return plus(sums, scatter(1))
     few = jnp.sum((came < k) | (left < k), dtype=jnp.int32) <= lane
-    return _plus(sums, lax.cond(few, lambda: scatter(1), lambda: scatter(lanes)))
+    return plus(sums, lax.cond(few, lambda: scatter(1), lambda: scatter(lanes)))
 
 
 def _add_products(
@@ -217,7 +217,7 @@ def _add_products(
         signs = member(came) - member(left)
         precision = lax.Precision.HIGHEST
         change = jnp.einsum("lrk,lrd->lkd", signs, rows, precision=precision)
-        return _plus(sums, _joined(change)), ()
+        return plus(sums, _joined(change)), ()
 
     return over_chunks(setting, add, sums, values, came, left)[0]
 
@@ -233,9 +233,7 @@ def _two_sum(a: Float32[Array, "..."], b: Float32[Array, "..."]) -> tuple[Array,
     return total, (a - (total - added)) + (b - added)
 
 
-def _plus(
-    sums: Float32[Array, "2 k d"], change: Float32[Array, "2 k d"]
-) -> Float32[Array, "2 k d"]:
+def plus(sums: Float32[Array, "2 k d"], change: Float32[Array, "2 k d"]) -> Float32[Array, "2 k d"]:
     """Adds sums that are kept as a float32 and what rounding took from it."""
     total, lost = _two_sum(sums[0], change[0])
     return jnp.stack([total, sums[1] + change[1] + lost])
@@ -268,7 +266,7 @@ def update(setting, totals, sums, counts, centroids, origin):
     n_j |c_j|^2 - 2 c_j.S_j with S_j the sum of the cluster's rows.
     """
     change, gained, moved = lax.psum(totals, "data")
-    sums = _plus(sums, change)
+    sums = plus(sums, change)
     counts += gained
     number, old, total = counts.astype(jnp.float32), centroids - origin[None], sums[0] + sums[1]
     share = number * jnp.sum(jnp.square(old), axis=1) - 2 * jnp.sum(old * total, axis=1)

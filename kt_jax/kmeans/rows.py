@@ -24,6 +24,9 @@ _T = TypeVar("_T")
 _BLOCK_BYTES = {"cpu": 64 * 2**20, "gpu": 512 * 2**20, "tpu": 512 * 2**20}
 # Of the distances of a chunk: measured on a CPU, where they should stay in its cache.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "gpu": 64 * 2**20, "tpu": 64 * 2**20}
+# Of float32 rows of fewer dimensions, which a process keeps on a CPU: reading them again means to
+# reduce them again.
+_REDUCED_BYTES = 2 * 2**30
 _FEWEST_ROWS = 64  # of a block, where matrices of all sizes share shapes
 
 
@@ -91,10 +94,18 @@ class Rows:
         return np.int32(min(self.n - number * self.block_rows, self.block_rows))
 
     def look_from(self, frame: Frame) -> None:
-        """Sets how rows are prepared."""
+        """Sets how rows are prepared; with components, `d` becomes their number."""
         self.frame = frame
+        if frame.components is not None:
+            self.d = len(frame.origin)
+            self.resident |= self._may_keep_reduced()
         if self.resident:
             self._kept = self.for_each_raw(self._prepare)
+
+    def _may_keep_reduced(self) -> bool:
+        if self.setting.platform == "cpu":
+            return 4 * self.n * self.d <= _REDUCED_BYTES * jax.process_count()
+        return sources.fits((self.n, self.d), self.mesh)
 
     def for_each(self, run: Callable[[int, Prepared], _T]) -> list[_T]:
         """What `run(number, block)` returns for each prepared block."""
@@ -119,7 +130,7 @@ class Rows:
 
     def _read(self) -> Iterator[Shaped[Array, "rows d"]]:
         def place(number: int) -> Shaped[Array, "rows d"]:
-            shape = (self.block_rows, self.d)
+            shape = (self.block_rows, self._source.shape[1])
             return self._source.place(number * self.block_rows, shape, self._sharding)
 
         if not self._source.has_to_be_read:

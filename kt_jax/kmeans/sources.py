@@ -250,7 +250,7 @@ class OnHost:
         """Whether the rows may be kept on the devices."""
         if mesh.devices.flat[0].platform == "cpu":
             return not any(isinstance(part, Shard) or _is_mapped(part) for part in self.parts)
-        return _fits(self.shape, mesh)
+        return fits(self.shape, mesh)
 
     def place(self, start: int, shape: tuple[int, int], sharding: NamedSharding) -> jax.Array:
         """The rows from `start` on, zeros beyond the end."""
@@ -318,7 +318,7 @@ class OnDevice:
 
     def in_memory(self, mesh: Mesh) -> bool:
         """Whether the rows may be kept on the devices."""
-        return mesh.devices.flat[0].platform == "cpu" or _fits(self.shape, mesh)
+        return mesh.devices.flat[0].platform == "cpu" or fits(self.shape, mesh)
 
     def place(self, start: int, shape: tuple[int, int], sharding: NamedSharding) -> jax.Array:
         """The rows from `start` on, zeros beyond the end."""
@@ -347,7 +347,8 @@ def _cut(array: Shaped[Array, "n d"], start: Any, *, rows: int) -> Shaped[Array,
     return array.at[at].get(mode="fill", fill_value=0)
 
 
-def _fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
+def fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
+    """Whether float32 rows of this shape may be kept on the devices."""
     # Of the limit, not of what is free: several processes must find the same.
     stats = mesh.local_devices[0].memory_stats() or {}
     limit = _RESIDENT_SHARE * stats.get("bytes_limit", 0)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from kt_jax.models.layers import BatchNorm, he_normal, identity, small_normal
 
 _BACKBONE = 1_000  # folded into a key: other draws than the layers of a head
+_SIZES = 2_000  # likewise, of crops of another size
 
 
 @runtime_checkable
@@ -59,10 +60,10 @@ class Classifier(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.backbone = backbone
-        output = _output_shape(backbone, size)
+        self.shape = _output_shape(backbone, size)  # of what the first layer takes
         if hidden is None:
-            hidden = (4096, 4096) if len(output) > 1 else ()
-        inputs, layers = math.prod(output), []
+            hidden = (4096, 4096) if len(self.shape) > 1 else ()
+        inputs, layers = math.prod(self.shape), []
         for outputs in hidden:
             layers.append(_Dense(inputs, outputs, dropout=dropout, norm=batch_norm, rngs=rngs))
             inputs = outputs
@@ -70,19 +71,45 @@ class Classifier(nnx.Module):
         self.output = _make_output(inputs, classes, batch_norm=batch_norm, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], key: Key[Array, ""] | None = None
+        self,
+        images: Float[Array, "b h w 3"] | tuple[Float[Array, "b _ _ _ 3"], ...],
+        key: Key[Array, ""] | None = None,
     ) -> dict[str, Float[Array, "..."]]:
         """The backbone's activations, then fc6, fc7, ... and logits [b, classes].
 
+        A tuple holds several crops of each image, an array for each size: then logits [b, crops of
+        all sizes, classes] alone. Each size is a forward pass, so that batch norms normalise it by
+        itself; their running averages are those of the first size.
+
+        Where the backbone ends in a map, that of another size than the network was made for is
+        resized (bilinear), because the head has weights for each position.
+
         `key` draws the dropout; it may be None in evaluation.
         """
+        if isinstance(images, tuple):
+            return {"logits": self._classify_crops(images, key)}
         activations = self.backbone(images, _fold(key, _BACKBONE))
-        x = _flatten(activations)
+        output = list(activations.values())[-1]
+        if output.shape[1:] != self.shape:
+            output = _resize(output, self.shape)
+        x = output.reshape(output.shape[0], -1)
         for number, layer in enumerate(self.hidden):
             x = layer(x, _fold(key, number))
             activations[f"fc{number + 6}"] = x
         activations["logits"] = self.output(x)
         return activations
+
+    def _classify_crops(self, sizes: tuple[Array, ...], key: Array | None) -> Array:
+        logits = []
+        for number, crops in enumerate(sizes):
+            running = nnx.to_pure_dict(nnx.state(self, nnx.BatchStat))
+            flat = crops.reshape(-1, *crops.shape[2:])
+            # A size draws by itself; its crops lie at other places of the batch.
+            made = self(flat, _fold(key, _SIZES + number) if number else key)["logits"]
+            logits.append(made.reshape(*crops.shape[:2], -1))
+            if number and running:
+                nnx.update(self, nnx.State(running))
+        return jnp.concatenate(logits, axis=1)
 
 
 class JigsawNet(nnx.Module):
@@ -190,6 +217,11 @@ def _flatten(activations: Mapping[str, Array]) -> Array:
     """The backbone's output, its last activation, as one row an image."""
     output = list(activations.values())[-1]
     return output.reshape(output.shape[0], -1)
+
+
+def _resize(x: Array, shape: tuple[int, ...]) -> Array:
+    resized = jax.image.resize(x.astype(jnp.float32), (x.shape[0], *shape), "linear")
+    return resized.astype(x.dtype)
 
 
 def _make_output(inputs: int, classes: int, *, batch_norm: bool, rngs: nnx.Rngs) -> nnx.Linear:

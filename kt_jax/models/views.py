@@ -165,3 +165,19 @@ def random_resized_crop(
         return jnp.where(jax.random.bernoulli(mirror_key), view[:, ::-1], view)
 
     return standardise(jax.vmap(one)(example_keys(key, images.shape[0]), images))
+
+
+def random_crops(
+    key: Key[Array, ""],
+    images: UInt8[Array, "b s s c"],
+    *,
+    count: int,
+    size: int,
+    area: tuple[float, float],
+) -> Float[Array, "b crops t t c"]:
+    """Several crops of each image, drawn apart; see `random_resized_crop`."""
+
+    def crop(key: Array) -> Array:
+        return random_resized_crop(key, images, size=size, area=area)
+
+    return jax.vmap(crop, out_axes=1)(jax.random.split(key, count))

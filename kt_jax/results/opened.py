@@ -4,6 +4,7 @@
     clusters.assign("photos/")                       # a table: key, cluster, distance, ...
     clusters.assign("photos/", out="labels.parquet")  # the same in a file; resumes after a kill
     kt_jax.open("runs/mine/student").embed(pixels, layer="conv5")
+    kt_jax.open("runs/mine/features").embed(pixels)   # as those features were made
 
 Nothing is ever written into the directory that is opened.
 """
@@ -20,20 +21,21 @@ import pyarrow as pa
 from jaxtyping import Float16
 
 from kt_jax import data
-from kt_jax.evaluation import backbones, labelling
+from kt_jax.evaluation import backbones, image_rows, labelling
 from kt_jax.machine import partition, signals
-from kt_jax.results import alone, given, tables
+from kt_jax.models import views as fixed
+from kt_jax.results import given, tables, writing
 from kt_jax.runs import artifacts, marks
 
 _BATCH = 256  # images at a time, at most
 
 
-def open(path: str | Path) -> "Clusters | Backbone | artifacts.Artifact[Any]":
+def open(path: str | Path) -> "Clusters | Backbone | Features | artifacts.Artifact[Any]":
     """Opens a finished artifact, and compares its files with their SHA-256.
 
     Returns:
-      A `Clusters` or a `Backbone`; of other types, the artifact: its directory, what it holds
-      (`about`) and its manifest.
+      A `Clusters`, a `Backbone` or a `Features`; of other types, the artifact: its directory, what
+      it holds (`about`) and its manifest.
 
     Raises:
       FileNotFoundError: it is not finished, or files of it have gone.
@@ -41,13 +43,15 @@ def open(path: str | Path) -> "Clusters | Backbone | artifacts.Artifact[Any]":
     """
     artifact = open_artifact(path)
     kinds = {artifacts.Clusters: Clusters, artifacts.Backbone: Backbone}
+    if isinstance(artifact.about, artifacts.Features):
+        return Features(artifact.name, artifact.directory, artifact.about, artifact.manifest)
     return kinds[type(artifact.about)](artifact) if type(artifact.about) in kinds else artifact
 
 
 def open_artifact(
-    path: str | Path, wanted: type[artifacts.Description] | None = None
+    path: str | Path, *wanted: type[artifacts.Description]
 ) -> artifacts.Artifact[Any]:
-    """The finished artifact in a directory, of the type that is wanted.
+    """The finished artifact in a directory, of one of the types that are wanted; none: of any.
 
     Raises:
       FileNotFoundError, ValueError: as `open`, and if it is of another type.
@@ -58,10 +62,9 @@ def open_artifact(
     if marks.is_run(directory):
         raise ValueError(f"{path} is a run: name an artifact in it, such as {path}/clusters")
     artifact = artifacts.open_artifact(directory, name=str(directory), reader="kt_jax")
-    if wanted is not None and not isinstance(artifact.about, wanted):
-        raise ValueError(
-            f"{path} is a {type(artifact.about).__name__}, but a {wanted.__name__} is needed"
-        )
+    if wanted and not isinstance(artifact.about, wanted):
+        names = " or ".join(each.__name__ for each in wanted)
+        raise ValueError(f"{path} is a {type(artifact.about).__name__}, but a {names} is needed")
     return artifact
 
 
@@ -104,7 +107,7 @@ class Clusters:
         """
         if out is not None:
             source = {"source": "auto", "path": given.check_paths(images)}
-            write_assignment(self.artifact, source, Path(out), form=form, workers=workers)
+            writing.write_assignment(self.artifact, source, Path(out), form=form, workers=workers)
             return None
         labeller = self._labeller
         size = labeller.features.image_size or labeller.features.size
@@ -113,9 +116,52 @@ class Clusters:
         table = pa.table({"key": list(opened.keys), **columns})
         return tables.add_classes(table, self.artifact.directory)
 
+    def embed(self, images: given.Given, *, workers: int = 0) -> Float16[np.ndarray, "n d"]:
+        """The features of images, made as those that were clustered; see `Features.embed`."""
+        labeller = self._labeller
+        return _embed(labeller.backbone, labeller.features, images, workers)
+
     @functools.cached_property
     def _labeller(self) -> labelling.Labeller:
         return labelling.load_labeller(self.artifact)
+
+
+@dataclass(frozen=True, eq=False)
+class Features(artifacts.Artifact[artifacts.Features]):
+    """A matrix of features, with the network that gives those of other images."""
+
+    def embed(self, images: given.Given, *, workers: int = 0) -> Float16[np.ndarray, "n d"]:
+        """The features of other images, made as these: network, layers, views and scales.
+
+        Args:
+          images: as of `Clusters.assign`.
+          workers: processes that decode; with 0 threads do.
+
+        Raises:
+          ValueError: the features were given; images that are no images.
+          FileNotFoundError: there is no such path.
+        """
+        return _embed(self._backbone, self.about, images, workers)
+
+    @functools.cached_property
+    def _backbone(self) -> backbones.FrozenBackbone:
+        if self.about.backbone is None:
+            raise ValueError(
+                f"{self.name} are given features: no backbone is known that would give those of "
+                "other images"
+            )
+        return backbones.load_backbone(self / backbones.CARRIED, self.about.backbone)
+
+
+def _embed(
+    backbone: backbones.FrozenBackbone,
+    about: artifacts.Features,
+    images: given.Given,
+    workers: int,
+) -> Float16[np.ndarray, "n d"]:
+    opened = given.open_given(images, about.image_size or about.size)
+    parts = image_rows.extract(backbone, opened, about, **_pass(opened, workers))
+    return np.concatenate([rows for _, rows in parts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +178,7 @@ class Backbone:
         grid: int = 4,
         size: int = 0,
         image_size: int = 0,
+        views: int = 1,
         workers: int = 0,
     ) -> Float16[np.ndarray, "n d"]:
         """The features of images: one activation, max-pooled to grid x grid and flattened.
@@ -142,10 +189,12 @@ class Backbone:
           grid: to which maps are pooled; vectors stay as they are.
           size: the side of the view that the network sees, in pixels; 0: that of training.
           image_size: the side that images are decoded to, whose centre the view is; 0: `size`.
+          views: the mean over 1, 2 or 10 views is taken; see `kt_jax.models.views.fixed_views`.
           workers: processes that decode; with 0 threads do.
 
         Raises:
-          ValueError: no such layer, images that are no images, or activations beyond float16.
+          ValueError: no such layer or number of views, images that are no images, or activations
+            beyond float16.
           FileNotFoundError: there is no such path.
         """
         about = self.artifact.about
@@ -153,81 +202,16 @@ class Backbone:
         backbones.check_layers("layer", [layer], about, size)
         opened = given.open_given(images, image_size or size)
         data.check_size(opened, "image_size", size)
+        shown = fixed.fixed_views(views)
+        how = _pass(opened, workers)
         parts = backbones.extract(
-            self._backbone, opened, {layer: grid}, size=size, **_pass(opened, workers)
+            self._backbone, opened, {layer: grid}, size=size, shown=shown, **how
         )
         return np.concatenate([rows[layer] for _, rows in parts])
 
     @functools.cached_property
     def _backbone(self) -> backbones.FrozenBackbone:
         return backbones.load_backbone(self.artifact.directory, self.artifact.about)
-
-
-def write_assignment(
-    clusters: artifacts.Artifact[artifacts.Clusters],
-    source: dict[str, Any],
-    out: Path,
-    *,
-    form: str = "",
-    workers: int = 0,
-) -> None:
-    """Labels the images of a source, and writes them in a form; see `Clusters.assign`.
-
-    Args:
-      clusters: whose centroids are the labels.
-      source: the options of `data.open_images`, without the size.
-      out: the file or directory.
-      form: of a directory.
-      workers: processes that decode.
-    """
-    features = labelling.check_features(clusters)
-    write = tables.find_writer(out, form)
-    _check_source(source)
-    if form in tables.OF_FILES:
-        tables.check_files(source)
-    source = {**source, "size": features.image_size or features.size}
-    stage = {"kind": "label", "clusters": str(clusters.directory)}
-    with alone.run("labels", stage, source, out, workers=workers) as made:
-        write(made, clusters.directory, source)
-
-
-def write_features(
-    backbone: artifacts.Artifact[artifacts.Backbone],
-    source: dict[str, Any],
-    out: Path,
-    *,
-    layer: str,
-    grid: int = 4,
-    size: int = 0,
-    image_size: int = 0,
-    workers: int = 0,
-) -> None:
-    """Writes the features of the images of a source: a Features artifact, as of a stage.
-
-    The same call resumes after a kill. Arguments as of `write_assignment` and `Backbone.embed`.
-
-    Raises:
-      ValueError: no such layer, or `out` exists.
-    """
-    size = size or backbone.about.size
-    _check_source(source)
-    if not layer:
-        names = ", ".join(backbones.layer_shapes(backbone.about, size))
-        raise ValueError(f"--layer is missing: choose from {names}")
-    backbones.check_layers("--layer", [layer], backbone.about, size)
-    source = {**source, "size": image_size or size}
-    stage = {"kind": "features", "backbone": str(backbone.directory), "layer": layer}
-    stage |= {"grid": grid, "size": size}
-    with alone.run("features", stage, source, out, workers=workers) as made:
-        os.replace(made, out)
-
-
-def _check_source(source: dict[str, Any]) -> None:
-    """Refuses a size among the options of the source, which is not the caller's to choose."""
-    if "size" in source:
-        raise ValueError(
-            f"--option size={source['size']}: the artifact says how images are decoded"
-        )
 
 
 def _pass(images: data.Images, workers: int) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Features:
     rows: int
     dims: int
     layer: str
-    """"given" of somebody's own."""
+    """The activation, or several joined by "+"; "given" of somebody's own."""
     grid: int
     """Activations are max-pooled to grid x grid; 0 of somebody's own."""
     size: int
@@ -76,6 +76,12 @@ class Features:
     """The side that images were decoded to, whose centre the view is; 0: that of the view."""
     keys: str = ""
     """Of somebody's own, which images have them: see `data.hash_keys`."""
+    views: int = 1
+    """A row is the mean over so many views; see `models.views.fixed_views`."""
+    scales: tuple[float, ...] = ()
+    """What the part of each layer is divided by; empty of one layer."""
+    images: str = ""
+    """The fingerprint of the images that they are of, in this order; "" if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,20 @@ class Clusters:
     """Whether rows are divided by their lengths before they are compared."""
     features: Features | None
     """How features of other images are made; None where the rows were somebody's own."""
+    dims: int = 0
+    """To how many dimensions rows less the mean are reduced, by the components in
+    centroids.safetensors; 0: they are not."""
+    balanced: bool = False
+    """Whether a row belongs to the centroid of the least squared distance less the weight that
+    centroids.safetensors has of it, so that clusters have about equal sizes."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Pseudo-labels: labels.parquet (index, key, cluster, distance, second_cluster, margin)."""
+    """Pseudo-labels: labels.parquet (index, key, cluster, distance, second_cluster, margin).
+
+    And nearest.safetensors (clusters and distances, [rows, nearest]), if `nearest` is above 2.
+    """
 
     rows: int
     classes: int
@@ -105,6 +120,8 @@ class Labels:
     """The fingerprint of the images that have them, in this order."""
     origin: str
     """Where the images came from, for people."""
+    nearest: int = 2
+    """To how many centroids, from the nearest on, the distances are known; 0 to none."""
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,8 @@ def _make_node(name: str, config: Mapping[str, Any], names: Collection[str]) -> 
         value = getattr(made, option)
         # A report of nothing in particular shows all other stages.
         texts = (value,) if isinstance(value, str) else value
+        if value == "" and options.is_optional(module.Options, option):
+            texts = ()
         if option == "artifacts" and not texts:
             texts = tuple(
                 each

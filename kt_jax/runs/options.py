@@ -21,8 +21,8 @@ _MISSING: Any = dataclasses.MISSING
 def reads(*wanted: type[Description], default: Any = _MISSING, needs_all: bool = True) -> Any:
     """A field that names an input, or a tuple of inputs: finished artifacts of these types.
 
-    Of no type in particular, all types will do. Without `needs_all` the stage does with those that
-    are finished when it begins.
+    Of no type in particular, all types will do. An input whose default is "" may be left out.
+    Without `needs_all` the stage does with those that are finished when it begins.
     """
     metadata = {"reads": wanted, "needs_all": needs_all}
     return dataclasses.field(default=default, metadata=metadata)
@@ -186,6 +186,11 @@ def defaults(cls: Any) -> dict[str, Any]:
 def needs_all(cls: Any, option: str) -> bool:
     """Whether all inputs that an option names must be finished."""
     return {field.name: field for field in dataclasses.fields(cls)}[option].metadata["needs_all"]
+
+
+def is_optional(cls: Any, option: str) -> bool:
+    """Whether an input may be left out: its default is ""."""
+    return {field.name: field for field in dataclasses.fields(cls)}[option].default == ""
 
 
 def fields_of(cls: Any, what: str) -> dict[str, Any]:

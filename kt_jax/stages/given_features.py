@@ -105,6 +105,7 @@ def _describe(rows: given.Rows, images: data.Images) -> artifacts.Features:
         backbone=None,
         image_size=images.size,
         keys=data.hash_keys(images),
+        images=images.fingerprint,
     )
 
 

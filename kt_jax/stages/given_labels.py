@@ -57,6 +57,7 @@ def _describe(labels: Int32[np.ndarray, " n"], images: data.Images) -> artifacts
         classes=int(labels.max()) + 1,
         images=images.fingerprint,
         origin=images.origin,
+        nearest=0,
     )
 
 

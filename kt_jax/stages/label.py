@@ -25,8 +25,17 @@ class Options:
     """Whose centroids the labels are, and whose backbone sees the images."""
     images: str = options.images("train")
     """Those that get labels: any, not only those that were clustered."""
+    nearest: int = 2
+    """To how many centroids distances are kept, or to all k if these are fewer: soft targets of the
+    kind classify are made of them. More than two are kept in a file of their own. Of the features
+    of Imagenette's images, two of 100 centroids held 69 % of softmax(-d^2 / 0.05), ten 92 %."""
     batch_size: int = options.incidental(256)
     """Images at a time, over all devices."""
+
+    def __post_init__(self) -> None:
+        """Refuses a count below 2."""
+        if self.nearest < 2:
+            raise ValueError(f"nearest = {self.nearest}: give 2 or more")
 
 
 def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
@@ -44,13 +53,16 @@ def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
         cluster = files.read_table(clusters / labelling.LABELS)["cluster"]
     else:
         columns = _see(stage, clusters, images)
+        ranked = {name: columns.pop(name) for name in labelling.RANKED if name in columns}
+        if ranked:
+            files.write_tensors(stage.directory / labelling.NEAREST, ranked)
         names = {"index": np.arange(len(images)), "key": list(images.keys)}
         files.write_table(path, names | columns)
         cluster = columns["cluster"]
         files.delete(stage.directory / _DONE)
     if (clusters / backbones.IMAGES).exists():
         files.copy(clusters / backbones.IMAGES, stage.directory / backbones.IMAGES)
-    about = _describe(clusters.about, images)
+    about = _describe(stage.options, clusters.about, images)
     return about, {
         "rows": len(images),
         "images": images.origin,
@@ -79,21 +91,34 @@ def _see(
                 mesh=stage.mesh,
                 reading=stage.reading,
                 notice=stage.notice,
+                nearest=stage.options.nearest,
                 on_batch=count.add,
             )
+            # The table last: it says that the shard is done.
+            ranked = {name: columns.pop(name) for name in labelling.RANKED if name in columns}
+            if ranked:
+                files.write_tensors(file.with_suffix(".safetensors"), ranked)
             files.write_table(file, columns)
     partition.wait_for_all("the labels")
-    shards = [files.read_table(file) for file in sorted(done.glob("labels-*.parquet"))]
-    columns = {
-        name: np.concatenate([shard[name] for shard in shards]) for name in labelling.COLUMNS
-    }
+    shards = []
+    for file in sorted(done.glob("labels-*.parquet")):
+        ranked = file.with_suffix(".safetensors")
+        more = files.read_tensors(ranked) if stage.options.nearest > 2 else {}
+        shards.append(files.read_table(file) | more)
+    columns = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     partition.wait_for_all("the reading of the labels")
     return columns
 
 
-def _describe(clusters: artifacts.Clusters, images: data.Images) -> artifacts.Labels:
+def _describe(
+    chosen: Options, clusters: artifacts.Clusters, images: data.Images
+) -> artifacts.Labels:
     return artifacts.Labels(
-        rows=len(images), classes=clusters.k, images=images.fingerprint, origin=images.origin
+        rows=len(images),
+        classes=clusters.k,
+        images=images.fingerprint,
+        origin=images.origin,
+        nearest=min(chosen.nearest, clusters.k),
     )
 
 
@@ -107,17 +132,31 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
     clusters, images = inputs["clusters"], inputs.images["images"]
     line = f"labels for {len(images)} images of {images.origin}"
+    about = _describe(chosen, clusters.about, images)
     if labelling.covers(clusters, images):
-        return Plan(_describe(clusters.about, images), (f"{line}, whose features were given",))
+        if chosen.nearest > 2:
+            raise ValueError(
+                f"{inputs.origin}.nearest = {chosen.nearest}: these are the images whose features "
+                f"were given, of which {clusters.name!r} keeps the distances to two centroids: "
+                "leave it at 2"
+            )
+        return Plan(about, (f"{line}, whose features were given",))
+    if chosen.nearest > 2 and clusters.about.balanced:
+        raise ValueError(
+            f"{inputs.origin}.nearest = {chosen.nearest}, but {clusters.name!r} are balanced, so "
+            "that labels are not of the nearest centroids: leave it at 2"
+        )
+    if chosen.nearest > 2:
+        line += f", with their {about.nearest} nearest centroids"
     try:
         features = labelling.check_features(clusters)
     except ValueError as error:
         raise ValueError(f"{inputs.origin}.clusters: {error}") from None
     data.check_size(images, f"{inputs.origin}.images", features.size)
-    # A name and five numbers a row.
-    size = 28 * len(images)
+    # A name and five numbers a row; clusters and distances, those of a shard twice.
+    size = (28 + (16 * about.nearest if about.nearest > 2 else 0)) * len(images)
     return Plan(
-        _describe(clusters.about, images),
+        about,
         (line,),
         disk=lambda: size + sum(map(len, images.keys)),
     )

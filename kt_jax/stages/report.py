@@ -135,7 +135,7 @@ def _draw_backbone(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> Draw
             f"{backbone.name}: {metric} in training", "step", steps, [x[metric] for x in lines]
         )
         for metric in ("loss", "accuracy")
-        if lines
+        if lines and metric in lines[0]  # a regression has no accuracy
     ]
     yield "curves", {"curves": curves}
     if (backbone / "puzzles.json").exists():

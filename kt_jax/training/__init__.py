@@ -2,11 +2,13 @@
 
 from kt_jax.training.loop import fit
 from kt_jax.training.state import (
+    AveragedState,
     MakeModel,
     TrainState,
     bind,
     init_state,
     init_variables,
+    learned,
     structure,
 )
 from kt_jax.training.step import (
@@ -19,6 +21,7 @@ from kt_jax.training.step import (
 )
 
 __all__ = [
+    "AveragedState",
     "Batch",
     "LossFn",
     "MakeExamples",
@@ -30,6 +33,7 @@ __all__ = [
     "fit",
     "init_state",
     "init_variables",
+    "learned",
     "make_step",
     "structure",
 ]

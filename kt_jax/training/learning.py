@@ -118,6 +118,8 @@ class Task:
     loss_fn: training.LossFn = training.cross_entropy
     chance: float | None = None
     """The loss of guessing, if it is known."""
+    ema: float = 0.0
+    """As in `training.make_step`; 0 keeps no average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,8 @@ class Trial:
     make_examples: training.MakeExamples
     shapes: Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
     """Shape and dtype of each array of a batch."""
+    loss_fn: training.LossFn = training.cross_entropy
+    ema: float = 0.0
 
     def disk(self) -> int:
         """Bytes of its checkpoints, of which there are three while one is written, and network."""
@@ -138,7 +142,11 @@ class Trial:
 
         def init() -> training.TrainState:
             return training.init_state(
-                self.make_model, optimizer, seed=0, mesh=partition.make_mesh()
+                self.make_model,
+                optimizer,
+                seed=0,
+                mesh=partition.make_mesh(),
+                averages=self.ema > 0,
             )
 
         state = jax.eval_shape(init)
@@ -162,7 +170,9 @@ class Trial:
         step = _make_step(self, optimizer, jax.random.key(0))
 
         def init() -> training.TrainState:
-            return training.init_state(self.make_model, optimizer, seed=0, mesh=mesh)
+            return training.init_state(
+                self.make_model, optimizer, seed=0, mesh=mesh, averages=self.ema > 0
+            )
 
         # XLA counts the body of a scan once.
         whole = dataclasses.replace(options.compute, accumulate=1)
@@ -201,10 +211,11 @@ def _make_step(task: Task | Trial, optimizer: optax.GradientTransformation, key:
         task.make_examples,
         optimizer,
         key=key,
-        loss_fn=task.loss_fn if isinstance(task, Task) else training.cross_entropy,
+        loss_fn=task.loss_fn,
         precision=compute.precision,
         accumulate=compute.accumulate,
         remat=compute.remat,
+        ema=task.ema,
     )
 
 
@@ -232,7 +243,13 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
     )
     try:
         state = training.fit(
-            training.init_state(task.make_model, optimizer, seed=task.seed, mesh=stage.mesh),
+            training.init_state(
+                task.make_model,
+                optimizer,
+                seed=task.seed,
+                mesh=stage.mesh,
+                averages=task.ema > 0,
+            ),
             _make_step(task, optimizer, jax.random.key(task.seed)),
             task.make_batches,
             steps=options.steps,

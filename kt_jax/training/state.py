@@ -32,6 +32,25 @@ class TrainState:
     opt_state: Any
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AveragedState(TrainState):
+    """A state that keeps an average of the network too; see `make_step`.
+
+    A class of its own: checkpoints without an average stay what they are.
+    """
+
+    average: Any
+    """(parameters, batch statistics), averaged over the steps."""
+
+
+def learned(state: TrainState) -> tuple[Any, Any]:
+    """Parameters and batch statistics of the network that a training gives: the average if kept."""
+    if isinstance(state, AveragedState):
+        return state.average
+    return state.params, state.batch_stats
+
+
 def structure(make_model: MakeModel, *, training: bool) -> nnx.GraphDef:
     """What a network is apart from its arrays; dropout and batch statistics on in training."""
     model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
@@ -55,12 +74,24 @@ def bind(graphdef: nnx.GraphDef, params: Any, batch_stats: Any) -> nnx.Module:
 
 
 def init_state(
-    make_model: MakeModel, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh
+    make_model: MakeModel,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    mesh: Mesh,
+    averages: bool = False,
 ) -> TrainState:
-    """A new network and optimizer on all devices, made there."""
+    """A new network and optimizer on all devices, made there.
+
+    averages: whether it is an `AveragedState`.
+    """
 
     def init() -> TrainState:
-        params, batch_stats = init_variables(make_model, seed)
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+        variables = init_variables(make_model, seed)
+        start = (jnp.zeros((), jnp.int32), *variables, optimizer.init(variables[0]))
+        if not averages:
+            return TrainState(*start)
+        # Before the first step there is nothing to average.
+        return AveragedState(*start, jax.tree.map(jnp.zeros_like, variables))
 
     return jax.jit(init, out_shardings=NamedSharding(mesh, P()))()

@@ -1,5 +1,6 @@
 """One step: examples from a batch, the loss, its gradient, the update."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,11 +12,11 @@ from jaxtyping import Array, Float, Int, Key
 
 from kt_jax.models.layers import KEPT
 from kt_jax.models.sums import global_norm
-from kt_jax.training.state import MakeModel, TrainState, bind, structure
+from kt_jax.training.state import AveragedState, MakeModel, TrainState, bind, structure
 
 Batch = Mapping[str, Array]
 # (key, batch) -> (inputs of the network, labels), inside the jitted step.
-MakeExamples = Callable[[Array, Batch], tuple[Any, Array]]
+MakeExamples = Callable[[Array, Batch], tuple[Any, Any]]
 # (outputs of the network in float32, labels) -> (loss, metrics).
 LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 
@@ -53,6 +54,7 @@ def make_step(
     precision: str = "float32",
     accumulate: int = 1,
     remat: bool = False,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """The jitted step; it gives back the state it is given, one step on, in the same memory.
 
@@ -70,6 +72,8 @@ def make_step(
       remat: keeps the activations that the network marks (`layers.keep`), and computes the others
         again in the backward pass (a third more products): it takes less memory. XLA:CPU finds
         most of what is computed twice, and keeps it after all.
+      ema: how slowly the average of an `AveragedState` follows, from above 0 to below 1; see
+        `move_average`. The training itself does not change.
     """
     graphdef = structure(make_model, training=True)
     dtype = compute_dtype(precision)
@@ -100,9 +104,27 @@ def make_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {**metrics, "gradient_norm": global_norm(grads)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        number = state.step + 1
+        following = (number, params, batch_stats, opt_state)
+        if not isinstance(state, AveragedState):
+            return TrainState(*following), metrics
+        average = move_average(state.average, (params, batch_stats), ema, number)
+        return AveragedState(*following, average), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def move_average(average: Any, values: Any, decay: float, number: Int[Array, ""]) -> Any:
+    """The exponential moving average of `values`, after those of step `number` (1, 2, ...).
+
+    Bias-corrected, as Adam's moments are (Kingma & Ba 2015, section 3): the values of step i weigh
+    decay ** (number - i) / sum over j of decay ** (number - j). Those of step 1 are taken whole,
+    and the values before training have no part in it.
+    """
+    # (1 - decay) / (1 - decay ** number), without the cancellation of 1 - 0.9999 in float32.
+    rate = math.log(decay)
+    weight = math.expm1(rate) / jnp.expm1(rate * number.astype(jnp.float32))
+    return jax.tree.map(lambda old, new: old + weight * (new - old), average, values)
 
 
 def _cast(tree: Any, dtype: Any) -> Any:

@@ -90,6 +90,20 @@ def test_it_leaves_what_others_can_read(features, finished):
     assert " s/iteration | ETA at most 0m" in line
 
 
+def test_rows_are_reduced_and_whitened(features, finished, tmp_path):
+    out = tmp_path / "out"
+    assert call_here(features, out, *OPTIONS, "--dims=3", "--whiten", "--subsample=1000") == 0
+    tensors = files.read_tensors(out / "centroids.safetensors")
+    assert tensors["centroids"].shape == (K, 3)
+    again = kmeans.assign(features, **tensors, l2=True)
+    np.testing.assert_array_equal(again.cluster, np.load(out / "assignment.npy"))
+    found = files.read_json(out / "clusters.json")
+    assert (found["d"], found["options"]["dims"], found["options"]["whiten"]) == (6, 3, True)
+    assert artifacts.open_artifact(out, name="mine", reader="a test").about.dims == 3
+    # A directory that was finished before there were these options is finished still.
+    assert not {"dims", "whiten"} & files.read_json(finished[0] / "clusters.json")["options"].keys()
+
+
 def test_finished_means_nothing_to_do(features, finished, caplog):
     caplog.set_level(logging.INFO, "kt_jax")
     out, _ = finished

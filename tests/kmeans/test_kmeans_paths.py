@@ -210,7 +210,7 @@ def test_far_places_do_not_hide_the_inertia(spread):
 def test_sums_lose_nothing_to_their_size():
     @jax.jit
     def plus(sums, change):
-        return lloyd._plus(sums, jnp.stack([change, 0.0])[:, None, None])
+        return lloyd.plus(sums, jnp.stack([change, 0.0])[:, None, None])
 
     sums = jnp.zeros((2, 1, 1))
     for _ in range(1000):  # each is half of what a float32 of 2^24 can tell

@@ -311,6 +311,18 @@ def test_a_sweep_of_a_run_with_other_scaling(run):
     assert (options["centre"], options["l2"], options["spherical"]) == (True, False, False)
 
 
+def test_a_sweep_of_a_run_reduces_rows_as_the_run_does(run):
+    config = files.read_json(run / "config.json")
+    config["clusters"] |= {"dims": 2, "whiten": True}
+    files.write_json(run / "config.json", config)
+    assert main(arguments(run, "--seeds=0", "--max_iterations=1")) == 0
+    options = found_options(run)
+    assert (options["dims"], options["whiten"], options["l2"]) == (2, True, True)
+    rows = files.read_json(run / "out" / "sweep.json")["rows"]
+    found = kmeans.fit(run / "clear", 2, dims=2, whiten=True, l2=True, seed=0, max_iterations=1)
+    assert rows[0]["inertia"] == pytest.approx(found.inertia)
+
+
 def test_a_sweep_of_two_ways_to_scale_is_refused(run, capsys):
     config = files.read_json(run / "config.json")
     config["others"] = {"kind": "clusters", "features": "blurred", "centre": True, "l2": False}

@@ -261,7 +261,7 @@ def test_a_file_that_is_imported_registers_the_architecture(made, tmp_path, caps
             ("assign", "run/clusters", "photos", "--out=x.csv", "--option=size=9"),
             "size=9: the arti",
         ),
-        (("embed", "run/clusters", "photos", "--out=x"), "is a Clusters, but a Backbone is needed"),
+        (("embed", "run/labels", "photos", "--out=x"), "is a Labels, but a Backbone or Features"),
         (
             ("embed", "network", "photos", "--out=x", "--layer=conv9"),
             "names 'conv9', which the vgg",

@@ -47,7 +47,7 @@ REFUSED = {
         {"hiden": []},
         "config.student.head has no option 'hiden'. Did you mean hidden?",
     ),
-    "missing": ("features.layer", ..., "config.features.layer is missing: a text is needed"),
+    "missing": ("clusters.k", ..., "config.clusters.k is missing: a whole number is needed"),
     "a text": ("clusters.k", "8", "config.clusters.k = '8': give a whole number"),
     "no whole number": ("clusters.k", 8.5, "config.clusters.k = 8.5: give a whole number"),
     "a number for a truth": ("clusters.l2", 1, "config.clusters.l2 = 1: give True or False"),

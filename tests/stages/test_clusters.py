@@ -11,7 +11,7 @@ import support
 
 from kt_jax import kmeans
 from kt_jax.evaluation import backbones
-from kt_jax.runs import artifacts, files, pipeline
+from kt_jax.runs import artifacts, files, options, pipeline
 from kt_jax.stages import clusters, label
 
 OPTIONS = clusters.Options(
@@ -34,10 +34,10 @@ def write_features(workdir):
 
 def finish(features, **changes):
     """The clusters of features, beside them."""
-    options = dataclasses.replace(OPTIONS, **changes)
+    changed = dataclasses.replace(OPTIONS, **changes)
     directory = features.directory.with_name("clusters")
     given = {"features": (features,)}
-    about, facts = clusters.run(support.make_stage(directory, options, given=given, seed=5))
+    about, facts = clusters.run(support.make_stage(directory, changed, given=given, seed=5))
     return support.finish(directory, about, facts=facts)
 
 
@@ -104,9 +104,22 @@ def test_a_large_cluster_is_warned_of(tmp_path, caplog):
     assert "clusters: the largest cluster holds 1 % of the rows" in caplog.text
 
 
+def finish_plainly(tmp_path):
+    """The sizes of the clusters by default."""
+    found = finish(write_features(tmp_path / "plain"))
+    return files.read_json(found / "clusters.json")["sizes"]
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"l2": True}, {"spherical": True}, {"centre": False}, {"precision": "bfloat16"}],
+    [
+        {"l2": True},
+        {"spherical": True},
+        {"centre": False},
+        {"precision": "bfloat16"},
+        {"dims": 3, "whiten": True},
+        {"balanced": True},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_pseudo_labels_of_the_clustered_images_are_their_clusters(tmp_path, monkeypatch, changes):
@@ -123,18 +136,80 @@ def test_pseudo_labels_of_the_clustered_images_are_their_clusters(tmp_path, monk
     monkeypatch.setattr(backbones, "load_backbone", lambda directory, about: network)
     monkeypatch.setattr(backbones, "extract", extract)
     images = support.make_images(len(ROWS), size=8, origin="made by hand", fingerprint="f")
-    options = label.Options(clusters="clusters", batch_size=64)
+    chosen = label.Options(clusters="clusters", batch_size=64)
     given = {"clusters": (found,)}
-    stage = support.make_stage(tmp_path / "labels", options, given=given, images={"images": images})
+    stage = support.make_stage(tmp_path / "labels", chosen, given=given, images={"images": images})
     about, facts = label.run(stage)
     assert about == artifacts.Labels(rows=500, classes=9, images="f", origin="made by hand")
+    assert found.about.dims == changes.get("dims", 0)
     assert facts["clusters_used"] == 9
     table = files.read_table(stage.directory / "labels.parquet")
     agree = table["cluster"] == np.load(found / "assignment.npy")
     assert agree.mean() >= (0.99 if changes.get("precision") else 1.0)
-    inertia = files.read_json(found / "clusters.json")["inertia"]
+    written = files.read_json(found / "clusters.json")
+    inertia = written["inertia"]
     squares = np.square(table["distance"], dtype=np.float64).sum()
+    if changes.get("balanced"):
+        assert squares > 1.01 * inertia
+        assert written["sizes"] == np.bincount(table["cluster"]).tolist()
+        assert np.std(written["sizes"]) < np.std(finish_plainly(tmp_path)) / 2
+        return
     assert squares == pytest.approx(inertia, rel=1e-2 if changes.get("precision") else 1e-4)
+
+
+def test_reduced_clusters_say_how(tmp_path):
+    found = finish(write_features(tmp_path), dims=3, whiten=True, l2=True)
+    tensors = files.read_tensors(found / "centroids.safetensors")
+    assert {name: x.shape for name, x in tensors.items()} == {
+        "centroids": (9, 3), "mean": (7,), "components": (7, 3),
+    }  # fmt: skip
+    written = files.read_json(found / "clusters.json")
+    assert (written["dims"], written["whiten"]) == (3, True)
+    seen = (ROWS.astype(np.float64) - tensors["mean"]) @ tensors["components"]
+    np.testing.assert_allclose(np.cov(seen.T), np.eye(3), atol=1e-3)
+
+
+def test_clusters_of_all_dimensions_say_nothing_of_others(tmp_path):
+    """Nothing finished is made otherwise by options that came later."""
+    found = finish(write_features(tmp_path))
+    assert files.read_tensors(found / "centroids.safetensors").keys() == {"centroids", "mean"}
+    assert not {"dims", "whiten", "balanced"} & files.read_json(found / "clusters.json").keys()
+    assert options.deciding(OPTIONS).keys() == {
+        "k",
+        "l2",
+        "precision",
+        "max_iterations",
+        "tolerance",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dims": 8}, r"config.clusters.dims = 8, but 'features' has 500 rows of 7 dim.* 1 to 7,"),
+        ({"dims": -1}, r"config.clusters.dims = -1: give 1 or more"),
+        ({"whiten": True}, r"config.clusters.whiten = True without dims"),
+    ],
+)
+def test_dimensions_that_rows_do_not_have_are_refused(tmp_path, changes, message):
+    given = {"features": (write_features(tmp_path),)}
+    changed = dataclasses.replace(OPTIONS, **changes)
+    stage = support.make_stage(tmp_path / "clusters", changed, given=given)
+    with pytest.raises(ValueError, match=message):
+        clusters.plan(stage.options, stage.inputs)
+
+
+def test_balanced_clusters_know_no_third_centroid(tmp_path):
+    about = artifacts.Features(9, 7, layer="conv3", grid=4, size=8, backbone=BACKBONE)
+    about = artifacts.Clusters(k=4, rows=9, l2=False, features=about, balanced=True)
+    stage = support.make_stage(
+        tmp_path / "labels",
+        label.Options(clusters="mine", nearest=3),
+        given={"clusters": (artifacts.Artifact("mine", tmp_path, about, {}),)},
+        images={"images": support.make_images(9, size=8)},
+    )
+    with pytest.raises(ValueError, match=r"labels.nearest = 3, but 'mine' are balanced"):
+        label.plan(stage.options, stage.inputs)
 
 
 def test_copied_alone_clusters_label_images_elsewhere(tmp_path):

@@ -4,8 +4,8 @@
     kt-jax sweep --features conv3_2=RUN/features --k 500 2000 --out DIR
 
 A layer's PATH is a .npy file [rows, d] or a directory of them. Of the features of a run, rows are
-centred and scaled as its own clusters are, and the classes are those that it knows, unless the
-options say otherwise. Prints one table, and writes it as DIR/sweep.md and sweep.json, and
+centred, reduced and scaled as its own clusters are, and the classes are those that it knows, unless
+the options say otherwise. Prints one table, and writes it as DIR/sweep.md and sweep.json, and
 manifest.json last. A finished DIR is left as it is; a sweep that was interrupted begins again.
 """
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command.make_parser("kt_jax.kmeans.sweep", __doc__, scaling=None)
+    parser = command.make_parser("kt_jax.kmeans.sweep", __doc__, of_run=True)
     add = parser.add_argument
     add("--features", nargs="+", action="extend", required=True, metavar="NAME=PATH",
         help="of every layer, a .npy file or a directory of them")  # fmt: skip
@@ -62,7 +62,8 @@ def _run(argv: Sequence[str] | None) -> None:
     labels = _read_labels(labelled[0]) if labelled else None
     options = {name: getattr(arguments, name) for name in command.OPTIONS}
     options |= _choose_scaling(directories, options)
-    asked = {"k": arguments.k, "seeds": arguments.seeds, **options}
+    later = command.without_later(options)
+    asked = {"k": arguments.k, "seeds": arguments.seeds, **later}
     fingerprint = {
         "features": {name: marks.describe_files(paths) for name, paths in features.items()},
         "labels": marks.describe_files(labelled),
@@ -92,13 +93,14 @@ def _run(argv: Sequence[str] | None) -> None:
     print((out / "sweep.md").read_text(), end="")
 
 
-def _choose_scaling(directories: Sequence[Path], options: Mapping[str, Any]) -> dict[str, bool]:
+def _choose_scaling(directories: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
     """What is given, and of the rest what the run does that the features are of."""
     given = {name: options[name] for name in command.SCALING if options[name] is not None}
-    of_run = runs.find_scaling(directories) if len(given) < len(command.SCALING) else {}
-    chosen = {**dict.fromkeys(command.SCALING, False), **of_run, **given}
+    of_run = runs.find_scaling(directories, [x for x in command.SCALING if x not in given])
+    chosen = {**command.SCALING, **of_run, **given}
     if of_run:
-        said = ", ".join(name for name, value in chosen.items() if value) or "nothing"
+        said = [f"{name} {x}" if name == "dims" else name for name, x in chosen.items() if x]
+        said = ", ".join(said) or "nothing"
         _log.info("sweep: rows are treated as by the run's own clusters: %s", said)
     return chosen
 

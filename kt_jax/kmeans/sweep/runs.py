@@ -8,26 +8,33 @@ from kt_jax.kmeans import command
 from kt_jax.runs import files
 
 
-def find_scaling(directories: Sequence[Path]) -> dict[str, bool]:
-    """How the runs that these features belong to centre and scale them; empty where there is none.
+def find_scaling(directories: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
+    """How the runs of these features centre, reduce and scale them; empty where there is none.
+
+    `names` are those of `command.SCALING` that are asked for.
 
     Raises:
       ValueError: clusters of theirs do so in several ways.
     """
-    found: dict[str, dict[str, bool]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for directory in directories:
         path = directory.absolute().parent / "config.json"
         config = files.read_json(path) if path.exists() else {}
         for name, section in config.items() if isinstance(config, dict) else ():
             if _reads(section, directory):
-                values = {each: section.get(each) for each in command.SCALING}
+                values = {each: section.get(each) for each in names}
                 found[f"{path}: {name}"] = {
-                    each: bool(value) for each, value in values.items() if value is not None
+                    each: type(command.SCALING[each])(value)
+                    for each, value in values.items()
+                    if value is not None
                 }
     ways = list(found.values())
     if any(way != ways[0] for way in ways):
         said = "; ".join(f"{name} has {way}" for name, way in found.items())
-        options = ", ".join(f"--{name} or --no-{name}" for name in command.SCALING)
+        options = ", ".join(
+            f"--{each} or --no-{each}" if command.SCALING[each] is False else f"--{each}"
+            for each in names
+        )
         raise ValueError(f"--features are clustered in several ways ({said}): give {options}")
     return ways[0] if ways else {}
 

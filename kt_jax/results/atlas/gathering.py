@@ -112,7 +112,12 @@ def _find_axes(
 ) -> places.Axes:
     sizes = np.array(files.read_json(clusters / "clusters.json")["sizes"])
     return places.find_axes(
-        tensors["centroids"], sizes, mean=tensors["mean"], l2=clusters.about.l2, count=count
+        tensors["centroids"],
+        sizes,
+        mean=tensors["mean"],
+        components=tensors.get("components"),
+        l2=clusters.about.l2,
+        count=count,
     )
 
 

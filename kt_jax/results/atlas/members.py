@@ -183,12 +183,10 @@ def _measure(
 ) -> Members:
     """The distances of the clustered features."""
     from kt_jax import kmeans  # imports JAX, which is not needed where Labels are there
+    from kt_jax.evaluation import labelling
 
     _log.info("atlas: measuring the distances of %s features", f"{len(assignment):,}")
-    tensors = files.read_tensors(clusters / "centroids.safetensors")
-    found = kmeans.assign(
-        shards(features), tensors["centroids"], mean=tensors["mean"], l2=clusters.about.l2
-    )
+    found = kmeans.assign(shards(features), **labelling.load_scaling(clusters))
     return Members(
         keys=tuple(files.read_table(features / "index.parquet")["key"].tolist()),
         # The run's own: another device may decide a tie in another way.
@@ -228,35 +226,27 @@ def assign_anew(
       ValueError: images that are smaller than the backbone's view.
     """
     from kt_jax import kmeans  # these import JAX and flax, which other ways do not need
-    from kt_jax.evaluation import backbones, labelling
+    from kt_jax.evaluation import image_rows, labelling
     from kt_jax.machine import partition, signals
 
     labeller = labelling.load_labeller(clusters)
-    features = labeller.features
-    data.check_size(images, "PATH", features.size)
+    data.check_size(images, "PATH", labeller.features.size)
     partition.configure_xla()
     mesh = partition.make_mesh()
     with signals.Notice() as notice:
-        for indices, rows in backbones.extract(
+        for indices, rows in image_rows.extract(
             labeller.backbone,
             images,
-            {features.layer: features.grid},
-            size=features.size,
+            labeller.features,
             batch_size=_BATCH * mesh.size,
             mesh=mesh,
             reading=data.Reading(),
             notice=notice,
         ):
-            found = kmeans.assign(
-                rows[features.layer],
-                labeller.centroids,
-                mean=labeller.mean,
-                l2=labeller.l2,
-                mesh=mesh,
-            )
+            found = kmeans.assign(rows, **labeller.scaling, mesh=mesh)
             keys = tuple(images.keys[index] for index in indices.tolist())
             parts = found.cluster, found.distance, found.second_cluster, found.margin
-            yield rows[features.layer], Members(keys, *parts, origin="the backbone, anew")
+            yield rows, Members(keys, *parts, origin="the backbone, anew")
 
 
 def join(parts: list[Members]) -> Members:

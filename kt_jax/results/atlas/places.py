@@ -17,22 +17,25 @@ _ROWS = 8192  # at a time
 class Axes:
     """The directions in which the centroids differ most.
 
-    A feature x is seen as k-means sees it: x - mean, divided by its length if `l2`.
+    A feature x is seen as k-means sees it: x - mean, times the components if there are any, divided
+    by its length if `l2`.
     """
 
     mean: Float32[np.ndarray, " d"]
     l2: bool
-    middle: Float[np.ndarray, " d"]  # of the centroids, by size
-    directions: Float[np.ndarray, "d m"]  # of length 1; zeros where there are no more
+    middle: Float[np.ndarray, " c"]  # of the centroids, by size
+    directions: Float[np.ndarray, "c m"]  # of length 1; zeros where there are no more
     shares: tuple[float, ...]
     """Of the centroids' variance."""
+    components: Float32[np.ndarray, "d c"] | None = None
 
 
 def find_axes(
-    centroids: Float[np.ndarray, "k d"],
+    centroids: Float[np.ndarray, "k c"],
     sizes: Int[np.ndarray, " k"],
     *,
     mean: Float[np.ndarray, " d"],
+    components: Float32[np.ndarray, "d c"] | None = None,
     l2: bool,
     count: int = 2,
 ) -> Axes:
@@ -59,7 +62,7 @@ def find_axes(
     largest = directions[np.abs(directions).argmax(0), np.arange(count)]
     directions = directions * np.where(largest < 0, -1, 1)
     shares = values / max(np.trace(product), 1e-300)
-    return Axes(mean, l2, middle, directions, tuple(shares.tolist()))
+    return Axes(mean, l2, middle, directions, tuple(shares.tolist()), components)
 
 
 def place_centroids(axes: Axes, centroids: Float[np.ndarray, "k d"]) -> Float32[np.ndarray, "k m"]:
@@ -70,6 +73,8 @@ def place_centroids(axes: Axes, centroids: Float[np.ndarray, "k d"]) -> Float32[
 def place_rows(axes: Axes, rows: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n m"]:
     """Features on the map."""
     centred = rows.astype(np.float32) - axes.mean
+    if axes.components is not None:
+        centred = centred @ axes.components
     if axes.l2:
         lengths = np.linalg.norm(centred, axis=1, keepdims=True)
         centred /= np.where(lengths > 0, lengths, 1)

@@ -46,6 +46,17 @@ def test_rows_on_the_map_are_centred_and_scaled_as_in_k_means():
     np.testing.assert_allclose(ours, places.place_centroids(axes, centroids), atol=1e-6)
 
 
+def test_rows_on_the_map_are_reduced_as_in_k_means():
+    centroids = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    components = np.array([[0, 2], [0, 0], [3, 0]], np.float32)
+    mean = np.array([2, 3, 4], np.float32)
+    axes = places.find_axes(centroids, np.ones(3, int), mean=mean, components=components, l2=True)
+    rows = 7 * centroids @ np.linalg.pinv(components) + mean
+    np.testing.assert_allclose(
+        places.place_rows(axes, rows), places.place_centroids(axes, centroids), atol=1e-5
+    )
+
+
 def test_images_of_known_distances_lie_on_the_line_between_their_centroids():
     centroids = np.array([[0, 0], [4, 0], [0, 1]], np.float32)
     axes = places.find_axes(centroids, np.ones(3, int), mean=np.zeros(2, np.float32), l2=False)

@@ -1,0 +1,116 @@
+"""How an image becomes a row of Features: its views, the layers taken, and their scales.
+
+The stage that writes Features and all that make the rows of other images (labels, atlases,
+embeddings) use these functions, so that they agree to the bit.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float16, Int
+
+from kt_jax import data
+from kt_jax.evaluation import backbones
+from kt_jax.models import views
+from kt_jax.runs import artifacts
+from kt_jax.runs.stage import Notice
+
+_ROWS = 8_192  # at a time, of a shard
+
+
+def split_layers(layer: str) -> tuple[str, ...]:
+    """The activations that a row is joined from, in their order.
+
+    >>> split_layers("conv2_2+conv3_2")
+    ('conv2_2', 'conv3_2')
+    """
+    return tuple(layer.split("+"))
+
+
+def extract(
+    backbone: backbones.FrozenBackbone,
+    images: data.Images,
+    about: artifacts.Features,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    reading: data.Reading,
+    notice: Notice,
+) -> Iterator[tuple[Int[np.ndarray, " rows"], Float16[np.ndarray, "rows d"]]]:
+    """Yields (indices, rows) batch by batch, in the order of the images.
+
+    A row is what `about` says: of each layer the mean over the views, pooled, the layers side by
+    side; and divided by `about.scales`, if it has any.
+
+    Raises:
+      ValueError: for values beyond float16.
+      SystemExit: when `notice`, asked before every batch, says to stop.
+    """
+    layers = split_layers(about.layer)
+    for index, parts in backbones.extract(
+        backbone,
+        images,
+        dict.fromkeys(layers, about.grid),
+        size=about.size,
+        batch_size=batch_size,
+        mesh=mesh,
+        reading=reading,
+        notice=notice,
+        shown=views.fixed_views(about.views),
+    ):
+        rows = [parts[layer] for layer in layers]
+        joined = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+        yield index, divide(joined, [part.shape[1] for part in rows], about.scales)
+
+
+def divide(
+    rows: Float16[np.ndarray, "n d"], widths: Sequence[int], scales: Sequence[float]
+) -> Float16[np.ndarray, "n d"]:
+    """The rows, each part of these widths divided by its scale; as they are without scales.
+
+    Raises:
+      ValueError: for values beyond float16.
+    """
+    if not scales:
+        return rows
+    divisor = np.repeat(np.array(scales, np.float32), widths)
+    with np.errstate(over="ignore"):  # refused below
+        divided = (rows.astype(np.float32) / divisor[None]).astype(np.float16)
+    if not np.isfinite(divided).all():
+        raise ValueError(
+            "a feature divided by the scale of its layer exceeds the range of float16 (65504): "
+            "join other layers"
+        )
+    return divided
+
+
+def find_scales(
+    shards: Iterable[Path], layers: Sequence[str], widths: Sequence[int]
+) -> tuple[float, ...]:
+    """What the parts of joined rows are divided by, so that no layer outweighs another.
+
+    Each is the root mean square of the part's length over all rows, over the square root of d / p
+    for p parts of d numbers in all: divided, every part has a mean squared length of d / p.
+
+    Args:
+      shards: .npy files of the rows [n, d], undivided.
+      layers: the names of the parts.
+      widths: how many numbers each has.
+
+    Raises:
+      ValueError: a layer is 0 on all images.
+    """
+    total, count = np.zeros(len(widths)), 0
+    starts = np.cumsum([0, *widths[:-1]])
+    for path in shards:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        for begin in range(0, len(rows), _ROWS):
+            squares = np.square(rows[begin : begin + _ROWS], dtype=np.float64).sum(0)
+            total += np.add.reduceat(squares, starts)
+        count += len(rows)
+    for layer, square in zip(layers, total, strict=True):
+        if square == 0:
+            raise ValueError(f"layer {layer!r} is 0 on all images: join other layers")
+    return tuple(np.sqrt(total / count / (sum(widths) / len(widths))).tolist())

@@ -1,0 +1,106 @@
+"""Clusters of about equal size: what is subtracted from the distances to a centroid.
+
+Labels of equal frequency are an optimal transport of n rows to k centroids, each of which takes
+n / k (Asano et al., "Self-labelling via simultaneous clustering and representation learning",
+2020, section 3.2). Its dual has one number w_j for each centroid, and a row belongs to the centroid
+of the least |x - c_j|^2 - w_j. Sinkhorn's iteration (Cuturi, "Sinkhorn distances", 2013) finds them
+for labels that are soft: shares softmax_j((w_j - |x - c_j|^2) / e) of a row for a small e.
+"""
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float32
+
+from kt_jax.kmeans import device, labelling
+
+_log = logging.getLogger(__name__)
+
+# e, of the rows' mean squared distance from their nearest centroids: where it begins, and ends. A
+# large one converges in a few passes, a small one is nearer to the labels.
+_SOFTNESS = 0.5, 0.02
+_FALL = 0.9  # in every pass
+_MOST_PASSES = 60
+_TOLERANCE = 0.05  # of the size that each cluster should have
+
+
+def balance(
+    features: Any,
+    centroids: Any,
+    *,
+    mean: Any = None,
+    components: Any = None,
+    l2: bool = False,
+    mesh: Mesh | None = None,
+    chunk_rows: int | None = None,
+) -> Float32[np.ndarray, " k"]:
+    """The `weights` [k] for `assign` with which clusters of these rows have about equal sizes.
+
+    Their mean is 0. Every pass over the rows costs about as much as an iteration of k-means; there
+    are at most 60, until the soft sizes are within 5 % of n / k. Those of labels differ more.
+
+    Raises:
+      ValueError: as `assign`, whose arguments these are.
+    """
+    nearest = labelling.assign(
+        features,
+        centroids,
+        mean=mean,
+        components=components,
+        l2=l2,
+        mesh=mesh,
+        chunk_rows=chunk_rows,
+    )
+    usable = np.square(nearest.distance[nearest.directed], dtype=np.float64)
+    opened = labelling.open_rows(
+        features,
+        centroids,
+        mean=mean,
+        components=components,
+        l2=l2,
+        mesh=mesh,
+        chunk_rows=chunk_rows,
+        precision="float32",
+    )
+    matrix, k = opened.matrix, len(opened.centroids)
+    weights = np.zeros(len(opened.to.square), np.float64)
+    scale = usable.mean() if len(usable) else 0
+    if k == 1 or scale == 0:  # nothing to choose, or every row lies on its centroid
+        return np.zeros(k, np.float32)
+    passes, error = 0, np.inf
+    while passes < _MOST_PASSES:
+        softness = scale * max(_SOFTNESS[0] * _FALL**passes, _SOFTNESS[1])
+        potentials = (weights / softness).astype(np.float32)
+        passes += 1
+
+        program = functools.partial(_sizes, matrix.setting)
+        state = opened.to, potentials, np.float32(softness)
+        parts = matrix.for_each(lambda _, block, run=program, state=state: run(block, *state))
+        parts = [matrix.fetch(part) for part in parts]
+        sizes = np.concatenate(parts).sum(0, dtype=np.float64)[:k] / (len(usable) / k)
+        error = np.abs(sizes - 1).max()
+        if error <= _TOLERANCE and softness <= scale * _SOFTNESS[1]:
+            break
+        weights[:k] -= softness * np.log(np.maximum(sizes, 1e-6))
+        weights[:k] -= weights[:k].mean()
+    _log.info("k-means: balanced in %d passes, soft sizes within %.0f %%", passes, 100 * error)
+    return weights[:k].astype(np.float32)
+
+
+@device.program((P("data"), P(), P(), P()), P("data"))
+def _sizes(setting, block, to, potentials, softness):
+    """Returns the sums of the rows' shares in each cluster, on this device [1, p]."""
+
+    def add(sums, rows, counts):
+        logits = potentials[:, None] - device.scores(rows, to, setting.precision) / softness
+        shares = jax.nn.softmax(logits, axis=0)
+        return sums + jnp.sum(jnp.where(counts[None], shares, 0), axis=1), ()
+
+    zero = device.varying(jnp.zeros(len(to.square), jnp.float32))
+    return device.over_chunks(setting, add, zero, block.values, block.counts)[0][None]

@@ -1,0 +1,55 @@
+"""The centroids that follow the nearest two of each row."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float32, Int32
+
+from kt_jax.kmeans import device
+from kt_jax.kmeans.device import Points, Setting, program
+from kt_jax.kmeans.rows import Rows
+
+
+def rank(
+    matrix: Rows,
+    setting: Setting,
+    to: Points,
+    first: Int32[np.ndarray, " n"],
+    second: Int32[np.ndarray, " n"],
+    *,
+    count: int,
+) -> tuple[Int32[np.ndarray, "n m"], Float32[np.ndarray, "n m"]]:
+    """The `count` centroids nearest to each row apart from two, nearest first, and the distances.
+
+    Of equally near ones the lowest comes first. A distance is the root of |x|^2 - 2 x.c + |c|^2 in
+    float32, seen from amid the rows: its square is off by some 1e-7 of |x|^2 and |c|^2.
+
+    Args:
+      matrix: the rows, as they are prepared.
+      setting: of the call.
+      to: all centroids; there must be `count` besides the two.
+      first: the centroid of each row that is left out.
+      second: another one.
+      count: how many.
+    """
+    taken = [matrix.split(each) for each in (first, second)]
+
+    def look(number: int, block: device.Prepared):
+        return _rank(setting, block, to, *(parts[number] for parts in taken), count=count)
+
+    clusters, distances = zip(*matrix.for_each(look), strict=True)
+    return matrix.join(clusters), matrix.join(distances)
+
+
+@program((P("data"), P(), P("data"), P("data")), P("data"))
+def _rank(setting, block, to, first, second, *, count):
+    def run(carry, rows, square, first, second):
+        score = device.scores(rows, to, setting.precision)
+        numbers = to.numbers[:, None]
+        out = (numbers == first[None]) | (numbers == second[None])
+        # Padding has an infinite score, too.
+        low, place = lax.top_k(-jnp.where(out, jnp.inf, score).T, count)
+        return carry, (to.numbers[place], jnp.sqrt(jnp.maximum(square[:, None] - low, 0)))
+
+    return device.over_chunks(setting, run, None, block.values, block.square, first, second)[1]

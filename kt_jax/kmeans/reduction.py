@@ -1,0 +1,134 @@
+"""Fewer dimensions: the principal components of the rows, of equal variance if whitened.
+
+A row x becomes (x - mean) V, with the eigenvectors V [d, dims] of the rows' covariance matrix that
+have the largest eigenvalues (Jolliffe, "Principal component analysis", 2002). Whitened, each column
+of V is divided by the square root of its eigenvalue.
+"""
+
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool, Float32, Float64, Shaped
+
+from kt_jax.kmeans import checks, device, lloyd, rows
+
+_log = logging.getLogger(__name__)
+
+# Sums of products in float32 say no more of a smaller share of the largest variance.
+_LEAST_VARIANCE = 1e-6
+_SLOW = 4096  # dimensions, from which on the eigenvectors take a minute or more
+
+
+def find_components(
+    matrix: rows.Rows, mean: Float32[np.ndarray, " d"], dims: int, *, whiten: bool
+) -> Float32[np.ndarray, "d c"]:
+    """The matrix that rows less their mean are multiplied by, [d, dims].
+
+    Raises:
+      ValueError: as `find_directions`; dims is more than the rows have, or a direction to be
+        whitened hardly varies.
+    """
+    most = min(matrix.n - 1, matrix.d)
+    if dims > most:
+        raise ValueError(
+            f"dims = {dims}, but n = {matrix.n} rows of d = {matrix.d} vary in at most {most} "
+            f"directions: choose dims <= {most}"
+        )
+    more = " (minutes)" if matrix.d >= _SLOW else ""
+    _log.info("k-means: the first %d of %s components%s", dims, f"{matrix.d:,}", more)
+    variances, vectors = find_directions(matrix, mean, dims)
+    if whiten:
+        _check_variances(variances)
+        vectors = vectors / np.sqrt(variances)[None]
+    return vectors.astype(np.float32)
+
+
+def find_directions(
+    matrix: rows.Rows, mean: Float32[np.ndarray, " d"], dims: int
+) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, "d c"]]:
+    """The variances of the rows along their first `dims` principal components, and these [d, dims].
+
+    The rows are read once; their products are summed up as pairs of float32, on the devices that
+    have the rows; then it costs O(d^3) operations of the host. Of each component, of length 1, the
+    entry of the largest size is positive. Variances are over n - 1.
+
+    Raises:
+      ValueError: a row is not finite, or too large.
+    """
+    covariance = _covariance(matrix, mean)
+    if not np.isfinite(covariance).all():
+        matrix.look_from(device.Frame(mean, np.zeros_like(mean)))
+        checks.check_rows(matrix)  # says which row is to blame
+        raise ValueError("the rows of features are too large for their products in float32")
+    found: Any = scipy.linalg.eigh(
+        covariance, subset_by_index=(matrix.d - dims, matrix.d - 1), overwrite_a=True
+    )
+    variances, vectors = found[0][::-1], found[1][:, ::-1]
+    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], axis=0)
+    return variances, vectors * np.where(largest < 0, -1, 1)
+
+
+def vary(variances: Float64[np.ndarray, " c"]) -> Bool[np.ndarray, " c"]:
+    """Which directions vary by more than rounding; `variances` fall."""
+    return variances > _LEAST_VARIANCE * max(variances[0], 0)
+
+
+def _check_variances(variances: Float64[np.ndarray, " c"]) -> None:
+    some = int(vary(variances).sum())
+    if not some:
+        raise ValueError("whiten = True, but the rows do not vary: all are equal, or nearly")
+    if some < len(variances):
+        raise ValueError(
+            f"dims = {len(variances)} with whiten = True, but the rows vary in {some} directions "
+            f"only, by more than {_LEAST_VARIANCE:g} of the largest variance: choose dims <= {some}"
+        )
+
+
+def _covariance(matrix: rows.Rows, mean: Float32[np.ndarray, " d"]) -> Float64[np.ndarray, "d d"]:
+    setting = matrix.setting
+    totals = _no_products(setting, mean)
+
+    def add(number: int, block: Shaped[jax.Array, "rows d"]) -> None:
+        nonlocal totals
+        totals = _add_products(setting, totals, block, mean, matrix.valid(number))
+        jax.block_until_ready(totals)  # before a further block is read
+
+    matrix.for_each_raw(add)
+    high, low = matrix.fetch(_sum_products(setting, totals)).astype(np.float64)
+    return (high + low) / max(matrix.n - 1, 1)
+
+
+_TOTALS = P(None, "data")
+
+
+@device.program((P(),), _TOTALS)
+def _no_products(setting, mean):
+    """Returns products of nothing: each device's [2, d, d], in two parts (see `lloyd.plus`)."""
+    return device.varying(jnp.zeros((2, len(mean), len(mean)), jnp.float32))
+
+
+@device.program((_TOTALS, P("data"), P(), P()), _TOTALS, donate=(0,))
+def _add_products(setting, totals, block, mean, valid):
+    """Returns the totals with the products of this block's rows, less the mean."""
+    values = block.astype(jnp.float32) - mean[None]
+    values = jnp.where((device.numbers(block) < valid)[:, None], values, 0)
+    products = lax.dot_general(
+        values,
+        values,
+        (((0,), (0,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    return lloyd.plus(totals, jnp.stack([products, jnp.zeros_like(products)]))
+
+
+@device.program((_TOTALS,), P())
+def _sum_products(setting, totals):
+    """Returns the totals of all devices."""
+    return lax.psum(totals, "data")

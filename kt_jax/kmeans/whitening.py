@@ -1,0 +1,63 @@
+"""Principal components of a feature matrix, scaled to the same variance."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float32, Float64
+
+from kt_jax.kmeans import checks, device, frames, reduction
+from kt_jax.kmeans.rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """What turns a row x into (x - mean) @ components, whose columns have variance 1."""
+
+    mean: Float32[np.ndarray, " d"]
+    components: Float32[np.ndarray, "d m"]
+    """Orthogonal, by falling variance, each divided by its standard deviation; the largest element
+    of each is above 0. Zeros where there is no variance."""
+    variances: Float64[np.ndarray, " m"]
+    """Of the rows along the components, before they are scaled."""
+
+
+def fit(features: Any, dims: int, *, mesh: Mesh | None = None) -> Whitening:
+    """The first `dims` principal components of rows [n, d].
+
+    See `reduction.find_directions` for what it costs.
+
+    Raises:
+      ValueError: as `kmeans.fit` for what is no matrix of finite numbers; dims not from 1 to d.
+
+    >>> fit([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]], 1).variances.tolist()
+    [4.0]
+    """
+    checks.check_options(mesh=mesh)
+    matrix = Rows(features, 1, mesh=mesh, chunk_rows=None)
+    if not 1 <= dims <= matrix.d:
+        raise ValueError(f"dims = {dims}: features have d = {matrix.d}, give 1 to that")
+    mean = frames.find_mean(matrix)
+    variances, vectors = reduction.find_directions(matrix, mean, dims)
+    variances = np.maximum(variances, 0)
+    real = reduction.vary(variances)
+    scale = np.where(real, 1 / np.sqrt(np.where(real, variances, 1)), 0)
+    return Whitening(mean, (vectors * scale[None]).astype(np.float32), variances)
+
+
+def apply(
+    whitening: Whitening, features: Any, *, l2: bool = False, mesh: Mesh | None = None
+) -> Float32[np.ndarray, "n m"]:
+    """The whitened rows of `features` [n, d]; with `l2` divided by their lengths, if above 0.
+
+    Raises:
+      ValueError: features of another d than those that were whitened, or no matrix of numbers.
+    """
+    checks.check_options(mesh=mesh, l2=l2)
+    matrix = Rows(features, 1, mesh=mesh, chunk_rows=None, l2=l2)
+    if matrix.d != len(whitening.mean):
+        raise ValueError(f"features have d = {matrix.d}, those whitened {len(whitening.mean)}")
+    none = np.zeros(whitening.components.shape[1], np.float32)
+    matrix.look_from(device.Frame(whitening.mean, none, whitening.components))
+    return matrix.join(matrix.for_each(lambda _, block: block.values))

@@ -1,0 +1,103 @@
+"""Distances to more centroids than two, for soft targets."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import support
+
+import kt_jax
+from kt_jax.evaluation import labelling
+from kt_jax.machine import signals
+from kt_jax.runs import artifacts, files
+from kt_jax.runs.stage import Inputs
+from kt_jax.stages import label
+
+IMAGES, K = 24, 5
+
+
+@pytest.fixture(scope="module")
+def clusters(tmp_path_factory):
+    """Random centroids of the features of a random network."""
+    directory = tmp_path_factory.mktemp("given") / "clusters"
+    architecture = {"name": "vgg", "channels": (4,), "convs": (1,), "batch_norm": True}
+    support.make_backbone(directory / "backbone", architecture, 16)
+    backbone = support.backbones.describe(architecture, 16)
+    (directory / "backbone" / "manifest.json").unlink()
+    features = artifacts.Features(
+        rows=IMAGES, dims=16, layer="conv1_1", grid=2, size=16, backbone=backbone
+    )
+    centroids = np.random.default_rng(0).normal(size=(K, 16)).astype(np.float32)
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    mean = np.full(16, 0.3, np.float32)
+    files.write_tensors(directory / "centroids.safetensors", {"centroids": centroids, "mean": mean})
+    return support.finish(directory, artifacts.Clusters(K, IMAGES, True, features))
+
+
+def make_inputs(clusters):
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 16, 16, 3), np.uint8)
+    images = support.make_images(IMAGES, size=16, load=lambda index: pixels[index])
+    return Inputs("config.labels", {"clusters": (clusters,)}, {"images": images})
+
+
+def run(directory, clusters, *, notice=None, **options):
+    chosen = label.Options(clusters="clusters", batch_size=8, **options)
+    stage = support.make_stage(directory, chosen)
+    stage = dataclasses.replace(stage, inputs=make_inputs(clusters), notice=notice or stage.notice)
+    return label.run(stage)[0]
+
+
+class Stop(signals.Notice):
+    """Tells to stop before the last batch."""
+
+    asked = 0
+
+    def reached(self):
+        self.asked += 1
+        return self.asked > 2
+
+
+def test_more_distances_are_kept_in_a_file_of_their_own(tmp_path, clusters, monkeypatch):
+    monkeypatch.setattr(label, "_ROWS_PER_SHARD", 8)
+    about = run(tmp_path / "two", clusters)
+    assert about.nearest == 2
+    assert not (tmp_path / "two" / labelling.NEAREST).exists()
+    with pytest.raises(SystemExit):
+        run(tmp_path / "four", clusters, nearest=4, notice=Stop())
+    about = run(tmp_path / "four", clusters, nearest=4)
+    assert about.nearest == 4
+    usual, more = ((tmp_path / name / labelling.LABELS).read_bytes() for name in ("two", "four"))
+    assert more == usual
+    found = files.read_tensors(tmp_path / "four" / labelling.NEAREST)
+    table = files.read_table(tmp_path / "two" / labelling.LABELS)
+    assert found["clusters"].shape == found["distances"].shape == (IMAGES, 4)
+    np.testing.assert_array_equal(found["clusters"][:, 0], table["cluster"])
+    np.testing.assert_array_equal(found["clusters"][:, 1], table["second_cluster"])
+    np.testing.assert_array_equal(found["distances"][:, 0], table["distance"])
+    assert (np.diff(found["distances"]) >= 0).all()
+    assert all(len(set(row)) == 4 for row in found["clusters"].tolist())
+
+
+def test_a_plan_says_how_many_there_will_be(clusters):
+    told = label.plan(label.Options(clusters="clusters", nearest=9), make_inputs(clusters))
+    assert told.about.nearest == K
+    assert told.lines == ("labels for 24 images of , with their 5 nearest centroids",)
+    usual = label.plan(label.Options(clusters="clusters"), make_inputs(clusters))
+    assert told.disk() - usual.disk() == IMAGES * K * 16
+
+
+def test_fewer_than_two_are_refused():
+    with pytest.raises(ValueError, match=r"^nearest = 1: give 2 or more"):
+        label.Options(clusters="clusters", nearest=1)
+
+
+def test_given_features_have_two(clusters):
+    images = make_inputs(clusters).images["images"]
+    features = artifacts.Features(
+        rows=IMAGES, dims=16, layer="given", grid=0, size=0, backbone=None,
+        keys=kt_jax.data.hash_keys(images),
+    )  # fmt: skip
+    about = dataclasses.replace(clusters.about, features=features)
+    inputs = make_inputs(dataclasses.replace(clusters, about=about))
+    with pytest.raises(ValueError, match=r"config\.labels\.nearest = 3: .* two centroids"):
+        label.plan(label.Options(clusters="clusters", nearest=3), inputs)
