@@ -16,6 +16,7 @@ from sklearn.metrics import (
 
 from kt_jax import data
 from kt_jax.kmeans import metrics
+from kt_jax.pretext import tasks
 from kt_jax.runs import artifacts, files
 from kt_jax.stages import report
 
@@ -178,7 +179,8 @@ def test_summary(tmp_path):
     write_run(tmp_path, images)
     page = make_report(tmp_path, images)
     summary = files.read_json(tmp_path / "report/summary.json")
-    assert summary["puzzles"] == {"pretext": {"puzzle_accuracy": 0.6543, "chance": 0.2}}
+    solved = {"task": "jigsaw", "puzzle_accuracy": 0.6543, "chance": 0.2}
+    assert summary["puzzles"] == {"pretext": solved}
     best = {(x["subject"], x["layer"], x["value"]) for x in summary["scores"]["probe"]}
     assert {("student", "conv2", 0.52), ("pretext", "conv9", 0.83)} < best
     clusters = np.repeat([0, 1, 2], [16, 12, 4])
@@ -192,6 +194,42 @@ def test_summary(tmp_path):
     assert "best linear probe of student: 52.0% (conv2)" in said
     # The same run again: the same bytes.
     assert make_report(tmp_path, images) == page
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "texts"),
+    [
+        (
+            "rotation",
+            4,
+            ["Rotations that pretext tells", "<h2>Rotations</h2>", "99 rotations of held-out",
+             "turned by the rules", "Told by pretext, by\nlabel:\nupright: 50.0 %"],
+        ),
+        (
+            "context",
+            8,
+            ["Neighbours that pretext locates", "<h2>Neighbours</h2>", "above left: 50.0 %, "],
+        ),
+    ],
+)  # fmt: skip
+def test_examples_of_other_tasks_are_drawn_and_named(tmp_path, task, labels, texts):
+    images = make_images()
+    write_run(tmp_path, images, "clusters", "pseudo_labels", "student", "probe")
+    results = {
+        "task": task, "puzzle_accuracy": 0.5, "by_label": [0.5] * labels, "chance": 1 / labels,
+        "puzzles": 99,
+    }  # fmt: skip
+    files.write_json(tmp_path / "pretext/results.json", results)
+    support.finish(tmp_path / "pretext", BACKBONE)
+    page = make_report(tmp_path, images)
+    for text in texts:
+        assert text in page
+    shown = re.findall(r"<figcaption>label (\d): ([^<]*)</figcaption>", page)
+    assert len(shown) == 3
+    assert all(tasks.TASKS[task].labels[int(label)] == meaning for label, meaning in shown)
+    said = list(report.headlines(tmp_path / "report"))
+    words = {"rotation": "rotations told", "context": "neighbours located"}[task]
+    assert said[1] == f"{words} by pretext: 50.0% (chance {1 / labels:.1%})"
 
 
 def test_missing_stages_are_said(tmp_path):

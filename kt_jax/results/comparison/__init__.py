@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kt_jax.kmeans import metrics
+from kt_jax.pretext import words
 from kt_jax.results.comparison import groupings
 from kt_jax.runs import artifacts, files, marks, progress, status
 
@@ -167,7 +168,8 @@ def _compare_scores(runs: Sequence[_Run], scores: Sequence[Measured]) -> Table:
         for stage in _stages_of(run, "Backbone"):
             if (results := run.directory / stage / "results.json").exists():
                 solved = files.read_json(results)
-                key = stage, stage, "", "puzzles solved"
+                said = words.words_of(solved)
+                key = stage, stage, "", f"{said.examples} {said.done}"
                 value = f"{100 * solved['puzzle_accuracy']:.1f}"
                 cells.setdefault(key, {})[run.name] = value
     names = [run.name for run in runs]

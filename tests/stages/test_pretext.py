@@ -1,0 +1,127 @@
+"""The stage that learns a pretext task: any task from one config, and its options by name."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import support
+
+import kt_jax
+from kt_jax.evaluation import solving
+from kt_jax.pretext import tasks
+from kt_jax.pretext.puzzles import PuzzleRules
+from kt_jax.runs import files, graph, options
+from kt_jax.runs.stage import Inputs
+from kt_jax.stages import pretext
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), np.uint8)
+SMALL = {
+    "batch_size": 16,
+    "steps": 2,
+    "puzzles": {"crop": 48, "mirror": True},
+    "backbone": {"name": "vgg", "channels": (4, 8), "convs": (1, 1), "batch_norm": True},
+    "head": {"fc6": 8, "fc7": 16},
+}
+
+
+def make_options(**changes):
+    return options.make(pretext.Options, {**SMALL, **changes}, "config.pretext")
+
+
+def open_images():
+    images = support.make_images(20, size=48, load=lambda index: PIXELS[index])
+    return {"images": images, "test_images": images}
+
+
+def load(**section):
+    config = kt_jax.load_config("quickstart.py:tiny", pretext=section)
+    return config, graph.make_graph(files.to_plain(config))["pretext"].options
+
+
+def plan(chosen):
+    return pretext.plan(chosen, Inputs("config.pretext", {}, open_images()))
+
+
+@pytest.mark.parametrize(
+    ("task", "tiles", "side"), [("context", {"tile": 12, "jitter": 3, "channel_shift": 1}, 12),
+                                ("rotation", {}, 48)]
+)  # fmt: skip
+def test_a_task_is_learned_and_its_results_say_what_was_asked(tmp_path, task, tiles, side):
+    chosen = make_options(task=task, puzzles={**SMALL["puzzles"], **tiles}, test_repeats=2)
+    stage = support.make_stage(tmp_path / "pretext", chosen, images=open_images())
+    about, facts = pretext.run(stage)
+    assert about == plan(chosen).about
+    assert about.size == side
+    results = json.loads((stage.directory / "results.json").read_text())
+    labels = len(tasks.TASKS[task].labels)
+    assert results.keys() == {"task", "puzzle_accuracy", "by_label", "chance", "puzzles"}
+    # Not a multiple of eight: none is left out, since none is mixed with another.
+    assert (results["task"], results["chance"], results["puzzles"]) == (task, 1 / labels, 40)
+    assert len(results["by_label"]) == labels
+    assert 0 <= results["puzzle_accuracy"] <= 1
+    assert facts == {"rows": 20, "excluded": 0, **results}
+    assert not (stage.directory / "permutations.npy").exists()
+
+
+def test_one_mean_for_all_tiles_leaves_their_brightness():
+    """The shortcut that standardising each tile by itself takes away."""
+    rules = {"crop": 48, "tile": 12, "jitter": 3, "channel_shift": 1}
+    rows = np.arange(48, dtype=np.uint8)[:, None, None]  # darker above
+    images = np.broadcast_to(rows, (8, 48, 48, 3))
+    largest = {}
+    for normalise in ("tile", "image"):
+        make = jax.jit(solving.make_inputs, static_argnames=("task", "rules"))
+        told = PuzzleRules(**rules, normalise=normalise)
+        shown, _ = make(jax.random.key(0), images, None, task="context", rules=told)
+        means = np.asarray(shown).mean((2, 3, 4))
+        assert means.sum(1) == pytest.approx(0, abs=1e-4)
+        largest[normalise] = np.abs(means).max()
+    assert largest["tile"] < 1e-4
+    assert largest["image"] > 0.5
+
+
+def test_the_name_of_a_task_alone_takes_a_config_of_puzzles_to_it():
+    """As with architectures: the options of the task before go."""
+    config, chosen = load(task="rotation")
+    assert config.pretext.puzzles.crop == 48
+    assert config.pretext.puzzles.mirror
+    assert config.pretext.permutations.count == 701  # the default: it was set to 30
+    plan(chosen)
+    config, chosen = load(task="context")
+    assert (config.pretext.puzzles.tile, config.pretext.puzzles.grey) == (12, 0.5)
+    assert "2 tiles x batch 64 = 128 pictures of 12 x 12 x 3 a step" in plan(chosen).lines[2]
+    assert "context, 8 labels, chance 12.50%" in plan(chosen).lines[1]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"task": "rotation", "puzzles": {"tile": 12}},
+            r"config.pretext.puzzles.tile = 12: the task rotation has no such option; take it "
+            r"out. It has puzzles.\(crop, mirror, pre_crop\)",
+        ),
+        (
+            {"task": "rotation", "permutations": {"count": 30}},
+            "config.pretext.permutations.count = 30: the task rotation has no such option",
+        ),
+        (
+            {"task": "context", "puzzles": {"max_occluders": 1}},
+            "config.pretext.puzzles.max_occluders = 1: the task context has no such option",
+        ),
+        (
+            {"task": "context", "permutations": {"file": "p.bin"}},
+            "config.pretext.permutations.file = 'p.bin': the task context has no such option",
+        ),
+        (
+            {"puzzles": {"pre_crop": 7}},
+            r"decoded to 48 px, but 55 px of them are used: set the size of that source",
+        ),
+        ({"task": "inpainting"}, "config.pretext.task = 'inpainting': choose from jigsaw, context"),
+        ({"task": "context", "puzzles": {"tile": 16}}, "must fit into a cell"),
+    ],
+)
+def test_what_a_task_does_not_have_is_refused_by_name(section, message):
+    with pytest.raises(ValueError, match=message):
+        plan(load(**section)[1])
