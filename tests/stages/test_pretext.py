@@ -1,6 +1,8 @@
 """The stage that learns a pretext task: any task from one config, and its options by name."""
 
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,13 +10,16 @@ import pytest
 import support
 
 import kt_jax
-from kt_jax.evaluation import solving
+from kt_jax import training
+from kt_jax.config import load_with_flags
+from kt_jax.evaluation import backbones, solving
 from kt_jax.pretext import tasks
 from kt_jax.pretext.puzzles import PuzzleRules
 from kt_jax.runs import files, graph, options
 from kt_jax.runs.stage import Inputs
 from kt_jax.stages import pretext
 
+PAGE = Path(__file__).parents[2] / "docs/pretext.md"
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), np.uint8)
 SMALL = {
     "batch_size": 16,
@@ -125,3 +130,44 @@ def test_the_name_of_a_task_alone_takes_a_config_of_puzzles_to_it():
 def test_what_a_task_does_not_have_is_refused_by_name(section, message):
     with pytest.raises(ValueError, match=message):
         plan(load(**section)[1])
+
+
+COMMANDS = re.findall(r"^    python -m kt_jax\.main (.*)$", PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_page_can_be_planned(command):
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in command.split())
+    told = {x.removeprefix("config."): y for x, y in flags.items() if x.startswith("config.")}
+    config = load_with_flags(flags["config"], told)
+    chosen = graph.make_graph(files.to_plain(config))["pretext"].options
+    images = support.make_images(300, size=config.images.train.size)
+    given = {"images": images, "test_images": images}
+    assert pretext.plan(chosen, Inputs("config.pretext", {}, given)).lines
+
+
+def test_the_alexnet_of_the_page_is_the_authors():
+    told = re.findall(r"--config\.(\S+)=(\S+)", COMMANDS[-1])
+    config = load_with_flags("jigsawpp.py", dict(told))
+    chosen = graph.make_graph(files.to_plain(config))["pretext"].options
+    make = pretext.make_network(chosen)
+    # Their convolutions, with groups in three; 2,304 x 1,024 and 9,216 x 4,096 weights behind them.
+    convolutions = 34_944 + 307_456 + 885_120 + 663_936 + 442_624
+    dense = 2_304 * 1_024 + 1_024 + 9_216 * 4_096 + 4_096 + 4_096 * 701 + 701
+    assert backbones.parameter_count(make) == convolutions + dense
+    about = backbones.describe(chosen.backbone, chosen.puzzles.tile)
+    assert about.layers["conv1"] == (27, 27, 96)
+    assert about.layers["pool5"] == (3, 3, 256)
+    assert about.layers["conv4"][-1] * config.features.grid**2 == 9_600
+
+
+def test_without_batch_norm_a_head_begins_with_caffes_weights():
+    alexnet = {"name": "alexnet", "channels": (8,) * 5, "stem_kernel": 11, "stem_stride": 2}
+    head = {"fc6": 64, "fc7": 128, "batch_norm": False}
+    rules = {"crop": 255}
+    chosen = make_options(backbone=alexnet, head=head, puzzles=rules)
+    params, _ = jax.jit(lambda: training.init_variables(pretext.make_network(chosen), 0))()
+    for name, deviation, bias in (("fc6", 0.005, 1), ("fc7", 0.005, 1), ("output", 0.01, 0)):
+        layer = params[name] if name == "output" else params[name]["linear"]
+        assert np.std(layer["kernel"]) == pytest.approx(deviation, rel=0.05)
+        assert (np.asarray(layer["bias"]) == bias).all()
