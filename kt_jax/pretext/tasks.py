@@ -1,6 +1,6 @@
 """The pretext tasks by name: examples with labels, made of a batch of images on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,3 +115,56 @@ def make_examples(
       ValueError: as `make_puzzles`, `make_pairs` and `rotate`.
     """
     return TASKS[task].make(key, images, rules, permutations)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The tasks that one network learns, by name."""
+
+    parts: Mapping[str, Task]
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether there are several."""
+        return len(self.parts) > 1
+
+    @property
+    def follows(self) -> frozenset[str]:
+        """The fields of `PuzzleRules` that one of them follows."""
+        return frozenset().union(*(task.follows for task in self.parts.values()))
+
+    @property
+    def group(self) -> int:
+        """Consecutive examples of a batch that one of them mixes with each other."""
+        return max(task.group for task in self.parts.values())
+
+    @property
+    def has_permutations(self) -> bool:
+        """Whether one of them has puzzles."""
+        return any(task.has_permutations for task in self.parts.values())
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether one of them shows tiles."""
+        return any(task.has_tiles for task in self.parts.values())
+
+    def size(self, rules: PuzzleRules) -> int:
+        """The side of the smallest pictures, in px: the network is made for them."""
+        return min(task.size(rules) for task in self.parts.values())
+
+
+def ask(text: str) -> Asked:
+    """The tasks of "NAME", or of "NAME+NAME", which one network learns together.
+
+    Raises:
+      ValueError: for an unknown one, or one that is named twice.
+
+    >>> ask("jigsaw+rotation").group
+    8
+    """
+    names = text.split("+")
+    if not set(names) <= TASKS.keys() or len(set(names)) < len(names):
+        raise ValueError(
+            f"task = {text!r}: choose from {', '.join(TASKS)}, or several of them: jigsaw+rotation"
+        )
+    return Asked({name: TASKS[name] for name in names})

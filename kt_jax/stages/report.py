@@ -132,11 +132,13 @@ def _draw_backbone(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> Draw
     ]
     yield "curves", {"curves": curves}
     if (backbone / "puzzles.json").exists():
-        solved = files.read_json(backbone / "results.json")
-        task = solved.get("task", "jigsaw")  # before there were others
-        solved |= {"task": task, "words": words.WORDS[task]}
-        yield "solved", solved
-        yield "puzzles", {**solved, **examples.draw(stage, backbone, task)}
+        first = files.read_json(backbone / "results.json")
+        for solved in (first, *first.get("others", ())):
+            task = solved.get("task", "jigsaw")  # before there were others
+            name = backbone.name if solved is first else f"{backbone.name} ({task})"
+            solved |= {"name": name, "task": task, "words": words.WORDS[task]}
+            yield "solved", solved
+            yield "puzzles", {**solved, **examples.draw(stage, backbone, task)}
 
 
 def _draw_clusters(stage: Stage, clusters: Artifact[artifacts.Clusters]) -> Drawn:

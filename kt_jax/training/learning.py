@@ -129,6 +129,7 @@ class Trial:
     make_examples: training.MakeExamples
     shapes: Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
     """Shape and dtype of each array of a batch."""
+    loss_fn: training.LossFn = training.cross_entropy
 
     def disk(self) -> int:
         """Bytes of its checkpoints, of which there are three while one is written, and network."""
@@ -201,7 +202,7 @@ def _make_step(task: Task | Trial, optimizer: optax.GradientTransformation, key:
         task.make_examples,
         optimizer,
         key=key,
-        loss_fn=task.loss_fn if isinstance(task, Task) else training.cross_entropy,
+        loss_fn=task.loss_fn,
         precision=compute.precision,
         accumulate=compute.accumulate,
         remat=compute.remat,

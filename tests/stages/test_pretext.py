@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 import support
+from flax import nnx
 
 import kt_jax
-from kt_jax import training
+from kt_jax import models, training
 from kt_jax.config import load_with_flags
 from kt_jax.evaluation import backbones, solving
 from kt_jax.pretext import tasks
@@ -69,6 +70,69 @@ def test_a_task_is_learned_and_its_results_say_what_was_asked(tmp_path, task, ti
     assert not (stage.directory / "permutations.npy").exists()
 
 
+def test_one_network_learns_puzzles_and_rotations(tmp_path):
+    rules = {**SMALL["puzzles"], "tile": 12, "jitter": 3, "channel_shift": 1}
+    chosen = make_options(
+        task="jigsaw+rotation",
+        batch_size=32,
+        puzzles=rules,
+        permutations={"count": 10},
+        log_every=1,
+    )
+    stage = support.make_stage(tmp_path / "pretext", chosen, images=open_images())
+    planned = plan(chosen)
+    assert "10 permutations, chance 10.00%; rotation, 4 labels, chance 25.00%" in planned.lines[1]
+    assert planned.lines[2].startswith(
+        "9 tiles x batch 32 = 288 pictures of 12 x 12 x 3 and 32 pictures of 48 x 48 x 3 a step"
+    )
+    about, facts = pretext.run(stage)
+    assert about == planned.about
+    assert about.size == 12
+    tree = files.read_tensors(stage.directory / "network.safetensors")["params"]
+    assert tree.keys() == {"backbone", "heads"}
+    shapes = {name: head["output"]["kernel"].shape for name, head in tree["heads"].items()}
+    assert shapes == {"jigsaw": (16, 10), "rotation": (16, 4)}
+    results = json.loads((stage.directory / "results.json").read_text())
+    (other,) = results["others"]
+    # Puzzles leave out the four images of a group that is not whole.
+    assert (results["task"], results["chance"], results["puzzles"]) == ("jigsaw", 0.1, 16)
+    assert (other["task"], other["chance"], other["puzzles"]) == ("rotation", 0.25, 20)
+    assert facts["permutations"] == 10
+    lines = (stage.directory / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    both = first["accuracy_jigsaw"], first["accuracy_rotation"]
+    assert first["accuracy"] == pytest.approx(np.mean(both))
+    # Two heads that know nothing yet.
+    assert first["loss"] == pytest.approx(np.log(10) + np.log(4), rel=0.15)
+
+
+def test_a_joint_network_answers_each_task_as_a_network_of_its_own():
+    """In evaluation, with the same weights."""
+    size = {"fc6": 8, "fc7": 16, "dropout": 0.0, "batch_norm": True}
+    questions = {
+        "jigsaw": models.Question(pictures=9, size=12, classes=10),
+        "rotation": models.Question(pictures=1, size=48, classes=4),
+    }
+    backbone = models.make_backbone(size=12, rngs=nnx.Rngs(0), **SMALL["backbone"])
+    joint = models.JointNet(backbone, questions, **size, rngs=nnx.Rngs(1))
+    joint.eval()
+    shown = {
+        "jigsaw": jax.random.normal(jax.random.key(0), (2, 9, 12, 12, 3)),
+        "rotation": jax.random.normal(jax.random.key(1), (2, 1, 48, 48, 3)),
+    }
+    answers = joint(shown)
+    for name, asked in questions.items():
+        alone = models.JigsawNet(
+            backbone, size=asked.size, classes=asked.classes, pictures=asked.pictures, **size,
+            rngs=nnx.Rngs(2),
+        )  # fmt: skip
+        for layer in ("fc6", "fc7", "output"):
+            setattr(alone, layer, getattr(joint.heads[name], layer))
+        alone.eval()
+        expected = alone(shown[name])["logits"]
+        assert np.asarray(answers[name]["logits"]) == pytest.approx(np.asarray(expected), abs=1e-5)
+
+
 def test_one_mean_for_all_tiles_leaves_their_brightness():
     """The shortcut that standardising each tile by itself takes away."""
     rules = {"crop": 48, "tile": 12, "jitter": 3, "channel_shift": 1}
@@ -124,6 +188,11 @@ def test_the_name_of_a_task_alone_takes_a_config_of_puzzles_to_it():
             r"decoded to 48 px, but 55 px of them are used: set the size of that source",
         ),
         ({"task": "inpainting"}, "config.pretext.task = 'inpainting': choose from jigsaw, context"),
+        ({"task": "rotation+rotation"}, r"task = 'rotation\+rotation': choose from jigsaw, "),
+        (
+            {"task": "context+rotation", "puzzles": {"max_occluders": 1}},
+            r"max_occluders = 1: the task context\+rotation has no such option",
+        ),
         ({"task": "context", "puzzles": {"tile": 16}}, "must fit into a cell"),
     ],
 )

@@ -232,6 +232,23 @@ def test_examples_of_other_tasks_are_drawn_and_named(tmp_path, task, labels, tex
     assert said[1] == f"{words} by pretext: 50.0% (chance {1 / labels:.1%})"
 
 
+def test_each_task_of_a_joint_network_is_shown(tmp_path):
+    images = make_images()
+    write_run(tmp_path, images, "clusters", "pseudo_labels", "student", "probe")
+    rotation = {"task": "rotation", "by_label": [0.5] * 4, "chance": 0.25, "puzzles": 9}
+    results = files.read_json(tmp_path / "pretext/results.json")
+    results |= {"task": "jigsaw", "others": [rotation | {"puzzle_accuracy": 0.5}]}
+    files.write_json(tmp_path / "pretext/results.json", results)
+    support.finish(tmp_path / "pretext", BACKBONE)
+    page = make_report(tmp_path, images)
+    assert "<h2>Puzzles</h2>" in page
+    assert "<h2>Rotations</h2>" in page
+    assert list(report.headlines(tmp_path / "report"))[1:3] == [
+        "puzzles solved by pretext: 65.4% (chance 20.0%)",
+        "rotations told by pretext (rotation): 50.0% (chance 25.0%)",
+    ]
+
+
 def test_missing_stages_are_said(tmp_path):
     page = write_and_report(tmp_path, "probe")
     assert "Linear probes: no scores of this run are finished." in page

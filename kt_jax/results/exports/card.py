@@ -70,8 +70,10 @@ def _read_run(origin: Artifact[Any]) -> dict[str, Any]:
             continue
         manifest = marks.read(run / name / marks.MANIFEST)
         kind = config.get(name, {}).get("kind", "")
-        facts, task = manifest["facts"], words.words_of(manifest["facts"])
-        found["stages"].append({"name": name, "kind": kind, "facts": facts, "task": task})
+        facts = manifest["facts"]
+        solved = (facts, *facts.get("others", ())) if "puzzle_accuracy" in facts else ()
+        learned = [(words.words_of(each), each) for each in solved]
+        found["stages"].append({"name": name, "kind": kind, "facts": facts, "learned": learned})
         if manifest["type"] == artifacts.Scores.__name__ and (run / name / _SCORES).exists():
             scores = files.read_json(run / name / _SCORES)
             found["probes"].extend(_tabulate(name, scores["rows"], origin.directory.name))
