@@ -185,7 +185,7 @@ def test_the_papers_config_is_the_papers():
     stages = graph.make_graph(files.to_plain(config))
     assert dataclasses.asdict(stages["pretext"].options.puzzles) == {
         "crop": 255, "tile": 64, "jitter": 18, "channel_shift": 2, "grey": 0.7,
-        "projected": 0.0, "max_occluders": 2, "mirror": False,
+        "projected": 0.0, "max_occluders": 2, "mirror": False, "pre_crop": 0, "normalise": "tile",
     }  # fmt: skip
     assert config.pretext.permutations.count == 701
     assert config.clusters.k == 2000

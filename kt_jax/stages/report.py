@@ -9,22 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import jinja2
 import numpy as np
 
 from kt_jax.evaluation import scores, verdict
 from kt_jax.kmeans import metrics
-from kt_jax.pretext import puzzles as jigsaw
+from kt_jax.pretext import words
 from kt_jax.runs import artifacts, files, marks, options, progress
 from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.stage import Inputs, Plan, Stage
-from kt_jax.stages import figures
+from kt_jax.stages import examples, figures
 from kt_jax.training import logs
 
 GIVES = artifacts.Report
-PUZZLE = 192  # px
 LISTED = 50
 
 
@@ -40,7 +37,7 @@ class Options:
     """How many clusters are shown of each labelling."""
     images_per_cluster: int = 12
     puzzles: int = 6
-    """How many puzzles are shown."""
+    """How many puzzles, or examples of another pretext task, are shown."""
 
 
 def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
@@ -85,7 +82,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     pictures = (chosen.clusters + 1) * chosen.images_per_cluster
     origin = inputs.images["images"].origin
     names = tuple(each.name for each in inputs.artifacts["artifacts"])
-    line = f"{chosen.puzzles} puzzles, {pictures} pictures of {origin}"
+    line = f"{chosen.puzzles} examples of a pretext task, {pictures} pictures of {origin}"
     return Plan(artifacts.Report(shown=names), (line,))
 
 
@@ -94,8 +91,9 @@ def headlines(directory: Path) -> Iterator[str]:
     summary = files.read_json(directory / "summary.json")
     yield f"report: {directory / 'index.html'}"
     for name, solved in summary["puzzles"].items():
+        said = words.words_of(solved)
         yield (
-            f"puzzles solved by {name}: {solved['puzzle_accuracy']:.1%} "
+            f"{said.examples} {said.done} by {name}: {solved['puzzle_accuracy']:.1%} "
             f"(chance {solved['chance']:.1%})"
         )
     for name, rows in summary["scores"].items():
@@ -127,7 +125,7 @@ def _draw_nothing(stage: Stage, artifact: Artifact[Any]) -> Drawn:
 
 
 def _draw_backbone(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> Drawn:
-    """How the training went; and puzzles, if it solved puzzles."""
+    """How the training went; and examples of its pretext task, if it had one."""
     lines = logs.read_metrics(backbone / "metrics.jsonl")
     steps = [int(line["step"]) for line in lines]
     curves = [
@@ -139,49 +137,13 @@ def _draw_backbone(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> Draw
     ]
     yield "curves", {"curves": curves}
     if (backbone / "puzzles.json").exists():
-        solved = files.read_json(backbone / "results.json")
-        yield "solved", solved
-        yield "puzzles", {**solved, **_draw_puzzles(stage, backbone)}
-
-
-def _draw_puzzles(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> dict[str, Any]:
-    """Puzzles of random images, by the rules and permutations that the network learned with."""
-    images, wanted = stage.inputs.images["images"], stage.options.puzzles
-    rules = jigsaw.PuzzleRules(**files.read_json(backbone / "puzzles.json"))
-    if images.size < rules.crop:
-        reason = f"{images.origin}: images of {images.size} px, puzzles of {rules.crop} px"
-        return {"skipped": reason}
-    permutations = np.load(backbone / "permutations.npy", allow_pickle=False)
-    count = -(-wanted // jigsaw.GROUP) * jigsaw.GROUP
-    shuffled = np.random.default_rng(stage.seed).permutation(len(images))
-    chosen = np.resize(shuffled, count).tolist()
-    pixels = np.stack([images[index] for index in chosen])
-    make_puzzles = jax.jit(jigsaw.make_puzzles, static_argnames="rules")
-    arrays = jax.random.key(stage.seed), jnp.asarray(pixels), jnp.asarray(permutations)
-    made = make_puzzles(*arrays, rules=rules)
-    tiles, labels, occluded = jax.device_get((made.tiles, made.label, made.occluded))
-    start = (images.size - rules.crop) // 2
-    # Small tiles are enlarged here: a browser would blur the gaps between them.
-    times = max(1, PUZZLE // (jigsaw.GRID * rules.tile))
-    tiles = tiles.repeat(times, axis=2).repeat(times, axis=3)
-    gap = tiles.shape[2] // 12
-    items = [
-        {
-            "key": images.keys[chosen[place]],
-            "original": figures.to_uri(
-                pixels[place][start:][: rules.crop, start : start + rules.crop]
-            ),
-            "picture": figures.to_uri(jigsaw.draw_puzzle(tiles[place], gap=gap), side=PUZZLE),
-            "label": labels[place],
-            "order": (permutations[labels[place]] + 1).tolist(),
-            "occluded": occluded[place].tolist(),
-            "slots": (np.flatnonzero(occluded[place]) + 1).tolist(),
-        }
-        for place in range(wanted)
-    ]
-    percent = 100 * gap / (3 * tiles.shape[2] + 2 * gap)
-    facts = {"rules": rules, "permutations": len(permutations)}
-    return {**facts, "gap_percent": percent, "items": items}
+        first = files.read_json(backbone / "results.json")
+        for solved in (first, *first.get("others", ())):
+            task = solved.get("task", "jigsaw")  # before there were others
+            name = backbone.name if solved is first else f"{backbone.name} ({task})"
+            solved |= {"name": name, "task": task, "words": words.WORDS[task]}
+            yield "solved", solved
+            yield "puzzles", {**solved, **examples.draw(stage, backbone, task)}
 
 
 def _draw_clusters(stage: Stage, clusters: Artifact[artifacts.Clusters]) -> Drawn:
@@ -289,7 +251,7 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
     """The run in a few numbers: those that exist."""
     numbers = ("nmi", "nmi_shuffled")
     labels = {x["name"]: {n: x[n] for n in numbers if n in x} for x in page["labels"]}
-    solved = ("puzzle_accuracy", "chance")
+    solved = ("task", "puzzle_accuracy", "chance")
     return {
         "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["solved"]},
         "labels": labels,

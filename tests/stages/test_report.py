@@ -17,6 +17,7 @@ from sklearn.metrics import (
 from kt_jax import data
 from kt_jax.evaluation import scores
 from kt_jax.kmeans import metrics
+from kt_jax.pretext import tasks
 from kt_jax.runs import artifacts, files
 from kt_jax.stages import report
 
@@ -196,7 +197,8 @@ def test_summary(tmp_path):
     write_run(tmp_path, images)
     page = make_report(tmp_path, images)
     summary = files.read_json(tmp_path / "report/summary.json")
-    assert summary["puzzles"] == {"pretext": {"puzzle_accuracy": 0.6543, "chance": 0.2}}
+    solved = {"task": "jigsaw", "puzzle_accuracy": 0.6543, "chance": 0.2}
+    assert summary["puzzles"] == {"pretext": solved}
     best = {(x["subject"], x["layer"], x["value"]) for x in summary["scores"]["probe"]}
     assert best == {
         ("student", "conv2", 0.52), ("pretext", "conv9", 0.83), ("pixels", "pixels", 0.51),
@@ -240,6 +242,59 @@ def test_few_labels_have_a_table(tmp_path):
     assert "<th>10 a class</th><th>1 % of each class</th>" in table
     values = re.findall(r"<td>(\d+\.\d %)<br>", table)
     assert values == ["30.0 %", "60.0 %", "40.0 %", "70.0 %"]
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "texts"),
+    [
+        (
+            "rotation",
+            4,
+            ["Rotations that pretext tells", "<h2>Rotations</h2>", "99 rotations of held-out",
+             "turned by the rules", "Told by pretext, by\nlabel:\nupright: 50.0 %"],
+        ),
+        (
+            "context",
+            8,
+            ["Neighbours that pretext locates", "<h2>Neighbours</h2>", "above left: 50.0 %, "],
+        ),
+    ],
+)  # fmt: skip
+def test_examples_of_other_tasks_are_drawn_and_named(tmp_path, task, labels, texts):
+    images = make_images()
+    write_run(tmp_path, images, "clusters", "pseudo_labels", "student", "probe")
+    results = {
+        "task": task, "puzzle_accuracy": 0.5, "by_label": [0.5] * labels, "chance": 1 / labels,
+        "puzzles": 99,
+    }  # fmt: skip
+    files.write_json(tmp_path / "pretext/results.json", results)
+    support.finish(tmp_path / "pretext", BACKBONE)
+    page = make_report(tmp_path, images)
+    for text in texts:
+        assert text in page
+    shown = re.findall(r"<figcaption>label (\d): ([^<]*)</figcaption>", page)
+    assert len(shown) == 3
+    assert all(tasks.TASKS[task].labels[int(label)] == meaning for label, meaning in shown)
+    said = list(report.headlines(tmp_path / "report"))
+    words = {"rotation": "rotations told", "context": "neighbours located"}[task]
+    assert said[1] == f"{words} by pretext: 50.0% (chance {1 / labels:.1%})"
+
+
+def test_each_task_of_a_joint_network_is_shown(tmp_path):
+    images = make_images()
+    write_run(tmp_path, images, "clusters", "pseudo_labels", "student", "probe")
+    rotation = {"task": "rotation", "by_label": [0.5] * 4, "chance": 0.25, "puzzles": 9}
+    results = files.read_json(tmp_path / "pretext/results.json")
+    results |= {"task": "jigsaw", "others": [rotation | {"puzzle_accuracy": 0.5}]}
+    files.write_json(tmp_path / "pretext/results.json", results)
+    support.finish(tmp_path / "pretext", BACKBONE)
+    page = make_report(tmp_path, images)
+    assert "<h2>Puzzles</h2>" in page
+    assert "<h2>Rotations</h2>" in page
+    assert list(report.headlines(tmp_path / "report"))[1:3] == [
+        "puzzles solved by pretext: 65.4% (chance 20.0%)",
+        "rotations told by pretext (rotation): 50.0% (chance 25.0%)",
+    ]
 
 
 def test_missing_stages_are_said(tmp_path):
