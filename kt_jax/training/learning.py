@@ -98,6 +98,21 @@ def check_head(widths: Iterable[int], dropout: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Head:
+    """What is put on the backbone; see `models.Classifier`."""
+
+    hidden: tuple[int, ...] | None = None
+    """The widths of the fully connected layers before the last; by default (4096, 4096) behind a
+    map, as AlexNet has them, and none behind a vector, as ResNets have."""
+    dropout: float = 0.5
+    batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what is no network."""
+        check_head(self.hidden or (), self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What is learned, and where its state and its numbers are kept."""
 
@@ -118,6 +133,8 @@ class Task:
     loss_fn: training.LossFn = training.cross_entropy
     chance: float | None = None
     """The loss of guessing, if it is known."""
+    begin: Callable[[training.TrainState], training.TrainState] | None = None
+    """What puts given weights into a new network, before its first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +146,7 @@ class Trial:
     make_examples: training.MakeExamples
     shapes: Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
     """Shape and dtype of each array of a batch."""
+    loss_fn: training.LossFn = training.cross_entropy
 
     def disk(self) -> int:
         """Bytes of its checkpoints, of which there are three while one is written, and network."""
@@ -201,7 +219,7 @@ def _make_step(task: Task | Trial, optimizer: optax.GradientTransformation, key:
         task.make_examples,
         optimizer,
         key=key,
-        loss_fn=task.loss_fn if isinstance(task, Task) else training.cross_entropy,
+        loss_fn=task.loss_fn,
         precision=compute.precision,
         accumulate=compute.accumulate,
         remat=compute.remat,
@@ -231,8 +249,9 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
         trackers=trackers.start(stage.log_to, task.log_directory, shown) if leads else (),
     )
     try:
+        new = training.init_state(task.make_model, optimizer, seed=task.seed, mesh=stage.mesh)
         state = training.fit(
-            training.init_state(task.make_model, optimizer, seed=task.seed, mesh=stage.mesh),
+            new if task.begin is None else task.begin(new),
             _make_step(task, optimizer, jax.random.key(task.seed)),
             task.make_batches,
             steps=options.steps,
