@@ -5,6 +5,7 @@ from types import ModuleType
 from kt_jax.stages import (
     classify,
     clusters,
+    control_labels,
     features,
     given_features,
     given_labels,
@@ -23,6 +24,7 @@ KINDS: dict[str, ModuleType] = {
     "clusters": clusters,
     "label": label,
     "given_labels": given_labels,
+    "control_labels": control_labels,
     "classify": classify,
     "probe": probe,
     "report": report,
