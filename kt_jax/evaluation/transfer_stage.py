@@ -32,7 +32,7 @@ class Row:
     interval: tuple[float, float]
     """95 %, by resampling the test images."""
     predictions: Mapping[str, np.ndarray]
-    """Columns of predictions.parquet, by what their names end in."""
+    """Columns of predictions.parquet: "" is the predicted class, others are scores by class."""
     more: Mapping[str, Any]
     """Other fields."""
 
@@ -157,9 +157,12 @@ def write_scores(
     for name in unknown:
         _log.warning("%s: it is not known which images %s learned from", stage.name, name)
     found, predictions = [], {}
+    if test_images.single_labels is not None:
+        predictions["label"] = test_images.single_labels
     for row in rows:
-        column = f"{row.subject}/{row.layer}/{row.seed}"
-        predictions |= {f"{column}{end}": x for end, x in row.predictions.items()}
+        place = "/".join((row.subject, row.layer, str(row.seed)))
+        columns = {f"{place}/{name}" if name else place: x for name, x in row.predictions.items()}
+        predictions |= columns
         found.append(
             {
                 "subject": row.subject,
@@ -175,7 +178,7 @@ def write_scores(
                 f"test: {test_images.origin} ({len(test_images)} images)",
                 "selection": _SELECTION,
                 "interval": list(row.interval),
-                "column": column,
+                "columns": list(columns),
                 **row.more,
             }
         )

@@ -16,6 +16,7 @@ from kt_jax.stages import (
     pretext,
     probe,
     report,
+    voc07_classification,
 )
 
 KINDS: dict[str, ModuleType] = {
@@ -31,5 +32,6 @@ KINDS: dict[str, ModuleType] = {
     "probe": probe,
     "fine_tune": fine_tune,
     "nonlinear": nonlinear,
+    "voc07_classification": voc07_classification,
     "report": report,
 }

@@ -85,8 +85,9 @@ def test_colours_are_learned_and_each_figure_says_how(tmp_path, network):
     assert "12 steps of 8 random squares" in row["details"]
     assert "2 fixed views" in row["details"]
     predictions = files.read_table(stage.directory / "predictions.parquet")
-    assert predictions[row["column"]].tolist() == [0, 1, 2] * 3 + [0]
-    assert predictions[row["column"]].dtype == np.int32
+    (column,) = row["columns"]
+    assert predictions[column].tolist() == predictions["label"].tolist() == [0, 1, 2] * 3 + [0]
+    assert predictions[column].dtype == np.int32
     # All of it resumes from what is kept: nothing is trained again.
     kept = {path: path.stat().st_mtime_ns for path in (stage.directory / "cache").glob("*.npy")}
     assert len(kept) == 1
