@@ -156,6 +156,7 @@ def write_scores(
     unknown = [each.name for each in given if not each.is_random and each.name not in learned]
     for name in unknown:
         _log.warning("%s: it is not known which images %s learned from", stage.name, name)
+    random = {each.name for each in given if each.is_random}
     found, predictions = [], {}
     if test_images.single_labels is not None:
         predictions["label"] = test_images.single_labels
@@ -166,6 +167,7 @@ def write_scores(
         found.append(
             {
                 "subject": row.subject,
+                "role": "random" if row.subject in random else "network",
                 "layer": row.layer,
                 "protocol": protocol,
                 "version": version,

@@ -30,7 +30,6 @@ from kt_jax.training.optimizers import Optimizer
 GIVES = artifacts.Scores
 _VERSION = 1
 _PARTS = ("all", "fc6-8", "fc8")
-_METRICS = {"mAP": 0, "mAP (11 points)": 11}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +77,10 @@ class Options(transfer.Protocol):
 def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
     """Writes scores.json and predictions.parquet (the scores of each test image by class).
 
-    There are two rows for each network and seed: the mean over the classes of the area below the
-    curve of precision and recall, which is Krahenbuhl's, and of VOC 2007's eleven points. `classes`
-    holds the average precision of each class. An interrupted run resumes within the training that
-    it was at.
+    The value of a row is the mean over the classes of the area below the curve of precision and
+    recall, as Krahenbuhl measures it; `eleven_points` holds VOC 2007's own mean of eleven points;
+    `classes` the average precision of each class. An interrupted run resumes within the training
+    that it was at.
 
     Raises:
       ValueError: `train` is "fc8", and a network was learned without hidden layers.
@@ -102,33 +101,29 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
             job = _make_job(chosen, start, seed, classes=len(images.class_names))
             scores = transfer.learn_and_test(stage, job, images, tested)
             labels = np.asarray(tested.labels)
-            for metric, points in _METRICS.items():
-                mean = precision.mean_average_precision
-                by_class = {
-                    tested.class_names[number]: float(
-                        precision.average_precision(
-                            scores[:, number], labels[:, number], points=points
-                        )
-                    )
-                    for number in counted
-                }
-                pair = scores[:, counted], labels[:, counted]
-                rows.append(
-                    transfer_stage.Row(
-                        subject=each.name,
-                        layer=chosen.train,
-                        seed=seed,
-                        details=_describe(chosen, job, each),
-                        metric=metric,
-                        value=float(mean(*pair, points=points)),
-                        interval=precision.interval(*pair, points=points),
-                        predictions={
-                            name: scores[:, number]
-                            for number, name in enumerate(tested.class_names)
+            area, eleven = (
+                _measure(scores[:, counted], labels[:, counted], points) for points in (0, 11)
+            )
+            names = [tested.class_names[number] for number in counted]
+            rows.append(
+                transfer_stage.Row(
+                    subject=each.name,
+                    layer=chosen.train,
+                    seed=seed,
+                    details=_describe(chosen, job, each),
+                    metric="mAP",
+                    value=area["value"],
+                    interval=area["interval"],
+                    predictions=dict(zip(tested.class_names, scores.T, strict=True)),
+                    more={
+                        "classes": dict(zip(names, area["classes"], strict=True)),
+                        "eleven_points": {
+                            **eleven,
+                            "classes": dict(zip(names, eleven["classes"], strict=True)),
                         },
-                        more={"classes": by_class},
-                    )
+                    },
                 )
+            )
     return transfer_stage.write_scores(stage, "voc07_classification", _VERSION, rows)
 
 
@@ -168,6 +163,18 @@ def loss(
     each = jnp.where(labels == 0, 0.0, optax.sigmoid_binary_cross_entropy(logits, present))
     total = each.sum(-1).mean()
     return total, {"loss": total}
+
+
+def _measure(
+    scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, "n classes"], points: int
+) -> dict[str, Any]:
+    """The mean average precision, its interval, and that of each class."""
+    classes = [
+        float(precision.average_precision(*each, points=points))
+        for each in zip(scores.T, labels.T, strict=True)
+    ]
+    interval = precision.interval(scores, labels, points=points)
+    return {"value": float(np.mean(classes)), "interval": interval, "classes": classes}
 
 
 def _count_classes(chosen: Options, inputs: Inputs) -> list[int]:
