@@ -236,7 +236,7 @@ def _test(
             of_view = functools.partial(
                 score, (state.params, state.batch_stats), shown["image"], shown["index"]
             )
-            summed = functools.reduce(jnp.add, map(of_view, jnp.arange(job.views)))
+            summed = functools.reduce(jnp.add, map(of_view, np.arange(job.views)))
             rows, mask = partition.fetch((summed, shown["mask"]))
             found.append(rows[mask].astype(np.float32))
             count.add(int(mask.sum()))
