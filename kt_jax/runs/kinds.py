@@ -5,8 +5,10 @@ from types import ModuleType
 from kt_jax.stages import (
     classify,
     clusters,
+    control_labels,
     features,
     few_shot,
+    fine_tune,
     given_features,
     given_labels,
     imported,
@@ -14,9 +16,11 @@ from kt_jax.stages import (
     label,
     linear,
     linear_sgd,
+    nonlinear,
     pretext,
     report,
     retrieval,
+    voc07_classification,
 )
 
 KINDS: dict[str, ModuleType] = {
@@ -27,11 +31,15 @@ KINDS: dict[str, ModuleType] = {
     "clusters": clusters,
     "label": label,
     "given_labels": given_labels,
+    "control_labels": control_labels,
     "classify": classify,
     "linear": linear,
     "linear_sgd": linear_sgd,
     "knn": knn,
     "retrieval": retrieval,
     "few_shot": few_shot,
+    "fine_tune": fine_tune,
+    "nonlinear": nonlinear,
+    "voc07_classification": voc07_classification,
     "report": report,
 }

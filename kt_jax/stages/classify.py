@@ -17,23 +17,9 @@ from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.stages import targets
 from kt_jax.training import learning, losses
+from kt_jax.training.learning import Head
 
 GIVES = artifacts.Backbone
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """What is put on the backbone; see `models.Classifier`."""
-
-    hidden: tuple[int, ...] | None = None
-    """The widths of the fully connected layers before the last; by default (4096, 4096) behind a
-    map, as AlexNet has them, and none behind a vector, as ResNets have."""
-    dropout: float = 0.5
-    batch_norm: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuses what is no network."""
-        learning.check_head(self.hidden or (), self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
