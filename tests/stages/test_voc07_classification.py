@@ -9,6 +9,7 @@ import support
 from sklearn.metrics import average_precision_score
 
 from kt_jax.evaluation import backbones, starts
+from kt_jax.machine import signals
 from kt_jax.runs import files
 from kt_jax.stages import voc07_classification
 from kt_jax.training import learning
@@ -111,6 +112,29 @@ def test_classes_are_learned_and_scored_as_scikit_learn_does(tmp_path, network):
         expected = average_precision_score(tested[counted, place] > 0, table[column][counted])
         assert area["classes"][NAMES[place]] == pytest.approx(expected)
     assert area["value"] == pytest.approx(np.mean([*area["classes"].values()]))
+
+
+class StopAfterTwo(signals.Notice):
+    """Tells a loop to stop after its second step."""
+
+    def reached(self):
+        self._asked += 1
+        return self._asked == 2
+
+
+def test_a_training_that_was_stopped_resumes_with_its_frozen_part(tmp_path, network):
+    whole, stopped = (
+        make_stage(tmp_path / name / "voc", network, train="fc6-8", steps=4, crops=1)
+        for name in ("whole", "stopped")
+    )
+    voc07_classification.run(whole)
+    with pytest.raises(SystemExit):
+        voc07_classification.run(dataclasses.replace(stopped, notice=StopAfterTwo()))
+    assert not (stopped.directory / "scores.json").exists()
+    assert [x.name for x in stopped.directory.glob("checkpoints/*/*")] == ["2"]
+    voc07_classification.run(stopped)
+    made = [(each.directory / "predictions.parquet").read_bytes() for each in (whole, stopped)]
+    assert made[0] == made[1]
 
 
 @pytest.fixture
