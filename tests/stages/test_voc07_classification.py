@@ -105,9 +105,9 @@ def test_classes_are_learned_and_scored_as_scikit_learn_does(tmp_path, network):
     assert area["value"] > 0.9
     assert area["interval"][0] <= area["value"] <= area["interval"][1]
     assert area["classes"].keys() == {"blue", "green", "red"}
-    table = files.read_table(stage.directory / "predictions.parquet")
+    table = files.read_table(stage.directory / voc07_classification.CLASS_SCORES)
     tested = stage.inputs.images["test_images"].labels
-    for place, column in zip((0, 1, 3), np.array(area["columns"])[[0, 1, 3]], strict=True):
+    for place, column in zip((0, 1, 3), np.array(area["class_scores"])[[0, 1, 3]], strict=True):
         counted = tested[:, place] != 0
         expected = average_precision_score(tested[counted, place] > 0, table[column][counted])
         assert area["classes"][NAMES[place]] == pytest.approx(expected)
@@ -133,7 +133,10 @@ def test_a_training_that_was_stopped_resumes_with_its_frozen_part(tmp_path, netw
     assert not (stopped.directory / "scores.json").exists()
     assert [x.name for x in stopped.directory.glob("checkpoints/*/*")] == ["2"]
     voc07_classification.run(stopped)
-    made = [(each.directory / "predictions.parquet").read_bytes() for each in (whole, stopped)]
+    made = [
+        (each.directory / voc07_classification.CLASS_SCORES).read_bytes()
+        for each in (whole, stopped)
+    ]
     assert made[0] == made[1]
 
 
