@@ -146,9 +146,10 @@ def _make_crop(chosen: Protocol) -> transfer.Crop:
 
 def _describe(chosen: Protocol, start: starts.Start, job: transfer.Job, given: Any) -> str:
     least, most = chosen.crop_area
-    frozen = f"frozen up to {job.frozen_to}, all that follows new" if job.frozen_to else ""
     parts = [
-        frozen or "all layers trained, head new",
+        "frozen up to the layer, all that follows new"
+        if job.frozen_to
+        else "all layers trained, head new",
         f"{chosen.steps} steps of {chosen.batch_size} random squares of {least:g} to {most:g} of "
         "the area or their mirror images",
         f"{chosen.optimizer.name} at {chosen.optimizer.learning_rate:g}, "
