@@ -39,7 +39,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config = ConfigDict()
     config.stages = (
-        "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "report"
+        "pretext", "features", "clusters", "pseudo_labels", "student", "probe", "few_shot", "knn",
+        "report",
     )  # fmt: skip
     source = {"source": "auto", "path": path, "size": by_size(48, 96, 256), "holdout": 0.2}
     config.images = {"train": {**source, "subset": "train"}, "test": {**source, "subset": "test"}}
@@ -103,11 +104,14 @@ def get_config(arg: str = "") -> ConfigDict:
         "head": {"hidden": by_size((256,), (512,), None), "batch_norm": batch_norm},
     }
     config.probe = {
-        "kind": "probe",
+        "kind": "linear",
         "backbones": ("student", "random:student", "pretext"),
         "size": by_size(48, 96, 227),
-        "batch_size": by_size(64, 128, 256),
-        "epochs": by_size(16, 40, 28),
+        "max_dims": by_size(2_400, 2_400, 9_600),
     }
+    # The same networks and images for every way of asking.
+    given = {name: config.probe[name] for name in ("backbones", "size", "max_dims")}
+    config.few_shot = {"kind": "few_shot", **given, "shares": ()}
+    config.knn = {"kind": "knn", **given}
     config.report = {"kind": "report"}
     return config

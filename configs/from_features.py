@@ -37,12 +37,14 @@ def get_config(arg: str = "") -> ConfigDict:
     with config.unlocked():
         del config.pretext
         config.stages = (
-            "features", "test_features", "clusters", "pseudo_labels", "student", "probe", "report"
+            "features", "test_features", "clusters", "pseudo_labels", "student", "probe",
+            "few_shot", "knn", "report",
         )  # fmt: skip
         config.images.all = {**config.images.train.to_dict(), "subset": "all"}
         config.features = given
         config.test_features = {**given, "images": "test"}
-        config.probe.backbones = ("student", "random:student")
-        config.probe.train_features = ("features",)
-        config.probe.test_features = ("test_features",)
+        for name in ("probe", "few_shot", "knn"):
+            config[name].backbones = ("student", "random:student")
+            config[name].train_features = ("features",)
+            config[name].test_features = ("test_features",)
     return config

@@ -69,14 +69,18 @@ def get_config(arg: str = "imagenette2_128.zip") -> ConfigDict:
             config[name] = {**config.student.to_dict(), "backbone": backbone}
         students += OTHERS
     config.probe = {
-        "kind": "probe",
+        "kind": "linear",
         "backbones": (*students, *(f"random:{name}" for name in students), "pretext"),
         "size": 96,
-        "batch_size": 128,
-        "epochs": 40,
+        "max_dims": 2400,
     }
+    # The same networks and images for every way of asking.
+    given = {name: config.probe[name] for name in ("backbones", "size", "max_dims")}
+    config.few_shot = {"kind": "few_shot", **given, "shares": ()}
+    config.knn = {"kind": "knn", **given}
     config.report = {"kind": "report"}
     config.stages = (
-        "pretext", "features", "clusters", "pseudo_labels", *students, "probe", "report"
+        "pretext", "features", "clusters", "pseudo_labels", *students, "probe", "few_shot", "knn",
+        "report",
     )  # fmt: skip
     return config

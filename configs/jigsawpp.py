@@ -5,9 +5,10 @@
     python -m kt_jax.main --config=configs/jigsawpp.py:tiny --workdir=runs/tiny
 
 Expected on ImageNet, linear probes conv1..conv5 (paper, Table 4, CC+vgg-Jigsaw++): 19.2, 32.0,
-37.3, 37.1, 34.6; a random AlexNet: 11.6, 17.1, 16.9, 16.3, 14.1. Not run by us yet: it wants
-accelerators for days (the authors' AlexNet puzzles took 59.5 hours on one GPU), and the probe
-wants 250 GB of scratch space for a network at a time.
+37.3, 37.1, 34.6; a random AlexNet: 11.6, 17.1, 16.9, 16.3, 14.1. Not run by us yet. An estimate:
+an afternoon on one H100, 3.8 hours of it for the puzzles (5,440 PFLOP at 40 % of its peak) and 20
+minutes for the student, if images are decoded as fast; half an hour for the puzzles on eight
+(docs/scale.md). The probe wants 250 GB of scratch space for a network at a time.
 
 Comments say which numbers are the paper's, which are its authors' released code, and which are
 ours because neither is known.
@@ -116,7 +117,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "optimizer": {**optimizer, "bias_rate": 2.0},  # Caffe's AlexNet
     }
     config.probe = {
-        "kind": "probe",
+        "kind": "linear_sgd",
         "backbones": ("student", "random:student", "pretext"),
         "size": 227,
         "batch_size": 16 if tiny else 256,

@@ -19,7 +19,7 @@ def load_config(path: str, **overrides: Any) -> ConfigDict:
 
     Configs that ship are found by their names from any directory: load_config("quickstart.py").
     Overrides are nested: load_config("configs/quickstart.py", clusters={"k": 8}). Another name of a
-    backbone takes away the options of the one before.
+    backbone, or another pretext task, takes away the options of the one before.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -117,6 +117,8 @@ def _override(values: dict[str, Any], overrides: Mapping[str, Any], path: tuple[
         and overrides["name"] != values.get("name")
     ):
         values.clear()  # they are options of another architecture
+    if len(path) == 1:
+        values.update(graph.forget(values, overrides))
     for key, value in overrides.items():
         dotted = ".".join((*path, key))
         if key not in values and not is_free:

@@ -86,9 +86,10 @@ def test_results_have_their_fixed_shapes(finished):
         *(("random:student", layer, 0) for layer in convolutions),
         *(("pretext", f"conv{block}_2", 0) for block in range(1, 4)),
         ("pixels", "pixels", 0),
+        ("hog_colour", "hog_colour", 0),
     }
     assert all(0 <= row["value"] <= 1 for row in probe["rows"])
-    of_every_row = {"protocol", "metric", "n", "split", "selection"}
+    of_every_row = {"protocol", "version", "metric", "n", "split", "selection", "interval"}
     assert all(row.keys() > of_every_row for row in probe["rows"])
     labels = pq.read_table(workdir / "pseudo_labels" / "labels.parquet")
     # The images are those that were clustered, so the labels are the clusters'.

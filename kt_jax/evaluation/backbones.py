@@ -190,12 +190,17 @@ def see(
     cut = any(view.share != 1 for view in shown)
     program = _make_program(to_json(backbone.about), tuple(grids.items()), size, cut)
     variables = jax.device_put((backbone.params, backbone.batch_stats), partition.replicated(mesh))
-    places = [np.array(dataclasses.astuple(view), np.float32) for view in shown]
+    places = [to_place(view) for view in shown]
     for batch in data.eval_batches(images, batch_size, reading=reading):
         notice.check()
         batch = partition.put_batch(batch, mesh)
         pixels = batch.pop("image")
         yield batch, [program(variables, pixels, place) for place in places]
+
+
+def to_place(view: views.View) -> np.ndarray:
+    """A view as `views.cut_view` takes it."""
+    return np.array(dataclasses.astuple(view), np.float32)
 
 
 @jax.jit

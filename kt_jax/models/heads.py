@@ -112,10 +112,41 @@ class Classifier(nnx.Module):
         return jnp.concatenate(logits, axis=1)
 
 
-class JigsawNet(nnx.Module):
-    """One backbone shared by nine tiles, fc6 on each tile, fc7 on their concatenation, logits.
+class Solver(nnx.Module):
+    """The head of a network of a pretext task; see `JigsawNet`."""
+
+    def __init__(
+        self,
+        inputs: int,
+        *,
+        classes: int,
+        pictures: int,
+        fc6: int,
+        fc7: int,
+        dropout: float,
+        batch_norm: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.fc6 = _Dense(inputs, fc6, dropout=dropout, norm=batch_norm, rngs=rngs)
+        self.fc7 = _Dense(pictures * fc6, fc7, dropout=dropout, norm=batch_norm, rngs=rngs)
+        self.output = _make_output(fc7, classes, batch_norm=batch_norm, rngs=rngs)
+
+    def solve(self, backbone: Backbone, pictures: Array, key: Array | None) -> dict[str, Array]:
+        """The backbone's activations of all pictures [b * p, ...], fc6, fc7 and logits [b, k]."""
+        count = pictures.shape[0]
+        fc6_key, fc7_key = (None, None) if key is None else jax.random.split(key)
+        activations = backbone(pictures.reshape(-1, *pictures.shape[2:]), _fold(key, _BACKBONE))
+        x = activations["fc6"] = self.fc6(_flatten(activations), fc6_key)
+        x = activations["fc7"] = self.fc7(x.reshape(count, -1), fc7_key)
+        activations["logits"] = self.output(x)
+        return activations
+
+
+class JigsawNet(Solver):
+    """One backbone shared by all pictures of an example, fc6 on each, fc7 on all, logits.
 
     The context-free network of the 2016 paper, with any backbone (fc6 1024, fc7 4096).
+    pictures: of an example: the nine tiles of a puzzle, or fewer for another pretext task.
     batch_norm: as in `Classifier`.
     """
 
@@ -125,6 +156,7 @@ class JigsawNet(nnx.Module):
         *,
         size: int,
         classes: int,
+        pictures: int = 9,
         fc6: int = 1024,
         fc7: int = 4096,
         dropout: float = 0.5,
@@ -132,32 +164,45 @@ class JigsawNet(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.backbone = backbone
-        inputs = math.prod(_output_shape(backbone, size))
-        self.fc6 = _Dense(inputs, fc6, dropout=dropout, norm=batch_norm, rngs=rngs)
-        self.fc7 = _Dense(9 * fc6, fc7, dropout=dropout, norm=batch_norm, rngs=rngs)
-        self.output = _make_output(fc7, classes, batch_norm=batch_norm, rngs=rngs)
+        super().__init__(
+            math.prod(_output_shape(backbone, size)),
+            classes=classes,
+            pictures=pictures,
+            fc6=fc6,
+            fc7=fc7,
+            dropout=dropout,
+            batch_norm=batch_norm,
+            rngs=rngs,
+        )
 
     def __call__(
-        self, tiles: Float[Array, "b tiles t t 3"], key: Key[Array, ""] | None = None
+        self, pictures: Float[Array, "b p t t 3"], key: Key[Array, ""] | None = None
     ) -> dict[str, Float[Array, "..."]]:
-        """The backbone's activations of all tiles [b * 9, ...], fc6, fc7, logits [b, classes]."""
-        count = tiles.shape[0]
-        fc6_key, fc7_key = (None, None) if key is None else jax.random.split(key)
-        activations = self.backbone(tiles.reshape(-1, *tiles.shape[2:]), _fold(key, _BACKBONE))
-        x = activations["fc6"] = self.fc6(_flatten(activations), fc6_key)
-        x = activations["fc7"] = self.fc7(x.reshape(count, -1), fc7_key)
-        activations["logits"] = self.output(x)
-        return activations
+        """The backbone's activations of all pictures [b * p, ...], fc6, fc7 and logits [b, k]."""
+        return self.solve(self.backbone, pictures, key)
 
 
 class LinearProbes(nnx.Module):
-    """One linear classifier a layer, each behind a batch normalisation without parameters."""
+    """One linear classifier a layer, each behind a batch normalisation without parameters.
 
-    def __init__(self, dims: Mapping[str, int], *, classes: int, rngs: nnx.Rngs) -> None:
+    dims: how many numbers a row of each layer has.
+    channels: a row is a map [h, w, channels], flattened; each channel is normalised.
+    """
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        *,
+        channels: Mapping[str, int],
+        classes: int,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.norms = nnx.Dict(
             {
-                name: nnx.BatchNorm(dim, momentum=0.9, use_scale=False, use_bias=False, rngs=rngs)
-                for name, dim in dims.items()
+                name: nnx.BatchNorm(
+                    channels[name], momentum=0.9, use_scale=False, use_bias=False, rngs=rngs
+                )
+                for name in dims
             }
         )
         self.outputs = nnx.Dict(
@@ -172,7 +217,12 @@ class LinearProbes(nnx.Module):
     ) -> dict[str, Float[Array, "b classes"]]:
         """Logits by layer; nothing is drawn from `key`."""
         del key
-        return {name: self.outputs[name](self.norms[name](x)) for name, x in features.items()}
+
+        def normalise(name: str, x: Array) -> Array:
+            norm = self.norms[name]
+            return norm(x.reshape(len(x), -1, norm.num_features)).reshape(x.shape)
+
+        return {name: self.outputs[name](normalise(name, x)) for name, x in features.items()}
 
 
 class _Dense(nnx.Module):

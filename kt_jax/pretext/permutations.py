@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from kt_jax.runs import files
+
 TILES = 9
 
 
@@ -123,3 +125,18 @@ def read_permutations(path: str | Path) -> UInt8[np.ndarray, "permutations tiles
     permutations = words[2:].reshape(words[0], TILES) - 1
     check_permutations(permutations, min_distance=1)
     return permutations.astype(np.uint8)
+
+
+def keep(path: Path, permutations: UInt8[np.ndarray, "permutations tiles"]) -> None:
+    """Writes the set; a resumed run must have the one that it began with.
+
+    Raises:
+      ValueError: if it has another.
+    """
+    if path.exists() and not np.array_equal(np.load(path, allow_pickle=False), permutations):
+        raise ValueError(
+            f"{path} is not the permutation set that the options give now: the file that they "
+            "name has changed, or NumPy's generator has. Begin again with "
+            f"--redo={path.parent.name}."
+        )
+    files.write_array(path, permutations)

@@ -131,6 +131,12 @@ def takes_any_option(path: Sequence[str]) -> bool:
     return len(path) == 2 and (path[0] == "images" or path[1] == "backbone")
 
 
+def forget(section: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What overrides take away from a filled section: options of another choice, such as a task."""
+    module = kinds.KINDS.get(str(section.get("kind")))
+    return module.forget(section, overrides) if hasattr(module, "forget") else {}
+
+
 def make_graph(config: Mapping[str, Any]) -> Graph:
     """The stages of a config, each after those that it reads.
 

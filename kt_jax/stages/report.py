@@ -9,23 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import jinja2
 import numpy as np
 
+from kt_jax.evaluation import scores, verdict
 from kt_jax.kmeans import metrics
-from kt_jax.pretext import puzzles as jigsaw
+from kt_jax.pretext import words
 from kt_jax.runs import artifacts, files, marks, options, progress
 from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.stage import Inputs, Plan, Stage
-from kt_jax.stages import figures
+from kt_jax.stages import examples, figures
 from kt_jax.training import logs
 
 GIVES = artifacts.Report
-PUZZLE = 192  # px
 LISTED = 50
-_RANDOM = "random:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +37,7 @@ class Options:
     """How many clusters are shown of each labelling."""
     images_per_cluster: int = 12
     puzzles: int = 6
-    """How many puzzles are shown."""
+    """How many puzzles, or examples of another pretext task, are shown."""
 
 
 def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
@@ -55,7 +52,10 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "unfinished": _find_unfinished(stage),
         "images": stage.inputs.images["images"],
         "listed": LISTED,
-        **{part: [] for part in ("solved", "curves", "puzzles", "labels", "clusters", "scores")},
+        **{
+            part: []
+            for part in ("solved", "curves", "puzzles", "labels", "clusters", "scores", "few")
+        },
     }
     for artifact in shown:
         for part, drawn in _DRAW.get(type(artifact.about), _draw_nothing)(stage, artifact):
@@ -82,7 +82,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     pictures = (chosen.clusters + 1) * chosen.images_per_cluster
     origin = inputs.images["images"].origin
     names = tuple(each.name for each in inputs.artifacts["artifacts"])
-    line = f"{chosen.puzzles} puzzles, {pictures} pictures of {origin}"
+    line = f"{chosen.puzzles} examples of a pretext task, {pictures} pictures of {origin}"
     return Plan(artifacts.Report(shown=names), (line,))
 
 
@@ -91,15 +91,18 @@ def headlines(directory: Path) -> Iterator[str]:
     summary = files.read_json(directory / "summary.json")
     yield f"report: {directory / 'index.html'}"
     for name, solved in summary["puzzles"].items():
+        said = words.words_of(solved)
         yield (
-            f"puzzles solved by {name}: {solved['puzzle_accuracy']:.1%} "
+            f"{said.examples} {said.done} by {name}: {solved['puzzle_accuracy']:.1%} "
             f"(chance {solved['chance']:.1%})"
         )
-    for name, scores in summary["scores"].items():
-        origin = f"{name}: " if len(summary["scores"]) > 1 else ""
-        for best in scores:
-            share = f"{best['value']:.1%} ({best['layer']})"
-            yield f"{origin}best linear probe of {best['subject']}: {share}"
+    for name, rows in summary["scores"].items():
+        by_subject = itertools.groupby(rows, lambda row: row["subject"])
+        for subject, some in by_subject:
+            shares = (f"{row['value']:.1%} ({row['layer']})" for row in some)
+            yield f"{name}, {subject}: {', '.join(shares)}"
+    for name, found in summary["verdicts"].items():
+        yield f"{name}: {found['sentence']}"
 
 
 def _find_unfinished(stage: Stage) -> list[str]:
@@ -122,7 +125,7 @@ def _draw_nothing(stage: Stage, artifact: Artifact[Any]) -> Drawn:
 
 
 def _draw_backbone(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> Drawn:
-    """How the training went; and puzzles, if it solved puzzles."""
+    """How the training went; and examples of its pretext task, if it had one."""
     lines = logs.read_metrics(backbone / "metrics.jsonl")
     steps = [int(line["step"]) for line in lines]
     curves = [
@@ -134,49 +137,13 @@ def _draw_backbone(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> Draw
     ]
     yield "curves", {"curves": curves}
     if (backbone / "puzzles.json").exists():
-        solved = files.read_json(backbone / "results.json")
-        yield "solved", solved
-        yield "puzzles", {**solved, **_draw_puzzles(stage, backbone)}
-
-
-def _draw_puzzles(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> dict[str, Any]:
-    """Puzzles of random images, by the rules and permutations that the network learned with."""
-    images, wanted = stage.inputs.images["images"], stage.options.puzzles
-    rules = jigsaw.PuzzleRules(**files.read_json(backbone / "puzzles.json"))
-    if images.size < rules.crop:
-        reason = f"{images.origin}: images of {images.size} px, puzzles of {rules.crop} px"
-        return {"skipped": reason}
-    permutations = np.load(backbone / "permutations.npy", allow_pickle=False)
-    count = -(-wanted // jigsaw.GROUP) * jigsaw.GROUP
-    shuffled = np.random.default_rng(stage.seed).permutation(len(images))
-    chosen = np.resize(shuffled, count).tolist()
-    pixels = np.stack([images[index] for index in chosen])
-    make_puzzles = jax.jit(jigsaw.make_puzzles, static_argnames="rules")
-    arrays = jax.random.key(stage.seed), jnp.asarray(pixels), jnp.asarray(permutations)
-    made = make_puzzles(*arrays, rules=rules)
-    tiles, labels, occluded = jax.device_get((made.tiles, made.label, made.occluded))
-    start = (images.size - rules.crop) // 2
-    # Small tiles are enlarged here: a browser would blur the gaps between them.
-    times = max(1, PUZZLE // (jigsaw.GRID * rules.tile))
-    tiles = tiles.repeat(times, axis=2).repeat(times, axis=3)
-    gap = tiles.shape[2] // 12
-    items = [
-        {
-            "key": images.keys[chosen[place]],
-            "original": figures.to_uri(
-                pixels[place][start:][: rules.crop, start : start + rules.crop]
-            ),
-            "picture": figures.to_uri(jigsaw.draw_puzzle(tiles[place], gap=gap), side=PUZZLE),
-            "label": labels[place],
-            "order": (permutations[labels[place]] + 1).tolist(),
-            "occluded": occluded[place].tolist(),
-            "slots": (np.flatnonzero(occluded[place]) + 1).tolist(),
-        }
-        for place in range(wanted)
-    ]
-    percent = 100 * gap / (3 * tiles.shape[2] + 2 * gap)
-    facts = {"rules": rules, "permutations": len(permutations)}
-    return {**facts, "gap_percent": percent, "items": items}
+        first = files.read_json(backbone / "results.json")
+        for solved in (first, *first.get("others", ())):
+            task = solved.get("task", "jigsaw")  # before there were others
+            name = backbone.name if solved is first else f"{backbone.name} ({task})"
+            solved |= {"name": name, "task": task, "words": words.WORDS[task]}
+            yield "solved", solved
+            yield "puzzles", {**solved, **examples.draw(stage, backbone, task)}
 
 
 def _draw_clusters(stage: Stage, clusters: Artifact[artifacts.Clusters]) -> Drawn:
@@ -240,36 +207,42 @@ def _draw_labels(stage: Stage, given: Artifact[artifacts.Labels]) -> Drawn:
     yield "labels", result
 
 
-def _draw_scores(stage: Stage, scores: Artifact[artifacts.Scores]) -> Drawn:
-    """Means over the seeds by subject and layer, and the best layers."""
+def _draw_scores(stage: Stage, artifact: Artifact[artifacts.Scores]) -> Drawn:
+    """Means over the seeds by subject and layer; which network to take home."""
     del stage
     # An older version wrote no `unknown`.
-    found = {"unknown": [], **files.read_json(scores / "scores.json")}
+    found = {"unknown": [], **files.read_json(artifact / scores.SCORES)}
     if found["skipped"]:
         yield "scores", found
         return
-    by_seed: dict[str, dict[str, list[float]]] = {}
+    by_amount: dict[str, list[Any]] = {}
     for row in found["rows"]:
-        layers = by_seed.setdefault(row["subject"], {})
-        layers.setdefault(row["layer"], []).append(row["value"])
-    means = {n: {x: float(np.mean(y)) for x, y in each.items()} for n, each in by_seed.items()}
-    best = {n: max(each, key=each.__getitem__) for n, each in means.items()}
-    # Layers of other architectures are not to be compared: a table for each list of layers.
-    subjects = sorted((n for n in means if n != "pixels"), key=lambda n: list(means[n]))
-    tables = [list(group) for _, group in itertools.groupby(subjects, lambda n: list(means[n]))]
+        by_amount.setdefault(row.get("labels", ""), []).append(row)
+    standings = {x: verdict.read_standings(rows) for x, rows in by_amount.items()}
     first = found["rows"][0]
+    shown = {name: first[name] for name in ("n", "protocol", "split", "selection", "metric")}
+    details = dict.fromkeys(row["details"] for row in found["rows"] if "details" in row)
+    shown["details"] = next(iter(details), "")
+    shown["seeds"] = sorted({row["seed"] for row in found["rows"]})
+    if [*standings] != [""]:
+        yield "few", {**found, **shown, "amounts": standings}
+        return
+    each = standings[""]
+    # Layers of other architectures are not to be compared: a table for each list of layers.
+    ordered = sorted(each, key=lambda x: list(x.by_layer))
+    tables = [list(some) for _, some in itertools.groupby(ordered, lambda x: list(x.by_layer))]
+    judged = verdict.judge(artifact.directory, each, first["n"])
+    others = verdict.compare_networks(artifact.directory, judged, each) if judged else ()
     yield (
         "scores",
         {
             **found,
-            "by_seed": by_seed,
-            "means": means,
-            "best": {n: {"layer": x, "value": means[n][x]} for n, x in best.items()},
+            **shown,
+            "standings": each,
             "tables": tables,
-            "pairs": [(n, _RANDOM + n) for n in means if _RANDOM + n in means],
-            "seeds": sorted({row["seed"] for row in found["rows"]}),
             "noise": metrics.noise_of_difference(first["n"]),
-            **{name: first[name] for name in ("n", "protocol", "split", "selection")},
+            "verdict": judged,
+            "others": list(others),
         },
     )
 
@@ -278,14 +251,29 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
     """The run in a few numbers: those that exist."""
     numbers = ("nmi", "nmi_shuffled")
     labels = {x["name"]: {n: x[n] for n in numbers if n in x} for x in page["labels"]}
-    solved = ("puzzle_accuracy", "chance")
+    solved = ("task", "puzzle_accuracy", "chance")
     return {
         "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["solved"]},
         "labels": labels,
         "scores": {
-            x["name"]: [{"subject": subject, **best} for subject, best in x["best"].items()]
+            x["name"]: [
+                {"subject": each.subject, "layer": layer, "value": value}
+                for each in x["standings"]
+                for layer, value in each.by_layer.items()
+                if layer == (each.layer or layer)
+            ]
             for x in page["scores"]
-            if "best" in x
+            if x.get("standings")
+        },
+        "verdicts": {
+            x["name"]: {
+                "sentence": x["verdict"].sentence,
+                "worth_it": x["verdict"].worth_it,
+                "difference": x["verdict"].difference,
+                "interval": x["verdict"].interval,
+            }
+            for x in page["scores"]
+            if x.get("verdict")
         },
     }
 

@@ -98,6 +98,21 @@ def check_head(widths: Iterable[int], dropout: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Head:
+    """What is put on the backbone; see `models.Classifier`."""
+
+    hidden: tuple[int, ...] | None = None
+    """The widths of the fully connected layers before the last; by default (4096, 4096) behind a
+    map, as AlexNet has them, and none behind a vector, as ResNets have."""
+    dropout: float = 0.5
+    batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what is no network."""
+        check_head(self.hidden or (), self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What is learned, and where its state and its numbers are kept."""
 
@@ -120,6 +135,8 @@ class Task:
     """The loss of guessing, if it is known."""
     ema: float = 0.0
     """As in `training.make_step`; 0 keeps no average."""
+    begin: Callable[[training.TrainState], training.TrainState] | None = None
+    """What puts given weights into a new network, before its first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,14 +259,15 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
         trackers=trackers.start(stage.log_to, task.log_directory, shown) if leads else (),
     )
     try:
+        new = training.init_state(
+            task.make_model,
+            optimizer,
+            seed=task.seed,
+            mesh=stage.mesh,
+            averages=task.ema > 0,
+        )
         state = training.fit(
-            training.init_state(
-                task.make_model,
-                optimizer,
-                seed=task.seed,
-                mesh=stage.mesh,
-                averages=task.ema > 0,
-            ),
+            new if task.begin is None else task.begin(new),
             _make_step(task, optimizer, jax.random.key(task.seed)),
             task.make_batches,
             steps=options.steps,

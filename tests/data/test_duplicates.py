@@ -19,7 +19,7 @@ from kt_jax import data
 from kt_jax.data import Hashes, duplicates, find_duplicates, find_leaks, hash_images, open_images
 from kt_jax.evaluation import leakage
 from kt_jax.runs import artifacts, files, pipeline
-from kt_jax.stages import probe, report
+from kt_jax.stages import linear, report
 
 MANY = hypothesis.settings(max_examples=200)
 
@@ -288,11 +288,11 @@ def test_images_of_a_network_that_have_gone_are_named(tmp_path):
 
 def probe_and_report(workdir, sets, *learned):
     """Scores and page of networks that learned, on images without labels."""
-    options = probe.Options(backbones=tuple(each.name for each in learned), size=32)
+    options = linear.Options(backbones=tuple(each.name for each in learned), size=32)
     shown = {f"{name}_images": images for name, images in sets.items()}
     given = {"backbones": learned}
     stage = support.make_stage(workdir / "probe", options, given=given, images=shown)
-    about, _ = probe.run(stage)
+    about, _ = linear.run(stage)
     scores = support.finish(stage.directory, about)
     files.write_json(workdir / "config.json", {"seed": 0, "stages": ["probe"]})
     options = report.Options(clusters=1, images_per_cluster=1, puzzles=1)
@@ -378,7 +378,7 @@ def test_a_whole_run_finds_planted_copies(tmp_path):
         pretext={"steps": 1, "batch_size": 32, "test_repeats": 1},
         student={"steps": 1, "batch_size": 32},
         clusters={"k": 4},
-        probe={"epochs": 1, "batch_size": 32},
+        probe={"batch_size": 32},
     )
     pipeline.run(config, tmp_path / "run")
     results = files.read_json(tmp_path / "run/probe/scores.json")

@@ -10,7 +10,7 @@ from PIL import Image
 from kt_jax.data import eval_batches, index_columns, open_images
 from kt_jax.data.sources.voc import CLASSES, Voc
 from kt_jax.runs import artifacts, files
-from kt_jax.stages import probe, report
+from kt_jax.stages import linear, report
 
 DOG, PERSON, CAT = (CLASSES.index(name) for name in ("dog", "person", "cat"))
 
@@ -264,12 +264,12 @@ def test_sets_of_several_labels_count_as_without_labels(devkit, tmp_path):
     files.write_table(tmp_path / "index.parquet", columns)
     assert next(eval_batches(images, 2))["label"].shape == (2, 20)
 
-    reason = "VOC2007, all is multi-label: probes of several classes an image are not measured here"
-    options = probe.Options(backbones=(), size=8)
+    reason = "VOC2007, all is multi-label: several classes an image are not measured here"
+    options = linear.Options(backbones=(), size=8)
     both = dict.fromkeys(("train_images", "test_images"), images)
     stage = support.make_stage(tmp_path / "probe", options, given={"backbones": ()}, images=both)
-    assert probe.plan(options, stage.inputs).lines == (f"skipped: {reason}",)
-    assert probe.run(stage) == (artifacts.Scores((), reason), {"skipped": reason})
+    assert linear.plan(options, stage.inputs).lines == (f"skipped: {reason}",)
+    assert linear.run(stage) == (artifacts.Scores((), reason), {"skipped": reason})
     scores = files.read_json(tmp_path / "probe/scores.json")
     assert (scores["skipped"], scores["rows"]) == (reason, [])
 

@@ -82,3 +82,13 @@ def test_a_set_that_is_too_close_is_refused():
 def test_impossible_sets_are_refused(count, min_distance, message):
     with pytest.raises(ValueError, match=message):
         permutations.make_permutations(count, min_distance=min_distance, seed=0)
+
+
+def test_a_resumed_run_keeps_its_set(tmp_path):
+    path = tmp_path / "pretext" / "permutations.npy"
+    one, other = (permutations.make_permutations(5, min_distance=3, seed=x) for x in (0, 1))
+    permutations.keep(path, one)
+    permutations.keep(path, one)
+    with pytest.raises(ValueError, match=r"permutations\.npy is not the .* --redo=pretext"):
+        permutations.keep(path, other)
+    assert (np.load(path) == one).all()

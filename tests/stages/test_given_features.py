@@ -50,7 +50,7 @@ def workdir(photos, rows, tmp_path_factory):
         f"from_features.py:{workdir}/features.npy,{photos[0]},tiny",
         clusters={"k": GROUPS},
         student={"steps": 2, "batch_size": 16, "backbone": {"channels": (8,) * 5}},
-        probe={"epochs": 1, "batch_size": 16, "backbones": ()},
+        probe={"batch_size": 16, "backbones": ()},
     )
     kt_jax.run(config, workdir / "w")
     return workdir / "w"
@@ -84,8 +84,8 @@ def test_the_features_themselves_are_probed(workdir):
     scores = files.read_json(workdir / "probe" / "scores.json")["rows"]
     found = {(row["subject"], row["layer"]): row for row in scores}
     assert ("features", "given") in found
-    assert found["features", "given"]["protocol"].startswith("linear, frozen, given features as th")
-    assert "mirror image" in found["pixels", "pixels"]["protocol"]
+    assert "the rows as they were given" in found["features", "given"]["details"]
+    assert "mirror image" in found["pixels", "pixels"]["details"]
     page = (workdir / "report" / "index.html").read_text()
     assert "It is not known which images the network of features learned from" in page
     assert re.search(r"<th>features</th>\s*<td>", page)
@@ -126,7 +126,7 @@ def test_other_images_of_the_same_names_are_not_probed(photos, other_photos, wor
         for name, root in (("train", photos[0]), ("test", other_photos))
     }
     features = (str(workdir / "features"),)
-    probe = {"kind": "probe", "backbones": (), "size": 48}
+    probe = {"kind": "linear", "backbones": (), "size": 48}
     probe |= {"train_features": features, "test_features": features}
     with pytest.raises(
         ValueError, match=r"probe\.test_features: .* are not given features of test"
@@ -346,7 +346,7 @@ def test_probed_features_are_of_the_probed_images(workdir, tmp_path, photos):
         name: {"source": "folder", "path": str(photos[0]), "subset": name, "size": 48}
         for name in ("train", "test")
     }
-    probe = {"kind": "probe", "backbones": (), "size": 48, "batch_size": 16}
+    probe = {"kind": "linear", "backbones": (), "size": 48, "batch_size": 16}
     probe["train_features"] = (str(workdir / "features"),)
     with pytest.raises(ValueError, match=r"config\.probe: 1 train_features and 0 test_features: "):
         pipeline.run({"images": images, "probe": probe}, tmp_path)

@@ -78,7 +78,8 @@ def test_features_are_those_of_the_network(weights, workdir):
 
 def test_all_that_reads_a_teacher_reads_it(workdir):
     scores = files.read_json(workdir / "probe" / "scores.json")
-    assert {row["subject"] for row in scores["rows"]} == {"pixels", "pretext", "random:pretext"}
+    subjects = {"pixels", "hog_colour", "pretext", "random:pretext"}
+    assert {row["subject"] for row in scores["rows"]} == subjects
     # From what the teacher learned is not known.
     assert [each["training"] for each in scores["leakage"]] == ["probe train_images"]
     assert scores["unknown"] == ["pretext"]

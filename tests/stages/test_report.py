@@ -15,10 +15,13 @@ from sklearn.metrics import (
 )
 
 from kt_jax import data
+from kt_jax.evaluation import scores
 from kt_jax.kmeans import metrics
+from kt_jax.pretext import tasks
 from kt_jax.runs import artifacts, files
 from kt_jax.stages import report
 
+LABELS = np.arange(400) % 2
 BAD = "<script>alert(1)</script>"
 BACKBONE = artifacts.Backbone({"name": "vgg"}, 24, "none", {"conv1": (1, 1, 2)}, ("conv1",), 9)
 ABOUT = {
@@ -42,6 +45,28 @@ def make_images(n=32, *, labelled=True):
         excluded=(data.Excluded(f"broken{BAD}.jpg", "truncated"),),
         origin="a folder",
     )
+
+
+def make_row(subject, layer, value, **others):
+    """A row whose first test images are predicted right."""
+    roles = {"pixels": "baseline", "random:student": "random"}
+    guess = np.where(np.arange(400) < value * 400, LABELS, 1 - LABELS)
+    return {
+        "subject": subject,
+        "role": roles.get(subject, "network"),
+        "layer": layer,
+        "protocol": "linear",
+        "metric": "accuracy",
+        **scores.accuracy([guess], LABELS),
+        "predictions": [guess],
+        "held_out": value,
+        "chosen": layer not in ("conv1",) or subject == "random:student",
+        "split": "half",
+        "selection": "by a tenth",
+        "details": "ridge regression",
+        "seed": 0,
+        **others,
+    }
 
 
 def write_run(workdir, images, *without, skipped=""):
@@ -70,14 +95,11 @@ def write_run(workdir, images, *without, skipped=""):
         "distance": np.linspace(1, 0, len(images)).astype(np.float32),
     }
     files.write_table(workdir / "pseudo_labels/labels.parquet", columns)
-    shares = [("student", "conv1", 0.41), ("student", "conv2", 0.52), ("pixels", "pixels", 0.61),
-              ("random:student", "conv1", 0.43), ("random:student", "conv2", 0.37),
-              ("pretext", "conv9", 0.83)]  # fmt: skip
-    words = {"protocol": "linear", "split": "half", "selection": "last step", "n": 400, "seed": 0}
-    rows = [{"subject": n, "layer": x, "value": v, **words} for n, x, v in shares if not skipped]
+    shares = [("student", "conv1", 0.41), ("student", "conv2", 0.52), ("pixels", "pixels", 0.51),
+              ("random:student", "conv1", 0.43), ("pretext", "conv9", 0.83)]  # fmt: skip
     none = {"training": "pretext", "images": 400, "exact": 0, "near": 0, "max_distance": 4}
-    scores = {"rows": rows, "skipped": skipped, "leakage": [none]}
-    files.write_json(workdir / "probe/scores.json", scores)
+    rows = [] if skipped else [make_row(*each) for each in shares]
+    scores.write(workdir / "probe", rows, LABELS, skipped=skipped, leakage=[none], unknown=[])
     for name, about in ABOUT.items():
         if name not in without:
             support.finish(workdir / name, about, facts={"rows": len(images), "test_rows": 400})
@@ -138,11 +160,8 @@ def test_page_has_one_id_once(page):
         "<b>65.4 %</b>",  # puzzle accuracy
         "chance 20.0 %",
         "<b>52.0 %</b>",  # student's best
-        "<b>43.0 %</b>",  # random network's best
-        "52.0 % against 43.0 %, +9.0 points",
-        "<th>student - random</th>\n<td>-2.0 points</td><td>+15.0 points</td>",
-        "student does NOT beat the best\nof the pixels",
-        "student does NOT beat its random weights at conv1.",
+        "<td><b>52.0 %</b></td>",
+        "of 400 test images right, 32.0 points more than the pixels",
         "83.0 %",  # teacher
         f"jax {metadata.version('jax')}",
         "0, 1, iteration by iteration",
@@ -178,9 +197,14 @@ def test_summary(tmp_path):
     write_run(tmp_path, images)
     page = make_report(tmp_path, images)
     summary = files.read_json(tmp_path / "report/summary.json")
-    assert summary["puzzles"] == {"pretext": {"puzzle_accuracy": 0.6543, "chance": 0.2}}
+    solved = {"task": "jigsaw", "puzzle_accuracy": 0.6543, "chance": 0.2}
+    assert summary["puzzles"] == {"pretext": solved}
     best = {(x["subject"], x["layer"], x["value"]) for x in summary["scores"]["probe"]}
-    assert {("student", "conv2", 0.52), ("pretext", "conv9", 0.83)} < best
+    assert best == {
+        ("student", "conv2", 0.52), ("pretext", "conv9", 0.83), ("pixels", "pixels", 0.51),
+        ("random:student", "conv1", 0.43)
+    }  # fmt: skip
+    assert summary["verdicts"]["probe"]["worth_it"]
     clusters = np.repeat([0, 1, 2], [16, 12, 4])
     expected = normalized_mutual_info_score(images.labels, clusters)
     assert summary["labels"]["pseudo_labels"]["nmi"] == pytest.approx(expected, abs=1e-9)
@@ -189,14 +213,93 @@ def test_summary(tmp_path):
         f"report: {tmp_path / 'report' / 'index.html'}",
         "puzzles solved by pretext: 65.4% (chance 20.0%)",
     ]
-    assert "best linear probe of student: 52.0% (conv2)" in said
+    assert "probe, student: 52.0% (conv2)" in said
+    verdict = (
+        "Take home pretext (conv9): 83.0 % of 400 test images right, 32.0 points more than the "
+        "pixels (95 % interval +27.5 to +36.5)."
+    )
+    assert f"probe: {verdict}" in said
+    first_screen = page[: page.index("What was run")]
+    assert verdict in first_screen
+    assert "student (conv2) has 52.0 % right: -31.0 points" in first_screen
     # The same run again: the same bytes.
     assert make_report(tmp_path, images) == page
 
 
+def test_few_labels_have_a_table(tmp_path):
+    images = make_images()
+    write_run(tmp_path, images)
+    rows = [
+        make_row(name, "conv1", value, labels=amount, chosen=True)
+        for amount, values in (("10 a class", (0.3, 0.4)), ("1 % of each class", (0.6, 0.7)))
+        for name, value in zip(("pixels", "student"), values, strict=True)
+    ]
+    none = {"training": "pretext", "images": 400, "exact": 0, "near": 0, "max_distance": 4}
+    scores.write(tmp_path / "probe", rows, LABELS, skipped="", leakage=[none], unknown=[])
+    support.finish(tmp_path / "probe", ABOUT["probe"])
+    page = make_report(tmp_path, images)
+    table = page[page.index("how many labels are needed") :]
+    assert "<th>10 a class</th><th>1 % of each class</th>" in table
+    values = re.findall(r"<td>(\d+\.\d %)<br>", table)
+    assert values == ["30.0 %", "60.0 %", "40.0 %", "70.0 %"]
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "texts"),
+    [
+        (
+            "rotation",
+            4,
+            ["Rotations that pretext tells", "<h2>Rotations</h2>", "99 rotations of held-out",
+             "turned by the rules", "Told by pretext, by\nlabel:\nupright: 50.0 %"],
+        ),
+        (
+            "context",
+            8,
+            ["Neighbours that pretext locates", "<h2>Neighbours</h2>", "above left: 50.0 %, "],
+        ),
+    ],
+)  # fmt: skip
+def test_examples_of_other_tasks_are_drawn_and_named(tmp_path, task, labels, texts):
+    images = make_images()
+    write_run(tmp_path, images, "clusters", "pseudo_labels", "student", "probe")
+    results = {
+        "task": task, "puzzle_accuracy": 0.5, "by_label": [0.5] * labels, "chance": 1 / labels,
+        "puzzles": 99,
+    }  # fmt: skip
+    files.write_json(tmp_path / "pretext/results.json", results)
+    support.finish(tmp_path / "pretext", BACKBONE)
+    page = make_report(tmp_path, images)
+    for text in texts:
+        assert text in page
+    shown = re.findall(r"<figcaption>label (\d): ([^<]*)</figcaption>", page)
+    assert len(shown) == 3
+    assert all(tasks.TASKS[task].labels[int(label)] == meaning for label, meaning in shown)
+    said = list(report.headlines(tmp_path / "report"))
+    words = {"rotation": "rotations told", "context": "neighbours located"}[task]
+    assert said[1] == f"{words} by pretext: 50.0% (chance {1 / labels:.1%})"
+
+
+def test_each_task_of_a_joint_network_is_shown(tmp_path):
+    images = make_images()
+    write_run(tmp_path, images, "clusters", "pseudo_labels", "student", "probe")
+    rotation = {"task": "rotation", "by_label": [0.5] * 4, "chance": 0.25, "puzzles": 9}
+    results = files.read_json(tmp_path / "pretext/results.json")
+    results |= {"task": "jigsaw", "others": [rotation | {"puzzle_accuracy": 0.5}]}
+    files.write_json(tmp_path / "pretext/results.json", results)
+    support.finish(tmp_path / "pretext", BACKBONE)
+    page = make_report(tmp_path, images)
+    assert "<h2>Puzzles</h2>" in page
+    assert "<h2>Rotations</h2>" in page
+    assert list(report.headlines(tmp_path / "report"))[1:3] == [
+        "puzzles solved by pretext: 65.4% (chance 20.0%)",
+        "rotations told by pretext (rotation): 50.0% (chance 25.0%)",
+    ]
+
+
 def test_missing_stages_are_said(tmp_path):
     page = write_and_report(tmp_path, "probe")
-    assert "Linear probes: no scores of this run are finished." in page
+    assert "Scores: no scores of this run are finished." in page
     assert "Puzzles: no network of this run that solves puzzles is finished." in page
     for name in ("pretext", "probe"):
         assert f'<th>{name}</th><td colspan="3" class="text">not finished</td>' in page
@@ -204,7 +307,7 @@ def test_missing_stages_are_said(tmp_path):
     assert "Cluster 0, nearest" in page
     summary = files.read_json(tmp_path / "report/summary.json")
     assert summary.pop("labels")["pseudo_labels"].keys() == {"nmi", "nmi_shuffled"}
-    assert summary == {"puzzles": {}, "scores": {}}
+    assert summary == {"puzzles": {}, "scores": {}, "verdicts": {}}
 
 
 def test_nothing_finished_is_a_page_too(tmp_path):

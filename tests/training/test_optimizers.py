@@ -86,6 +86,8 @@ def test_schedules():
     stepped = rates(40, schedule="step", drop_every=10, warmup=4)
     np.testing.assert_allclose(stepped[:5], [0.0, 0.25, 0.5, 0.75, 1.0], rtol=1e-6)
     np.testing.assert_allclose(stepped[9:11] + stepped[19:21], [1.0, 0.1, 0.1, 0.01], rtol=1e-5)
+    halved = rates(40, schedule="step", drop_every=10, drop=0.5)
+    np.testing.assert_allclose(halved[9:11] + halved[19:21], [1.0, 0.5, 0.5, 0.25], rtol=1e-5)
     assert rates(12, schedule="constant") == [1.0] * 12
     cosine = rates(20, schedule="cosine", warmup=100)
     np.testing.assert_allclose(cosine[:3], [0.0, 0.5, 1.0], rtol=1e-6)  # a tenth of all, at most
@@ -126,6 +128,7 @@ def test_the_gradient_is_clipped():
         ({"momentum": 1.0}, "momentum = 1.0: give a number from 0 to below 1"),
         ({"weight_decay": -1e-4}, "weight_decay = -0.0001: give 0 or more"),
         ({"reference_batch": -64}, "reference_batch = -64: give 0 or more"),
+        ({"drop": 0.0}, "drop = 0.0: give a number above 0 up to 1"),
         ({"warmup": -5}, "warmup = -5: give 0 or more steps"),
     ],
 )

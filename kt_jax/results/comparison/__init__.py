@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kt_jax.kmeans import metrics
+from kt_jax.pretext import words
 from kt_jax.results.comparison import groupings
 from kt_jax.runs import artifacts, files, marks, progress, status
 
@@ -166,10 +167,12 @@ def _compare_scores(runs: Sequence[_Run], scores: Sequence[Measured]) -> Table:
     for run in runs:
         for stage in _stages_of(run, "Backbone"):
             if (results := run.directory / stage / "results.json").exists():
-                solved = files.read_json(results)
-                key = stage, stage, "", "puzzles solved"
-                value = f"{100 * solved['puzzle_accuracy']:.1f}"
-                cells.setdefault(key, {})[run.name] = value
+                first = files.read_json(results)
+                for solved in (first, *first.get("others", ())):
+                    said = words.words_of(solved)
+                    key = stage, stage, "", f"{said.examples} {said.done}"
+                    value = f"{100 * solved['puzzle_accuracy']:.1f}"
+                    cells.setdefault(key, {})[run.name] = value
     names = [run.name for run in runs]
     rows = [(*key, *(row.get(name, _MISSING) for name in names)) for key, row in cells.items()]
     columns = ("stage", "network", "layer", "metric, %", *names)

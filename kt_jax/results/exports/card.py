@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from kt_jax.pretext import words
 from kt_jax.results.exports.check import LIMIT, Check
 from kt_jax.results.exports.network import Network
 from kt_jax.runs import artifacts, files, marks
@@ -69,7 +70,10 @@ def _read_run(origin: Artifact[Any]) -> dict[str, Any]:
             continue
         manifest = marks.read(run / name / marks.MANIFEST)
         kind = config.get(name, {}).get("kind", "")
-        found["stages"].append({"name": name, "kind": kind, "facts": manifest["facts"]})
+        facts = manifest["facts"]
+        solved = (facts, *facts.get("others", ())) if "puzzle_accuracy" in facts else ()
+        learned = [(words.words_of(each), each) for each in solved]
+        found["stages"].append({"name": name, "kind": kind, "facts": facts, "learned": learned})
         if manifest["type"] == artifacts.Scores.__name__ and (run / name / _SCORES).exists():
             scores = files.read_json(run / name / _SCORES)
             found["probes"].extend(_tabulate(name, scores["rows"], origin.directory.name))

@@ -163,7 +163,9 @@ def test_no_other_run_gets_an_export(student, tmp_path):
 def test_a_card_is_filled_from_the_run(student, tmp_path):
     run = tmp_path / "run"
     files.copy(student, run / "student")
+    rotation = {"task": "rotation", "puzzle_accuracy": 0.3, "puzzles": 55, "chance": 0.25}
     facts = {"rows": 9, "puzzle_accuracy": 0.4, "puzzles": 1234, "chance": 0.05}
+    facts["others"] = [rotation]
     support.make_backbone(run / "pretext", NARROW, SIZE)
     about = artifacts.open_artifact(run / "pretext", name="pretext", reader="a test").about
     support.finish(run / "pretext", about, facts=facts)
@@ -196,6 +198,7 @@ def test_a_card_is_filled_from_the_run(student, tmp_path):
         "| test | path pictures, source folder |",
         "| more | path a.csv, b.csv, c/d.csv, source manifest |",
         "`pretext` solves 40.0% of 1,234 puzzles of images that it did not learn from (chance 5.0%",
+        "`pretext` tells 30.0% of 55 rotations of images that it did not learn from (chance 25.0%",
         "| student (this network) | classify |",
         "| `conv1_1` | 75.0% ± 7.1% | 60.0% |",
         "Best layer of the others: pixels 50.0%, random:student 60.0%.",

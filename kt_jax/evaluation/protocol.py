@@ -1,0 +1,233 @@
+"""What the evaluations of frozen networks share: their options, their checks, their rows."""
+
+import logging
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kt_jax import data
+from kt_jax.evaluation import backbones, leakage, scores, subjects
+from kt_jax.machine import partition
+from kt_jax.runs import artifacts, files, options
+from kt_jax.runs.stage import Inputs, Plan, Stage
+
+_log = logging.getLogger(__name__)
+_HELD_OUT = 0.1
+
+# (stage, subject, seed) -> rows: layer, metric, value, n, interval, predictions, details and
+# selection.
+Measure = Callable[[Stage, subjects.Subject, int], Sequence[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How networks are evaluated; pixels and HOG with colours always are, too."""
+
+    backbones: tuple[str, ...] = options.reads(artifacts.Backbone)
+    """The networks; `random:NAME` is NAME with new weights."""
+    train_images: str = options.images("train")
+    test_images: str = options.images("test")
+    train_features: tuple[str, ...] = options.reads(artifacts.Features, default=())
+    """Given features of the training images, which are evaluated too."""
+    test_features: tuple[str, ...] = options.reads(artifacts.Features, default=())
+    """Those of the test images: one for each of `train_features`, by whose name it is called."""
+    size: int
+    """The side of the central view, in pixels."""
+    batch_size: int = options.incidental(256)
+    """Images at a time, over all devices."""
+    max_dims: int = 9600
+    """Layers are pooled to at most so many numbers (Zhang et al. 2016), or to one number a
+    channel where there are more channels."""
+    seeds: tuple[int, ...] = (0,)
+    """Everything is done once with each: new weights of `random:NAME`, other held-out images."""
+
+    def __post_init__(self) -> None:
+        """Refuses counts and lengths below 1."""
+        for name in ("size", "max_dims"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more")
+
+
+def evaluate(
+    stage: Stage, name: str, *, version: int, measure: Measure
+) -> tuple[artifacts.Scores, dict[str, Any]]:
+    """Measures every subject of a stage with each of its seeds; writes what `scores.write` says.
+
+    A finished subject's rows are kept, so that an interrupted stage does not repeat them. Images
+    without one label each leave nothing to measure: there are no rows, and `skipped` says why.
+
+    Args:
+      stage: whose options are a `Protocol`.
+      name: of the protocol, in the rows.
+      version: of the protocol; another one gives other figures for the same network.
+      measure: what gives the rows of one subject.
+    """
+    inputs = stage.inputs
+    seen, tested = (inputs.images[option] for option in ("train_images", "test_images"))
+    found, unknown = find_leakage(stage)
+    about = _describe(inputs, _why_skipped(seen, tested))
+    common = {
+        "protocol": name,
+        "version": version,
+        "split": f"train: {seen.origin} ({len(seen)} images); "
+        f"test: {tested.origin} ({len(tested)} images)",
+    }
+    rows: list[dict[str, Any]] = []
+    for seed in () if about.skipped else stage.options.seeds:
+        for subject, role in subjects.names(inputs).items():
+            shown = {**common, "subject": subject, "role": role, "seed": seed}
+            rows += [shown | row for row in _measure_once(stage, subject, seed, measure)]
+    others = {"leakage": found, "unknown": unknown, "skipped": about.skipped}
+    scores.write(stage.directory, rows, tested.single_labels, **others)
+    if about.skipped:
+        return about, {"skipped": about.skipped}
+    return about, {"rows": len(seen), "test_rows": len(tested)}
+
+
+def _measure_once(stage: Stage, name: str, seed: int, measure: Measure) -> list[dict[str, Any]]:
+    done = stage.directory / "cache" / f"{urllib.parse.quote(f'{name}-{seed}', safe='')}.json"
+    if not partition.decided_by_first(done.exists):
+        subject = subjects.make_subject(stage, name, seed=stage.seed + seed)
+        rows = measure(stage, subject, stage.seed + seed)
+        lists = [{**row, "predictions": [x.tolist() for x in row["predictions"]]} for row in rows]
+        files.write_json(done, lists)
+        partition.wait_for_all(f"the scores of {name}")
+    kept: list[dict[str, Any]] = files.read_json(done)
+    return kept
+
+
+def find_leakage(stage: Stage) -> tuple[list[dict[str, Any]], list[str]]:
+    """Which test images the networks learned from; and whose training images are not known."""
+    inputs = stage.inputs
+    given = [each for each in inputs.artifacts["backbones"] if not each.is_random]
+    learned = {x.name: x / backbones.IMAGES for x in given if (x / backbones.IMAGES).exists()}
+    unknown = [each.name for each in given if each.name not in learned]
+    unknown += [f"the network of {pair[0].name}" for pair in subjects.pairs(inputs)]
+    for name in unknown:
+        _log.warning("%s: it is not known which images %s learned from", stage.name, name)
+    images = inputs.images["train_images"], inputs.images["test_images"]
+    return leakage.find_leakage(learned, *images), unknown
+
+
+def labels_of(images: data.Images) -> np.ndarray:
+    """The label of each image.
+
+    Raises:
+      ValueError: they have not one each.
+    """
+    labels = images.single_labels
+    if labels is None:
+        raise ValueError(f"{images.origin} has not one label for every image: nothing to evaluate")
+    return labels
+
+
+def hold_out(labels: np.ndarray, seed: int) -> tuple[list[int], list[int]]:
+    """Splits training images into those to fit and a tenth to choose by, class by class.
+
+    A class of two images or more has one held out at least.
+
+    >>> fit, held_out = hold_out(np.repeat([0, 1], [20, 3]), seed=0)
+    >>> np.bincount(np.repeat([0, 1], [20, 3])[held_out]).tolist()
+    [2, 1]
+
+    Returns:
+      The rows of the two parts, ascending.
+    """
+    generator = np.random.default_rng(seed)
+    held_out = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        count = max(1, round(_HELD_OUT * len(members))) if len(members) > 1 else 0
+        held_out.append(members[:count])
+    chosen = np.zeros(len(labels), bool)
+    chosen[np.concatenate(held_out)] = True
+    return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()
+
+
+def plan(chosen: Protocol, inputs: Inputs, *, how: str) -> Plan:
+    """What a stage of frozen evaluations would do; `how` describes it in its line.
+
+    Raises:
+      ValueError: for images that are too small, a test set of other classes, or features of other
+        images.
+    """
+    partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
+    if not chosen.seeds:
+        raise ValueError(f"{inputs.origin}.seeds is empty: give one or more")
+    seen, tested = (inputs.images[option] for option in ("train_images", "test_images"))
+    _check_features(inputs)
+    about = _describe(inputs, _why_skipped(seen, tested))
+    if about.skipped:
+        return Plan(about, (f"skipped: {about.skipped}",))
+    if seen.class_names != tested.class_names:
+        raise ValueError(
+            f"{inputs.origin}.train_images ({seen.origin}) has the classes "
+            f"{seen.class_names[:5]}..., test_images ({tested.origin}) has "
+            f"{tested.class_names[:5]}...: they must agree."
+        )
+    for option, images in inputs.images.items():
+        data.check_size(images, f"{inputs.origin}.{option}", chosen.size)
+    if np.bincount(labels_of(seen)).max() < 2:
+        raise ValueError(
+            f"{inputs.origin}.train_images ({seen.origin}) has one image a class: give two or "
+            "more, one to learn from and one to choose by"
+        )
+    warnings = []
+    for each in inputs.artifacts["backbones"]:
+        shapes = backbones.layer_shapes(each.about, chosen.size)
+        widest = max(shapes[layer][-1] for layer in each.about.probe_layers)
+        if widest > chosen.max_dims:
+            warnings.append(
+                f"{inputs.origin}.max_dims = {chosen.max_dims}, but a layer of {each.name!r} has "
+                f"{widest} channels: it is pooled to one number a channel"
+            )
+    line = (
+        f"{', '.join(about.subjects)} on {len(seen)} + {len(tested)} images, {how}, seeds "
+        f"{list(chosen.seeds)}"
+    )
+    columns = len(about.subjects) * 5 * len(chosen.seeds)
+    return Plan(about, (line,), warnings=tuple(warnings), disk=lambda: 8 * len(tested) * columns)
+
+
+def _describe(inputs: Inputs, skipped: str) -> artifacts.Scores:
+    return artifacts.Scores(
+        subjects=() if skipped else tuple(subjects.names(inputs)), skipped=skipped
+    )
+
+
+def _check_features(inputs: Inputs) -> None:
+    """Refuses features of other images than those that are evaluated.
+
+    Raises:
+      ValueError: saying which.
+    """
+    counts = {}
+    for option, images in (("train_features", "train_images"), ("test_features", "test_images")):
+        found = inputs.artifacts.get(option, ())
+        counts[option] = len(found)
+        for each in found:
+            if each.about.keys != data.hash_keys(inputs.images[images]):
+                raise ValueError(
+                    f"{inputs.origin}.{option}: {each.name!r} are not given features of "
+                    f"{images}, {inputs.images[images].origin}: name a stage of the kind "
+                    "given_features with that set"
+                )
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"{inputs.origin}: {counts['train_features']} train_features and "
+            f"{counts['test_features']} test_features: give one for each other"
+        )
+
+
+def _why_skipped(*sets: data.Images) -> str:
+    several = "is multi-label: several classes an image are not measured here"
+    for images in sets:
+        if images.single_labels is None:
+            none = images.labels is None
+            return f"{images.origin} {'has no labels' if none else several}"
+        if len(images.class_names) < 2:
+            return f"{images.origin} has one class alone: there is nothing to tell apart"
+    return ""

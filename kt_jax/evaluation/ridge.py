@@ -1,0 +1,87 @@
+"""Linear classifiers in closed form: ridge regression to one-hot labels, from streamed moments.
+
+The rows are never held together: a classifier of n rows of d numbers needs their sums, their
+products [d, d] and the sums by class, which add up over batches, views and devices.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float64, Int
+
+# Shares of the mean eigenvalue of the rows' covariance.
+PENALTIES = tuple(float(x) for x in 10.0 ** np.arange(-3, 2, 0.5))
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What a ridge regression needs of its rows x [d] and their classes."""
+
+    counts: Float64[np.ndarray, " classes"]
+    """Rows of each class."""
+    by_class: Float64[np.ndarray, "d classes"]
+    """The sums of the rows of each class."""
+    products: Float64[np.ndarray, "d d"]
+    """The sum of x x^T."""
+
+    def __add__(self, other: "Moments") -> "Moments":
+        names = [field.name for field in dataclasses.fields(self)]
+        return Moments(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """The scores of a row x are x @ weights + bias; the class is that of the largest."""
+
+    weights: Float64[np.ndarray, "d classes"]
+    bias: Float64[np.ndarray, " classes"]
+
+
+def moments_of(
+    rows: Float64[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], classes: int
+) -> Moments:
+    """Those of rows that fit in memory."""
+    one_hot = np.eye(classes)[labels]
+    return Moments(one_hot.sum(0), rows.T @ one_hot, rows.T @ rows)
+
+
+def fit(
+    moments: Moments, channels: int, penalties: Sequence[float] = PENALTIES
+) -> Iterator[Classifier | None]:
+    """Yields for each penalty the W that minimises |X W - Y|^2 + penalty n v |W|^2, or None.
+
+    X are the rows less their mean, each channel divided by its standard deviation over rows and
+    positions (the batch norm without parameters of Zhang et al. 2016); Y are the one-hot labels
+    less their mean, and v is the mean variance of X. A penalty that leaves the system singular
+    in float64 gives None.
+
+    Args:
+      moments: of the training rows.
+      channels: the last axis of the map [h, w, channels] that a row is, flattened.
+      penalties: as shares of v.
+    """
+    rows = moments.counts.sum()
+    mean, shares = moments.by_class.sum(1) / rows, moments.counts / rows
+    second = np.diag(moments.products) / rows
+    by_channel = mean.reshape(-1, channels).mean(0)
+    variance = second.reshape(-1, channels).mean(0) - by_channel**2
+    # A channel that never varies says nothing; its rows are zero up to rounding.
+    deviation = np.sqrt(np.maximum(variance, 1e-10 * (1 + by_channel**2)))
+    scale = 1 / np.tile(deviation, len(mean) // channels)
+    covariance = (moments.products / rows - np.outer(mean, mean)) * np.outer(scale, scale)
+    target = scale[:, None] * (moments.by_class / rows - np.outer(mean, shares))
+    unit = np.trace(covariance) / len(mean)
+    diagonal = np.einsum("ii->i", covariance)  # a view
+    variances = diagonal.copy()
+    for penalty in penalties:
+        diagonal[:] = variances + max(penalty * unit, np.finfo(np.float32).tiny)
+        try:
+            factor = scipy.linalg.cho_factor(covariance, lower=True)
+        except np.linalg.LinAlgError:
+            yield None
+            continue
+        weights = scale[:, None] * scipy.linalg.cho_solve(factor, target)
+        yield Classifier(weights, shares - mean @ weights)

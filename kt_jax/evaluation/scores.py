@@ -1,0 +1,91 @@
+"""What an evaluation found: rows, the predictions behind them, and how sure they are.
+
+scores.json holds the rows, predictions.parquet the predicted class of every test image, so that
+any two rows on the same images can be compared image by image.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kt_jax.runs import files
+
+SCORES = "scores.json"
+PREDICTIONS = "predictions.parquet"
+_DRAWS = 10_000
+
+
+def bootstrap(values: Float[np.ndarray, " n"], *, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the mean of values of n test images, by 10,000 resamplings of images.
+
+    Give the differences of two networks image by image for a paired interval (Efron & Tibshirani
+    1993, chapter 13, percentiles).
+
+    >>> low, high = bootstrap(np.repeat([0.0, 1.0], 50))
+    >>> round(low, 1), round(high, 1)
+    (0.4, 0.6)
+    """
+    # Resampled images are counted by their value: there are few values, however many images.
+    different, counts = np.unique(values, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), _DRAWS)
+    means = drawn @ different / len(values)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def accuracy(
+    predictions: Sequence[Int[np.ndarray, " n"]], labels: Int[np.ndarray, " n"]
+) -> dict[str, Any]:
+    """`value`, `n` and `interval` of a row whose images were predicted once or several times."""
+    right = np.mean([each == labels for each in predictions], axis=0)
+    return {"value": float(right.mean()), "n": len(labels), "interval": list(bootstrap(right))}
+
+
+def write(
+    directory: Path,
+    rows: Sequence[Mapping[str, Any]],
+    labels: Int[np.ndarray, " n"] | None,
+    **others: Any,
+) -> None:
+    """Writes scores.json and predictions.parquet.
+
+    Args:
+      directory: of the artifact.
+      rows: each with `predictions`, int arrays [n] (empty where a row is of no classes), which
+        become columns; in scores.json, `columns` names them.
+      labels: the true classes, column `label`; None without any.
+      others: what scores.json holds beside the rows: leakage, unknown, skipped, ...
+    """
+    columns = {} if labels is None else {"label": np.asarray(labels, np.int32)}
+    shown = []
+    for number, row in enumerate(rows):
+        named = {
+            f"row{number}.{place}": np.asarray(each, np.int32)
+            for place, each in enumerate(row["predictions"])
+        }
+        columns |= named
+        kept = {name: value for name, value in row.items() if name != "predictions"}
+        shown.append({**kept, "columns": list(named)})
+    if columns:
+        files.write_table(directory / PREDICTIONS, columns)
+    files.write_json(directory / SCORES, {"rows": shown, **others})
+
+
+def difference(
+    directory: Path, row: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[float, tuple[float, float]]:
+    """How much better `row` is than `other`, both of the scores in `directory`: a share.
+
+    Returns:
+      The difference of the accuracies, and its 95 % interval, paired by test image.
+    """
+    table = files.read_table(directory / PREDICTIONS)
+
+    def right(row: Mapping[str, Any]) -> np.ndarray:
+        return np.mean([table[name] == table["label"] for name in row["columns"]], axis=0)
+
+    differences = right(row) - right(other)
+    return float(differences.mean()), bootstrap(differences)

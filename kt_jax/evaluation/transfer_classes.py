@@ -1,0 +1,174 @@
+"""Evaluations that train on images of one class each, and count those that are told right."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from kt_jax import training
+from kt_jax.evaluation import starts, transfer, transfer_stage
+from kt_jax.models import crops, views
+from kt_jax.runs import artifacts
+from kt_jax.runs.stage import Inputs, Plan, Stage
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(transfer.Protocol):
+    """How one class an image is learned and tested."""
+
+    crop_area: tuple[float, float] = (0.4, 1.0)
+    """The least and the largest share of an image that a square in training shows."""
+    views: int = 1
+    """Of a test image, whose softmax outputs are added up: 1, its centre; 2, that and its mirror
+    image; or 10 (Krizhevsky's; `models.views.fixed_views`)."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be shown."""
+        super().__post_init__()
+        least, most = self.crop_area
+        if not 0 < least <= most <= 1:
+            raise ValueError(
+                f"crop_area = {self.crop_area}: give two shares, 0 < least <= most <= 1"
+            )
+        views.fixed_views(self.views)
+
+
+def run(
+    stage: Stage,
+    protocol: str,
+    version: int,
+    layers: Callable[[artifacts.Backbone], Sequence[str]],
+) -> tuple[artifacts.Scores, dict[str, Any]]:
+    """Trains and tests each network, frozen up to each of its layers, with each seed.
+
+    Raises:
+      ValueError: a fully connected layer that a network was not learned with.
+    """
+    chosen: Protocol = stage.options
+    images, tested = (stage.inputs.images[name] for name in ("train_images", "test_images"))
+    rows = []
+    for seed in chosen.seeds:
+        for each in stage.inputs.artifacts["backbones"]:
+            start = starts.open_start(
+                stage,
+                each,
+                chosen.backbone or {},
+                seed=stage.seed + seed,
+                calibrated_on=images if any(layers(each.about)) else None,
+            )
+            for layer in layers(start.about):
+                job = _make_job(chosen, start, layer, seed, classes=len(images.class_names))
+                predicted = transfer.learn_and_test(stage, job, images, tested)
+                right = predicted == tested.single_labels
+                details = _describe(chosen, start, job, each)
+                rows.append(
+                    transfer_stage.Row(
+                        subject=each.name,
+                        layer=layer or "all",
+                        seed=seed,
+                        details=details,
+                        metric="accuracy",
+                        value=float(right.mean()),
+                        interval=_interval(right),
+                        predictions={"": predicted},
+                        more={},
+                    )
+                )
+    return transfer_stage.write_scores(stage, protocol, version, rows)
+
+
+def plan(
+    chosen: Protocol, inputs: Inputs, layers: Callable[[artifacts.Backbone], Sequence[str]]
+) -> Plan:
+    """What a stage would do; see `transfer_stage.plan` for what it refuses."""
+    transfer_stage.check_labels(inputs, several=False)
+    return transfer_stage.plan(chosen, inputs, layers=layers, crop=_make_crop(chosen))
+
+
+def choose_head(
+    chosen: transfer.Protocol, start: starts.Start, layer: str, *, origin: str
+) -> transfer.Head:
+    """The head that a network gets: its own where a layer of that is frozen.
+
+    Raises:
+      ValueError: it was learned without such a layer.
+    """
+    if not layer.startswith("fc"):
+        return chosen.head
+    own = start.own_head
+    names = [f"fc{6 + number}" for number in range(len(own.hidden or ()))]
+    if layer not in names:
+        raise ValueError(
+            f"{origin} names {layer!r}, but {start.name!r} was learned "
+            f"{'with ' + ', '.join(names) if names else 'without fully connected layers'} that an "
+            "image goes through: name another layer"
+        )
+    return dataclasses.replace(own, dropout=chosen.head.dropout)
+
+
+def _make_job(
+    chosen: Protocol, start: starts.Start, layer: str, seed: int, *, classes: int
+) -> transfer.Job:
+    about = start.about
+    shown = [np.array(dataclasses.astuple(each)) for each in views.fixed_views(chosen.views)]
+    places = np.stack(shown).astype(np.float32)
+
+    def view(keys: Array, images: Array, number: Array) -> Array:
+        del keys
+        place = jnp.asarray(places)[number]
+        return views.cut_view(
+            images, chosen.size, place, mean=about.mean, deviation=about.deviation
+        )
+
+    return transfer.Job(
+        name=f"{start.name}-{layer or 'all'}-{seed}",
+        start=start,
+        head=choose_head(chosen, start, layer, origin="layers"),
+        frozen_to=layer,
+        seed=seed,
+        classes=classes,
+        loss_fn=training.cross_entropy,
+        crop=_make_crop(chosen),
+        views=len(places),
+        view=view,
+        add_up=jax.nn.softmax,
+        keep=lambda scores: scores.argmax(-1).astype(np.int32),
+    )
+
+
+def _make_crop(chosen: Protocol) -> transfer.Crop:
+    def crop(keys: Array, images: Array) -> Array:
+        return crops.random_by_area(keys, images, size=chosen.size, area=chosen.crop_area)
+
+    return crop
+
+
+def _describe(chosen: Protocol, start: starts.Start, job: transfer.Job, given: Any) -> str:
+    least, most = chosen.crop_area
+    frozen = f"frozen up to {job.frozen_to}, all that follows new" if job.frozen_to else ""
+    parts = [
+        frozen or "all layers trained, head new",
+        f"{chosen.steps} steps of {chosen.batch_size} random squares of {least:g} to {most:g} of "
+        "the area or their mirror images",
+        f"{chosen.optimizer.name} at {chosen.optimizer.learning_rate:g}, "
+        f"{chosen.optimizer.schedule}",
+        f"{job.views} fixed view{'s' * (job.views > 1)} in testing",
+        starts.describe_changes(given.about, chosen.backbone or {}),
+    ]
+    if given.is_random and job.frozen_to:
+        parts.append("batch norms calibrated on the training images")
+    return "; ".join(part for part in parts if part)
+
+
+def _interval(right: np.ndarray) -> tuple[float, float]:
+    """Of the share that is right: resampled counts are binomial."""
+    drawn = np.random.default_rng(0).binomial(len(right), right.mean(), _RESAMPLES) / len(right)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)

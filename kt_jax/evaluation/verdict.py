@@ -1,0 +1,145 @@
+"""Which network to take home, by how much, or that none is worth it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kt_jax.evaluation import scores
+
+TRAINED = ("network", "given")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One subject under one protocol: means over the seeds."""
+
+    subject: str
+    role: str
+    layer: str
+    """Where the protocol chooses one, that which held-out training images chose; else ""."""
+    value: float
+    """A share of the test images, from 0 to 1; without a chosen layer, that of the first."""
+    held_out: float | None
+    """The share of the held-out training images."""
+    interval: tuple[float, float]
+    by_layer: Mapping[str, float]
+    columns: tuple[str, ...]
+    """Of predictions.parquet: those of the chosen layer."""
+
+
+def read_standings(rows: Sequence[Mapping[str, Any]]) -> list[Standing]:
+    """The subjects of rows of scores.json that share a protocol, in their order.
+
+    Seeds may choose different layers; then that which most of them chose counts.
+    """
+    return [_read(list(some)) for some in _group(rows, "subject").values()]
+
+
+def _read(rows: Sequence[Mapping[str, Any]]) -> Standing:
+    by_layer = {
+        layer: float(np.mean([row["value"] for row in some]))
+        for layer, some in _group(rows, "layer").items()
+    }
+    chosen = [row["layer"] for row in rows if row.get("chosen")]
+    layer = max(dict.fromkeys(chosen), key=chosen.count) if chosen else ""
+    counted = [row for row in rows if row["layer"] == (layer or rows[0]["layer"])]
+    held_out = [row["held_out"] for row in counted if "held_out" in row]
+    low, high = (float(np.mean([row["interval"][end] for row in counted])) for end in (0, 1))
+    return Standing(
+        rows[0]["subject"],
+        rows[0].get("role", "network"),
+        layer,
+        by_layer[counted[0]["layer"]],
+        float(np.mean(held_out)) if held_out else None,
+        (low, high),
+        by_layer,
+        tuple(name for row in counted for name in row.get("columns", ())),
+    )
+
+
+def _group(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row[name], []).append(row)
+    return groups
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The best trained network compared with the best that needs no training."""
+
+    best: Standing
+    baseline: Standing
+    difference: float
+    """Of their accuracies: a share."""
+    interval: tuple[float, float]
+    """95 %, paired by test image."""
+    sentence: str
+
+    @property
+    def worth_it(self) -> bool:
+        """Whether the network is better beyond the interval."""
+        return self.interval[0] > 0
+
+
+def judge(directory: Path, standings: Sequence[Standing], n: int) -> Verdict | None:
+    """Compares networks and given features with random networks, pixels and HOG.
+
+    Both sides are chosen by held-out training images, and compared on the test images.
+
+    Args:
+      directory: of the scores.
+      standings: of one protocol that chooses by held-out images.
+      n: how many test images there are.
+
+    Returns:
+      None where one side is missing.
+    """
+    trained = [each for each in standings if each.role in TRAINED and each.held_out is not None]
+    others = [each for each in standings if each.role not in TRAINED and each.held_out is not None]
+    if not trained or not others:
+        return None
+    best, baseline = (max(side, key=lambda x: x.held_out or 0.0) for side in (trained, others))
+    value, interval = scores.difference(
+        directory, {"columns": best.columns}, {"columns": baseline.columns}
+    )
+    gap = f"{100 * abs(value):.1f} points {'more' if value > 0 else 'less'} than {_name(baseline)}"
+    between = f"95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
+    right = f"{100 * best.value:.1f} % of {n:,} test images right"
+    if interval[0] > 0:
+        start = f"Take home {_name(best)}"
+    elif interval[1] < 0:
+        start = f"Not worth it: {_name(best)}, the best network here,"
+    else:
+        start = f"Not worth it yet: {_name(best)} cannot be told from {_name(baseline)}"
+        gap = f"{100 * value:+.1f} points"
+    verb = "" if interval[0] > 0 or interval[1] >= 0 else " has"
+    joint = ":" if interval[0] > 0 or interval[1] >= 0 else ""
+    sentence = f"{start}{joint}{verb} {right}, {gap} ({between})."
+    return Verdict(best, baseline, value, interval, sentence)
+
+
+def compare_networks(
+    directory: Path, verdict: Verdict, standings: Sequence[Standing]
+) -> Iterator[str]:
+    """A line for every other trained network: how far it is below the best."""
+    for each in standings:
+        if each.role not in TRAINED or each.held_out is None or each == verdict.best:
+            continue
+        value, (low, high) = scores.difference(
+            directory, {"columns": verdict.best.columns}, {"columns": each.columns}
+        )
+        yield (
+            f"{_name(each)} has {100 * each.value:.1f} % right: {100 * -value:+.1f} points "
+            f"(95 % interval {100 * -high:+.1f} to {100 * -low:+.1f})."
+        )
+
+
+def _name(standing: Standing) -> str:
+    names = {"hog_colour": "HOG with colours", "pixels": "the pixels"}
+    name = names.get(standing.subject, standing.subject)
+    shown = standing.layer and standing.role != "baseline"
+    return f"{name} ({standing.layer})" if shown else name

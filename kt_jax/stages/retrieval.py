@@ -1,0 +1,26 @@
+"""How many of the images that are found for a picture have its class; see `neighbours`."""
+
+from typing import Any
+
+from kt_jax.evaluation import neighbours, protocol
+from kt_jax.evaluation.neighbours import Options as Options
+from kt_jax.runs import artifacts
+from kt_jax.runs.stage import Inputs, Plan, Stage
+
+GIVES = artifacts.Scores
+
+
+def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
+    """Writes scores.json and predictions.parquet; see `scores.write`."""
+    return protocol.evaluate(
+        stage, "retrieval", version=neighbours.VERSION, measure=neighbours.retrieve
+    )
+
+
+def plan(chosen: Options, inputs: Inputs) -> Plan:
+    """What the stage would do.
+
+    Raises:
+      ValueError: as `protocol.plan`.
+    """
+    return protocol.plan(chosen, inputs, how="nearest neighbours")

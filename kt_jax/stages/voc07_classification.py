@@ -1,0 +1,262 @@
+"""Classification of several classes an image, by the protocol of PASCAL VOC 2007.
+
+Krahenbuhl et al. 2016 (philkr/voc-classification), which the paper's Tables 1 to 3 follow: a
+sigmoid for each class, random squares at random scales in training and in testing.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from kt_jax.evaluation import (
+    backbones,
+    precision,
+    starts,
+    transfer,
+    transfer_classes,
+    transfer_stage,
+)
+from kt_jax.models import crops
+from kt_jax.runs import artifacts
+from kt_jax.runs.stage import Inputs, Plan, Stage
+from kt_jax.training.learning import Head
+from kt_jax.training.optimizers import Optimizer
+
+GIVES = artifacts.Scores
+_VERSION = 1
+_PARTS = ("all", "fc6-8", "fc8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(transfer.Protocol):
+    """Training on images of several classes. The defaults are Krahenbuhl's."""
+
+    train: str = "all"
+    """Which layers learn: "all"; "fc6-8", the head behind a frozen backbone; or "fc8", the last
+    layer behind the hidden layers that the network itself was learned with, frozen too."""
+    steps: int = 80_000
+    batch_size: int = 16
+    optimizer: Optimizer = Optimizer(
+        learning_rate=1e-3,
+        weight_decay=1e-6,
+        clip=10.0,
+        warmup=0,
+        schedule="step",
+        drop_every=10_000,
+        drop=0.5,
+        bias_rate=2.0,
+    )
+    scales: tuple[float, float] = (0.5, 2.0)
+    """By how much an image is enlarged, at least and at most, before a square of `size` px is cut
+    out of it; an image that is then smaller is resized to the square. Krahenbuhl enlarges whole
+    images, about 500 x 375 px, while a set here holds squares: decoded to 375 px, they show objects
+    at the same scale."""
+    crops: int = 10
+    """Random squares of each test image, drawn by the seed as in training; their scores are added
+    up."""
+    least_positives: int = 1
+    """Test images that a class must have to count in the mean."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be trained or tested."""
+        super().__post_init__()
+        if self.train not in _PARTS:
+            raise ValueError(f"train = {self.train!r}: choose one of {', '.join(_PARTS)}")
+        if not 0 < self.scales[0] <= self.scales[1]:
+            raise ValueError(f"scales = {self.scales}: give two factors, 0 < least <= most")
+        for name in ("crops", "least_positives"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more")
+
+
+def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
+    """Writes scores.json and predictions.parquet (the scores of each test image by class).
+
+    The value of a row is the mean over the classes of the area below the curve of precision and
+    recall, as Krahenbuhl measures it; `eleven_points` holds VOC 2007's own mean of eleven points;
+    `classes` the average precision of each class. An interrupted run resumes within the training
+    that it was at.
+
+    Raises:
+      ValueError: `train` is "fc8", and a network was learned without hidden layers.
+    """
+    chosen: Options = stage.options
+    images, tested = (stage.inputs.images[name] for name in ("train_images", "test_images"))
+    counted = _count_classes(chosen, stage.inputs)
+    rows = []
+    for seed in chosen.seeds:
+        for each in stage.inputs.artifacts["backbones"]:
+            start = starts.open_start(
+                stage,
+                each,
+                chosen.backbone or {},
+                seed=stage.seed + seed,
+                calibrated_on=None if chosen.train == "all" else images,
+            )
+            job = _make_job(chosen, start, seed, classes=len(images.class_names))
+            scores = transfer.learn_and_test(stage, job, images, tested)
+            labels = np.asarray(tested.labels)
+            area, eleven = (
+                _measure(scores[:, counted], labels[:, counted], points) for points in (0, 11)
+            )
+            names = [tested.class_names[number] for number in counted]
+            rows.append(
+                transfer_stage.Row(
+                    subject=each.name,
+                    layer=chosen.train,
+                    seed=seed,
+                    details=_describe(chosen, job, each),
+                    metric="mAP",
+                    value=area["value"],
+                    interval=area["interval"],
+                    predictions=dict(zip(tested.class_names, scores.T, strict=True)),
+                    more={
+                        "classes": dict(zip(names, area["classes"], strict=True)),
+                        "eleven_points": {
+                            **eleven,
+                            "classes": dict(zip(names, eleven["classes"], strict=True)),
+                        },
+                    },
+                )
+            )
+    return transfer_stage.write_scores(stage, "voc07_classification", _VERSION, rows)
+
+
+def plan(chosen: Options, inputs: Inputs) -> Plan:
+    """What the stage would do.
+
+    Raises:
+      ValueError: for images without labels of several classes, a test set of other classes or
+        without images of them, images that are too small, or options of an architecture that the
+        weights do not fit.
+    """
+    transfer_stage.check_labels(inputs, several=True)
+    _count_classes(chosen, inputs)
+
+    def layers(about: artifacts.Backbone) -> tuple[str]:
+        return ("" if chosen.train == "all" else _output(about, chosen.size),)
+
+    return transfer_stage.plan(
+        chosen,
+        inputs,
+        layers=layers,
+        crop=_make_crop(chosen),
+        loss_fn=loss,
+        label_shape=(len(inputs.images["train_images"].class_names),),
+    )
+
+
+def loss(
+    outputs: dict[str, Array], labels: Int[Array, "b classes"]
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Cross entropies of sigmoids, summed over the classes, a mean over the images.
+
+    Labels are 1 and -1; classes of label 0 ("difficult") add nothing.
+    """
+    logits = outputs["logits"]
+    present = (labels > 0).astype(logits.dtype)
+    each = jnp.where(labels == 0, 0.0, optax.sigmoid_binary_cross_entropy(logits, present))
+    total = each.sum(-1).mean()
+    return total, {"loss": total}
+
+
+def _measure(
+    scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, "n classes"], points: int
+) -> dict[str, Any]:
+    """The mean average precision, its interval, and that of each class."""
+    classes = [
+        float(precision.average_precision(*each, points=points))
+        for each in zip(scores.T, labels.T, strict=True)
+    ]
+    interval = precision.interval(scores, labels, points=points)
+    return {"value": float(np.mean(classes)), "interval": interval, "classes": classes}
+
+
+def _count_classes(chosen: Options, inputs: Inputs) -> list[int]:
+    """The classes whose average precision counts.
+
+    Raises:
+      ValueError: there are none.
+    """
+    images = inputs.images["test_images"]
+    found = (np.asarray(images.labels) > 0).sum(0)
+    counted = np.flatnonzero(found >= chosen.least_positives).tolist()
+    if not counted:
+        raise ValueError(
+            f"{inputs.origin}.least_positives = {chosen.least_positives}, but no class of "
+            f"{images.origin} has more than {found.max(initial=0)} test images"
+        )
+    return counted
+
+
+def _output(about: artifacts.Backbone, size: int) -> str:
+    """The layer that a head takes."""
+    return list(backbones.layer_shapes(about, size))[-1]
+
+
+def _make_job(chosen: Options, start: starts.Start, seed: int, *, classes: int) -> transfer.Job:
+    about, layer, head = start.about, "", chosen.head
+    if chosen.train != "all":
+        layer = _output(about, chosen.size)
+    if chosen.train == "fc8":
+        hidden = start.own_head.hidden or ()
+        if hidden:
+            layer = f"fc{5 + len(hidden)}"
+            head = transfer_classes.choose_head(chosen, start, layer, origin="train")
+        elif len(backbones.layer_shapes(about, chosen.size)[layer]) == 1:
+            head = Head(hidden=())
+        else:
+            raise ValueError(
+                f"train = 'fc8', but {start.name!r} was learned without fully connected layers "
+                "that an image goes through: choose all or fc6-8"
+            )
+    crop = _make_crop(chosen)
+
+    def view(keys: Array, images: Array, number: Array) -> Array:
+        del number  # the keys are those of this view
+        return transfer.preprocess(about, crop(keys, images))
+
+    return transfer.Job(
+        name=f"{start.name}-{chosen.train}-{seed}",
+        start=start,
+        head=dataclasses.replace(head, dropout=chosen.head.dropout),
+        frozen_to=layer,
+        seed=seed,
+        classes=classes,
+        loss_fn=loss,
+        crop=crop,
+        views=chosen.crops,
+        view=view,
+        add_up=lambda logits: logits,
+        keep=lambda scores: scores,
+    )
+
+
+def _make_crop(chosen: Options) -> transfer.Crop:
+    def crop(keys: Array, images: Array) -> Array:
+        return crops.random_by_scale(keys, images, size=chosen.size, scales=chosen.scales)
+
+    return crop
+
+
+def _describe(chosen: Options, job: transfer.Job, given: backbones.Given) -> str:
+    least, most = chosen.scales
+    frozen = f"frozen up to {job.frozen_to}" if job.frozen_to else "all layers trained"
+    parts = [
+        f"{frozen}, {'last layer' if chosen.train == 'fc8' else 'head'} new",
+        "a sigmoid for each class, difficult ones left out",
+        f"{chosen.steps} steps of {chosen.batch_size} random squares at scales {least:g} to "
+        f"{most:g} or their mirror images",
+        f"sum of the logits of {chosen.crops} random squares in testing",
+        starts.describe_changes(given.about, chosen.backbone or {}),
+    ]
+    if given.is_random and job.frozen_to:
+        parts.append("batch norms calibrated on the training images")
+    if chosen.least_positives > 1:
+        parts.append(f"mean over the classes of {chosen.least_positives} or more test images")
+    return "; ".join(part for part in parts if part)
