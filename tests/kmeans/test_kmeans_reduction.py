@@ -6,7 +6,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from kt_jax import kmeans
-from kt_jax.kmeans import reduction, rows
+from kt_jax.kmeans import device, reduction, rows
 
 N, D, DIMS, K = 301, 24, 5, 7
 
@@ -86,6 +86,17 @@ def test_a_row_has_the_same_bits_whatever_rows_are_beside_it():
         some = kmeans.assign(ROWS[:count], found.centroids, mesh=make_mesh(devices), **how)
         np.testing.assert_array_equal(some.distance, every.distance[:count])
         np.testing.assert_array_equal(some.margin, every.margin[:count])
+
+
+def test_a_row_taken_alone_has_the_bits_that_it_has_in_its_block():
+    """A seed is its row. A product of one row alone would be summed up in another order."""
+    rng = np.random.default_rng(0)
+    features, components = (rng.normal(size=x).astype(np.float32) for x in ((70, 900), (900, 9)))
+    matrix = rows.Rows(features, K, mesh=None, chunk_rows=None, l2=True)
+    matrix.look_from(device.Frame(np.zeros(900, np.float32), np.zeros(9, np.float32), components))
+    (block,) = matrix.for_each(lambda _, block: matrix.fetch(block.values))
+    for number in (0, 5, 69):
+        np.testing.assert_array_equal(matrix.take(np.array([number]))[0], block[number])
 
 
 @pytest.mark.parametrize(("devices", "keeps"), [(1, True), (4, False)])
