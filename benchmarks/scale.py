@@ -308,8 +308,9 @@ def write_page(config: Any, facts: dict[str, Any], rate: float, path: Path) -> N
             ]
     lines += [
         "## What this says\n",
-        "- The probe is not in the tables: it keeps the features of five layers of every image "
-        "twice, about 250 GB for ImageNet, on the first host's disk. Probe a part of a larger set.",
+        "- The probe is not in the tables: `linear_sgd` keeps the features of five layers of every "
+        "image twice, about 250 GB for ImageNet, on the first host's disk. Probe a part of a larger "
+        "set.",
         "- AlexNet computes little for every image and has many parameters: eight GPUs wait for "
         "JPEG decoding (prepare the images at 256 px once), 64 chips for the gradients of its "
         "dense layers (a larger batch).",

@@ -11,12 +11,10 @@ import numpy as np
 from jaxtyping import Array
 
 from kt_jax import training
-from kt_jax.evaluation import starts, transfer, transfer_stage
+from kt_jax.evaluation import scores, starts, transfer, transfer_stage
 from kt_jax.models import crops, views
 from kt_jax.runs import artifacts
 from kt_jax.runs.stage import Inputs, Plan, Stage
-
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class Protocol(transfer.Protocol):
 
 def run(
     stage: Stage,
-    protocol: str,
+    name: str,
     version: int,
     layers: Callable[[artifacts.Backbone], Sequence[str]],
 ) -> tuple[artifacts.Scores, dict[str, Any]]:
@@ -52,7 +50,7 @@ def run(
       ValueError: a fully connected layer that a network was not learned with.
     """
     chosen: Protocol = stage.options
-    images, tested = (stage.inputs.images[name] for name in ("train_images", "test_images"))
+    images, tested = (stage.inputs.images[option] for option in ("train_images", "test_images"))
     rows = []
     for seed in chosen.seeds:
         for each in stage.inputs.artifacts["backbones"]:
@@ -66,22 +64,18 @@ def run(
             for layer in layers(start.about):
                 job = _make_job(chosen, start, layer, seed, classes=len(images.class_names))
                 predicted = transfer.learn_and_test(stage, job, images, tested)
-                right = predicted == tested.single_labels
-                details = _describe(chosen, start, job, each)
                 rows.append(
-                    transfer_stage.Row(
-                        subject=each.name,
-                        layer=layer or "all",
-                        seed=seed,
-                        details=details,
-                        metric="accuracy",
-                        value=float(right.mean()),
-                        interval=_interval(right),
-                        predictions={"": predicted},
-                        more={},
-                    )
+                    {
+                        "subject": each.name,
+                        "layer": layer or "all",
+                        "seed": seed,
+                        "details": _describe(chosen, start, job, each),
+                        "metric": "accuracy",
+                        **scores.accuracy([predicted], np.asarray(tested.single_labels)),
+                        "predictions": [predicted],
+                    }
                 )
-    return transfer_stage.write_scores(stage, protocol, version, rows)
+    return transfer_stage.write_scores(stage, name, version, rows)
 
 
 def plan(
@@ -152,9 +146,10 @@ def _make_crop(chosen: Protocol) -> transfer.Crop:
 
 def _describe(chosen: Protocol, start: starts.Start, job: transfer.Job, given: Any) -> str:
     least, most = chosen.crop_area
-    frozen = f"frozen up to {job.frozen_to}, all that follows new" if job.frozen_to else ""
     parts = [
-        frozen or "all layers trained, head new",
+        "frozen up to the layer, all that follows new"
+        if job.frozen_to
+        else "all layers trained, head new",
         f"{chosen.steps} steps of {chosen.batch_size} random squares of {least:g} to {most:g} of "
         "the area or their mirror images",
         f"{chosen.optimizer.name} at {chosen.optimizer.learning_rate:g}, "
@@ -165,10 +160,3 @@ def _describe(chosen: Protocol, start: starts.Start, job: transfer.Job, given: A
     if given.is_random and job.frozen_to:
         parts.append("batch norms calibrated on the training images")
     return "; ".join(part for part in parts if part)
-
-
-def _interval(right: np.ndarray) -> tuple[float, float]:
-    """Of the share that is right: resampled counts are binomial."""
-    drawn = np.random.default_rng(0).binomial(len(right), right.mean(), _RESAMPLES) / len(right)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)

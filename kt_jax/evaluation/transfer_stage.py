@@ -1,40 +1,17 @@
 """What the stages of evaluations that train share: plans that refuse, and scores on disk."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kt_jax import data, training
-from kt_jax.evaluation import backbones, leakage, starts, transfer
-from kt_jax.runs import artifacts, files
+from kt_jax.evaluation import backbones, protocol, scores, starts, transfer
+from kt_jax.runs import artifacts
 from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.training import learning
 
-_log = logging.getLogger(__name__)
 _SELECTION = "nothing was chosen: the last step counts"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A figure, as `scores.json` has it."""
-
-    subject: str
-    layer: str
-    seed: int
-    details: str
-    """How it was measured, in a sentence."""
-    metric: str
-    value: float
-    """A share from 0 to 1."""
-    interval: tuple[float, float]
-    """95 %, by resampling the test images."""
-    predictions: Mapping[str, np.ndarray]
-    """Columns of predictions.parquet: "" is the predicted class, others are scores by class."""
-    more: Mapping[str, Any]
-    """Other fields."""
 
 
 def check_labels(inputs: Inputs, *, several: bool) -> None:
@@ -141,52 +118,29 @@ def plan(
 
 
 def write_scores(
-    stage: Stage, protocol: str, version: int, rows: Sequence[Row]
+    stage: Stage, name: str, version: int, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[artifacts.Scores, dict[str, Any]]:
-    """Writes scores.json and predictions.parquet, with the leaks that there are."""
-    train_images, test_images = (
-        stage.inputs.images[option] for option in ("train_images", "test_images")
-    )
+    """Writes what `scores.write` says, with the leaks that there are.
+
+    Args:
+      stage: whose scores they are.
+      name: of the protocol.
+      version: of the protocol; another one gives other figures for the same network.
+      rows: with subject, layer, seed, details, metric, value, n, interval and predictions.
+    """
+    seen, tested = (stage.inputs.images[option] for option in ("train_images", "test_images"))
     given = stage.inputs.artifacts["backbones"]
-    learned = {
-        each.name: each / backbones.IMAGES
-        for each in given
-        if not each.is_random and (each / backbones.IMAGES).exists()
+    roles = {each.name: "random" if each.is_random else "network" for each in given}
+    found, unknown = protocol.find_leakage(stage)
+    common = {
+        "protocol": name,
+        "version": version,
+        "split": f"train: {seen.origin} ({len(seen)} images); "
+        f"test: {tested.origin} ({len(tested)} images)",
+        "selection": _SELECTION,
     }
-    unknown = [each.name for each in given if not each.is_random and each.name not in learned]
-    for name in unknown:
-        _log.warning("%s: it is not known which images %s learned from", stage.name, name)
-    random = {each.name for each in given if each.is_random}
-    found, predictions = [], {}
-    if test_images.single_labels is not None:
-        predictions["label"] = test_images.single_labels
-    for row in rows:
-        place = "/".join((row.subject, row.layer, str(row.seed)))
-        columns = {f"{place}/{name}" if name else place: x for name, x in row.predictions.items()}
-        predictions |= columns
-        found.append(
-            {
-                "subject": row.subject,
-                "role": "random" if row.subject in random else "network",
-                "layer": row.layer,
-                "protocol": protocol,
-                "version": version,
-                "details": row.details,
-                "metric": row.metric,
-                "value": row.value,
-                "n": len(test_images),
-                "seed": row.seed,
-                "split": f"train: {train_images.origin} ({len(train_images)} images); "
-                f"test: {test_images.origin} ({len(test_images)} images)",
-                "selection": _SELECTION,
-                "interval": list(row.interval),
-                "columns": list(columns),
-                **row.more,
-            }
-        )
-    leaks = leakage.find_leakage(learned, train_images, test_images)
-    scores = {"rows": found, "leakage": leaks, "unknown": unknown, "skipped": ""}
-    files.write_table(stage.directory / "predictions.parquet", predictions)
-    files.write_json(stage.directory / "scores.json", scores)
-    about = artifacts.Scores(subjects=tuple(each.name for each in given))
-    return about, {"rows": len(train_images), "test_rows": len(test_images)}
+    shown = [{**common, "role": roles[row["subject"]], **row} for row in rows]
+    others = {"leakage": found, "unknown": unknown, "skipped": ""}
+    scores.write(stage.directory, shown, tested.single_labels, **others)
+    about = artifacts.Scores(subjects=tuple(roles))
+    return about, {"rows": len(seen), "test_rows": len(tested)}

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
+from kt_jax.models import crops
+
 
 def example_keys(key: Key[Array, ""], count: int) -> Key[Array, " b"]:
     """One key an example, a function of its place in the global batch and nothing else."""
@@ -146,25 +148,8 @@ def random_resized_crop(
 
     `area` bounds the square's share of the image, drawn uniformly.
     """
-    side = images.shape[1]
-
-    def one(key: Array, image: Array) -> Array:
-        area_key, corner_key, mirror_key = jax.random.split(key, 3)
-        share = jax.random.uniform(area_key, minval=area[0], maxval=area[1])
-        crop = side * jnp.sqrt(share)
-        corner = jax.random.uniform(corner_key, (2,)) * (side - crop)
-        scale = size / crop
-        view = jax.image.scale_and_translate(
-            image.astype(jnp.float32),
-            (size, size, image.shape[-1]),
-            (0, 1),
-            jnp.stack([scale, scale]),
-            -corner * scale,
-            "linear",
-        )
-        return jnp.where(jax.random.bernoulli(mirror_key), view[:, ::-1], view)
-
-    return standardise(jax.vmap(one)(example_keys(key, images.shape[0]), images))
+    keys = example_keys(key, images.shape[0])
+    return standardise(crops.random_by_area(keys, images, size=size, area=area))
 
 
 def random_crops(

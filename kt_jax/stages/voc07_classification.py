@@ -22,13 +22,14 @@ from kt_jax.evaluation import (
     transfer_stage,
 )
 from kt_jax.models import crops
-from kt_jax.runs import artifacts
+from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.training.learning import Head
 from kt_jax.training.optimizers import Optimizer
 
 GIVES = artifacts.Scores
 _VERSION = 1
+CLASS_SCORES = "class_scores.parquet"
 _PARTS = ("all", "fc6-8", "fc8")
 
 
@@ -75,7 +76,7 @@ class Options(transfer.Protocol):
 
 
 def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
-    """Writes scores.json and predictions.parquet (the scores of each test image by class).
+    """Writes scores.json and class_scores.parquet (the scores of each test image by class).
 
     The value of a row is the mean over the classes of the area below the curve of precision and
     recall, as Krahenbuhl measures it; `eleven_points` holds VOC 2007's own mean of eleven points;
@@ -88,7 +89,8 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
     chosen: Options = stage.options
     images, tested = (stage.inputs.images[name] for name in ("train_images", "test_images"))
     counted = _count_classes(chosen, stage.inputs)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    tables: dict[str, np.ndarray] = {}
     for seed in chosen.seeds:
         for each in stage.inputs.artifacts["backbones"]:
             start = starts.open_start(
@@ -99,31 +101,34 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
                 calibrated_on=None if chosen.train == "all" else images,
             )
             job = _make_job(chosen, start, seed, classes=len(images.class_names))
-            scores = transfer.learn_and_test(stage, job, images, tested)
-            labels = np.asarray(tested.labels)
-            area, eleven = (
-                _measure(scores[:, counted], labels[:, counted], points) for points in (0, 11)
-            )
+            found = transfer.learn_and_test(stage, job, images, tested)
+            labels = np.asarray(tested.labels)[:, counted]
+            area, eleven = (_measure(found[:, counted], labels, points) for points in (0, 11))
             names = [tested.class_names[number] for number in counted]
+            columns = {
+                f"row{len(rows)}.{name}": x
+                for name, x in zip(tested.class_names, found.T, strict=True)
+            }
+            tables |= columns
             rows.append(
-                transfer_stage.Row(
-                    subject=each.name,
-                    layer=chosen.train,
-                    seed=seed,
-                    details=_describe(chosen, job, each),
-                    metric="mAP",
-                    value=area["value"],
-                    interval=area["interval"],
-                    predictions=dict(zip(tested.class_names, scores.T, strict=True)),
-                    more={
-                        "classes": dict(zip(names, area["classes"], strict=True)),
-                        "eleven_points": {
-                            **eleven,
-                            "classes": dict(zip(names, eleven["classes"], strict=True)),
-                        },
+                {
+                    "subject": each.name,
+                    "layer": chosen.train,
+                    "seed": seed,
+                    "details": _describe(chosen, job, each),
+                    "metric": "mAP",
+                    "n": len(tested),
+                    **area,
+                    "classes": dict(zip(names, area["classes"], strict=True)),
+                    "eleven_points": {
+                        **eleven,
+                        "classes": dict(zip(names, eleven["classes"], strict=True)),
                     },
-                )
+                    "predictions": [],
+                    "class_scores": list(columns),
+                }
             )
+    files.write_table(stage.directory / CLASS_SCORES, tables)
     return transfer_stage.write_scores(stage, "voc07_classification", _VERSION, rows)
 
 

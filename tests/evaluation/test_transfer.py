@@ -153,7 +153,9 @@ def test_a_random_network_gets_the_statistics_of_the_images(tmp_path, network, b
     random = dataclasses.replace(network, name="random:network", is_random=True)
     stage = make_stage(tmp_path / "probe", network, nonlinear, given=(random,), layers=("conv2_1",))
     (row,) = run(stage, nonlinear)[1]
+    assert row["details"].startswith("frozen up to the layer, all that follows new; ")
     assert "batch norms calibrated on the training images" in row["details"]
+    assert row["role"] == "random"
     ((new, state),) = begun
     place = ("backbone", "blocks", 1, 0, "norm", "var")
     assert np.ptp(new[place]) == 0

@@ -16,7 +16,7 @@ def test_the_config_of_the_page_makes_a_graph(tmp_path):
     config = kt_jax.load_config(f"{file}:runs/tiny")
     nodes = graph.make_graph(graph.fill(config.to_dict()))
     assert {node.kind for node in nodes.values()} == {
-        "fine_tune", "nonlinear", "control_labels", "classify",
+        "fine_tune", "nonlinear", "control_labels", "classify", "report",
     }  # fmt: skip
     assert nodes["nonlinear"].inputs["backbones"][1].is_random
     assert nodes["nonlinear"].options.layers == ("conv1", "conv5")

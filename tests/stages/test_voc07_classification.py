@@ -9,6 +9,7 @@ import support
 from sklearn.metrics import average_precision_score
 
 from kt_jax.evaluation import backbones, starts
+from kt_jax.machine import signals
 from kt_jax.runs import files
 from kt_jax.stages import voc07_classification
 from kt_jax.training import learning
@@ -104,13 +105,39 @@ def test_classes_are_learned_and_scored_as_scikit_learn_does(tmp_path, network):
     assert area["value"] > 0.9
     assert area["interval"][0] <= area["value"] <= area["interval"][1]
     assert area["classes"].keys() == {"blue", "green", "red"}
-    table = files.read_table(stage.directory / "predictions.parquet")
+    table = files.read_table(stage.directory / voc07_classification.CLASS_SCORES)
     tested = stage.inputs.images["test_images"].labels
-    for place, column in zip((0, 1, 3), np.array(area["columns"])[[0, 1, 3]], strict=True):
+    for place, column in zip((0, 1, 3), np.array(area["class_scores"])[[0, 1, 3]], strict=True):
         counted = tested[:, place] != 0
         expected = average_precision_score(tested[counted, place] > 0, table[column][counted])
         assert area["classes"][NAMES[place]] == pytest.approx(expected)
     assert area["value"] == pytest.approx(np.mean([*area["classes"].values()]))
+
+
+class StopAfterTwo(signals.Notice):
+    """Tells a loop to stop after its second step."""
+
+    def reached(self):
+        self._asked += 1
+        return self._asked == 2
+
+
+def test_a_training_that_was_stopped_resumes_with_its_frozen_part(tmp_path, network):
+    whole, stopped = (
+        make_stage(tmp_path / name / "voc", network, train="fc6-8", steps=4, crops=1)
+        for name in ("whole", "stopped")
+    )
+    voc07_classification.run(whole)
+    with pytest.raises(SystemExit):
+        voc07_classification.run(dataclasses.replace(stopped, notice=StopAfterTwo()))
+    assert not (stopped.directory / "scores.json").exists()
+    assert [x.name for x in stopped.directory.glob("checkpoints/*/*")] == ["2"]
+    voc07_classification.run(stopped)
+    made = [
+        (each.directory / voc07_classification.CLASS_SCORES).read_bytes()
+        for each in (whole, stopped)
+    ]
+    assert made[0] == made[1]
 
 
 @pytest.fixture
