@@ -31,7 +31,8 @@ class Options:
     layer: str = ""
     """The activation that is taken; `kt-jax show` lists those of a network. Several are joined by
     "+" ("conv2_2+conv3_2"), each divided by its root mean square over these images, so that none
-    outweighs another; the paper clusters one layer. Measured at 48 px with whitened rows (docs/features.md): clusters' majority vote 32.8 -> 35.3 %, kNN 54.3 -> 57.7 %."""
+    outweighs another; the paper clusters one layer. Measured at 48 px with whitened rows
+    (docs/features.md): clusters' majority vote 32.8 -> 35.3 %, kNN 54.3 -> 57.7 %."""
     grid: int = 4
     """A layer's activation is max-pooled to grid x grid (paper: 4)."""
     size: int = 0
