@@ -2,7 +2,7 @@
 
 Labels of equal frequency are an optimal transport of n rows to k centroids, each of which takes
 n / k (Asano et al., "Self-labelling via simultaneous clustering and representation learning",
-2020, section 3.2). Its dual has one number w_j for each centroid, and a row belongs to the centroid
+2020, section 3). Its dual has one number w_j for each centroid, and a row belongs to the centroid
 of the least |x - c_j|^2 - w_j. Sinkhorn's iteration (Cuturi, "Sinkhorn distances", 2013) finds them
 for labels that are soft: shares softmax_j((w_j - |x - c_j|^2) / e) of a row for a small e.
 """
