@@ -148,7 +148,8 @@ def _read_scores(run: _Run) -> Iterator[Measured]:
     for stage in _stages_of(run, "Scores"):
         seeds: dict[tuple[str, str, str], list[float]] = {}
         for row in files.read_json(run.directory / stage / "scores.json")["rows"]:
-            key = row["subject"], row["layer"], row["metric"]
+            amount = f", {row['labels']}" if "labels" in row else ""
+            key = row["subject"], row["layer"], f"{row['metric']}{amount}"
             seeds.setdefault(key, []).append(row["value"])
         for key, values in seeds.items():
             yield Measured(run.name, stage, *key, tuple(values))
@@ -194,9 +195,9 @@ def _find_differing_protocols(runs: Sequence[_Run]) -> Iterator[str]:
         for stage in _stages_of(run, "Scores"):
             for row in files.read_json(run.directory / stage / "scores.json")["rows"]:
                 sizes.add(row["n"])
-                for name in ("protocol", "split", "selection", "n"):
+                for name in ("protocol", "version", "split", "selection", "n"):
                     by_run = found.setdefault(f"{stage}: {name}", {})
-                    by_run.setdefault(run.name, set()).add(str(row[name]))
+                    by_run.setdefault(run.name, set()).add(str(row.get(name, 1)))
     for name, by_run in found.items():
         if len({tuple(sorted(values)) for values in by_run.values()}) > 1:
             said = "; ".join(f"{run}: {', '.join(sorted(x))}" for run, x in by_run.items())

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from kt_jax.evaluation import verdict
 from kt_jax.pretext import words
 from kt_jax.results.exports.check import LIMIT, Check
 from kt_jax.results.exports.network import Network
@@ -82,28 +83,32 @@ def _read_run(origin: Artifact[Any]) -> dict[str, Any]:
 
 
 def _tabulate(stage: str, rows: list[Mapping[str, Any]], subject: str) -> Iterator[dict[str, Any]]:
-    """The scores of a network by layer, with those of its baselines."""
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """The scores of a network by layer, with those of its baselines: for each amount of labels."""
+    by_amount: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        values[row["subject"]][row["layer"]].append(row["value"])
-    if subject not in values:
-        return
-    best = {
-        name: max(map(statistics.mean, by_layer.values()))
-        for name, by_layer in values.items()
-        if name != subject
-    }
-    mine = values[subject]
-    random = values.get(f"random:{subject}", {})
-    yield {
-        "stage": stage,
-        "layers": [
-            (layer, _write_share(found), _write_share(random.get(layer, [])))
-            for layer, found in mine.items()
-        ],
-        "others": {name: f"{value:.1%}" for name, value in best.items()},
-        **{name: rows[0][name] for name in ("metric", "protocol", "split", "selection", "n")},
-    }
+        by_amount[row.get("labels", "")].append(row)
+    for some in by_amount.values():
+        values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in some:
+            values[row["subject"]][row["layer"]].append(row["value"])
+        if subject not in values:
+            continue
+        random = values.get(f"random:{subject}", {})
+        first = next(row for row in some if row["subject"] == subject)
+        yield {
+            "stage": stage,
+            "layers": [
+                (layer, _write_share(found), _write_share(random.get(layer, [])))
+                for layer, found in values[subject].items()
+            ],
+            "others": {
+                f"{each.subject} ({each.layer})": f"{each.value:.1%}"
+                for each in verdict.read_standings(some)
+                if each.layer
+            },
+            "how": first.get("details", first["protocol"]),
+            **{name: first[name] for name in ("metric", "protocol", "split", "selection", "n")},
+        }
 
 
 def _write_share(values: list[float]) -> str:

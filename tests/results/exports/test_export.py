@@ -171,14 +171,17 @@ def test_a_card_is_filled_from_the_run(student, tmp_path):
     support.finish(run / "pretext", about, facts=facts)
     row = {"metric": "accuracy", "protocol": "linear", "split": "train: a; test: b", "n": 50}
     rows = [
-        {**row, "selection": "last step", "subject": subject, "layer": layer, "value": value}
+        {**row, "selection": "last step", "subject": subject, "layer": layer, "value": value,
+         "interval": [0, 1], "chosen": True}
         for subject, layer, value in [
             ("pixels", "pixels", 0.5),
             ("student", "conv1_1", 0.7),
             ("student", "conv1_1", 0.8),
             ("random:student", "conv1_1", 0.6),
         ]
-    ]
+    ]  # fmt: skip
+    few = [{**rows[1], "labels": "10 a class", "value": 0.31, "details": "ten labels"}]
+    rows += few
     leak = {"training": "student", "images": 50, "exact": 3, "near": 4}
     files.write_json(run / "probe/scores.json", {"rows": rows, "leakage": [leak], "skipped": ""})
     support.finish(run / "probe", artifacts.Scores(subjects=("pixels", "student")))
@@ -201,7 +204,10 @@ def test_a_card_is_filled_from_the_run(student, tmp_path):
         "`pretext` tells 30.0% of 55 rotations of images that it did not learn from (chance 25.0%",
         "| student (this network) | classify |",
         "| `conv1_1` | 75.0% ± 7.1% | 60.0% |",
-        "Best layer of the others: pixels 50.0%, random:student 60.0%.",
+        "At the layers that held-out training images chose: pixels (pixels) 50.0%, student "
+        "(conv1_1) 75.0%, random:student (conv1_1) 60.0%.",
+        "Ten labels.",
+        "| `conv1_1` | 31.0% | not measured |",
         "| student | 50 | 3 | 4 |",
         "license: unknown",
     ):
