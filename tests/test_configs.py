@@ -145,8 +145,15 @@ def test_what_cannot_work_is_found_in_the_plan(overrides, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v3_small", "resnet18", "resnet34", "resnet50", "vgg11", "vit_ti", "vit_s"]
-)
+    "name",
+    [
+        "resnet18", "vgg11", "vit_ti",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("mobilenet_v3_small", "resnet34", "resnet50", "vit_s")
+        ),
+    ],
+)  # fmt: skip
 def test_the_name_of_an_architecture_alone_makes_a_student(name):
     """With its own widths, at the quickstart's 48 px."""
     config = kt_jax.load_config("configs/quickstart.py", student={"backbone": {"name": name}})

@@ -155,6 +155,7 @@ def call(*options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_import_makes_an_architecture_known(tmp_path):
     (tmp_path / "my_models.py").write_text(SOURCE)
     named = "--config.student.backbone.name=mine"

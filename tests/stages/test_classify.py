@@ -278,6 +278,7 @@ def test_a_regression_has_no_more_numbers_than_its_features(tmp_path, features):
     assert load(given, targets="regression", dims=256)[0].outputs == 12
 
 
+@pytest.mark.slow
 def test_a_student_of_soft_targets_and_crops_learns_and_resumes(tmp_path, soft_labels):
     crops = {"crops": 2, "small_crops": 1, "small_size": 8}
     options = {"targets": "soft", "uniform_over_clusters": True, "steps": 12, **crops}
@@ -308,6 +309,7 @@ def test_a_student_of_features_learns_and_resumes(tmp_path, features):
     assert told.disk() - plan(given, **{**options, "regression_dims": 1}).disk() > 0
 
 
+@pytest.mark.slow
 def test_one_device_and_four_learn_alike(tmp_path, features):
     options = {"targets": "regression", "ema": 0.5, "crops": 2, "small_crops": 1, "small_size": 8}
     losses = []

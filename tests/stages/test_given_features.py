@@ -50,7 +50,10 @@ def workdir(photos, rows, tmp_path_factory):
         f"from_features.py:{workdir}/features.npy,{photos[0]},tiny",
         clusters={"k": GROUPS},
         student={"steps": 2, "batch_size": 16, "backbone": {"channels": (8,) * 5}},
-        probe={"batch_size": 16, "backbones": ()},
+        **{
+            name: {"batch_size": 16, "backbones": (), "max_dims": 400}
+            for name in ("probe", "few_shot", "knn")
+        },
     )
     kt_jax.run(config, workdir / "w")
     return workdir / "w"

@@ -70,6 +70,7 @@ def test_a_task_is_learned_and_its_results_say_what_was_asked(tmp_path, task, ti
     assert not (stage.directory / "permutations.npy").exists()
 
 
+@pytest.mark.slow
 def test_one_network_learns_puzzles_and_rotations(tmp_path):
     rules = {**SMALL["puzzles"], "tile": 12, "jitter": 3, "channel_shift": 1}
     chosen = make_options(
