@@ -75,7 +75,7 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
                 layer: float(np.mean([right for _, right in each]))
                 for layer, each in fitted.items()
             }
-            layers[amount] = max(means, key=means.__getitem__)
+            layers[amount] = protocol.choose_layer(means)
             best[amount] = means[layers[amount]], fitted[layers[amount]]
         wanted: dict[str, dict[int, ridge.Classifier]] = {}
         places = {}

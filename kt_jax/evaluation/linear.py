@@ -80,7 +80,7 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
         }
         shown = views.fixed_views(chosen.test_views)
         answers = predict(subject, "test", range(len(tested)), shown, final, on_batch=count.add)
-    best = max(values, key=values.__getitem__)
+    best = protocol.choose_layer(values)
     seen = subject.describe_views(
         f"centre view and mirror image in training, {chosen.test_views} view(s) in testing"
     )

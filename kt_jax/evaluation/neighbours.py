@@ -88,7 +88,7 @@ def retrieve(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
         values[layer] = float((labels[kept][index] == labels[held_out][:, None]).mean())
         _, found[layer] = find_neighbours(rows.test[layer], x, chosen.k)
         answers[layer] = list(labels[found[layer]].T)
-    best = max(values, key=values.__getitem__)
+    best = protocol.choose_layer(values)
     shown = np.random.default_rng(stage.seed).permutation(len(tested))[:_PICTURES]
     path = stage.directory / RETRIEVED
     kept_before = files.read_json(path) if path.exists() else {}
@@ -217,7 +217,7 @@ def _tabulate(
     metric: str,
     details: str,
 ) -> list[dict[str, Any]]:
-    best = max(values, key=values.__getitem__)
+    best = protocol.choose_layer(values)
     return [
         {
             "layer": layer,

@@ -147,6 +147,16 @@ def hold_out(labels: np.ndarray, seed: int) -> tuple[list[int], list[int]]:
     return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()
 
 
+def choose_layer(held_out: Mapping[str, float]) -> str:
+    """The layer that held-out images choose; of equally good ones the last, which learned most.
+
+    >>> choose_layer({"conv1": 0.9, "conv2": 1.0, "conv3": 1.0, "conv4": 0.8})
+    'conv3'
+    """
+    best = max(held_out.values())
+    return [layer for layer, value in held_out.items() if value == best][-1]
+
+
 def plan(chosen: Protocol, inputs: Inputs, *, how: str) -> Plan:
     """What a stage of frozen evaluations would do; `how` describes it in its line.
 
