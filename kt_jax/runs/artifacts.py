@@ -142,6 +142,14 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Scores as a table: table.json and table.md."""
+
+    title: str
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """A page: index.html, which loads nothing from elsewhere, and summary.json."""
 
@@ -149,9 +157,10 @@ class Report:
     """The stages whose artifacts it shows."""
 
 
-Description = Backbone | Features | Clusters | Labels | Scores | Sweep | Report
+Description = Backbone | Features | Clusters | Labels | Scores | Sweep | Table | Report
 TYPES: dict[str, type[Any]] = {
-    each.__name__: each for each in (Backbone, Features, Clusters, Labels, Scores, Sweep, Report)
+    each.__name__: each
+    for each in (Backbone, Features, Clusters, Labels, Scores, Sweep, Table, Report)
 }
 
 

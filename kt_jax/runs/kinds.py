@@ -20,6 +20,7 @@ from kt_jax.stages import (
     pretext,
     report,
     retrieval,
+    table,
     voc07_classification,
 )
 
@@ -41,5 +42,6 @@ KINDS: dict[str, ModuleType] = {
     "fine_tune": fine_tune,
     "nonlinear": nonlinear,
     "voc07_classification": voc07_classification,
+    "table": table,
     "report": report,
 }

@@ -23,6 +23,7 @@ from kt_jax.training import logs
 
 GIVES = artifacts.Report
 LISTED = 50
+_PARTS = ("solved", "curves", "puzzles", "labels", "clusters", "scores", "few", "tables")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,10 @@ class Options:
 
 
 def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
-    """Writes index.html (no scripts, nothing loaded from elsewhere) and summary.json."""
+    """Writes index.html (no scripts, nothing loaded from elsewhere) and summary.json.
+
+    Where there are tables also tables.md and tables.json, which hold all of them.
+    """
     shown = stage.inputs.artifacts["artifacts"]
     devices = stage.mesh.devices
     page: dict[str, Any] = {
@@ -52,10 +56,7 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "unfinished": _find_unfinished(stage),
         "images": stage.inputs.images["images"],
         "listed": LISTED,
-        **{
-            part: []
-            for part in ("solved", "curves", "puzzles", "labels", "clusters", "scores", "few")
-        },
+        **{part: [] for part in _PARTS},
     }
     for artifact in shown:
         for part, drawn in _DRAW.get(type(artifact.about), _draw_nothing)(stage, artifact):
@@ -65,6 +66,12 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     path = stage.directory / "index.html"
     files.write_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     files.write_json(stage.directory / "summary.json", summary)
+    if page["tables"]:
+        texts = [each.pop("text") for each in page["tables"]]
+        whole = "\n".join(texts)
+        tables = stage.directory / "tables.md"
+        files.write_file(tables, lambda partial: partial.write_text(whole, encoding="utf-8"))
+        files.write_json(stage.directory / "tables.json", page["tables"])
     return artifacts.Report(shown=tuple(each.name for each in shown)), {}
 
 
@@ -103,6 +110,9 @@ def headlines(directory: Path) -> Iterator[str]:
             yield f"{name}, {subject}: {', '.join(shares)}"
     for name, found in summary["verdicts"].items():
         yield f"{name}: {found['sentence']}"
+    for name, found in summary["claims"].items():
+        for claim, said in found.items():
+            yield f"{name}: {claim}: {said}"
 
 
 def _find_unfinished(stage: Stage) -> list[str]:
@@ -247,6 +257,13 @@ def _draw_scores(stage: Stage, artifact: Artifact[artifacts.Scores]) -> Drawn:
     )
 
 
+def _draw_table(stage: Stage, table: Artifact[artifacts.Table]) -> Drawn:
+    """A table and its claims."""
+    del stage
+    text = (table / "table.md").read_text(encoding="utf-8")
+    yield "tables", {**files.read_json(table / "table.json"), "text": text}
+
+
 def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
     """The run in a few numbers: those that exist."""
     numbers = ("nmi", "nmi_shuffled")
@@ -264,6 +281,11 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
             ]
             for x in page["scores"]
             if x.get("standings")
+        },
+        "claims": {
+            x["name"]: {claim["name"]: claim["verdict"] for claim in x["claims"]}
+            for x in page["tables"]
+            if x["claims"]
         },
         "verdicts": {
             x["name"]: {
@@ -283,6 +305,7 @@ _DRAW = {
     artifacts.Clusters: _draw_clusters,
     artifacts.Labels: _draw_labels,
     artifacts.Scores: _draw_scores,
+    artifacts.Table: _draw_table,
 }
 
 

@@ -1,0 +1,111 @@
+"""Tables: figures by seed, the paper's, and claims with a verdict."""
+
+import numpy as np
+import pytest
+import support
+
+from kt_jax.evaluation import scores
+from kt_jax.runs import artifacts, files
+from kt_jax.stages import table
+
+LABELS = np.arange(500) % 2
+
+
+def make_row(subject, layer, right, *, chosen=False, **others):
+    guess = np.where(np.arange(500) < right, LABELS, 1 - LABELS)
+    return {
+        "subject": subject, "layer": layer, "protocol": "linear", "chosen": chosen, "seed": 0,
+        "details": "ridge", "split": "half", "selection": "a tenth", "predictions": [guess],
+        **scores.accuracy([guess], LABELS), **others,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Scores of two seeds of a student, of a random network and of few labels."""
+    rows = [
+        make_row("student_0", "conv1", 300),
+        make_row("student_0", "conv2", 400, chosen=True),
+        make_row("student_1", "conv1", 310, chosen=True),
+        make_row("student_1", "conv2", 380),
+        make_row("random", "conv1", 250, chosen=True),
+        make_row("random", "conv2", 240),
+        make_row("random", "conv2", 100, chosen=True, labels="10 a class"),
+        make_row("random", "conv2", 0, protocol="knn"),
+    ]
+    scores.write(tmp_path / "probe", rows, LABELS)
+    about = artifacts.Scores(("student_0", "student_1", "random"))
+    return support.finish(tmp_path / "probe", about)
+
+
+def make_stage(tmp_path, given, **options):
+    chosen = table.Options(
+        **{
+            "title": "Table 4",
+            "scores": ("probe",),
+            "rows": {"CC": ("student_0", "student_1"), "Random": "random"},
+            "columns": ("conv1", "conv2", "chosen"),
+            **options,
+        }
+    )
+    return support.make_stage(tmp_path / "table", chosen, given={"scores": (given,)})
+
+
+def test_cells_are_means_over_seeds(tmp_path, given):
+    stage = make_stage(
+        tmp_path,
+        given,
+        paper={"CC": {"conv1": 18.9}},
+        comparable="other data",
+        claims={
+            "CC > random at conv2": ("CC", "Random", "conv2", 18.1),
+            "CC = random at conv1": ("CC", "Random", "conv1", None, 2.0),
+        },
+    )
+    about, _ = table.run(stage)
+    assert about == table.plan(stage.options, stage.inputs).about
+    assert about == artifacts.Table("Table 4", ("CC", "Random"))
+    found = files.read_json(tmp_path / "table" / "table.json")
+    first, second = found["rows"]
+    assert first["cells"]["conv2"]["value"] == pytest.approx(0.78)
+    assert first["cells"]["conv2"]["seeds"] == 2
+    assert first["cells"]["chosen"]["value"] == pytest.approx((400 + 310) / 1000)
+    assert second["cells"]["chosen"]["value"] == pytest.approx(0.5)
+    higher, equal = found["claims"]
+    assert (higher["verdict"], equal["verdict"]) == ("holds", "refuted")
+    assert higher["difference"] == pytest.approx(0.78 - 0.48)
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "| CC | 61.0 ± 1.4 | 78.0 ± 2.8 | 71.0 ± 12.7 |" in text
+    assert "| *the paper's, not comparable* | 18.9 |  |  |" in text
+    assert "| CC > random at conv2 | +18.1 | +30.0 (" in text
+    assert "not comparable: other data." in text
+
+
+def test_amounts_of_labels_are_columns(tmp_path, given):
+    stage = make_stage(tmp_path, given, rows={"Random": "random"}, columns=("10 a class",))
+    table.run(stage)
+    (row,) = files.read_json(tmp_path / "table" / "table.json")["rows"]
+    assert row["cells"]["10 a class"]["value"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows": {}}, "rows or columns are empty"),
+        ({"claims": {"x": ("CC", "Random", "conv1")}}, "claims: 'x' has 3 entries"),
+        ({"claims": {"x": ("CC", "None", "conv1", 1.0)}}, "names the row 'None': the rows are CC"),
+        ({"claims": {"x": ("CC", "Random", "fc", 1.0)}}, "names the column 'fc': the columns are"),
+    ],
+)
+def test_what_makes_no_table_is_refused(tmp_path, given, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_stage(tmp_path, given, **options)
+
+
+def test_subjects_that_are_not_there_are_refused(tmp_path, given):
+    stage = make_stage(tmp_path, given, rows={"A": "nobody"})
+    with pytest.raises(ValueError, match=r"rows: 'A' names 'nobody': the scores are of random, st"):
+        table.plan(stage.options, stage.inputs)
+    stage = make_stage(tmp_path, given, protocol="few_shot")
+    with pytest.raises(ValueError, match="'CC' has no figures of the protocol 'few_shot'"):
+        table.run(stage)
