@@ -62,11 +62,11 @@ class Finding:
 def compare(one: Cell, other: Cell, *, within: float = 0.0) -> Finding:
     """Whether `one` is larger than `other`; or, with `within`, as large up to so much.
 
-    Seed s of one is compared with seed s of the other, image by image; a cell of one seed with every
-    seed of the other. The standard error of the
-    mean difference is sqrt(v_i / n + v_s / S): v_i is the variance over the n test images of the
-    difference averaged over seeds, v_s that over the S seeds of the difference averaged over
-    images. Of one seed only the images count. The interval is 1.96 standard errors to each side.
+    Seed s of one is compared with seed s of the other, image by image; a cell of one seed with
+    every seed of the other. The standard error of the mean difference is sqrt(v_i / n + v_s / S).
+    v_i is the variance over the n test images of the difference averaged over seeds, v_s that over
+    the S seeds of the difference averaged over images. Of one seed only the images count. The
+    interval is 1.96 standard errors to each side.
 
     Args:
       one: a cell.

@@ -307,7 +307,7 @@ def test_missing_stages_are_said(tmp_path):
     assert "Cluster 0, nearest" in page
     summary = files.read_json(tmp_path / "report/summary.json")
     assert summary.pop("labels")["pseudo_labels"].keys() == {"nmi", "nmi_shuffled"}
-    assert summary == {"puzzles": {}, "scores": {}, "verdicts": {}}
+    assert summary == {"puzzles": {}, "scores": {}, "claims": {}, "verdicts": {}}
 
 
 def test_nothing_finished_is_a_page_too(tmp_path):
