@@ -50,13 +50,13 @@ def moments_of(
 
 def fit(
     moments: Moments, channels: int, penalties: Sequence[float] = PENALTIES
-) -> Iterator[Classifier | None]:
-    """Yields for each penalty the W that minimises |X W - Y|^2 + penalty n v |W|^2, or None.
+) -> Iterator[Classifier]:
+    """Yields for each penalty the W that minimises |X W - Y|^2 + penalty n v |W|^2.
 
     X are the rows less their mean, each channel divided by its standard deviation over rows and
     positions (the batch norm without parameters of Zhang et al. 2016); Y are the one-hot labels
-    less their mean, and v is the mean variance of X. A penalty that leaves the system singular
-    in float64 gives None.
+    less their mean, and v is the mean variance of X. A penalty is raised where rounding leaves the
+    system indefinite.
 
     Args:
       moments: of the training rows.
@@ -68,20 +68,25 @@ def fit(
     second = np.diag(moments.products) / rows
     by_channel = mean.reshape(-1, channels).mean(0)
     variance = second.reshape(-1, channels).mean(0) - by_channel**2
-    # A channel that never varies says nothing; its rows are zero up to rounding.
-    deviation = np.sqrt(np.maximum(variance, 1e-10 * (1 + by_channel**2)))
+    # A channel that hardly varies says nothing: divided by less, its rounding errors would count.
+    deviation = np.sqrt(np.maximum(variance, 1e-4 * by_channel**2 + 1e-10))
     scale = 1 / np.tile(deviation, len(mean) // channels)
     covariance = (moments.products / rows - np.outer(mean, mean)) * np.outer(scale, scale)
     target = scale[:, None] * (moments.by_class / rows - np.outer(mean, shares))
     unit = np.trace(covariance) / len(mean)
     diagonal = np.einsum("ii->i", covariance)  # a view
     variances = diagonal.copy()
+    shift = 0.0
     for penalty in penalties:
-        diagonal[:] = variances + max(penalty * unit, np.finfo(np.float32).tiny)
+        added = max(penalty * unit, np.finfo(np.float32).tiny)
+        diagonal[:] = variances + added + shift
         try:
             factor = scipy.linalg.cho_factor(covariance, lower=True)
         except np.linalg.LinAlgError:
-            yield None
-            continue
+            # The sums were of float32: what they leave of an eigenvalue of 0 may be below it.
+            diagonal[:] = variances
+            shift = 2 * abs(float(np.linalg.eigvalsh(covariance)[0]))
+            diagonal[:] = variances + added + shift
+            factor = scipy.linalg.cho_factor(covariance, lower=True)
         weights = scale[:, None] * scipy.linalg.cho_solve(factor, target)
         yield Classifier(weights, shares - mean @ weights)

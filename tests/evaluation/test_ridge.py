@@ -39,6 +39,19 @@ def test_a_channel_that_never_varies_does_no_harm():
         assert np.isfinite(rows @ found.weights).all()
 
 
+def test_rounded_sums_of_rows_that_hardly_vary_can_be_solved():
+    rows, labels = make_rows(40, 6, 2)
+    rows[:, 2:4] = 50 + 1e-4 * rows[:, 2:4]
+    rows[:, 5] = rows[:, 4]
+    exact = ridge.moments_of(rows, labels, 2)
+    noise = np.random.default_rng(0).normal(0, 1e-6, (6, 6)) * exact.products
+    rounded = ridge.Moments(exact.counts, exact.by_class, exact.products + noise + noise.T)
+    for found in ridge.fit(rounded, 6):
+        scores = rows @ found.weights + found.bias
+        assert np.isfinite(scores).all()
+        assert (scores.argmax(1) == labels).mean() > 0.6
+
+
 def test_few_rows_have_the_same_classifier_and_the_leave_one_out_of_refits():
     rows, labels = make_rows(30, 40, 3)
     found, right = few_shot.fit(rows, labels, 3, 10)
