@@ -175,6 +175,7 @@ def run_on_folder(tmp_path, names, *options):
     done = subprocess.run(
         [sys.executable, "-m", "kt_jax.main", f"--config=configs/folder.py:{folder},tiny",
          "--config.pretext.steps=2", "--config.student.steps=2",
+         *(f"--config.{name}.max_dims=450" for name in ("probe", "few_shot", "knn")),
          f"--workdir={tmp_path / 'run'}", *options],
         capture_output=True, text=True, check=False,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},

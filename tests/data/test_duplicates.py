@@ -378,7 +378,7 @@ def test_a_whole_run_finds_planted_copies(tmp_path):
         pretext={"steps": 1, "batch_size": 32, "test_repeats": 1},
         student={"steps": 1, "batch_size": 32},
         clusters={"k": 4},
-        probe={"batch_size": 32},
+        **{name: {"batch_size": 32, "max_dims": 450} for name in ("probe", "few_shot", "knn")},
     )
     pipeline.run(config, tmp_path / "run")
     results = files.read_json(tmp_path / "run/probe/scores.json")
