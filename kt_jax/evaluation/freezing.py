@@ -98,7 +98,7 @@ def flatten(tree: Any) -> dict[Path, Any]:
 def put(tree: Any, arrays: dict[Path, np.ndarray]) -> Any:
     """The tree with these arrays in their places, on the devices where those before were.
 
-    Arrays whose place the tree lacks are left out.
+    Arrays whose place the tree lacks are skipped.
 
     Raises:
       ValueError: an array has another shape than the one in its place.

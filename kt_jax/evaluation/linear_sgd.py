@@ -3,7 +3,7 @@
 After Zhang et al. 2016: every layer's activation, frozen, max-pooled (they resize) to a pinned
 grid, a batch normalisation without parameters (of each channel) and one linear layer; all layers
 in one pass. Training sees the central view or its mirror image, testing the central view. The last
-step counts, and so the layer is chosen by the loss of nothing: every layer has its row.
+step counts. No layer is chosen: every layer has its row.
 """
 
 import functools

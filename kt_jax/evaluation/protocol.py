@@ -69,12 +69,7 @@ def evaluate(
     seen, tested = (inputs.images[option] for option in ("train_images", "test_images"))
     found, unknown = find_leakage(stage)
     about = _describe(inputs, _why_skipped(seen, tested))
-    common = {
-        "protocol": name,
-        "version": version,
-        "split": f"train: {seen.origin} ({len(seen)} images); "
-        f"test: {tested.origin} ({len(tested)} images)",
-    }
+    common = describe_rows(stage, name, version)
     rows: list[dict[str, Any]] = []
     for seed in () if about.skipped else stage.options.seeds:
         for subject, role in subjects.names(inputs).items():
@@ -97,6 +92,17 @@ def _measure_once(stage: Stage, name: str, seed: int, measure: Measure) -> list[
         partition.wait_for_all(f"the scores of {name}")
     kept: list[dict[str, Any]] = files.read_json(done)
     return kept
+
+
+def describe_rows(stage: Stage, name: str, version: int) -> dict[str, Any]:
+    """What all rows of a protocol have: its name and version, and which images were seen."""
+    seen, tested = (stage.inputs.images[option] for option in ("train_images", "test_images"))
+    return {
+        "protocol": name,
+        "version": version,
+        "split": f"train: {seen.origin} ({len(seen)} images); "
+        f"test: {tested.origin} ({len(tested)} images)",
+    }
 
 
 def find_leakage(stage: Stage) -> tuple[list[dict[str, Any]], list[str]]:

@@ -66,8 +66,8 @@ class Job:
     start: starts.Start
     head: Head
     frozen_to: str = ""
-    """The layer up to which all is frozen: what follows begins anew. "" freezes nothing, and the
-    head alone begins anew."""
+    """The layer up to which all is frozen: what follows gets new weights. "" freezes nothing,
+    and the head alone gets new weights."""
     seed: int
     classes: int
     loss_fn: training.LossFn

@@ -132,13 +132,7 @@ def write_scores(
     given = stage.inputs.artifacts["backbones"]
     roles = {each.name: "random" if each.is_random else "network" for each in given}
     found, unknown = protocol.find_leakage(stage)
-    common = {
-        "protocol": name,
-        "version": version,
-        "split": f"train: {seen.origin} ({len(seen)} images); "
-        f"test: {tested.origin} ({len(tested)} images)",
-        "selection": _SELECTION,
-    }
+    common = {**protocol.describe_rows(stage, name, version), "selection": _SELECTION}
     shown = [{**common, "role": roles[row["subject"]], **row} for row in rows]
     others = {"leakage": found, "unknown": unknown, "skipped": ""}
     scores.write(stage.directory, shown, tested.single_labels, **others)

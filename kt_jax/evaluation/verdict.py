@@ -25,6 +25,7 @@ class Standing:
     held_out: float | None
     """The share of the held-out training images."""
     interval: tuple[float, float]
+    """95 %; NaN where the rows do not say."""
     by_layer: Mapping[str, float]
     columns: tuple[str, ...]
     """Of predictions.parquet: those of the chosen layer."""
@@ -47,7 +48,9 @@ def _read(rows: Sequence[Mapping[str, Any]]) -> Standing:
     layer = max(dict.fromkeys(chosen), key=chosen.count) if chosen else ""
     counted = [row for row in rows if row["layer"] == (layer or rows[0]["layer"])]
     held_out = [row["held_out"] for row in counted if "held_out" in row]
-    low, high = (float(np.mean([row["interval"][end] for row in counted])) for end in (0, 1))
+    # Scores of an older version have none.
+    ends = np.array([row.get("interval", (np.nan, np.nan)) for row in counted])
+    low, high = ends.mean(0).tolist()
     return Standing(
         rows[0]["subject"],
         rows[0].get("role", "network"),

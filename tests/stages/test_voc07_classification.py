@@ -172,7 +172,10 @@ def test_fc8_freezes_the_hidden_layers_that_a_network_was_learned_with(
     with pytest.raises(ValueError, match="train = 'fc8', but 'network' was learned without fully"):
         voc07_classification.run(stage)
     kernels = {("hidden", n, "linear", "kernel"): np.zeros((6, 6)) for n in range(2)}
-    own = lambda *_, **__: starts.Start("network", network.about, kernels)  # noqa: E731
+
+    def own(*_, **__):
+        return starts.Start("network", network.about, kernels)
+
     monkeypatch.setattr(starts, "open_start", own)
     voc07_classification.run(stage)
     assert (begun[0].frozen_to, begun[0].head.hidden) == ("fc7", (6, 6))
