@@ -10,20 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
-from kt_jax.evaluation import scores, verdict
-from kt_jax.kmeans import metrics
 from kt_jax.pretext import words
 from kt_jax.runs import artifacts, files, marks, options, progress
-from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.stage import Inputs, Plan, Stage
-from kt_jax.stages import examples, figures
-from kt_jax.training import logs
+from kt_jax.stages import report_clusters, report_networks, report_scores, report_tables
 
 GIVES = artifacts.Report
 LISTED = 50
-_PARTS = ("solved", "curves", "puzzles", "labels", "clusters", "scores", "few", "tables")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +41,9 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     Where there are tables also tables.md and tables.json, which hold all of them.
     """
     shown = stage.inputs.artifacts["artifacts"]
+    by_type: dict[type, list[Any]] = {each: [] for each in artifacts.TYPES.values()}
+    for artifact in shown:
+        by_type[type(artifact.about)].append(artifact)
     devices = stage.mesh.devices
     page: dict[str, Any] = {
         "name": stage.directory.parent.name,
@@ -56,11 +53,13 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "unfinished": _find_unfinished(stage),
         "images": stage.inputs.images["images"],
         "listed": LISTED,
-        **{part: [] for part in _PARTS},
+        "curves": report_networks.draw_training(by_type[artifacts.Backbone]),
+        "puzzles": report_networks.draw_examples(stage, by_type[artifacts.Backbone]),
+        "labels": report_clusters.draw_labels(stage, by_type[artifacts.Labels]),
+        "clusters": report_clusters.draw_sizes(by_type[artifacts.Clusters]),
+        "scores": report_scores.read(by_type[artifacts.Scores]),
+        "tables": report_tables.read(by_type[artifacts.Table]),
     }
-    for artifact in shown:
-        for part, drawn in _DRAW.get(type(artifact.about), _draw_nothing)(stage, artifact):
-            page[part].append({"name": artifact.name, **drawn})
     summary = _summarise(page)
     text = _render(page)
     path = stage.directory / "index.html"
@@ -126,151 +125,13 @@ def _find_unfinished(stage: Stage) -> list[str]:
     ]
 
 
-Drawn = Iterator[tuple[str, dict[str, Any]]]
-
-
-def _draw_nothing(stage: Stage, artifact: Artifact[Any]) -> Drawn:
-    del stage, artifact
-    yield from ()
-
-
-def _draw_backbone(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> Drawn:
-    """How the training went; and examples of its pretext task, if it had one."""
-    lines = logs.read_metrics(backbone / "metrics.jsonl")
-    steps = [int(line["step"]) for line in lines]
-    curves = [
-        figures.draw_curve(
-            f"{backbone.name}: {metric} in training", "step", steps, [x[metric] for x in lines]
-        )
-        for metric in ("loss", "accuracy")
-        if lines and metric in lines[0]  # a regression has no accuracy
-    ]
-    yield "curves", {"curves": curves}
-    if (backbone / "puzzles.json").exists():
-        first = files.read_json(backbone / "results.json")
-        for solved in (first, *first.get("others", ())):
-            task = solved.get("task", "jigsaw")  # before there were others
-            name = backbone.name if solved is first else f"{backbone.name} ({task})"
-            solved |= {"name": name, "task": task, "words": words.WORDS[task]}
-            yield "solved", solved
-            yield "puzzles", {**solved, **examples.draw(stage, backbone, task)}
-
-
-def _draw_clusters(stage: Stage, clusters: Artifact[artifacts.Clusters]) -> Drawn:
-    """How k-means divided the images that it saw."""
-    del stage
-    found = files.read_json(clusters / "clusters.json")
-    sizes = np.sort(found["sizes"])[::-1]
-    bits = metrics.entropy(sizes) / np.log(2)
-    inertia = found["inertia_curve"]
-    iterations = range(len(inertia))
-    curve = figures.draw_curve(f"{clusters.name}: inertia", "iteration", iterations, inertia)
-    alt = f"images by cluster, from {sizes[0]} to {sizes[-1]}"
-    histogram = figures.draw(
-        f"{clusters.name}: images by cluster",
-        "rank",
-        alt,
-        lambda axes: axes.stairs(sizes, fill=True, color=figures.BLUE),
-    )
-    curves = [histogram, curve]
-    yield "clusters", {**found, "bits": bits, "most_bits": np.log2(len(sizes)), "curves": curves}
-
-
-def _draw_labels(stage: Stage, given: Artifact[artifacts.Labels]) -> Drawn:
-    """Cluster rows (the paper's Figure 1), and the agreement with the labels if there are any."""
-    chosen, images = stage.options, stage.inputs.images["images"]
-    table = files.read_table(given / "labels.parquet")
-    place = {key: index for index, key in enumerate(images.keys)}
-    lacking = [key for key in table["key"] if key not in place]
-    if lacking:
-        reason = (
-            f"{images.origin} lacks {len(lacking)} of the {len(table['key'])} labelled images, "
-            f"such as {lacking[0]}: {stage.inputs.origin}.images may name the set that has them"
-        )
-        yield "labels", {"skipped": reason}
-        return
-    index = np.array([place[key] for key in table["key"]])
-    labels = images.single_labels
-    labels = np.full(len(index), -1) if labels is None else labels[index]
-    known = labels >= 0
-    sizes = np.bincount(table["cluster"])
-    shown = chosen.images_per_cluster
-    least = (shown + 1) // 2
-    rows = []
-    for cluster in metrics.choose_by_size(sizes, chosen.clusters, least):
-        members = np.flatnonzero(table["cluster"] == cluster)
-        members = members[np.argsort(table["distance"][members], kind="stable")]
-        label, share, overall = metrics.find_majority(labels[members], labels)
-        row = {"cluster": cluster, "size": len(members), "share": share, "overall": overall}
-        row["majority"] = images.class_names[label] if label >= 0 else ""
-        parts = {"nearest": members[:shown], "farthest": members[::-1][:shown]}
-        for part in parts if not rows else ("nearest",):
-            some = index[parts[part]].tolist()
-            pictures = [{"key": images.keys[i], "uri": figures.to_uri(images[i])} for i in some]
-            rows.append({**row, "part": part, "pictures": pictures})
-    result = {"rows": rows, "images": len(index), "least": least, "labelled": int(known.sum())}
-    if known.any():
-        pair = table["cluster"][known], labels[known]
-        shuffled = np.random.default_rng(stage.seed).permutation(pair[1])
-        result["nmi"] = metrics.normalised_mutual_information(*pair)
-        result["nmi_shuffled"] = metrics.normalised_mutual_information(pair[0], shuffled)
-    yield "labels", result
-
-
-def _draw_scores(stage: Stage, artifact: Artifact[artifacts.Scores]) -> Drawn:
-    """Means over the seeds by subject and layer; which network to take home."""
-    del stage
-    # An older version wrote no `unknown`.
-    found = {"unknown": [], **files.read_json(artifact / scores.SCORES)}
-    if found["skipped"]:
-        yield "scores", found
-        return
-    by_amount: dict[str, list[Any]] = {}
-    for row in found["rows"]:
-        by_amount.setdefault(row.get("labels", ""), []).append(row)
-    standings = {x: verdict.read_standings(rows) for x, rows in by_amount.items()}
-    first = found["rows"][0]
-    shown = {name: first[name] for name in ("n", "protocol", "split", "selection", "metric")}
-    details = dict.fromkeys(row["details"] for row in found["rows"] if "details" in row)
-    shown["details"] = next(iter(details), "")
-    shown["seeds"] = sorted({row["seed"] for row in found["rows"]})
-    if [*standings] != [""]:
-        yield "few", {**found, **shown, "amounts": standings}
-        return
-    each = standings[""]
-    # Layers of other architectures are not to be compared: a table for each list of layers.
-    ordered = sorted(each, key=lambda x: list(x.by_layer))
-    tables = [list(some) for _, some in itertools.groupby(ordered, lambda x: list(x.by_layer))]
-    judged = verdict.judge(artifact.directory, each, first["n"])
-    others = verdict.compare_networks(artifact.directory, judged, each) if judged else ()
-    yield (
-        "scores",
-        {
-            **found,
-            **shown,
-            "standings": each,
-            "tables": tables,
-            "noise": metrics.noise_of_difference(first["n"]),
-            "verdict": judged,
-            "others": list(others),
-        },
-    )
-
-
-def _draw_table(stage: Stage, table: Artifact[artifacts.Table]) -> Drawn:
-    """A table and its claims."""
-    del stage
-    text = (table / "table.md").read_text(encoding="utf-8")
-    yield "tables", {**files.read_json(table / "table.json"), "text": text}
-
-
 def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
     """The run in a few numbers: those that exist."""
     numbers = ("nmi", "nmi_shuffled")
     labels = {x["name"]: {n: x[n] for n in numbers if n in x} for x in page["labels"]}
     solved = ("task", "puzzle_accuracy", "chance")
     return {
-        "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["solved"]},
+        "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["puzzles"]},
         "labels": labels,
         "scores": {
             x["name"]: [
@@ -298,15 +159,6 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
             if x.get("verdict")
         },
     }
-
-
-_DRAW = {
-    artifacts.Backbone: _draw_backbone,
-    artifacts.Clusters: _draw_clusters,
-    artifacts.Labels: _draw_labels,
-    artifacts.Scores: _draw_scores,
-    artifacts.Table: _draw_table,
-}
 
 
 def _render(page: Mapping[str, Any]) -> str:

@@ -1,0 +1,53 @@
+"""Scores on a page: which network to take home, and how good all are, by layer or by labels."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from kt_jax.evaluation import scores, verdict
+from kt_jax.kmeans import metrics
+from kt_jax.runs import artifacts, files
+from kt_jax.runs.artifacts import Artifact
+
+
+def read(given: Sequence[Artifact[artifacts.Scores]]) -> list[dict[str, Any]]:
+    """All scores, each with what it found.
+
+    Where images were labelled in amounts, such as 10 a class, these are in `amounts`: standings by
+    amount. Others have `standings` (means over the seeds by subject and layer), `verdict` and, of
+    networks with the same layers, `tables`.
+    """
+    return [{"name": each.name, **_read_one(each)} for each in given]
+
+
+def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:
+    # An older version wrote no `unknown`.
+    found = {"unknown": [], **files.read_json(artifact / scores.SCORES)}
+    if found["skipped"]:
+        return found
+    by_amount: dict[str, list[Any]] = {}
+    for row in found["rows"]:
+        by_amount.setdefault(row.get("labels", ""), []).append(row)
+    standings = {x: verdict.read_standings(rows) for x, rows in by_amount.items()}
+    first = found["rows"][0]
+    shown = {name: first[name] for name in ("n", "protocol", "split", "selection", "metric")}
+    details = dict.fromkeys(row["details"] for row in found["rows"] if "details" in row)
+    shown["details"] = next(iter(details), "")
+    shown["seeds"] = sorted({row["seed"] for row in found["rows"]})
+    if [*standings] != [""]:
+        return {**found, **shown, "amounts": standings}
+    each = standings[""]
+    # Layers of other architectures are not to be compared: a table for each list of layers.
+    ordered = sorted(each, key=lambda x: list(x.by_layer))
+    tables = [list(some) for _, some in itertools.groupby(ordered, lambda x: list(x.by_layer))]
+    judged = verdict.judge(artifact.directory, each, first["n"])
+    others = verdict.compare_networks(artifact.directory, judged, each) if judged else ()
+    return {
+        **found,
+        **shown,
+        "standings": each,
+        "tables": tables,
+        "noise": metrics.noise_of_difference(first["n"]),
+        "verdict": judged,
+        "others": list(others),
+    }
