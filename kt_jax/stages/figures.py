@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from kt_jax import data
+
 THUMBNAIL = 96  # px: hundreds of pictures have to fit into one page
 # Grey lines are readable on white and on black; the page's CSS colours the text.
 STYLE = {
@@ -74,3 +76,8 @@ def to_uri(pixels: np.ndarray, *, side: int = THUMBNAIL) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def to_picture(images: data.Images, index: int) -> dict[str, str]:
+    """An image of a set: its key, and its `uri`."""
+    return {"key": images.keys[index], "uri": to_uri(images[index])}

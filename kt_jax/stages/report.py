@@ -13,6 +13,7 @@ import jinja2
 
 from kt_jax.pretext import words
 from kt_jax.runs import artifacts, files, marks, options, progress
+from kt_jax.runs.artifacts import Labels
 from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.stages import report_clusters, report_networks, report_scores, report_tables
 
@@ -29,8 +30,11 @@ class Options:
     images: str = options.images("train")
     """Those that are shown: puzzles are made of them, clusters show them."""
     clusters: int = 8
-    """How many clusters are shown of each labelling."""
+    """How many clusters are shown of labels."""
     images_per_cluster: int = 12
+    labels: tuple[str, ...] = options.reads(Labels, default=(), needs_all=False)
+    """The labels whose clusters are shown; unless named, those of the first clustering that a
+    network learned. The paper's Figure 1 shows rows of one."""
     puzzles: int = 6
     """How many puzzles, or examples of another pretext task, are shown."""
 
@@ -44,6 +48,8 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     by_type: dict[type, list[Any]] = {each: [] for each in artifacts.TYPES.values()}
     for artifact in shown:
         by_type[type(artifact.about)].append(artifact)
+    networks, labels = by_type[artifacts.Backbone], by_type[artifacts.Labels]
+    shown_labels = report_clusters.choose_labels(stage, labels, networks)
     devices = stage.mesh.devices
     page: dict[str, Any] = {
         "name": stage.directory.parent.name,
@@ -53,10 +59,10 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "unfinished": _find_unfinished(stage),
         "images": stage.inputs.images["images"],
         "listed": LISTED,
-        "curves": report_networks.draw_training(by_type[artifacts.Backbone]),
-        "puzzles": report_networks.draw_examples(stage, by_type[artifacts.Backbone]),
-        "labels": report_clusters.draw_labels(stage, by_type[artifacts.Labels]),
-        "clusters": report_clusters.draw_sizes(by_type[artifacts.Clusters]),
+        "curves": report_networks.draw_training(networks),
+        "puzzles": report_networks.draw_examples(stage, networks),
+        "labels": report_clusters.draw_labels(stage, labels, shown_labels),
+        "clusters": report_clusters.draw_sizes(by_type[artifacts.Clusters], shown_labels),
         "scores": report_scores.read(by_type[artifacts.Scores]),
         "tables": report_tables.read(by_type[artifacts.Table]),
     }
@@ -105,13 +111,17 @@ def headlines(directory: Path) -> Iterator[str]:
     for name, rows in summary["scores"].items():
         by_subject = itertools.groupby(rows, lambda row: row["subject"])
         for subject, some in by_subject:
-            shares = (f"{row['value']:.1%} ({row['layer']})" for row in some)
-            yield f"{name}, {subject}: {', '.join(shares)}"
+            yield f"{name}, {subject}: {', '.join(map(_say_score, some))}"
     for name, found in summary["verdicts"].items():
         yield f"{name}: {found['sentence']}"
     for name, found in summary["claims"].items():
         for claim, said in found.items():
             yield f"{name}: {claim}: {said}"
+
+
+def _say_score(row: Mapping[str, Any]) -> str:
+    eleven = f"; 11 points: {row['eleven_points']:.1%}" if "eleven_points" in row else ""
+    return f"{row['value']:.1%} ({row['layer']}{eleven})"
 
 
 def _find_unfinished(stage: Stage) -> list[str]:
@@ -134,14 +144,7 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
         "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["puzzles"]},
         "labels": labels,
         "scores": {
-            x["name"]: [
-                {"subject": each.subject, "layer": layer, "value": value}
-                for each in x["standings"]
-                for layer, value in each.by_layer.items()
-                if layer == (each.layer or layer)
-            ]
-            for x in page["scores"]
-            if x.get("standings")
+            x["name"]: report_scores.summarise(x) for x in page["scores"] if x.get("standings")
         },
         "claims": {
             x["name"]: {claim["name"]: claim["verdict"] for claim in x["claims"]}

@@ -1,8 +1,10 @@
 """Scores on a page: which network to take home, and how good all are, by layer or by labels."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from kt_jax.evaluation import scores, verdict
 from kt_jax.kmeans import metrics
@@ -15,7 +17,8 @@ def read(given: Sequence[Artifact[artifacts.Scores]]) -> list[dict[str, Any]]:
 
     Where images were labelled in amounts, such as 10 a class, these are in `amounts`: standings by
     amount. Others have `standings` (means over the seeds by subject and layer), `verdict` and, of
-    networks with the same layers, `tables`.
+    networks with the same layers, `tables`. Of several classes an image, `precisions` takes the
+    place of tables; elsewhere it is empty.
     """
     return [{"name": each.name, **_read_one(each)} for each in given]
 
@@ -47,7 +50,59 @@ def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:
         **shown,
         "standings": each,
         "tables": tables,
+        "precisions": _read_precisions(found["rows"]) if first["metric"] == "mAP" else [],
         "noise": metrics.noise_of_difference(first["n"]),
         "verdict": judged,
         "others": list(others),
+    }
+
+
+def summarise(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures that matter, of scores with standings: those of a chosen layer, or of all."""
+    if found["precisions"]:
+        return [
+            {
+                "subject": each["subject"],
+                "layer": each["layer"],
+                "value": each["area"]["value"],
+                "eleven_points": each["eleven"]["value"],
+            }
+            for each in found["precisions"]
+        ]
+    return [
+        {"subject": each.subject, "layer": layer, "value": value}
+        for each in found["standings"]
+        for layer, value in each.by_layer.items()
+        if layer == (each.layer or layer)
+    ]
+
+
+def _read_precisions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Both average precisions of each network, means over the seeds; see `precision`.
+
+    subject, layer, area and eleven (each value, interval, classes: a share by name).
+    """
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["subject"], row["layer"]), []).append(row)
+    return [
+        {
+            "subject": subject,
+            "layer": layer,
+            "area": _average(some),
+            "eleven": _average([row["eleven_points"] for row in some]),
+        }
+        for (subject, layer), some in grouped.items()
+    ]
+
+
+def _average(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over the seeds of `value`, `interval` and `classes`."""
+    return {
+        "value": float(np.mean([each["value"] for each in found])),
+        "interval": np.mean([each["interval"] for each in found], axis=0).tolist(),
+        "classes": {
+            name: float(np.mean([each["classes"][name] for each in found]))
+            for name in found[0]["classes"]
+        },
     }

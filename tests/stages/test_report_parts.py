@@ -1,0 +1,154 @@
+"""Parts of the report that runs of many stages need: what is drawn, and how it is called."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import support
+
+from kt_jax.evaluation import scores
+from kt_jax.runs import artifacts, files
+from kt_jax.stages import report
+
+BACKBONE = artifacts.Backbone({"name": "vgg"}, 24, "none", {"conv1": (1, 1, 2)}, ("conv1",), 9)
+NONE = {"training": "pretext", "images": 40, "exact": 0, "near": 0, "max_distance": 4}
+
+
+def make_images(name, n=12):
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 24, 24, 3), np.uint8)
+    return support.make_images(
+        n,
+        size=24,
+        load=lambda i: pixels[i],
+        keys=tuple(f"{name}{i:02d}" for i in range(n)),
+        labels=np.arange(n, dtype=np.int32) % 2,
+        class_names=("cat", "dog"),
+        origin=name,
+        fingerprint=name,
+    )
+
+
+TRAIN, TEST = make_images("train"), make_images("test")
+
+
+def finish(directory, about, *, reads=None, section=None, facts=None, images=None):
+    """A finished artifact that read others: by option, artifacts by the names that they have."""
+    directory.mkdir(exist_ok=True)
+    inputs = {
+        option: {name: each.manifest["outputs"] for name, each in some.items()}
+        for option, some in (reads or {}).items()
+    }
+    fingerprint = {"inputs": inputs, "images": images or {}}
+    artifacts.finish(
+        directory, about, fingerprint, section=section or {}, facts=facts or {}, seconds=1.0
+    )
+    return artifacts.open_artifact(directory, name=directory.name, reader="a test")
+
+
+def write_network(workdir, name, *, reads=None, metrics=("loss", "accuracy")):
+    lines = [{"step": s, **dict.fromkeys(metrics, 1 / s)} for s in range(1, 9)]
+    (workdir / name).mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (workdir / name / "metrics.jsonl").write_text(text)
+    return finish(workdir / name, BACKBONE, reads=reads)
+
+
+def write_labels(workdir, name, clusters, *, near=True, reads=None, facts=None):
+    distance = np.linspace(1, 0, len(TRAIN)) if near else np.full(len(TRAIN), np.nan)
+    columns = {"index": np.arange(len(TRAIN)), "key": list(TRAIN.keys)}
+    columns |= {"cluster": np.asarray(clusters, np.int32), "distance": distance.astype("float32")}
+    files.write_table(workdir / name / "labels.parquet", columns)
+    about = artifacts.Labels(rows=len(TRAIN), classes=4, images="0", origin="a folder")
+    return finish(workdir / name, about, reads=reads, facts=facts)
+
+
+def write_clusters(workdir, name, sizes):
+    found = {
+        "k": len(sizes), "layer": "conv3", "iterations": 2, "stopped": "no row moved",
+        "repaired": [0, 0], "sizes": sizes, "inertia_curve": [9.0, 5.0],
+    }  # fmt: skip
+    files.write_json(workdir / name / "clusters.json", found)
+    return finish(workdir / name, artifacts.Clusters(len(sizes), 12, l2=True, features=None))
+
+
+def make_page(workdir, *shown, labels=(), images=None, **options):
+    files.write_json(workdir / "config.json", {"seed": 7, "stages": []})
+    chosen = report.Options(images_per_cluster=2, clusters=2, puzzles=2, **options)
+    given = {"artifacts": shown, "labels": labels}
+    sets = {"images": TRAIN, **(images or {})}
+    stage = support.make_stage(workdir / "report", chosen, given=given, images=sets)
+    report.run(stage)
+    return (workdir / "report/index.html").read_text(encoding="utf-8")
+
+
+def titles(page):
+    return re.findall(r"<h3>(\w+ \w+ \d, [^<]*|\w+ \d, [^<]*)</h3>", page)
+
+
+@pytest.fixture
+def clusterings(tmp_path):
+    """Two clusterings, of which a student learned the second, and controls."""
+    clusters = [write_clusters(tmp_path, f"clusters_{i}", [8, 4, i]) for i in (0, 1)]
+    names = np.arange(12) // 4
+    labels = [
+        write_labels(tmp_path, f"labels_{i}", names + i, reads={"clusters": {"artifact": each}})
+        for i, each in enumerate(clusters)
+    ]
+    random = write_labels(
+        tmp_path, "random", np.arange(12) % 3, near=False, facts={"labels": "random labels"}
+    )
+    networks = [
+        write_network(tmp_path, f"of_{each.name}", reads={"labels": {"artifact": each}})
+        for each in (random, labels[1])
+    ]
+    return [*clusters, random, *labels, *networks]
+
+
+def test_one_clustering_is_drawn_the_first_that_a_network_learned(tmp_path, clusterings):
+    page = make_page(tmp_path, *clusterings)
+    assert titles(page) == [
+        "Cluster 1, nearest", "Cluster 1, farthest members", "Cluster 3, nearest"
+    ]  # fmt: skip
+    for name, told in (("labels_0", "clusters"), ("labels_1", "clusters (shown below)")):
+        assert f'<th>{name}</th><td class="text">{told}</td>\n<td>12</td><td>3</td>' in page
+    assert '<th>random</th><td class="text">random labels</td>' in page
+    # Sizes of all, and figures of those that the labels are of.
+    assert "<th>clusters_0</th><td>3</td><td>12</td>" in page
+    assert 'aria-label="images by cluster, from 8 to 1"' in page
+    assert 'aria-label="images by cluster, from 8 to 0"' not in page
+
+
+def test_labels_without_centroids_are_called_what_they_are(tmp_path, clusterings):
+    random = next(each for each in clusterings if each.name == "random")
+    page = make_page(tmp_path, *clusterings, labels=(random,))
+    assert titles(page) == ["Random label 0, first images", "Random label 2, first images"]
+    assert "These are no clusters: random has random labels of 12 images" in page
+    assert "Agreement of random labels and classes" in page
+    given = write_labels(
+        tmp_path, "given", np.arange(12) // 6, near=False, facts={"labels": "their.txt"}
+    )
+    page = make_page(tmp_path, given)
+    assert titles(page) == ["Label 0, first images", "Label 1, first images"]
+    assert "given has labels of their.txt of 12 images" in page
+
+
+def test_both_average_precisions_are_shown(tmp_path):
+    def measured(value):
+        return {"value": value, "interval": [value - 0.1, value + 0.1], "classes": {"cat": value}}
+
+    rows = [
+        {
+            "subject": "student", "layer": "all", "protocol": "voc07_classification", "seed": seed,
+            "metric": "mAP", "n": 40, "split": "half", "selection": "none", "details": "a sigmoid",
+            "predictions": [], **measured(value), "eleven_points": measured(value + 0.05),
+        }
+        for seed, value in ((0, 0.4), (1, 0.5))
+    ]  # fmt: skip
+    scores.write(tmp_path / "voc", rows, None, leakage=[NONE], unknown=[], skipped="")
+    page = make_page(tmp_path, finish(tmp_path / "voc", artifacts.Scores(("student",))))
+    assert "<th>student</th><td>all</td>\n<td>45.0 %</td><td><small>35.0 % to 55.0 %" in page
+    assert "<td>50.0 %</td><td><small>40.0 % to 60.0 %" in page
+    assert "<th>cat</th>\n<td>45.0 / 50.0</td>" in page
+    told = list(report.headlines(tmp_path / "report"))
+    assert "voc, student: 45.0% (all; 11 points: 50.0%)" in told
