@@ -78,6 +78,6 @@ def to_uri(pixels: np.ndarray, *, side: int = THUMBNAIL) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def to_picture(images: data.Images, index: int) -> dict[str, str]:
+def to_picture(images: data.Images, index: int, *, side: int = THUMBNAIL) -> dict[str, str]:
     """An image of a set: its key, and its `uri`."""
-    return {"key": images.keys[index], "uri": to_uri(images[index])}
+    return {"key": images.keys[index], "uri": to_uri(images[index], side=side)}

@@ -15,7 +15,13 @@ from kt_jax.pretext import words
 from kt_jax.runs import artifacts, files, marks, options, progress
 from kt_jax.runs.artifacts import Labels
 from kt_jax.runs.stage import Inputs, Plan, Stage
-from kt_jax.stages import report_clusters, report_networks, report_scores, report_tables
+from kt_jax.stages import (
+    report_clusters,
+    report_networks,
+    report_retrieved,
+    report_scores,
+    report_tables,
+)
 
 GIVES = artifacts.Report
 LISTED = 50
@@ -29,6 +35,10 @@ class Options:
     """What it shows; all other stages of the run unless named."""
     images: str = options.images("train")
     """Those that are shown: puzzles are made of them, clusters show them."""
+    train_images: str = options.images("")
+    """As the stages of the kind retrieval have them: with `test_images`, a few of the pictures that
+    they found are shown. Need not be named where it is the same set as `images`."""
+    test_images: str = options.images("")
     clusters: int = 8
     """How many clusters are shown of labels."""
     images_per_cluster: int = 12
@@ -50,6 +60,8 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         by_type[type(artifact.about)].append(artifact)
     networks, labels = by_type[artifacts.Backbone], by_type[artifacts.Labels]
     shown_labels = report_clusters.choose_labels(stage, labels, networks)
+    found = report_scores.read(by_type[artifacts.Scores])
+    best = next((x["verdict"].best.subject for x in found if x.get("verdict")), "")
     devices = stage.mesh.devices
     page: dict[str, Any] = {
         "name": stage.directory.parent.name,
@@ -63,7 +75,8 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "puzzles": report_networks.draw_examples(stage, networks),
         "labels": report_clusters.draw_labels(stage, labels, shown_labels),
         "clusters": report_clusters.draw_sizes(by_type[artifacts.Clusters], shown_labels),
-        "scores": report_scores.read(by_type[artifacts.Scores]),
+        "scores": found,
+        "retrieved": report_retrieved.draw(stage, by_type[artifacts.Scores], shown, best),
         "tables": report_tables.read(by_type[artifacts.Table]),
     }
     summary = _summarise(page)

@@ -152,3 +152,67 @@ def test_both_average_precisions_are_shown(tmp_path):
     assert "<th>cat</th>\n<td>45.0 / 50.0</td>" in page
     told = list(report.headlines(tmp_path / "report"))
     assert "voc, student: 45.0% (all; 11 points: 50.0%)" in told
+
+
+@pytest.fixture
+def retrieval(tmp_path):
+    """Pictures that a student, its teacher, its random twin and others found."""
+    teacher = write_network(tmp_path, "teacher")
+    features = finish(
+        tmp_path / "features",
+        artifacts.Features(12, 2, "conv1", 1, 24, None),
+        reads={"backbone": {"artifact": teacher}},
+    )
+    student = write_network(tmp_path, "student", reads={"features": {"artifact": features}})
+    other = write_network(tmp_path, "other")
+    roles = {"hog_colour": "baseline", "random:student": "random"}
+    held_out = {"hog_colour": 0.1, "other": 0.3, "teacher": 0.2, "random:student": 0.1}
+    held_out["student"] = 0.4
+    guess = TEST.labels
+    rows = [
+        {
+            "subject": name, "role": roles.get(name, "network"), "layer": "conv1", "chosen": True,
+            "protocol": "retrieval", "metric": "precision@9", "seed": 0, "split": "half",
+            "selection": "a tenth", "details": "nearest", "held_out": value, "predictions": [guess],
+            **scores.accuracy([guess], TEST.labels),
+        }
+        for name, value in held_out.items()
+    ]  # fmt: skip
+    directory = tmp_path / "retrieval"
+    scores.write(directory, rows, TEST.labels, leakage=[NONE], unknown=[], skipped="")
+    near = [f"train{i:02d}" for i in range(9)]
+    queries = [{"test": f"test{i:02d}", "train": near} for i in range(8)]
+    found = {name: {"layer": "conv1", "queries": queries} for name in held_out}
+    files.write_json(directory / "retrieved.json", found)
+    made = finish(
+        directory,
+        artifacts.Scores(tuple(held_out)),
+        section={"train_images": "train", "test_images": "held_out"},
+        images={"train_images": TRAIN.fingerprint, "test_images": TEST.fingerprint},
+    )
+    return [teacher, features, student, other, made]
+
+
+def test_pictures_that_networks_found_are_shown_and_marked(tmp_path, retrieval):
+    page = make_page(tmp_path, *retrieval, images={"test_images": TEST})
+    queries = page.split('<div class="query">')[1:]
+    assert len(queries) == 6
+    found = re.findall(r"<span>([^<:]*:?[^<]*):\n(\d) of 8</span>", queries[1])
+    # The student is best, the other network better than its teacher.
+    assert found == [
+        ("student (conv1)", "4"), ("teacher (conv1)", "4"), ("random:student (conv1)", "4")
+    ]  # fmt: skip
+    assert 'alt="test01"' in queries[1]
+    assert "<figcaption>dog</figcaption>" in queries[1]
+    marks = re.findall(r'<figure class="(\w+)"><img src="[^"]*" alt="(\w+)"', queries[1])
+    assert marks[:2] == [("wrong", "cat"), ("right", "dog")]
+    assert len(marks) == 24
+    assert page.index("Not worth it yet: ") < page.index("What was run") < page.index(queries[0])
+
+
+def test_the_report_says_which_images_the_found_pictures_need(tmp_path, retrieval):
+    page = make_page(tmp_path, *retrieval)
+    assert (
+        "retrieval: its pictures are not shown unless the config says "
+        "config.report.test_images = &#39;held_out&#39;." in page
+    )
