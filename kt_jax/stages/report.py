@@ -60,7 +60,11 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         by_type[type(artifact.about)].append(artifact)
     networks, labels = by_type[artifacts.Backbone], by_type[artifacts.Labels]
     shown_labels = report_clusters.choose_labels(stage, labels, networks)
+    solved = report_networks.read_solved(networks)
+    tables = report_tables.read(by_type[artifacts.Table])
     found = report_scores.read(by_type[artifacts.Scores])
+    few = [report_scores.tabulate(each) for each in found if "amounts" in each]
+    layers = {row["layer"] for each in found for row in each["rows"]}
     best = next((x["verdict"].best.subject for x in found if x.get("verdict")), "")
     devices = stage.mesh.devices
     page: dict[str, Any] = {
@@ -71,13 +75,15 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "unfinished": _find_unfinished(stage),
         "images": stage.inputs.images["images"],
         "listed": LISTED,
-        "curves": report_networks.draw_training(networks),
-        "puzzles": report_networks.draw_examples(stage, networks),
+        "training": report_networks.draw_training(networks),
+        "solved": solved,
+        "puzzles": report_networks.draw_examples(stage, solved),
         "labels": report_clusters.draw_labels(stage, labels, shown_labels),
         "clusters": report_clusters.draw_sizes(by_type[artifacts.Clusters], shown_labels),
         "scores": found,
         "retrieved": report_retrieved.draw(stage, by_type[artifacts.Scores], shown, best),
-        "tables": report_tables.read(by_type[artifacts.Table]),
+        "tables": tables,
+        "plots_of": {each["name"]: report_tables.draw(each, layers) for each in (*tables, *few)},
     }
     summary = _summarise(page)
     text = _render(page)
@@ -154,7 +160,7 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
     labels = {x["name"]: {n: x[n] for n in numbers if n in x} for x in page["labels"]}
     solved = ("task", "puzzle_accuracy", "chance")
     return {
-        "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["puzzles"]},
+        "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["solved"]},
         "labels": labels,
         "scores": {
             x["name"]: report_scores.summarise(x) for x in page["scores"] if x.get("standings")

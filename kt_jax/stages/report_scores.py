@@ -11,6 +11,8 @@ from kt_jax.kmeans import metrics
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.artifacts import Artifact
 
+_CARDS = 4  # networks
+
 
 def read(given: Sequence[Artifact[artifacts.Scores]]) -> list[dict[str, Any]]:
     """All scores, each with what it found.
@@ -41,8 +43,8 @@ def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:
         return {**found, **shown, "amounts": standings}
     each = standings[""]
     # Layers of other architectures are not to be compared: a table for each list of layers.
-    ordered = sorted(each, key=lambda x: list(x.by_layer))
-    tables = [list(some) for _, some in itertools.groupby(ordered, lambda x: list(x.by_layer))]
+    ordered = sorted(each, key=_list_layers)
+    tables = [list(some) for _, some in itertools.groupby(ordered, _list_layers)]
     judged = verdict.judge(artifact.directory, each, first["n"])
     others = verdict.compare_networks(artifact.directory, judged, each) if judged else ()
     return {
@@ -54,7 +56,24 @@ def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:
         "noise": metrics.noise_of_difference(first["n"]),
         "verdict": judged,
         "others": list(others),
+        "cards": _choose_cards(each, judged),
     }
+
+
+def _list_layers(standing: verdict.Standing) -> list[str]:
+    """What a table of several subjects has as columns: their layers, if they have several."""
+    layers = list(standing.by_layer)
+    return layers if len(layers) > 1 else []
+
+
+def _choose_cards(
+    standings: Sequence[verdict.Standing], judged: verdict.Verdict | None
+) -> list[verdict.Standing]:
+    """Those that the first screen shows: the trained ones or, of many, the two compared."""
+    trained = [each for each in standings if each.role in verdict.TRAINED]
+    if judged is None:
+        return []
+    return trained if len(trained) <= _CARDS else [judged.best, judged.baseline]
 
 
 def summarise(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -75,6 +94,21 @@ def summarise(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         for layer, value in each.by_layer.items()
         if layer == (each.layer or layer)
     ]
+
+
+def tabulate(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores with amounts of labels, as `report_tables.draw` takes a table."""
+    rows: dict[str, dict[str, Any]] = {}
+    for amount, standings in found["amounts"].items():
+        for each in standings:
+            cell = {"value": each.value, "interval": each.interval}
+            rows.setdefault(each.subject, {})[amount] = cell
+    return {
+        "name": found["name"],
+        "title": f"{found['name']}: {found['metric']} by labelled images",
+        "columns": list(found["amounts"]),
+        "rows": [{"name": name, "cells": cells} for name, cells in rows.items()],
+    }
 
 
 def _read_precisions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -216,3 +216,105 @@ def test_the_report_says_which_images_the_found_pictures_need(tmp_path, retrieva
         "retrieval: its pictures are not shown unless the config says "
         "config.report.test_images = &#39;held_out&#39;." in page
     )
+
+
+def test_many_networks_have_small_curves(tmp_path):
+    several = [write_network(tmp_path, f"network_{i}") for i in range(4)]
+    page = make_page(tmp_path, *several)
+    assert page.count("in training, from 1 to 0.125") == 8
+    assert "<polyline" not in page
+    regression = write_network(tmp_path, "regression", metrics=("loss",))
+    page = make_page(tmp_path, *several, regression)
+    assert page.count("<polyline") == 9  # a regression has no accuracy
+    assert (
+        '<th>regression</th><td>8</td>\n<td><span role="img" aria-label="regression: loss' in page
+    )
+    assert "1 to 0.125" in page
+
+
+def write_solver(workdir, name, **rules):
+    network = workdir / name
+    rules = {"crop": 24, "tile": 6, "jitter": 1, "channel_shift": 1, "grey": 0.5, **rules}
+    files.write_json(network / "puzzles.json", rules)
+    permutations = np.array([np.roll(np.arange(9), i) for i in range(5)], np.uint8)
+    files.write_array(network / "permutations.npy", permutations)
+    solved = {"puzzle_accuracy": 0.65, "by_occluders": [0.7, 0.6], "chance": 0.2, "puzzles": 99}
+    files.write_json(network / "results.json", solved)
+    return finish(network, BACKBONE)
+
+
+def test_solvers_of_the_same_rules_share_examples(tmp_path):
+    names = [f"solver_{i}" for i in range(4)]
+    several = [write_solver(tmp_path, name) for name in names]
+    page = make_page(tmp_path, *several, write_solver(tmp_path, "grey", grey=1.0))
+    assert page.count("<figcaption>label") == 4  # two of each rules
+    assert f"by the rules that {', '.join(names)} learned with" in page
+    assert "Solved by solver_3: 65.0 % (chance 20.0 %), by\nnumber of occluders:" in page
+    # The first screen has no place for all of them; the summary has.
+    assert "Puzzles that" not in page
+    summary = files.read_json(tmp_path / "report/summary.json")
+    assert list(summary["puzzles"]) == ["grey", *names]
+
+
+def write_table(workdir, name, rows, columns, **cell):
+    cells = [{"name": row, "paper": {}, "cells": {}} for row in rows]
+    for i, row in enumerate(cells):
+        for j, column in enumerate(columns):
+            values = {"value": (i + j) / 10, "deviation": 0.01, "seeds": 2, **cell}
+            row["cells"][column] = values
+    made = {"title": name, "columns": columns, "rows": cells, "claims": [], "comparable": ""}
+    made |= {"protocol": "linear", "details": "ridge", "split": "half"}
+    files.write_json(workdir / name / "table.json", made)
+    files.write_file(workdir / name / "table.md", lambda path: path.write_text(name))
+    return finish(workdir / name, artifacts.Table(name, tuple(rows)))
+
+
+def test_tables_have_figures_where_they_have_an_order(tmp_path):
+    layers = ["conv1", "conv2", "conv3"]
+    rows = [
+        {"subject": "student", "role": "network", "layer": layer, "protocol": "linear", "n": 40,
+         "metric": "accuracy", "seed": 0, "split": "half", "selection": "none", "predictions": [],
+         "value": 0.5, "interval": [0.4, 0.6]}
+        for layer in layers
+    ]  # fmt: skip
+    scores.write(tmp_path / "probe", rows, None, leakage=[NONE], unknown=[], skipped="")
+    probe = finish(tmp_path / "probe", artifacts.Scores(("student",)))
+    tables = [
+        write_table(tmp_path, "layers", ["_A", "$B"], [*layers, "chosen", "time"], text="1h"),
+        write_table(tmp_path, "counts", ["k = 20", "k = 5"], ["conv1", "chosen"]),
+        write_table(tmp_path, "amounts", ["A"], ["10 a class", "50 a class"], interval=[0.0, 0.3]),
+        write_table(tmp_path, "words", ["A", "B"], ["conv1", "conv2", "chosen"]),
+    ]
+    page = make_page(tmp_path, probe, *tables)
+    assert re.findall(r'aria-label="([^"]*%)"', page) == [
+        "layers: _A from 0.0 to 20.0 %; $B from 10.0 to 30.0 %",
+        "counts: conv1 from 0.0 to 10.0 %",
+        "amounts: A from 0.0 to 10.0 %",
+    ]
+    assert re.findall("Bars: ([^.]*)", page) == [
+        "± one standard deviation over seeds, where there are several"
+    ] * 2 + ["95 % intervals"]
+    assert "<td>1h</td>" in page
+    assert "> $B</text>" in page
+    assert page.index("<h2>Tables</h2>") < page.index("What was run")
+    assert (tmp_path / "report/tables.md").read_text() == "layers\ncounts\namounts\nwords"
+    assert "svg" not in (tmp_path / "report/tables.json").read_text()
+
+
+def test_the_first_screen_of_many_networks_shows_the_two_compared(tmp_path):
+    labels = np.arange(400) % 2
+    rows = []
+    for name, right in [("pixels", 0.5), *((f"network_{i}", 0.6 + i / 50) for i in range(7))]:
+        guess = np.where(np.arange(400) < 400 * right, labels, 1 - labels)
+        rows.append({
+            "subject": name, "role": "baseline" if name == "pixels" else "network", "seed": 0,
+            "layer": "conv1", "protocol": "linear", "metric": "accuracy", "held_out": right,
+            "chosen": True, "split": "half", "selection": "none", "predictions": [guess],
+            **scores.accuracy([guess], labels),
+        })  # fmt: skip
+    scores.write(tmp_path / "probe", rows, labels, leakage=[NONE], unknown=[], skipped="")
+    page = make_page(tmp_path, finish(tmp_path / "probe", artifacts.Scores(("network_0",))))
+    screen = page[: page.index("What was run")]
+    assert re.findall(r'<div class="card">(\w+), linear', screen) == ["network_6", "pixels"]
+    assert screen.index("Take home network_6") < screen.index("2 more networks compared with it")
+    assert page.count("<th>network_3 (conv1)</th>") == 1
