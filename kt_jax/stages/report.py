@@ -3,6 +3,7 @@
 It draws each artifact by its type, whatever stage made it, and says which stages have not finished.
 """
 
+import collections
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "scores": found,
         "retrieved": report_retrieved.draw(stage, by_type[artifacts.Scores], shown, best),
         "tables": tables,
+        "claims": collections.Counter(y["verdict"] for x in tables for y in x["claims"]),
         "plots_of": {each["name"]: report_tables.draw(each, layers) for each in (*tables, *few)},
     }
     summary = _summarise(page)

@@ -260,9 +260,11 @@ def write_table(workdir, name, rows, columns, **cell):
     cells = [{"name": row, "paper": {}, "cells": {}} for row in rows]
     for i, row in enumerate(cells):
         for j, column in enumerate(columns):
-            values = {"value": (i + j) / 10, "deviation": 0.01, "seeds": 2, **cell}
+            values = {"value": (i + j) / 10, "deviation": 0.01, "seeds": 2, "text": "1.0", **cell}
             row["cells"][column] = values
-    made = {"title": name, "columns": columns, "rows": cells, "claims": [], "comparable": ""}
+    claim = {"name": "A > B", "paper": None, "difference": 0.1, "interval": [0.0, 0.2]}
+    claims = [{**claim, "verdict": "holds"}, {**claim, "verdict": "refuted"}]
+    made = {"title": name, "columns": columns, "rows": cells, "claims": claims, "comparable": ""}
     made |= {"protocol": "linear", "details": "ridge", "split": "half"}
     files.write_json(workdir / name / "table.json", made)
     files.write_file(workdir / name / "table.md", lambda path: path.write_text(name))
@@ -295,6 +297,7 @@ def test_tables_have_figures_where_they_have_an_order(tmp_path):
         "± one standard deviation over seeds, where there are several"
     ] * 2 + ["95 % intervals"]
     assert "<td>1h</td>" in page
+    assert "<b>4 holds</b>, <b>4 refuted</b>" in page
     assert "> $B</text>" in page
     assert page.index("<h2>Tables</h2>") < page.index("What was run")
     assert (tmp_path / "report/tables.md").read_text() == "layers\ncounts\namounts\nwords"
