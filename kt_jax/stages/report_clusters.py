@@ -63,8 +63,7 @@ def _name(given: Labels) -> dict[str, str]:
 
 def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
     """Agreement and rows; or only {"skipped": why} where images are missing."""
-    images = stage.inputs.images["images"]
-    table = files.read_table(given / "labels.parquet")
+    images, table = _find_images(stage, given), files.read_table(given / "labels.parquet")
     place = {key: index for index, key in enumerate(images.keys)}
     lacking = [key for key in table["key"] if key not in place]
     if lacking:
@@ -72,7 +71,7 @@ def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
             f"{images.origin} lacks {len(lacking)} of the {len(table['key'])} labelled images, "
             f"such as {lacking[0]}: {stage.inputs.origin}.images may name the set that has them"
         )
-        return {"skipped": reason}
+        return {"skipped": reason, "origin": given.about.origin}
     index = np.array([place[key] for key in table["key"]])
     labels = images.single_labels
     labels = np.full(len(index), -1) if labels is None else labels[index]
@@ -88,6 +87,13 @@ def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
         near = not _told(given)
         result |= {"near": near, **_draw_rows(stage, images, table, index, labels, near=near)}
     return result
+
+
+def _find_images(stage: Stage, given: Labels) -> data.Images:
+    """The very set that was labelled, else `images`, which may hold the labelled ones."""
+    sets = stage.inputs.images
+    same = [each for each in sets.values() if each.fingerprint == given.about.images]
+    return [*same, sets["images"]][0]
 
 
 def _draw_rows(

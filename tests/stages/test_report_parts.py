@@ -133,6 +133,18 @@ def test_labels_without_centroids_are_called_what_they_are(tmp_path, clusterings
     assert "given has labels of their.txt of 12 images" in page
 
 
+def test_labels_of_other_images_are_drawn_from_the_set_that_has_them(tmp_path, clusterings):
+    columns = {"index": np.arange(12), "key": list(TEST.keys)}
+    columns |= {"cluster": np.arange(12, dtype=np.int32) // 6, "distance": np.ones(12, "float32")}
+    files.write_table(tmp_path / "held_out" / "labels.parquet", columns)
+    about = artifacts.Labels(12, 4, images=TEST.fingerprint, origin="the test images")
+    held_out = finish(tmp_path / "held_out", about)
+    page = make_page(tmp_path, *clusterings, held_out)
+    assert "of other images than those shown: the test images" in page
+    page = make_page(tmp_path, held_out, images={"test_images": TEST})
+    assert 'alt="test00"' in page
+
+
 def test_both_average_precisions_are_shown(tmp_path):
     def measured(value):
         return {"value": value, "interval": [value - 0.1, value + 0.1], "classes": {"cat": value}}
@@ -304,10 +316,10 @@ def test_tables_have_figures_where_they_have_an_order(tmp_path):
     assert "svg" not in (tmp_path / "report/tables.json").read_text()
 
 
-def test_the_first_screen_of_many_networks_shows_the_two_compared(tmp_path):
-    labels = np.arange(400) % 2
-    rows = []
-    for name, right in [("pixels", 0.5), *((f"network_{i}", 0.6 + i / 50) for i in range(7))]:
+def write_scores(directory, counts):
+    """Scores of a linear protocol; pixels are a baseline."""
+    labels, rows = np.arange(400) % 2, []
+    for name, right in counts.items():
         guess = np.where(np.arange(400) < 400 * right, labels, 1 - labels)
         rows.append({
             "subject": name, "role": "baseline" if name == "pixels" else "network", "seed": 0,
@@ -315,9 +327,29 @@ def test_the_first_screen_of_many_networks_shows_the_two_compared(tmp_path):
             "chosen": True, "split": "half", "selection": "none", "predictions": [guess],
             **scores.accuracy([guess], labels),
         })  # fmt: skip
-    scores.write(tmp_path / "probe", rows, labels, leakage=[NONE], unknown=[], skipped="")
-    page = make_page(tmp_path, finish(tmp_path / "probe", artifacts.Scores(("network_0",))))
+    scores.write(directory, rows, labels, leakage=[NONE], unknown=[], skipped="")
+    return finish(directory, artifacts.Scores(tuple(counts)))
+
+
+def test_the_first_screen_of_many_networks_shows_the_two_compared(tmp_path):
+    counts = {"pixels": 0.5, **{f"network_{i}": 0.6 + i / 50 for i in range(7)}}
+    page = make_page(tmp_path, write_scores(tmp_path / "probe", counts))
     screen = page[: page.index("What was run")]
     assert re.findall(r'<div class="card">(\w+), linear', screen) == ["network_6", "pixels"]
     assert screen.index("Take home network_6") < screen.index("2 more networks compared with it")
     assert page.count("<th>network_3 (conv1)</th>") == 1
+
+
+def test_the_first_screen_of_many_evaluations_begins_with_one_sentence(tmp_path):
+    several = [
+        write_scores(tmp_path / f"probe_{i}", {"pixels": 0.5, f"network_{i}": 0.6 + i / 50})
+        for i in range(4)
+    ]
+    page = make_page(tmp_path, *several)
+    screen = page[: page.index("What was run")]
+    assert re.findall(r'<p class="verdict">(\w+): Take home (\w+)', screen) == [
+        ("probe_0", "network_0")
+    ]
+    assert "By the 3 other evaluations" in screen
+    assert re.findall(r"<li>(probe_\d): Take home", screen) == ["probe_1", "probe_2", "probe_3"]
+    assert re.findall(r'<div class="card">(\w+), linear', screen) == ["network_0"]
