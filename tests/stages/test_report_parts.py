@@ -9,7 +9,7 @@ import support
 
 from kt_jax.evaluation import scores
 from kt_jax.runs import artifacts, files
-from kt_jax.stages import report
+from kt_jax.stages import report, report_lineage
 
 BACKBONE = artifacts.Backbone({"name": "vgg"}, 24, "none", {"conv1": (1, 1, 2)}, ("conv1",), 9)
 NONE = {"training": "pretext", "images": 40, "exact": 0, "near": 0, "max_distance": 4}
@@ -220,6 +220,18 @@ def test_pictures_that_networks_found_are_shown_and_marked(tmp_path, retrieval):
     assert marks[:2] == [("wrong", "cat"), ("right", "dog")]
     assert len(marks) == 24
     assert page.index("Not worth it yet: ") < page.index("What was run") < page.index(queries[0])
+
+
+@pytest.mark.parametrize("name", ["artifact with new weights", "random:teacher"])
+def test_a_teacher_is_found_unless_its_weights_were_drawn_anew(tmp_path, retrieval, name):
+    teacher, features, student, *_ = retrieval
+    assert report_lineage.find_teacher(student, retrieval) == teacher
+    reads = {"backbone": {name: teacher}, "labels": {"artifact": features}}
+    other = write_network(tmp_path, "twin", reads={"backbone": {name: teacher}})
+    assert report_lineage.find_teacher(other, retrieval) is None
+    assert report_lineage.find_teacher(teacher, retrieval) is None
+    again = write_network(tmp_path, "again", reads=reads)
+    assert report_lineage.find_teacher(again, retrieval) == teacher  # by the features
 
 
 def test_the_report_says_which_images_the_found_pictures_need(tmp_path, retrieval):
