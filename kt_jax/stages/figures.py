@@ -110,15 +110,20 @@ def draw_lines(
 
     `places` whose largest is more than four times the smallest are drawn by their logarithms.
     """
+    log = bool(places) and min(places) > 0 and max(places) > 4 * min(places)
 
     def plot(axes: Axes) -> None:
         styles = itertools.cycle(itertools.product(("-", "--", ":"), COLOURS))
-        for (name, points), (style, colour) in zip(lines.items(), styles, strict=False):
+        for number, (name, points) in enumerate(lines.items()):
+            style, colour = next(styles)
             some = sorted(points, key=lambda point: point.x)
+            x = np.array([point.x for point in some], float)
             value = 100 * np.array([point.value for point in some])
             ends = 100 * np.array([[point.low for point in some], [point.high for point in some]])
+            # A little aside, so that one interval does not hide another.
+            aside = number - (len(lines) - 1) / 2
             axes.errorbar(
-                [point.x for point in some],
+                x * 1.03**aside if log else x + 0.01 * aside * np.ptp(x),
                 value,
                 np.maximum(0.0, [value - ends[0], ends[1] - value]),
                 # Matplotlib leaves out names that begin with an underscore.
@@ -130,7 +135,7 @@ def draw_lines(
                 linestyle=style,
                 color=colour,
             )
-        if places and min(places) > 0 and max(places) > 4 * min(places):
+        if log:
             axes.set_xscale("log")
         axes.set_ylabel("per cent")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -57,12 +57,10 @@ def draw(table: Mapping[str, Any], layers: Collection[str] = ()) -> list[dict[st
         )
     else:
         drawn = figures.draw_lines(table["title"], xlabel, lines, ticks=own)
-    known = any(cell.get("interval") for row in rows for cell in row["cells"].values())
-    bars = (
-        "95 % intervals"
-        if known
-        else "± one standard deviation over seeds, where there are several"
-    )
+    cells = [cell for row in rows for cell in row["cells"].values()]
+    bars = "± one standard deviation over seeds" if any(x.get("deviation") for x in cells) else ""
+    if any(x.get("interval") for x in cells):
+        bars = "95 % intervals"
     return [{**drawn, "bars": bars}]
 
 

@@ -317,9 +317,9 @@ def test_tables_have_figures_where_they_have_an_order(tmp_path):
         "counts: conv1 from 0.0 to 10.0 %",
         "amounts: A from 0.0 to 10.0 %",
     ]
-    assert re.findall("Bars: ([^.]*)", page) == [
-        "± one standard deviation over seeds, where there are several"
-    ] * 2 + ["95 % intervals"]
+    assert re.findall("Bars: ([^.]*)", page) == ["± one standard deviation over seeds"] * 2 + [
+        "95 % intervals"
+    ]
     assert "<td>1h</td>" in page
     assert "<b>4 holds</b>, <b>4 refuted</b>" in page
     assert "> $B</text>" in page
