@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,7 @@ def draw_lines(
                 value,
                 np.maximum(0.0, [value - ends[0], ends[1] - value]),
                 # Matplotlib leaves out names that begin with an underscore.
-                label=f" {plain(name)}",
+                label=f" {textwrap.fill(plain(name), 32)}",
                 marker="o",
                 markersize=4,
                 capsize=2,
@@ -146,7 +147,15 @@ def draw_lines(
         if points
     )
     height = max(3.0, 0.2 * len(lines) + 0.8)
-    return draw(plain(title), xlabel, alt, plot, ticks=ticks, places=places, size=(7.4, height))
+    return draw(
+        textwrap.fill(plain(title), 60),
+        xlabel,
+        alt,
+        plot,
+        ticks=ticks,
+        places=places,
+        size=(7.4, height),
+    )
 
 
 def draw_spark(title: str, y: Sequence[float]) -> dict[str, Any]:

@@ -66,7 +66,9 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     found = report_scores.read(by_type[artifacts.Scores])
     few = [report_scores.tabulate(each) for each in found if "amounts" in each]
     layers = {row["layer"] for each in found for row in each["rows"]}
-    verdicts = [each for each in found if each.get("verdict")]
+    verdicts = report_scores.order_verdicts(
+        by_type[artifacts.Scores], found, stage.inputs.images["images"].fingerprint
+    )
     best = verdicts[0]["verdict"].best.subject if verdicts else ""
     devices = stage.mesh.devices
     page: dict[str, Any] = {

@@ -25,6 +25,21 @@ def read(given: Sequence[Artifact[artifacts.Scores]]) -> list[dict[str, Any]]:
     return [{"name": each.name, **_read_one(each)} for each in given]
 
 
+def order_verdicts(
+    given: Sequence[Artifact[artifacts.Scores]], found: Sequence[dict[str, Any]], images: str
+) -> list[dict[str, Any]]:
+    """Those of `found` that have a verdict, first those whose training images are `images`.
+
+    `found` is as `read` gives it of `given`; `images` is a fingerprint.
+    """
+    of_others = {
+        each.name: each.manifest["fingerprint"].get("images", {}).get("train_images") != images
+        for each in given
+    }
+    judged = [each for each in found if each.get("verdict")]
+    return sorted(judged, key=lambda each: of_others[each["name"]])
+
+
 def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:
     # An older version wrote no `unknown`.
     found = {"unknown": [], **files.read_json(artifact / scores.SCORES)}

@@ -272,6 +272,7 @@ def test_solvers_of_the_same_rules_share_examples(tmp_path):
     several = [write_solver(tmp_path, name) for name in names]
     page = make_page(tmp_path, *several, write_solver(tmp_path, "grey", grey=1.0))
     assert page.count("<figcaption>label") == 4  # two of each rules
+    assert page.count("<h2>Puzzles</h2>") == 1
     assert f"by the rules that {', '.join(names)} learned with" in page
     assert "Solved by solver_3: 65.0 % (chance 20.0 %), by\nnumber of occluders:" in page
     # The first screen has no place for all of them; the summary has.
@@ -309,6 +310,7 @@ def test_tables_have_figures_where_they_have_an_order(tmp_path):
         write_table(tmp_path, "layers", ["_A", "$B"], [*layers, "chosen", "time"], text="1h"),
         write_table(tmp_path, "counts", ["k = 20", "k = 5"], ["conv1", "chosen"]),
         write_table(tmp_path, "amounts", ["A"], ["10 a class", "50 a class"], interval=[0.0, 0.3]),
+        write_table(tmp_path, "many", [f"row {x}" for x in "abcdefghijklm"], layers),
         write_table(tmp_path, "words", ["A", "B"], ["conv1", "conv2", "chosen"]),
     ]
     page = make_page(tmp_path, probe, *tables)
@@ -321,14 +323,14 @@ def test_tables_have_figures_where_they_have_an_order(tmp_path):
         "95 % intervals"
     ]
     assert "<td>1h</td>" in page
-    assert "<b>4 holds</b>, <b>4 refuted</b>" in page
+    assert "<b>5 holds</b>, <b>5 refuted</b>" in page
     assert "> $B</text>" in page
     assert page.index("<h2>Tables</h2>") < page.index("What was run")
-    assert (tmp_path / "report/tables.md").read_text() == "layers\ncounts\namounts\nwords"
+    assert (tmp_path / "report/tables.md").read_text() == "layers\ncounts\namounts\nmany\nwords"
     assert "svg" not in (tmp_path / "report/tables.json").read_text()
 
 
-def write_scores(directory, counts):
+def write_scores(directory, counts, *, images="other"):
     """Scores of a linear protocol; pixels are a baseline."""
     labels, rows = np.arange(400) % 2, []
     for name, right in counts.items():
@@ -340,7 +342,7 @@ def write_scores(directory, counts):
             **scores.accuracy([guess], labels),
         })  # fmt: skip
     scores.write(directory, rows, labels, leakage=[NONE], unknown=[], skipped="")
-    return finish(directory, artifacts.Scores(tuple(counts)))
+    return finish(directory, artifacts.Scores(tuple(counts)), images={"train_images": images})
 
 
 def test_the_first_screen_of_many_networks_shows_the_two_compared(tmp_path):
@@ -352,16 +354,16 @@ def test_the_first_screen_of_many_networks_shows_the_two_compared(tmp_path):
     assert page.count("<th>network_3 (conv1)</th>") == 1
 
 
-def test_the_first_screen_of_many_evaluations_begins_with_one_sentence(tmp_path):
+def test_the_first_screen_of_many_evaluations_begins_with_that_of_its_images(tmp_path):
     several = [
-        write_scores(tmp_path / f"probe_{i}", {"pixels": 0.5, f"network_{i}": 0.6 + i / 50})
-        for i in range(4)
+        write_scores(tmp_path / f"probe_{i}", {"pixels": 0.5, f"network_{i}": 0.8}, images=images)
+        for i, images in enumerate(("other", "other", TRAIN.fingerprint, "other"))
     ]
     page = make_page(tmp_path, *several)
     screen = page[: page.index("What was run")]
     assert re.findall(r'<p class="verdict">(\w+): Take home (\w+)', screen) == [
-        ("probe_0", "network_0")
+        ("probe_2", "network_2")
     ]
     assert "By the 3 other evaluations" in screen
-    assert re.findall(r"<li>(probe_\d): Take home", screen) == ["probe_1", "probe_2", "probe_3"]
-    assert re.findall(r'<div class="card">(\w+), linear', screen) == ["network_0"]
+    assert re.findall(r"<li>(probe_\d): Take home", screen) == ["probe_0", "probe_1", "probe_3"]
+    assert re.findall(r'<div class="card">(\w+), linear', screen) == ["network_2"]
