@@ -28,7 +28,7 @@ def read(given: Sequence[Artifact[artifacts.Scores]]) -> list[dict[str, Any]]:
 def order_verdicts(
     given: Sequence[Artifact[artifacts.Scores]], found: Sequence[dict[str, Any]], images: str
 ) -> list[dict[str, Any]]:
-    """Those of `found` that have a verdict, first those whose training images are `images`.
+    """Those of `found` that have a verdict: first of training images `images`, first `linear`.
 
     `found` is as `read` gives it of `given`; `images` is a fingerprint.
     """
@@ -37,7 +37,7 @@ def order_verdicts(
         for each in given
     }
     judged = [each for each in found if each.get("verdict")]
-    return sorted(judged, key=lambda each: of_others[each["name"]])
+    return sorted(judged, key=lambda x: (of_others[x["name"]], x["protocol"] != "linear"))
 
 
 def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:

@@ -258,6 +258,7 @@ def test_many_networks_have_small_curves(tmp_path):
 
 def write_solver(workdir, name, **rules):
     network = workdir / name
+    network.mkdir(exist_ok=True)
     rules = {"crop": 24, "tile": 6, "jitter": 1, "channel_shift": 1, "grey": 0.5, **rules}
     files.write_json(network / "puzzles.json", rules)
     permutations = np.array([np.roll(np.arange(9), i) for i in range(5)], np.uint8)
@@ -275,10 +276,15 @@ def test_solvers_of_the_same_rules_share_examples(tmp_path):
     assert page.count("<h2>Puzzles</h2>") == 1
     assert f"by the rules that {', '.join(names)} learned with" in page
     assert "Solved by solver_3: 65.0 % (chance 20.0 %), by\nnumber of occluders:" in page
+    for number in range(3):
+        several.append(write_solver(tmp_path, f"jitter_{number}", jitter=number + 2))
+    brief = make_page(tmp_path, *several, write_solver(tmp_path, "grey", grey=1.0))
+    assert brief.count("<figcaption>label") == 2
+    assert "By other rules, which are in puzzles.json of jitter_2:" in brief
     # The first screen has no place for all of them; the summary has.
     assert "Puzzles that" not in page
     summary = files.read_json(tmp_path / "report/summary.json")
-    assert list(summary["puzzles"]) == ["grey", *names]
+    assert list(summary["puzzles"]) == ["grey", "jitter_0", "jitter_1", "jitter_2", *names]
 
 
 def write_table(workdir, name, rows, columns, **cell):
@@ -330,14 +336,14 @@ def test_tables_have_figures_where_they_have_an_order(tmp_path):
     assert "svg" not in (tmp_path / "report/tables.json").read_text()
 
 
-def write_scores(directory, counts, *, images="other"):
-    """Scores of a linear protocol; pixels are a baseline."""
+def write_scores(directory, counts, *, images="other", protocol="linear"):
+    """Scores of networks; pixels are a baseline."""
     labels, rows = np.arange(400) % 2, []
     for name, right in counts.items():
         guess = np.where(np.arange(400) < 400 * right, labels, 1 - labels)
         rows.append({
             "subject": name, "role": "baseline" if name == "pixels" else "network", "seed": 0,
-            "layer": "conv1", "protocol": "linear", "metric": "accuracy", "held_out": right,
+            "layer": "conv1", "protocol": protocol, "metric": "accuracy", "held_out": right,
             "chosen": True, "split": "half", "selection": "none", "predictions": [guess],
             **scores.accuracy([guess], labels),
         })  # fmt: skip
@@ -355,9 +361,17 @@ def test_the_first_screen_of_many_networks_shows_the_two_compared(tmp_path):
 
 
 def test_the_first_screen_of_many_evaluations_begins_with_that_of_its_images(tmp_path):
+    own = TRAIN.fingerprint
     several = [
-        write_scores(tmp_path / f"probe_{i}", {"pixels": 0.5, f"network_{i}": 0.8}, images=images)
-        for i, images in enumerate(("other", "other", TRAIN.fingerprint, "other"))
+        write_scores(
+            tmp_path / f"probe_{i}",
+            {"pixels": 0.5, f"network_{i}": 0.8},
+            images=images,
+            protocol=how,
+        )
+        for i, (images, how) in enumerate(
+            [("other", "linear"), (own, "knn"), (own, "linear"), ("other", "linear")]
+        )
     ]
     page = make_page(tmp_path, *several)
     screen = page[: page.index("What was run")]
@@ -365,5 +379,5 @@ def test_the_first_screen_of_many_evaluations_begins_with_that_of_its_images(tmp
         ("probe_2", "network_2")
     ]
     assert "By the 3 other evaluations" in screen
-    assert re.findall(r"<li>(probe_\d): Take home", screen) == ["probe_0", "probe_1", "probe_3"]
+    assert re.findall(r"<li>(probe_\d): Take home", screen) == ["probe_1", "probe_0", "probe_3"]
     assert re.findall(r'<div class="card">(\w+), linear', screen) == ["network_2"]
