@@ -63,7 +63,9 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     shown_labels = report_clusters.choose_labels(stage, labels, networks)
     solved = report_networks.read_solved(networks)
     tables = report_tables.read(by_type[artifacts.Table])
-    found = report_scores.read(by_type[artifacts.Scores])
+    found = report_scores.read(
+        by_type[artifacts.Scores], report_clusters.find_controls(networks, labels)
+    )
     few = [report_scores.tabulate(each) for each in found if "amounts" in each]
     layers = {row["layer"] for each in found for row in each["rows"]}
     verdicts = report_scores.order_verdicts(

@@ -31,6 +31,17 @@ def choose_labels(
     return [*(x for x in clusterings if x in learned), *clusterings, *given][:1]
 
 
+def find_controls(
+    networks: Sequence[Artifact[artifacts.Backbone]], given: Sequence[Labels]
+) -> set[str]:
+    """The networks that learned true or random labels: nobody takes those home."""
+    return {
+        network.name
+        for network in networks
+        if any(_told(each) in _CONTROLS for each in report_lineage.find_inputs(network, given))
+    }
+
+
 def draw_labels(
     stage: Stage, given: Sequence[Labels], shown: Sequence[Labels]
 ) -> list[dict[str, Any]]:

@@ -381,3 +381,18 @@ def test_the_first_screen_of_many_evaluations_begins_with_that_of_its_images(tmp
     assert "By the 3 other evaluations" in screen
     assert re.findall(r"<li>(probe_\d): Take home", screen) == ["probe_1", "probe_0", "probe_3"]
     assert re.findall(r'<div class="card">(\w+), linear', screen) == ["network_2"]
+
+
+def test_a_network_that_learned_the_classes_is_not_taken_home(tmp_path):
+    several = []
+    for name, told in (("ceiling", "true labels"), ("student", "")):
+        labels = write_labels(
+            tmp_path, f"labels_{name}", np.arange(12) // 4 + len(told), facts={"labels": told}
+        )
+        several += [labels, write_network(tmp_path, name, reads={"labels": {"artifact": labels}})]
+    counts = {"pixels": 0.5, "student": 0.7, "ceiling": 0.9}
+    page = make_page(tmp_path, *several, write_scores(tmp_path / "probe", counts))
+    screen = page[: page.index("What was run")]
+    assert "Take home student" in screen
+    assert "ceiling" not in screen
+    assert "<th>ceiling (conv1)</th>" in page
