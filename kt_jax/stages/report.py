@@ -63,10 +63,15 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     shown_labels = report_clusters.choose_labels(stage, labels, networks)
     solved = report_networks.read_solved(networks)
     tables = report_tables.read(by_type[artifacts.Table])
-    found = report_scores.read(by_type[artifacts.Scores])
+    found = report_scores.read(
+        by_type[artifacts.Scores], report_clusters.find_controls(networks, labels)
+    )
     few = [report_scores.tabulate(each) for each in found if "amounts" in each]
     layers = {row["layer"] for each in found for row in each["rows"]}
-    best = next((x["verdict"].best.subject for x in found if x.get("verdict")), "")
+    verdicts = report_scores.order_verdicts(
+        by_type[artifacts.Scores], found, stage.inputs.images["images"].fingerprint
+    )
+    best = verdicts[0]["verdict"].best.subject if verdicts else ""
     devices = stage.mesh.devices
     page: dict[str, Any] = {
         "name": stage.directory.parent.name,
@@ -82,6 +87,7 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "labels": report_clusters.draw_labels(stage, labels, shown_labels),
         "clusters": report_clusters.draw_sizes(by_type[artifacts.Clusters], shown_labels),
         "scores": found,
+        "verdicts": verdicts,
         "retrieved": report_retrieved.draw(stage, by_type[artifacts.Scores], shown, best),
         "tables": tables,
         "claims": collections.Counter(y["verdict"] for x in tables for y in x["claims"]),
