@@ -9,6 +9,7 @@ BENCH_STAMP := $(STAMP)-bench
 LOADER_STAMP := $(STAMP)-bench-loader
 REFERENCE_STAMP := $(STAMP)-reference
 BROWSER_STAMP := $(STAMP)-browser
+PACKAGE_STAMP := $(STAMP)-package
 # A run's features directory, or one .npy: make bench-kmeans FEATURES=runs/quickstart/features
 FEATURES ?=
 BENCH_FLAGS ?=
@@ -18,8 +19,8 @@ CHAOS_FLAGS ?=
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --dist=loadfile \
 	--no-loadscope-reorder
 
-.PHONY: quickstart test test-all reference tour browser check fix bench-kmeans bench-loader bench-train scale \
-	chaos clean
+.PHONY: quickstart test test-all reference tour browser check fix package bench-kmeans bench-loader bench-train \
+	scale chaos clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -49,6 +50,15 @@ check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 fix: $(STAMP)  ## What ruff can fix by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+package: $(PACKAGE_STAMP)  ## Builds dist/, checks it, and starts what the wheel holds, outside this checkout
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir=dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m pip install --quiet --no-deps --target=dist/installed dist/*.whl
+	cd dist && PYTHONPATH=installed $(abspath $(BIN))/python -m kt_jax --help
+	cd dist && PYTHONPATH=installed $(abspath $(BIN))/python -m kt_jax run --config=quickstart.py:tiny \
+		--workdir=run --dry_run
 
 bench-kmeans: $(BENCH_STAMP)  ## k-means beside its peers, an hour or two; the page is benchmarks/kmeans.md
 	$(BIN)/python benchmarks/kmeans.py $(if $(FEATURES),--features=$(FEATURES)) $(BENCH_FLAGS)
@@ -85,6 +95,10 @@ $(REFERENCE_STAMP): $(STAMP)
 
 $(BROWSER_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet -e '.[test,browser]'
+	touch $@
+
+$(PACKAGE_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[test,package]'
 	touch $@
 
 # Gigabytes, hence apart from the others.
