@@ -19,7 +19,8 @@ def load_config(path: str, **overrides: Any) -> ConfigDict:
 
     Configs that ship are found by their names from any directory: load_config("quickstart.py").
     Overrides are nested: load_config("configs/quickstart.py", clusters={"k": 8}). Another name of a
-    backbone, or another pretext task, takes away the options of the one before.
+    backbone, or another pretext task, takes away the options of the one before; another source of
+    images takes away those that it does not have.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -119,12 +120,9 @@ def _override(values: dict[str, Any], overrides: Mapping[str, Any], path: tuple[
     from kt_jax.runs import graph, options
 
     is_free = graph.takes_any_option(path)
-    if (
-        is_free
-        and path[1] == "backbone"
-        and "name" in overrides
-        and overrides["name"] != values.get("name")
-    ):
+    if is_free and path[0] == "images":
+        _forget_source(values, overrides)
+    elif is_free and "name" in overrides and overrides["name"] != values.get("name"):
         values.clear()  # they are options of another architecture
     if len(path) == 1:
         values.update(graph.forget(values, overrides))
@@ -146,6 +144,17 @@ def _override(values: dict[str, Any], overrides: Mapping[str, Any], path: tuple[
             raise ValueError(f"config.{dotted} = {value!r}: give several, as {values[key]} is")
         else:
             values[key] = value
+
+
+def _forget_source(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Takes the options that another source does not have out of a set of images."""
+    from kt_jax import data
+
+    source = str(overrides.get("source", values["source"]))
+    known = data.options_of(source)
+    if source != values["source"] and known:  # an unknown one is refused when it is opened
+        for key in values.keys() - known - {"source", "size"}:
+            del values[key]
 
 
 def _parse(text: str, now: Any) -> Any:

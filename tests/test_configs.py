@@ -84,6 +84,22 @@ def test_every_stage_of_given_features_can_be_planned(tmp_path):
             kt_jax.load_config(f"configs/from_features.py{arg}")
 
 
+def test_another_source_of_images_takes_away_options_that_it_does_not_have():
+    def load(config, **train):
+        return kt_jax.load_config(config, images={"train": train}).images.train.to_dict()
+
+    jigsawpp = "configs/jigsawpp.py"
+    assert load(jigsawpp, source="zip", path="a.zip", subset="train") == {
+        "source": "zip", "path": "a.zip", "subset": "train", "size": 256
+    }  # fmt: skip
+    assert load(jigsawpp, source="auto", path="a")["size"] == 256
+    assert load(jigsawpp, source="photographs") == {"source": "photographs", "size": 256}
+    # What both have stays, and so does all of a name that is refused later.
+    folder = load("configs/imagenette.py:a", source="folder")
+    assert folder == {"source": "folder", "path": "a", "subset": "train", "size": 96}
+    assert load(jigsawpp, source="tfd")["name"] == "imagenet2012"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

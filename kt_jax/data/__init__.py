@@ -19,7 +19,7 @@ from kt_jax.data.image_set import (
     take_rows,
 )
 from kt_jax.data.loader import Reading, eval_batches, train_batches
-from kt_jax.data.opening import open_images
+from kt_jax.data.opening import open_images, options_of
 from kt_jax.data.order import Balanced, Shuffled
 from kt_jax.data.sources import Excluded, option_names
 from kt_jax.data.sources.names import find_file
@@ -47,6 +47,7 @@ __all__ = [
     "index_columns",
     "open_images",
     "option_names",
+    "options_of",
     "take_rows",
     "train_batches",
 ]

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import logging
 import os
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from kt_jax.data.decode import decode_image
 from kt_jax.data.image_set import Hashes, Images
 from kt_jax.data.scan import labels_of, manifest_path, scan
 from kt_jax.data.sources import (
+    SOURCES,
     Excluded,
     Source,
     check_options,
@@ -90,6 +92,19 @@ def open_images(
         workers=workers,
     )
     return replace(images, load=load)
+
+
+def options_of(source: str) -> set[str]:
+    """The options of a source as `open_images` takes them, but for the size; empty of an unknown.
+
+    Those of "auto" are the options of all sources that it may find.
+    """
+    if source == "photographs":
+        return {*inspect.signature(photographs.Views).parameters} - {"size"}
+    asked = {name: {*inspect.signature(each).parameters} for name, each in SOURCES.items()}
+    found = [each for each in asked.values() if "path" in each]
+    known = set().union(*found) if source == "auto" else asked.get(source, set())
+    return known - {"entries"} | {"subset", "holdout"} if known else set()
 
 
 def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdout: float) -> Images:

@@ -120,7 +120,8 @@ def open_backbone(artifact: Given, *, seed: int) -> FrozenBackbone:
 def random_backbone(about: artifacts.Backbone, *, seed: int) -> FrozenBackbone:
     """A backbone as it is before training."""
     make_model = _maker(about.architecture, about.size)
-    params, batch_stats = jax.jit(lambda: training.init_variables(make_model, seed))()
+    make = jax.jit(functools.partial(training.init_variables, make_model))
+    params, batch_stats = make(np.uint32(seed))
     return FrozenBackbone(about, params, batch_stats)
 
 

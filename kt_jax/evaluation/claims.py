@@ -22,6 +22,9 @@ class Cell:
     """Shares from 0 to 1."""
     right: Float[np.ndarray, "seeds n"] | None
     """By test image, the share of the draws that were right; None where that is not known."""
+    resampled: Float[np.ndarray, "seeds r"] | None = None
+    """Of figures that are no share of images: their values in resamples of the test images, the
+    same resamples for all rows; None where that is not known."""
 
     @property
     def mean(self) -> float:
@@ -36,16 +39,23 @@ class Cell:
 
 def read_cell(found: Sequence[tuple[Path, dict[str, Any]]]) -> Cell:
     """The cell of rows of scores.json, a seed each, with the directories that they lie in."""
-    right = []
+    right, resampled = [], []
     for directory, row in found:
+        if "resampled" in row:
+            resampled.append(files.read_table(directory / scores.RESAMPLED)[row["resampled"]])
         columns = row.get("columns", ())
         if not columns or not (directory / scores.PREDICTIONS).exists():
             continue
         table = files.read_table(directory / scores.PREDICTIONS)
         right.append(np.mean([table[name] == table["label"] for name in columns], axis=0))
     values = tuple(float(row["value"]) for _, row in found)
-    alike = len(right) == len(found) and len({len(each) for each in right}) == 1
-    return Cell(values, np.stack(right) if alike else None)
+    return Cell(values, _stack(right, len(found)), _stack(resampled, len(found)))
+
+
+def _stack(several: Sequence[np.ndarray], count: int) -> np.ndarray | None:
+    """Rows of the same length, if there are as many as wanted."""
+    alike = len(several) == count and len({len(each) for each in several}) == 1
+    return np.stack(several) if alike else None
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,8 @@ def compare(one: Cell, other: Cell, *, within: float = 0.0) -> Finding:
     every seed of the other. The standard error of the mean difference is sqrt(v_i / n + v_s / S).
     v_i is the variance over the n test images of the difference averaged over seeds, v_s that over
     the S seeds of the difference averaged over images. Of one seed only the images count. The
-    interval is 1.96 standard errors to each side.
+    interval is 1.96 standard errors to each side. Of figures that are no share of images, v_i / n
+    is the variance of the mean difference over resamples of the images (the paired bootstrap).
 
     Args:
       one: a cell.
@@ -76,15 +87,25 @@ def compare(one: Cell, other: Cell, *, within: float = 0.0) -> Finding:
     Raises:
       ValueError: the cells are of other images, or it is not known which images were right.
     """
-    if one.right is None or other.right is None or one.right.shape[1] != other.right.shape[1]:
+    pairs = (one.right, other.right), (one.resampled, other.resampled)
+    known = [
+        (number, a, b)
+        for number, (a, b) in enumerate(pairs)
+        if a is not None and b is not None and a.shape[1] == b.shape[1]
+    ]
+    if not known:
         raise ValueError("cells of other test images, or without predictions, cannot be compared")
-    counts = len(one.right), len(other.right)
+    number, a, b = known[0]
+    counts = len(a), len(b)
     seeds = max(counts) if 1 in counts else min(counts)
-    by_image = one.right[:seeds] - other.right[:seeds]
-    variance = by_image.mean(0).var() / by_image.shape[1]
+    differences = a[:seeds] - b[:seeds]
+    variance = differences.mean(0).var()
+    if number == 0:  # of the mean over images; resamples are such means
+        variance /= differences.shape[1]
+    by_seed = np.array(one.values[:seeds]) - np.array(other.values[:seeds])
     if seeds > 1:
-        variance += by_image.mean(1).var(ddof=1) / seeds
-    difference = float(by_image.mean())
+        variance += by_seed.var(ddof=1) / seeds
+    difference = float(by_seed.mean())
     margin = _NORMAL * float(np.sqrt(variance))
     low, high = difference - margin, difference + margin
     if within:

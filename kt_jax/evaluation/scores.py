@@ -15,6 +15,8 @@ from kt_jax.runs import files
 
 SCORES = "scores.json"
 PREDICTIONS = "predictions.parquet"
+# Of rows that are no share of images: their values in resamples of the test images.
+RESAMPLED = "resampled.parquet"
 _DRAWS = 10_000
 
 

@@ -29,6 +29,8 @@ class Standing:
     by_layer: Mapping[str, float]
     columns: tuple[str, ...]
     """Of predictions.parquet: those of the chosen layer."""
+    metric: str
+    """"accuracy", or another mean over the test images of something that is right."""
 
 
 def read_standings(rows: Sequence[Mapping[str, Any]]) -> list[Standing]:
@@ -60,6 +62,7 @@ def _read(rows: Sequence[Mapping[str, Any]]) -> Standing:
         (low, high),
         by_layer,
         tuple(name for row in counted for name in row.get("columns", ())),
+        rows[0].get("metric", "accuracy"),
     )
 
 
@@ -112,6 +115,8 @@ def judge(directory: Path, standings: Sequence[Standing], n: int) -> Verdict | N
     gap = f"{100 * abs(value):.1f} points {'more' if value > 0 else 'less'} than {_name(baseline)}"
     between = f"95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
     right = f"{100 * best.value:.1f} % of {n:,} test images right"
+    if best.metric != "accuracy":
+        right = f"{best.metric} {100 * best.value:.1f} % on {n:,} test images"
     if interval[0] > 0:
         start = f"Take home {_name(best)}"
     elif interval[1] < 0:
@@ -135,8 +140,11 @@ def compare_networks(
         value, (low, high) = scores.difference(
             directory, {"columns": verdict.best.columns}, {"columns": each.columns}
         )
+        right = f"{100 * each.value:.1f} % right"
+        if each.metric != "accuracy":
+            right = f"{each.metric} {100 * each.value:.1f} %"
         yield (
-            f"{_name(each)} has {100 * each.value:.1f} % right: {100 * -value:+.1f} points "
+            f"{_name(each)} has {right}: {100 * -value:+.1f} points "
             f"(95 % interval {100 * -high:+.1f} to {100 * -low:+.1f})."
         )
 

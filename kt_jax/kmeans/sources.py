@@ -15,6 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Shaped
 
+from kt_jax.machine import memory
+
 _log = logging.getLogger(__name__)
 
 _KEPT_TYPES = {"float16", "bfloat16", "float32", "int8", "uint8", "int16", "uint16"}
@@ -350,8 +352,7 @@ def _cut(array: Shaped[Array, "n d"], start: Any, *, rows: int) -> Shaped[Array,
 def fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
     """Whether float32 rows of this shape may be kept on the devices."""
     # Of the limit, not of what is free: several processes must find the same.
-    stats = mesh.local_devices[0].memory_stats() or {}
-    limit = _RESIDENT_SHARE * stats.get("bytes_limit", 0)
+    limit = _RESIDENT_SHARE * memory.read(mesh.local_devices[0]).get("bytes_limit", 0)
     return 4 * shape[0] * shape[1] / mesh.size <= limit
 
 
@@ -366,6 +367,6 @@ def _is_mapped(array: Any) -> bool:
 def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     """An array that JAX on a CPU takes over without copying it: it starts at 64 bytes."""
     size = shape[0] * shape[1] * dtype.itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+    room = np.empty(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size].view(dtype).reshape(shape)

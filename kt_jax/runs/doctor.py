@@ -23,7 +23,7 @@ import psutil
 
 from kt_jax.data.decode import decode_image
 from kt_jax.data.sources import make_source
-from kt_jax.machine import partition
+from kt_jax.machine import memory, partition
 from kt_jax.runs import files, graph, marks, planning, provenance, status
 from kt_jax.runs.images import Sources
 
@@ -57,9 +57,9 @@ def examine_machine(place: Path) -> Iterator[Finding]:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     partition.configure_xla()
     yield from _examine_devices()
-    memory = psutil.virtual_memory()
-    text = f"memory: {_gigabytes(memory.available)} of {_gigabytes(memory.total)} free"
-    if memory.available < _LITTLE_MEMORY:
+    host = psutil.virtual_memory()
+    text = f"memory: {_gigabytes(host.available)} of {_gigabytes(host.total)} free"
+    if host.available < _LITTLE_MEMORY:
         yield Finding(WARNING, f"{text}: end other programs, or give smaller batches")
     else:
         yield Finding(OK, text)
@@ -101,8 +101,8 @@ def _examine_devices() -> Iterator[Finding]:
         yield Finding(ERROR, f"devices: JAX finds none ({first}): another process may have them")
         return
     kind, platform = devices[0].device_kind, devices[0].platform
-    memory = _device_memory(devices[0])
-    each = f", {_gigabytes(memory)} of memory each" if memory else ""
+    limit = memory.read(devices[0]).get("bytes_limit", 0)
+    each = f", {_gigabytes(limit)} of memory each" if limit else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding(OK, f"devices: {len(devices)} x {kind} ({platform}){each}; {cores} CPU cores")
     if platform == "cpu" and Path("/proc/driver/nvidia/version").exists():
@@ -111,13 +111,6 @@ def _examine_devices() -> Iterator[Finding]:
             "devices: there is an NVIDIA GPU, but JAX computes on the CPU: pip install "
             f"'jax[cuda12]=={metadata.version('jax')}'",
         )
-
-
-def _device_memory(device: Any) -> int:
-    """Bytes; 0 where the device does not say."""
-    with contextlib.suppress(RuntimeError, NotImplementedError):
-        return int((device.memory_stats() or {}).get("bytes_limit", 0))
-    return 0
 
 
 def examine_folder(path: Path, *, size: int, seconds: float) -> Iterator[Finding]:

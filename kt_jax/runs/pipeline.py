@@ -15,7 +15,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from kt_jax import data
-from kt_jax.machine import partition, processes, signals
+from kt_jax.machine import memory, partition, processes, signals
 from kt_jax.runs import artifacts, files, lock, marks, options, planning, progress, provenance
 from kt_jax.runs import graph as graphs
 from kt_jax.runs.artifacts import Artifact
@@ -242,7 +242,7 @@ def _run_stage(stage: Stage, node: graphs.Node, fingerprint: Mapping[str, Any]) 
         report_exclusions(stage.directory.parent, node.images[option], images)
         remember(stage.directory.parent, images)
     _log.info("%s: begins", stage.name)
-    begun = time.monotonic()
+    begun, peak_before = time.monotonic(), memory.find_peak()
     marks.start(stage.directory, fingerprint)
     partition.wait_for_all(f"the beginning of {stage.name}")
     try:
@@ -254,16 +254,29 @@ def _run_stage(stage: Stage, node: graphs.Node, fingerprint: Mapping[str, Any]) 
         words = f"{stage.directory}: {error.strerror}. Fix this: the same command resumes"
         raise files.make_error(words, error) from error
     seconds = time.monotonic() - begun
+    used = _describe_memory(peak_before, memory.find_peak())
     artifacts.finish(
         stage.directory,
         about,
         fingerprint,
         section=files.to_plain(node.section),
-        facts=facts,
+        facts={**facts, **used},
         seconds=seconds,
     )
     partition.wait_for_all(f"the end of {stage.name}")
-    _log.info("%s: finished in %s", stage.name, progress.format_seconds(seconds))
+    told = "".join(f", {x.replace('_', ' ')} {value:.2f}" for x, value in used.items())
+    _log.info("%s: finished in %s%s", stage.name, progress.format_seconds(seconds), told)
+
+
+def _describe_memory(before: int, after: int) -> dict[str, float]:
+    """A stage's fact on the fullest device of this process, from its peak before and after.
+
+    A stage that does not raise the peak used at most that of an earlier one. Nothing on CPUs.
+    """
+    if not after:
+        return {}
+    name = "peak_device_gigabytes" if after > before else "peak_device_gigabytes_at_most"
+    return {name: after / 1e9}
 
 
 def _stage_seed(seed: int, name: str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from kt_jax import data, models, training
-from kt_jax.evaluation import backbones, leakage
+from kt_jax.evaluation import agreement, backbones, leakage
 from kt_jax.machine import partition
 from kt_jax.models import views
 from kt_jax.runs import artifacts, files, options
@@ -46,6 +46,12 @@ class Options(learning.Training):
     scaled to the same variance (PCA-256, as DeepCluster, Caron et al. 2018, section 3.3)."""
     images: str = options.images("train")
     """Those that have the labels."""
+    held_out_labels: str = options.reads(artifacts.Labels, default="")
+    """Labels of images that it does not learn from, given by the same clusters. How many of them it
+    gives is the fact `label_accuracy`, by which layers of a teacher may be compared without true
+    labels."""
+    held_out_images: str = options.images("")
+    """Those that have the held-out labels."""
     size: int
     """The side of the crops that it learns from, in pixels."""
     crop_area: tuple[float, float] = (0.4, 1.0)
@@ -95,6 +101,11 @@ class Options(learning.Training):
             )
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema = {self.ema}: give 0, or a number below 1 such as 0.999")
+        if bool(self.held_out_labels) != bool(self.held_out_images):
+            raise ValueError(
+                f"held_out_labels = {self.held_out_labels!r} with held_out_images = "
+                f"{self.held_out_images!r}: give both, or neither"
+            )
         self._check_targets()
 
     def _check_targets(self) -> None:
@@ -102,6 +113,11 @@ class Options(learning.Training):
             names = ", ".join(targets.NAMES)
             raise ValueError(f"targets = {self.targets!r}: choose one of {names}")
         regression = self.targets == targets.REGRESSION
+        if regression and self.held_out_labels:
+            raise ValueError(
+                f"held_out_labels = {self.held_out_labels!r} with targets = {self.targets!r}, "
+                "which names no clusters: give ''"
+            )
         for option, kind, needed in (
             ("labels", "Labels", not regression or self.uniform_over_clusters),
             ("features", "Features", regression),
@@ -155,11 +171,12 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
         shown = ({"image": x["image"], "label": wanted.take(x["index"])} for x in batches)
         return partition.put_ahead(shown, stage.mesh)
 
+    network = make_network(chosen, form.outputs)
     task = learning.Task(
         name=stage.name,
         options=chosen,
         seed=stage.seed,
-        make_model=make_network(chosen, form.outputs),
+        make_model=network,
         make_examples=_make_examples(chosen),
         make_batches=make_batches,
         log_directory=stage.directory,
@@ -170,13 +187,18 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
     )
     state = learning.learn(stage, task)
     about = backbones.describe(chosen.backbone, chosen.size)
-    backbones.save_network(stage.directory, about, *training.learned(state))
+    learned = training.learned(state)
+    backbones.save_network(stage.directory, about, *learned)
     given = [each for several in stage.inputs.artifacts.values() for each in several]
     before = [each / backbones.IMAGES for each in given if (each / backbones.IMAGES).exists()]
     leakage.write_images(stage.directory, images, and_those_in=before)
     files.delete(stage.directory / targets.CACHE)
     outputs = "dims" if chosen.targets == targets.REGRESSION else "classes"
-    return about, {"rows": len(images), outputs: form.outputs, "size": chosen.size}
+    facts: dict[str, Any] = {"rows": len(images), outputs: form.outputs, "size": chosen.size}
+    if chosen.held_out_labels:
+        held_out = stage.inputs["held_out_labels"], stage.inputs.images["held_out_images"]
+        facts["label_accuracy"] = agreement.measure(stage, network, learned, *held_out)
+    return about, facts
 
 
 def _plan_targets(chosen: Options, inputs: Inputs) -> targets.Form:
@@ -236,7 +258,10 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     """
     chosen.check(inputs.origin)
     images, form = inputs.images["images"], _plan_targets(chosen, inputs)
-    data.check_size(images, f"{inputs.origin}.images", chosen.size)
+    for option, shown in inputs.images.items():
+        data.check_size(shown, f"{inputs.origin}.{option}", chosen.size)
+    if chosen.held_out_labels:
+        agreement.check(inputs)
     about = backbones.describe(chosen.backbone, chosen.size, origin=inputs.origin)
     if chosen.small_crops:
         # Refuses a side of which nothing is left.

@@ -2,8 +2,10 @@
 
 import base64
 import io
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -14,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from kt_jax import data
+
 THUMBNAIL = 96  # px: hundreds of pictures have to fit into one page
 # Grey lines are readable on white and on black; the page's CSS colours the text.
 STYLE = {
@@ -23,6 +27,8 @@ STYLE = {
     "font.size": 9,
 }
 BLUE = "#4c8bd6"
+COLOURS = (BLUE, "#e8590c", "#2b9348", "#9c36b5", "#c2255c", "#868e96")
+_SPARK = 120, 28  # px
 
 
 def draw_curve(title: str, xlabel: str, x: Sequence[int], y: Sequence[float]) -> dict[str, Any]:
@@ -41,22 +47,32 @@ def draw(
     draw: Callable[[Axes], Any],
     *,
     ticks: Sequence[str] = (),
+    places: Sequence[float] = (),
+    size: tuple[float, float] = (3.7, 2.4),
 ) -> dict[str, Any]:
     """An SVG for the inside of a page: the same bytes for the same figure, and no URLs.
 
-    `ticks` name the places 0, 1, ... of the x axis, which has whole numbers otherwise.
+    Args:
+      title: of the figure.
+      xlabel: of the x axis.
+      alt: what it shows, for those who cannot see it.
+      draw: draws it.
+      ticks: names of places of the x axis, which has whole numbers otherwise.
+      places: these places; 0, 1, ... unless given.
+      size: in inches.
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(3.7, 2.4), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         draw(axes)
         axes.set(title=title, xlabel=xlabel)
-        if ticks:
-            # A dollar would begin a formula.
-            names = [name.replace("$", r"\$") for name in ticks]
-            axes.set_xticks(range(len(ticks)), names, rotation=30, ha="right")
+        if places:
+            axes.set_xticks(places, ticks)
+            axes.minorticks_off()
+        elif ticks:
+            axes.set_xticks(range(len(ticks)), map(plain, ticks), rotation=30, ha="right")
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -67,6 +83,83 @@ def draw(
     return {"alt": alt, "svg": Markup(re.sub(r'<g id="[^"]*"', "<g", text))}
 
 
+def plain(name: str) -> str:
+    """A name in which a dollar begins no formula."""
+    return name.replace("$", r"\$")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A share at a place of the x axis, from `low` to `high`."""
+
+    x: float
+    value: float
+    low: float
+    high: float
+
+
+def draw_lines(
+    title: str,
+    xlabel: str,
+    lines: Mapping[str, Sequence[Point]],
+    *,
+    ticks: Sequence[str],
+    places: Sequence[float] = (),
+) -> dict[str, Any]:
+    """Lines of shares with their intervals, in per cent, and a legend; as `draw` gives it.
+
+    `places` whose largest is more than four times the smallest are drawn by their logarithms.
+    """
+
+    def plot(axes: Axes) -> None:
+        styles = itertools.cycle(itertools.product(("-", "--", ":"), COLOURS))
+        for (name, points), (style, colour) in zip(lines.items(), styles, strict=False):
+            some = sorted(points, key=lambda point: point.x)
+            value = 100 * np.array([point.value for point in some])
+            ends = 100 * np.array([[point.low for point in some], [point.high for point in some]])
+            axes.errorbar(
+                [point.x for point in some],
+                value,
+                np.maximum(0.0, [value - ends[0], ends[1] - value]),
+                # Matplotlib leaves out names that begin with an underscore.
+                label=f" {plain(name)}",
+                marker="o",
+                markersize=4,
+                capsize=2,
+                linewidth=1.2,
+                linestyle=style,
+                color=colour,
+            )
+        if places and min(places) > 0 and max(places) > 4 * min(places):
+            axes.set_xscale("log")
+        axes.set_ylabel("per cent")
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    alt = f"{title}: " + "; ".join(
+        f"{name} from {100 * points[0].value:.1f} to {100 * points[-1].value:.1f} %"
+        for name, points in lines.items()
+        if points
+    )
+    height = max(3.0, 0.2 * len(lines) + 0.8)
+    return draw(plain(title), xlabel, alt, plot, ticks=ticks, places=places, size=(7.4, height))
+
+
+def draw_spark(title: str, y: Sequence[float]) -> dict[str, Any]:
+    """A line of the size of a word, without axes: for a table of many."""
+    width, height = _SPARK
+    some = np.asarray(y)[np.linspace(0, len(y) - 1, min(len(y), width)).astype(int)]
+    low, high = some.min(), some.max()
+    across = np.linspace(1, width - 1, len(some))
+    down = 1 + (height - 2) * (high - some) / ((high - low) or 1.0)
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, down, strict=True))
+    svg = (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}"><polyline '
+        f'points="{points}" fill="none" stroke="{BLUE}" stroke-width="1.5"/></svg>'
+    )
+    alt = f"{title}, from {y[0]:.4g} to {y[-1]:.4g}"
+    return {"alt": alt, "svg": Markup(svg), "first": y[0], "last": y[-1]}
+
+
 def to_uri(pixels: np.ndarray, *, side: int = THUMBNAIL) -> str:
     """A picture of at most `side` px as a data: URI."""
     picture = Image.fromarray(pixels)
@@ -74,3 +167,8 @@ def to_uri(pixels: np.ndarray, *, side: int = THUMBNAIL) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def to_picture(images: data.Images, index: int, *, side: int = THUMBNAIL) -> dict[str, str]:
+    """An image of a set: its key, and its `uri`."""
+    return {"key": images.keys[index], "uri": to_uri(images[index], side=side)}

@@ -3,6 +3,7 @@
 It draws each artifact by its type, whatever stage made it, and says which stages have not finished.
 """
 
+import collections
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
-from kt_jax.evaluation import scores, verdict
-from kt_jax.kmeans import metrics
 from kt_jax.pretext import words
 from kt_jax.runs import artifacts, files, marks, options, progress
-from kt_jax.runs.artifacts import Artifact
+from kt_jax.runs.artifacts import Labels
 from kt_jax.runs.stage import Inputs, Plan, Stage
-from kt_jax.stages import examples, figures
-from kt_jax.training import logs
+from kt_jax.stages import (
+    report_clusters,
+    report_networks,
+    report_retrieved,
+    report_scores,
+    report_tables,
+)
 
 GIVES = artifacts.Report
 LISTED = 50
-_PARTS = ("solved", "curves", "puzzles", "labels", "clusters", "scores", "few", "tables")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +36,16 @@ class Options:
     """What it shows; all other stages of the run unless named."""
     images: str = options.images("train")
     """Those that are shown: puzzles are made of them, clusters show them."""
+    train_images: str = options.images("")
+    """As the stages of the kind retrieval have them: with `test_images`, a few of the pictures that
+    they found are shown. Need not be named where it is the same set as `images`."""
+    test_images: str = options.images("")
     clusters: int = 8
-    """How many clusters are shown of each labelling."""
+    """How many clusters are shown of labels."""
     images_per_cluster: int = 12
+    labels: tuple[str, ...] = options.reads(Labels, default=(), needs_all=False)
+    """The labels whose clusters are shown; unless named, those of the first clustering that a
+    network learned. The paper's Figure 1 shows rows of one."""
     puzzles: int = 6
     """How many puzzles, or examples of another pretext task, are shown."""
 
@@ -47,6 +56,17 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     Where there are tables also tables.md and tables.json, which hold all of them.
     """
     shown = stage.inputs.artifacts["artifacts"]
+    by_type: dict[type, list[Any]] = {each: [] for each in artifacts.TYPES.values()}
+    for artifact in shown:
+        by_type[type(artifact.about)].append(artifact)
+    networks, labels = by_type[artifacts.Backbone], by_type[artifacts.Labels]
+    shown_labels = report_clusters.choose_labels(stage, labels, networks)
+    solved = report_networks.read_solved(networks)
+    tables = report_tables.read(by_type[artifacts.Table])
+    found = report_scores.read(by_type[artifacts.Scores])
+    few = [report_scores.tabulate(each) for each in found if "amounts" in each]
+    layers = {row["layer"] for each in found for row in each["rows"]}
+    best = next((x["verdict"].best.subject for x in found if x.get("verdict")), "")
     devices = stage.mesh.devices
     page: dict[str, Any] = {
         "name": stage.directory.parent.name,
@@ -56,11 +76,17 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "unfinished": _find_unfinished(stage),
         "images": stage.inputs.images["images"],
         "listed": LISTED,
-        **{part: [] for part in _PARTS},
+        "training": report_networks.draw_training(networks),
+        "solved": solved,
+        "puzzles": report_networks.draw_examples(stage, solved),
+        "labels": report_clusters.draw_labels(stage, labels, shown_labels),
+        "clusters": report_clusters.draw_sizes(by_type[artifacts.Clusters], shown_labels),
+        "scores": found,
+        "retrieved": report_retrieved.draw(stage, by_type[artifacts.Scores], shown, best),
+        "tables": tables,
+        "claims": collections.Counter(y["verdict"] for x in tables for y in x["claims"]),
+        "plots_of": {each["name"]: report_tables.draw(each, layers) for each in (*tables, *few)},
     }
-    for artifact in shown:
-        for part, drawn in _DRAW.get(type(artifact.about), _draw_nothing)(stage, artifact):
-            page[part].append({"name": artifact.name, **drawn})
     summary = _summarise(page)
     text = _render(page)
     path = stage.directory / "index.html"
@@ -106,13 +132,17 @@ def headlines(directory: Path) -> Iterator[str]:
     for name, rows in summary["scores"].items():
         by_subject = itertools.groupby(rows, lambda row: row["subject"])
         for subject, some in by_subject:
-            shares = (f"{row['value']:.1%} ({row['layer']})" for row in some)
-            yield f"{name}, {subject}: {', '.join(shares)}"
+            yield f"{name}, {subject}: {', '.join(map(_say_score, some))}"
     for name, found in summary["verdicts"].items():
         yield f"{name}: {found['sentence']}"
     for name, found in summary["claims"].items():
         for claim, said in found.items():
             yield f"{name}: {claim}: {said}"
+
+
+def _say_score(row: Mapping[str, Any]) -> str:
+    eleven = f"; 11 points: {row['eleven_points']:.1%}" if "eleven_points" in row else ""
+    return f"{row['value']:.1%} ({row['layer']}{eleven})"
 
 
 def _find_unfinished(stage: Stage) -> list[str]:
@@ -126,144 +156,6 @@ def _find_unfinished(stage: Stage) -> list[str]:
     ]
 
 
-Drawn = Iterator[tuple[str, dict[str, Any]]]
-
-
-def _draw_nothing(stage: Stage, artifact: Artifact[Any]) -> Drawn:
-    del stage, artifact
-    yield from ()
-
-
-def _draw_backbone(stage: Stage, backbone: Artifact[artifacts.Backbone]) -> Drawn:
-    """How the training went; and examples of its pretext task, if it had one."""
-    lines = logs.read_metrics(backbone / "metrics.jsonl")
-    steps = [int(line["step"]) for line in lines]
-    curves = [
-        figures.draw_curve(
-            f"{backbone.name}: {metric} in training", "step", steps, [x[metric] for x in lines]
-        )
-        for metric in ("loss", "accuracy")
-        if lines and metric in lines[0]  # a regression has no accuracy
-    ]
-    yield "curves", {"curves": curves}
-    if (backbone / "puzzles.json").exists():
-        first = files.read_json(backbone / "results.json")
-        for solved in (first, *first.get("others", ())):
-            task = solved.get("task", "jigsaw")  # before there were others
-            name = backbone.name if solved is first else f"{backbone.name} ({task})"
-            solved |= {"name": name, "task": task, "words": words.WORDS[task]}
-            yield "solved", solved
-            yield "puzzles", {**solved, **examples.draw(stage, backbone, task)}
-
-
-def _draw_clusters(stage: Stage, clusters: Artifact[artifacts.Clusters]) -> Drawn:
-    """How k-means divided the images that it saw."""
-    del stage
-    found = files.read_json(clusters / "clusters.json")
-    sizes = np.sort(found["sizes"])[::-1]
-    bits = metrics.entropy(sizes) / np.log(2)
-    inertia = found["inertia_curve"]
-    iterations = range(len(inertia))
-    curve = figures.draw_curve(f"{clusters.name}: inertia", "iteration", iterations, inertia)
-    alt = f"images by cluster, from {sizes[0]} to {sizes[-1]}"
-    histogram = figures.draw(
-        f"{clusters.name}: images by cluster",
-        "rank",
-        alt,
-        lambda axes: axes.stairs(sizes, fill=True, color=figures.BLUE),
-    )
-    curves = [histogram, curve]
-    yield "clusters", {**found, "bits": bits, "most_bits": np.log2(len(sizes)), "curves": curves}
-
-
-def _draw_labels(stage: Stage, given: Artifact[artifacts.Labels]) -> Drawn:
-    """Cluster rows (the paper's Figure 1), and the agreement with the labels if there are any."""
-    chosen, images = stage.options, stage.inputs.images["images"]
-    table = files.read_table(given / "labels.parquet")
-    place = {key: index for index, key in enumerate(images.keys)}
-    lacking = [key for key in table["key"] if key not in place]
-    if lacking:
-        reason = (
-            f"{images.origin} lacks {len(lacking)} of the {len(table['key'])} labelled images, "
-            f"such as {lacking[0]}: {stage.inputs.origin}.images may name the set that has them"
-        )
-        yield "labels", {"skipped": reason}
-        return
-    index = np.array([place[key] for key in table["key"]])
-    labels = images.single_labels
-    labels = np.full(len(index), -1) if labels is None else labels[index]
-    known = labels >= 0
-    sizes = np.bincount(table["cluster"])
-    shown = chosen.images_per_cluster
-    least = (shown + 1) // 2
-    rows = []
-    for cluster in metrics.choose_by_size(sizes, chosen.clusters, least):
-        members = np.flatnonzero(table["cluster"] == cluster)
-        members = members[np.argsort(table["distance"][members], kind="stable")]
-        label, share, overall = metrics.find_majority(labels[members], labels)
-        row = {"cluster": cluster, "size": len(members), "share": share, "overall": overall}
-        row["majority"] = images.class_names[label] if label >= 0 else ""
-        parts = {"nearest": members[:shown], "farthest": members[::-1][:shown]}
-        for part in parts if not rows else ("nearest",):
-            some = index[parts[part]].tolist()
-            pictures = [{"key": images.keys[i], "uri": figures.to_uri(images[i])} for i in some]
-            rows.append({**row, "part": part, "pictures": pictures})
-    result = {"rows": rows, "images": len(index), "least": least, "labelled": int(known.sum())}
-    if known.any():
-        pair = table["cluster"][known], labels[known]
-        shuffled = np.random.default_rng(stage.seed).permutation(pair[1])
-        result["nmi"] = metrics.normalised_mutual_information(*pair)
-        result["nmi_shuffled"] = metrics.normalised_mutual_information(pair[0], shuffled)
-    yield "labels", result
-
-
-def _draw_scores(stage: Stage, artifact: Artifact[artifacts.Scores]) -> Drawn:
-    """Means over the seeds by subject and layer; which network to take home."""
-    del stage
-    # An older version wrote no `unknown`.
-    found = {"unknown": [], **files.read_json(artifact / scores.SCORES)}
-    if found["skipped"]:
-        yield "scores", found
-        return
-    by_amount: dict[str, list[Any]] = {}
-    for row in found["rows"]:
-        by_amount.setdefault(row.get("labels", ""), []).append(row)
-    standings = {x: verdict.read_standings(rows) for x, rows in by_amount.items()}
-    first = found["rows"][0]
-    shown = {name: first[name] for name in ("n", "protocol", "split", "selection", "metric")}
-    details = dict.fromkeys(row["details"] for row in found["rows"] if "details" in row)
-    shown["details"] = next(iter(details), "")
-    shown["seeds"] = sorted({row["seed"] for row in found["rows"]})
-    if [*standings] != [""]:
-        yield "few", {**found, **shown, "amounts": standings}
-        return
-    each = standings[""]
-    # Layers of other architectures are not to be compared: a table for each list of layers.
-    ordered = sorted(each, key=lambda x: list(x.by_layer))
-    tables = [list(some) for _, some in itertools.groupby(ordered, lambda x: list(x.by_layer))]
-    judged = verdict.judge(artifact.directory, each, first["n"])
-    others = verdict.compare_networks(artifact.directory, judged, each) if judged else ()
-    yield (
-        "scores",
-        {
-            **found,
-            **shown,
-            "standings": each,
-            "tables": tables,
-            "noise": metrics.noise_of_difference(first["n"]),
-            "verdict": judged,
-            "others": list(others),
-        },
-    )
-
-
-def _draw_table(stage: Stage, table: Artifact[artifacts.Table]) -> Drawn:
-    """A table and its claims."""
-    del stage
-    text = (table / "table.md").read_text(encoding="utf-8")
-    yield "tables", {**files.read_json(table / "table.json"), "text": text}
-
-
 def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
     """The run in a few numbers: those that exist."""
     numbers = ("nmi", "nmi_shuffled")
@@ -273,14 +165,7 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
         "puzzles": {x["name"]: {n: x[n] for n in solved} for x in page["solved"]},
         "labels": labels,
         "scores": {
-            x["name"]: [
-                {"subject": each.subject, "layer": layer, "value": value}
-                for each in x["standings"]
-                for layer, value in each.by_layer.items()
-                if layer == (each.layer or layer)
-            ]
-            for x in page["scores"]
-            if x.get("standings")
+            x["name"]: report_scores.summarise(x) for x in page["scores"] if x.get("standings")
         },
         "claims": {
             x["name"]: {claim["name"]: claim["verdict"] for claim in x["claims"]}
@@ -298,15 +183,6 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
             if x.get("verdict")
         },
     }
-
-
-_DRAW = {
-    artifacts.Backbone: _draw_backbone,
-    artifacts.Clusters: _draw_clusters,
-    artifacts.Labels: _draw_labels,
-    artifacts.Scores: _draw_scores,
-    artifacts.Table: _draw_table,
-}
 
 
 def _render(page: Mapping[str, Any]) -> str:

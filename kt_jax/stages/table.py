@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kt_jax.evaluation import claims, scores
-from kt_jax.runs import artifacts, files, options
+from kt_jax.runs import artifacts, files, options, progress
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Table
 TABLE = "table.json"
 _CHOSEN = "chosen"
+_SECONDS = "seconds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class Options:
     """Where the figures come from."""
     protocol: str = "linear"
     """The rows of scores that count."""
+    protocols: dict[str, Any] | None = None
+    """By column, another protocol whose chosen figure it shows, such as {"kNN": "knn"}."""
     rows: dict[str, Any]
     """The names of the rows, and the subjects of each: of several, each is another seed of the
     whole pipeline."""
@@ -31,6 +34,11 @@ class Options:
     """By the name of a row, the paper's figures by column, in per cent."""
     comparable: str = ""
     """Why the paper's figures are not to be compared with ours; "" where they are."""
+    stages: tuple[str, ...] = options.reads(default=())
+    """Whose facts are columns."""
+    facts: dict[str, Any] | None = None
+    """By column, a fact of the row's stages, as their manifests have them: "puzzle_accuracy",
+    "label_accuracy" or "stability"; or "seconds", how long those of the row took in all."""
     claims: dict[str, Any] | None = None
     """By name, the row that is better, the row that is worse, the column, and the paper's
     difference in points or None. With a fifth entry: they differ by less than so many points."""
@@ -39,6 +47,13 @@ class Options:
         """Refuses tables without rows or columns, and claims about rows that are not there."""
         if not self.rows or not self.columns:
             raise ValueError("rows or columns are empty: name one or more")
+        for option in ("facts", "protocols"):
+            unknown = [x for x in getattr(self, option) or {} if x not in self.columns]
+            if unknown:
+                raise ValueError(
+                    f"{option}: {unknown[0]!r} is no column: the columns are "
+                    f"{', '.join(self.columns)}"
+                )
         for name, claim in (self.claims or {}).items():
             if len(claim) not in (4, 5):
                 raise ValueError(
@@ -51,22 +66,23 @@ class Options:
                         f"claims: {name!r} names the row {row!r}: the rows are "
                         f"{', '.join(self.rows)}"
                     )
-            if claim[2] not in self.columns:
+            measured = [column for column in self.columns if column not in (self.facts or {})]
+            if claim[2] not in measured:
                 raise ValueError(
-                    f"claims: {name!r} names the column {claim[2]!r}: the columns are "
-                    f"{', '.join(self.columns)}"
+                    f"claims: {name!r} names the column {claim[2]!r}: the columns of scores are "
+                    f"{', '.join(measured)}"
                 )
 
 
 def run(stage: Stage) -> tuple[artifacts.Table, dict[str, Any]]:
     """Writes table.json and table.md.
 
-    table.json: title, columns, rows (name, cells by column: value, deviation over seeds, seeds;
-    paper), claims (name, paper, difference, interval, verdict), comparable, details, split.
+    table.json: title, columns, rows (name, cells by column: value, deviation over seeds, seeds,
+    text; paper), claims (name, paper, difference, interval, verdict), comparable, details, split.
     """
     chosen: Options = stage.options
     found = {
-        (name, column): claims.read_cell(list(_find(stage, subjects, column)))
+        (name, column): _read_cell(stage, subjects, column)
         for name, subjects in chosen.rows.items()
         for column in chosen.columns
     }
@@ -89,6 +105,7 @@ def run(stage: Stage) -> tuple[artifacts.Table, dict[str, Any]]:
                         "value": found[name, column].mean,
                         "deviation": found[name, column].deviation,
                         "seeds": len(found[name, column].values),
+                        "text": _write_cell(found[name, column], _fact(chosen, column)),
                     }
                     for column in chosen.columns
                     if found[name, column].values
@@ -110,18 +127,45 @@ def run(stage: Stage) -> tuple[artifacts.Table, dict[str, Any]]:
     return about, {"rows": len(chosen.rows)}
 
 
+def _fact(chosen: Options, column: str) -> str:
+    return str((chosen.facts or {}).get(column, ""))
+
+
+def _read_cell(stage: Stage, subjects: Any, column: str) -> claims.Cell:
+    """What a row has in a column, of scores or of facts."""
+    fact = _fact(stage.options, column)
+    if not fact:
+        return claims.read_cell(list(_find(stage, subjects, column)))
+    named = (subjects,) if isinstance(subjects, str) else tuple(subjects)
+    of_row = [each for each in stage.inputs.artifacts["stages"] if each.name in named]
+    if fact == _SECONDS:
+        return claims.Cell((sum(float(each.manifest["seconds"]) for each in of_row),), None)
+    facts = [each.manifest["facts"].get(fact) for each in of_row]
+    return claims.Cell(tuple(float(x) for x in facts if x is not None), None)
+
+
 def _find(stage: Stage, subjects: Any, column: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The rows of scores of a cell, a seed each, and where they lie."""
     wanted = (subjects,) if isinstance(subjects, str) else tuple(subjects)
+    other = (stage.options.protocols or {}).get(column)
+    protocol, column = (other, _CHOSEN) if other else (stage.options.protocol, column)
     for subject in wanted:
         for each in stage.inputs.artifacts["scores"]:
-            for row in files.read_json(each / scores.SCORES)["rows"]:
-                if (row["subject"], row["protocol"]) != (subject, stage.options.protocol):
-                    continue
-                amount = row.get("labels", "")
-                here = amount if amount else row["layer"]
-                if here == column or (column == _CHOSEN and not amount and row.get("chosen")):
-                    yield each.directory, row
+            found = [
+                row
+                for row in files.read_json(each / scores.SCORES)["rows"]
+                if (row["subject"], row["protocol"]) == (subject, protocol) and _is_of(row, column)
+            ]
+            yield from ((each.directory, row) for row in found)
+            if found:  # the first that has it: pixels, as an example, are in all
+                break
+
+
+def _is_of(row: Mapping[str, Any], column: str) -> bool:
+    amount = row.get("labels", "")
+    if amount:
+        return bool(amount == column)
+    return bool(row["layer"] == column or (column == _CHOSEN and row.get("chosen")))
 
 
 def _judge(name: str, claim: Any, found: Mapping[tuple[str, str], claims.Cell]) -> dict[str, Any]:
@@ -152,7 +196,7 @@ def to_markdown(table: Mapping[str, Any]) -> str:
     head = ["", *table["columns"]]
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in table["rows"]:
-        cells = [_write_cell(row["cells"].get(column)) for column in table["columns"]]
+        cells = [row["cells"].get(column, {}).get("text", "") for column in table["columns"]]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
         if row["paper"]:
             cells = [str(row["paper"].get(column, "")) for column in table["columns"]]
@@ -172,11 +216,14 @@ def to_markdown(table: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_cell(cell: Mapping[str, Any] | None) -> str:
-    if cell is None:
+def _write_cell(cell: claims.Cell, fact: str) -> str:
+    """In per cent, or a time."""
+    if not cell.values:
         return ""
-    spread = f" ± {100 * cell['deviation']:.1f}" if cell["seeds"] > 1 else ""
-    return f"{100 * cell['value']:.1f}{spread}"
+    if fact == _SECONDS:
+        return progress.format_seconds(cell.mean)
+    spread = f" ± {100 * cell.deviation:.1f}" if len(cell.values) > 1 else ""
+    return f"{100 * cell.mean:.1f}{spread}"
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
@@ -186,6 +233,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
       ValueError: for a subject that none of the scores has.
     """
     known = {subject for each in inputs.artifacts["scores"] for subject in each.about.subjects}
+    known |= {each.name for each in inputs.artifacts.get("stages", ())} if known else set()
     for name, subjects in chosen.rows.items():
         for subject in (subjects,) if isinstance(subjects, str) else subjects:
             if known and subject not in known:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from kt_jax.evaluation import (
     backbones,
     precision,
+    scores,
     starts,
     transfer,
     transfer_classes,
@@ -76,7 +77,9 @@ class Options(transfer.Protocol):
 
 
 def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
-    """Writes scores.json and class_scores.parquet (the scores of each test image by class).
+    """Writes scores.json, class_scores.parquet (the scores of each test image by class).
+
+    And resampled.parquet, the value of each row in 1,000 resamples of the test images.
 
     The value of a row is the mean over the classes of the area below the curve of precision and
     recall, as Krahenbuhl measures it; `eleven_points` holds VOC 2007's own mean of eleven points;
@@ -91,6 +94,7 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
     counted = _count_classes(chosen, stage.inputs)
     rows: list[dict[str, Any]] = []
     tables: dict[str, np.ndarray] = {}
+    resampled: dict[str, np.ndarray] = {}
     for seed in chosen.seeds:
         for each in stage.inputs.artifacts["backbones"]:
             start = starts.open_start(
@@ -104,6 +108,8 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
             found = transfer.learn_and_test(stage, job, images, tested)
             labels = np.asarray(tested.labels)[:, counted]
             area, eleven = (_measure(found[:, counted], labels, points) for points in (0, 11))
+            resampled[f"row{len(rows)}"] = area.pop("resampled")
+            del eleven["resampled"]
             names = [tested.class_names[number] for number in counted]
             columns = {
                 f"row{len(rows)}.{name}": x
@@ -126,9 +132,11 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
                     },
                     "predictions": [],
                     "class_scores": list(columns),
+                    "resampled": f"row{len(rows)}",
                 }
             )
     files.write_table(stage.directory / CLASS_SCORES, tables)
+    files.write_table(stage.directory / scores.RESAMPLED, resampled)
     return transfer_stage.write_scores(stage, "voc07_classification", _VERSION, rows)
 
 
@@ -171,15 +179,20 @@ def loss(
 
 
 def _measure(
-    scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, "n classes"], points: int
+    ranked: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, "n classes"], points: int
 ) -> dict[str, Any]:
-    """The mean average precision, its interval, and that of each class."""
+    """The mean average precision, its interval and resamples, and that of each class."""
     classes = [
         float(precision.average_precision(*each, points=points))
-        for each in zip(scores.T, labels.T, strict=True)
+        for each in zip(ranked.T, labels.T, strict=True)
     ]
-    interval = precision.interval(scores, labels, points=points)
-    return {"value": float(np.mean(classes)), "interval": interval, "classes": classes}
+    resampled = precision.resample(ranked, labels, points=points)
+    return {
+        "value": float(np.mean(classes)),
+        "interval": np.percentile(resampled, [2.5, 97.5]).tolist(),
+        "classes": classes,
+        "resampled": resampled,
+    }
 
 
 def _count_classes(chosen: Options, inputs: Inputs) -> list[int]:

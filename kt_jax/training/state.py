@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
 MakeModel = Callable[[nnx.Rngs], nnx.Module]
 
@@ -58,12 +60,12 @@ def structure(make_model: MakeModel, *, training: bool) -> nnx.GraphDef:
     return nnx.split(model, nnx.Param, nnx.BatchStat)[0]
 
 
-def init_variables(make_model: MakeModel, seed: int) -> tuple[Any, Any]:
+def init_variables(make_model: MakeModel, seed: int | Array) -> tuple[Any, Any]:
     """Parameters and batch statistics of a new network, as nested dicts.
 
-    Every module draws from its own stream of `seed`.
+    Every module draws from its own stream of `seed`, which may be an argument of a program.
     """
-    model = make_model(nnx.Rngs(params=seed))
+    model = make_model(nnx.Rngs(params=jax.random.key(seed)))
     _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
@@ -86,7 +88,7 @@ def init_state(
     averages: whether it is an `AveragedState`.
     """
 
-    def init() -> TrainState:
+    def init(seed: Array) -> TrainState:
         variables = init_variables(make_model, seed)
         start = (jnp.zeros((), jnp.int32), *variables, optimizer.init(variables[0]))
         if not averages:
@@ -94,4 +96,5 @@ def init_state(
         # Before the first step there is nothing to average.
         return AveragedState(*start, jax.tree.map(jnp.zeros_like, variables))
 
-    return jax.jit(init, out_shardings=NamedSharding(mesh, P()))()
+    # An argument: networks that differ in their seeds alone share what XLA compiled.
+    return jax.jit(init, out_shardings=NamedSharding(mesh, P()))(np.uint32(seed))

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from kt_jax.models.layers import KEPT
 from kt_jax.models.sums import global_norm
@@ -44,6 +46,30 @@ def compute_dtype(precision: str) -> Any:
     return jnp.dtype(precision)
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A compiled step with its key.
+
+    The key is an argument of the program, and no constant in it: trainings that differ in their
+    seeds alone share what XLA compiled, in memory and in the cache on disk.
+    """
+
+    program: Any
+    """(state, batch, key's data) -> (state, metrics), jitted."""
+    key_data: UInt32[np.ndarray, "..."]
+
+    def __call__(
+        self, state: TrainState, batch: Mapping[str, Any]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One step."""
+        found: tuple[TrainState, dict[str, Array]] = self.program(state, batch, self.key_data)
+        return found
+
+    def lower(self, state: Any, batch: Any) -> Any:
+        """As `jax.jit(...).lower`; of arrays, or of their shapes."""
+        return self.program.lower(state, batch, self.key_data)
+
+
 def make_step(
     make_model: MakeModel,
     make_examples: MakeExamples,
@@ -55,7 +81,7 @@ def make_step(
     accumulate: int = 1,
     remat: bool = False,
     ema: float = 0.0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> Step:
     """The jitted step; it gives back the state it is given, one step on, in the same memory.
 
     Args:
@@ -90,7 +116,10 @@ def make_step(
         loss_of = jax.checkpoint(loss_of, policy=policy)
     differentiate = jax.grad(loss_of, has_aux=True)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, key_data: UInt32[Array, "..."]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.wrap_key_data(key_data, impl=kind)
         views_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         examples = make_examples(views_key, batch)
         if accumulate == 1:
@@ -111,7 +140,8 @@ def make_step(
         average = move_average(state.average, (params, batch_stats), ema, number)
         return AveragedState(*following, average), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    kind = jax.random.key_impl(key)
+    return Step(jax.jit(step, donate_argnums=0), np.asarray(jax.random.key_data(key)))
 
 
 def move_average(average: Any, values: Any, decay: float, number: Int[Array, ""]) -> Any:

@@ -269,3 +269,9 @@ def test_a_prepared_directory_accounts_for_the_files_next_to_its_records(tmp_pat
 def test_options_of_sources_are_known():
     assert {"path_column", "label_column", "image_column", "split"} <= data.option_names()
     assert not {"path", "size"} & data.option_names()
+    assert data.options_of("zip") == {"path", "subset", "holdout"}
+    assert data.options_of("tfds") == {"name", "split", "data_dir", "subset", "holdout"}
+    assert {"path", "image_column", "path_column"} <= data.options_of("auto")
+    assert "name" not in data.options_of("auto")
+    assert "views_per_photograph" in data.options_of("photographs")
+    assert data.options_of("zipp") == set()

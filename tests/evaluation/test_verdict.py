@@ -84,3 +84,15 @@ def test_seeds_are_averaged_at_the_layer_that_most_of_them_choose(tmp_path):
 def test_without_a_side_there_is_nothing_to_judge(tmp_path):
     found, _ = judge(tmp_path, [make_row("student", "network", 700, 0.7)])
     assert found is None
+
+
+def test_a_metric_that_counts_no_images_is_called_by_its_name(tmp_path):
+    counts = (("pixels", "baseline", 400, 0.4), ("student", "network", 700, 0.6))
+    counts += (("pretext", "network", 800, 0.7),)
+    found, standings = judge(
+        tmp_path, [make_row(*each) | {"metric": "precision@20"} for each in counts]
+    )
+    start = "Take home pretext (conv1): precision@20 80.0 % on 1,000 test images, 40.0 points more"
+    assert found.sentence.startswith(start)
+    (line,) = verdict.compare_networks(tmp_path, found, standings)
+    assert line.startswith("student (conv1) has precision@20 70.0 %: -10.0 points")

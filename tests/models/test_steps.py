@@ -43,7 +43,7 @@ def first_step(architecture, **options):
     lowered = step.lower(state, batch)
     text = lowered.as_text()
     products = sum(text.count(f"stablehlo.{each}") for each in ("dot_general", "convolution"))
-    return *jax.device_get(lowered.compile()(state, batch)), products
+    return *jax.device_get(lowered.compile()(state, batch, step.key_data)), products
 
 
 @pytest.mark.parametrize(("architecture", "repeated"), ARCHITECTURES)

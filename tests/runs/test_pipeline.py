@@ -74,6 +74,26 @@ def test_a_manifest_that_has_gone_is_made_again(stages, tmp_path):
     assert runs(stages) == [2, 1, 1, 1]
 
 
+def test_stages_say_how_much_memory_of_a_device_they_took(stages, tmp_path, monkeypatch, caplog):
+    # Before and after each of the four; only the first and the last raise what was the most.
+    peaks = iter([0, 2_500_000_000, *[2_500_000_000] * 5, 4_000_000_000])
+    monkeypatch.setattr(pipeline.memory, "find_peak", lambda: next(peaks))
+    pipeline.run(make_config(), tmp_path)
+    facts = {name: files.read_json(tmp_path / name / "manifest.json")["facts"] for name in READS}
+    assert facts == {
+        "one": {"rows": 1, "peak_device_gigabytes": 2.5},
+        "two": {"rows": 1, "peak_device_gigabytes_at_most": 2.5},
+        "three": {"rows": 1, "peak_device_gigabytes_at_most": 2.5},
+        "four": {"rows": 1, "peak_device_gigabytes": 4.0},
+    }
+    assert "one: finished in 0m00s, peak device gigabytes 2.50" in caplog.text
+
+
+def test_cpus_say_nothing_of_memory(stages, tmp_path):
+    pipeline.run(make_config(), tmp_path, stages=["one"])
+    assert files.read_json(tmp_path / "one" / "manifest.json")["facts"] == {"rows": 1}
+
+
 def test_how_often_is_logged_may_change(stages, tmp_path):
     config = make_config()
     config.one.log_every = 20

@@ -13,7 +13,9 @@ from jax.sharding import AxisType
 from scipy import special
 
 import kt_jax
+from kt_jax import training
 from kt_jax.machine import signals
+from kt_jax.models import views
 from kt_jax.runs import artifacts, files, graph
 from kt_jax.runs.stage import Inputs
 from kt_jax.stages import classify, targets
@@ -131,6 +133,43 @@ def plan(given, **changes):
 
 def make_options(**changes):
     return classify.Options(**{**TINY, "labels": "labels", **changes})
+
+
+def test_held_out_labels_are_compared_with_what_the_student_says(tmp_path, labels):
+    held_out = {"held_out_labels": "labels", "held_out_images": "test"}
+    options = make_options(**held_out, steps=2)
+    stage = support.make_stage(tmp_path / "student", options)
+    given = make_inputs(labels=labels, held_out_labels=labels)
+    images = {"images": make_images(), "held_out_images": make_images()}
+    stage = dataclasses.replace(stage, inputs=Inputs("config.student", given.artifacts, images))
+    about, facts = classify.run(stage)
+    assert about == classify.plan(options, stage.inputs).about
+    saved = files.read_tensors(tmp_path / "student" / "network.safetensors")
+    network = training.bind(
+        training.structure(classify.make_network(options, CLASSES), training=False),
+        *(jax.tree.map(jax.numpy.asarray, saved[x]) for x in ("params", "batch_stats")),
+    )  # fmt: skip
+    pixels = np.stack([images["images"][n] for n in range(IMAGES)]).astype(np.float32)
+    shown = views.standardise(jax.numpy.asarray(pixels[:, 2:18, 2:18]))
+    right = np.asarray(network(shown)["logits"]).argmax(-1) == np.arange(IMAGES) // 8
+    assert facts["label_accuracy"] == right.mean()
+
+
+def test_held_out_labels_of_other_images_or_clusters_are_refused(tmp_path, labels, soft_labels):
+    with pytest.raises(ValueError, match="held_out_labels = 'x' with held_out_images = '': give"):
+        make_options(held_out_labels="x")
+    options = make_options(held_out_labels="labels", held_out_images="test")
+    images = {"images": make_images(), "held_out_images": make_images()}
+    other = dataclasses.replace(images["held_out_images"], fingerprint="others")
+    given = make_inputs(labels=labels, held_out_labels=labels).artifacts
+    inputs = Inputs("config.student", given, {**images, "held_out_images": other})
+    with pytest.raises(ValueError, match="'labels' holds the labels of noise: name the same"):
+        classify.plan(options, inputs)
+    about = dataclasses.replace(labels.about, classes=5)
+    more = dataclasses.replace(labels, about=about)
+    given = make_inputs(labels=labels, held_out_labels=more).artifacts
+    with pytest.raises(ValueError, match="'labels' has 5 labels, but 'labels' has 4: name labels"):
+        classify.plan(options, Inputs("config.student", given, images))
 
 
 def test_the_average_is_saved_and_the_training_stays_what_it_is(tmp_path, labels):

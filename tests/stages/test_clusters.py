@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import support
+from sklearn import metrics
 
 from kt_jax import kmeans
 from kt_jax.evaluation import backbones
@@ -44,6 +45,30 @@ def finish(features, **changes):
 def read(artifact):
     written = (artifact / name for name in artifact.manifest["files"])
     return {path.name: path.read_bytes() for path in written}
+
+
+def test_stability_compares_the_clusters_with_those_of_other_seeds(tmp_path):
+    features = write_features(tmp_path)
+    alone = finish(features, l2=True)
+    before = read(alone)
+    shutil.rmtree(alone.directory)
+    found = finish(features, l2=True, stability=2)
+    assert read(found) == before
+    fitted = [
+        kmeans.fit(ROWS, 9, seed=5 + n, centre=True, l2=True, max_iterations=12, tolerance=0.0)
+        for n in range(3)
+    ]
+    first, *others = (each.assignment for each in fitted)
+    expected = np.mean([metrics.adjusted_rand_score(first, each) for each in others])
+    assert found.manifest["facts"]["stability"] == pytest.approx(expected)
+
+
+def test_a_negative_stability_is_refused(tmp_path):
+    given = {"features": (write_features(tmp_path),)}
+    changed = dataclasses.replace(OPTIONS, stability=-1)
+    stage = support.make_stage(tmp_path / "clusters", changed, given=given)
+    with pytest.raises(ValueError, match=r"config\.clusters\.stability = -1: give 0 or more"):
+        clusters.plan(changed, stage.inputs)
 
 
 def test_shards_are_clustered_as_one_matrix(tmp_path, caplog):

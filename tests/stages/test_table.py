@@ -88,13 +88,75 @@ def test_amounts_of_labels_are_columns(tmp_path, given):
     assert row["cells"]["10 a class"]["value"] == pytest.approx(0.2)
 
 
+def test_facts_and_other_protocols_are_columns(tmp_path, given):
+    scores.write(
+        tmp_path / "knn", [make_row("random", "conv2", 350, chosen=True, protocol="knn")], LABELS
+    )
+    knn = support.finish(tmp_path / "knn", artifacts.Scores(("random",)))
+    made = tuple(
+        support.finish(tmp_path / name, artifacts.Table(name, ()), facts=facts)
+        for name, facts in (
+            ("solver_0", {"solved": 0.25}),
+            ("solver_1", {"solved": 0.75}),
+            ("x", {}),
+        )
+    )
+    chosen = table.Options(
+        title="Facts",
+        scores=("probe", "knn"),
+        rows={"two": ("solver_0", "solver_1"), "one": ("random", "x")},
+        columns=("solved", "conv2", "kNN", "time"),
+        protocols={"kNN": "knn"},
+        stages=("solver_0", "solver_1", "x"),
+        facts={"solved": "solved", "time": "seconds"},
+    )
+    stage = support.make_stage(
+        tmp_path / "table", chosen, given={"scores": (given, knn), "stages": made}
+    )
+    table.plan(stage.options, stage.inputs)
+    table.run(stage)
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert "| two | 50.0 ± 35.4 |  |  | 2m02s |" in text
+    assert "| one |  | 48.0 | 70.0 | 1m01s |" in text
+
+
+def test_claims_of_figures_that_are_no_share_of_images_use_resamples(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.02, 1000)
+    values = {"row0": 0.5 + noise, "row1": 0.4 + noise, "row2": 0.495 + rng.normal(0, 0.02, 1000)}
+    files.write_table(tmp_path / "voc" / scores.RESAMPLED, values)
+    about = {"layer": "all", "protocol": "voc", "details": "", "split": "", "selection": ""}
+    rows = [
+        {**about, "subject": name, "value": x.mean(), "resampled": row, "predictions": []}
+        for name, (row, x) in zip("abc", values.items(), strict=True)
+    ]
+    scores.write(tmp_path / "voc", rows, None)
+    given = support.finish(tmp_path / "voc", artifacts.Scores(("a", "b", "c")))
+    claimed = {"a > b": ("a", "b", "all", None), "a > c": ("a", "c", "all", None)}
+    stage = make_stage(
+        tmp_path, given, rows={x: x for x in "abc"}, columns=("all",), protocol="voc",
+        scores=("voc",), claims=claimed,
+    )  # fmt: skip
+    table.run(stage)
+    first, second = files.read_json(tmp_path / "table" / "table.json")["claims"]
+    assert first["interval"] == pytest.approx([0.1, 0.1], abs=1e-3)
+    assert (first["verdict"], second["verdict"]) == ("holds", "not resolved")
+    low, high = second["interval"]
+    assert high - low == pytest.approx(2 * 1.96 * 0.02 * 2**0.5, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"facts": {"x": "solved"}}, "facts: 'x' is no column: the columns are conv1"),
+        ({"protocols": {"y": "knn"}}, "protocols: 'y' is no column: the columns are conv1"),
         ({"rows": {}}, "rows or columns are empty"),
         ({"claims": {"x": ("CC", "Random", "conv1")}}, "claims: 'x' has 3 entries"),
         ({"claims": {"x": ("CC", "None", "conv1", 1.0)}}, "names the row 'None': the rows are CC"),
-        ({"claims": {"x": ("CC", "Random", "fc", 1.0)}}, "names the column 'fc': the columns are"),
+        (
+            {"claims": {"x": ("CC", "Random", "fc", 1.0)}},
+            "'fc': the columns of scores are",
+        ),
     ],
 )
 def test_what_makes_no_table_is_refused(tmp_path, given, options, message):

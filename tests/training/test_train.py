@@ -364,7 +364,19 @@ def test_a_training_is_compiled_once():
         training.fit(state, step_fn, make_batches, **options)
     state = training.init_state(make_classifier, optimizer, seed=0, mesh=partition.make_mesh())
     training.fit(state, step_fn, make_batches, **options)
-    assert step_fn._cache_size() == 1
+    assert step_fn.program._cache_size() == 1
+
+
+def test_trainings_of_other_seeds_are_the_same_program():
+    optimizer, mesh = make_optimizer(), partition.make_mesh()
+    batch = next(iter(make_batches(0)))
+    texts = set()
+    for seed in range(2):
+        state = training.init_state(make_classifier, optimizer, seed=seed, mesh=mesh)
+        key = jax.random.key(seed)
+        step_fn = training.make_step(make_classifier, make_examples, optimizer, key=key)
+        texts.add(step_fn.lower(state, batch).as_text())
+    assert len(texts) == 1
 
 
 def test_one_device_and_four_learn_the_same():

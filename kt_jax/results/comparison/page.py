@@ -10,8 +10,6 @@ from kt_jax.results.comparison import Comparison, Measured
 from kt_jax.runs import files
 from kt_jax.stages import figures
 
-_COLOURS = ("#4c8bd6", "#e8590c", "#2b9348", "#9c36b5", "#c2255c", "#868e96")
-
 
 def write_page(path: Path, comparison: Comparison) -> None:
     """Writes an HTML file without scripts, which loads nothing from elsewhere.
@@ -53,7 +51,7 @@ def _draw(comparison: Comparison) -> list[dict[str, Any]]:
         layers = tuple(dict.fromkeys(each.layer for each in scores))
 
         def plot(axes: Any, scores: Any = scores, layers: Any = layers) -> None:
-            colours = itertools.cycle(_COLOURS)
+            colours = itertools.cycle(figures.COLOURS)
             for run, colour in zip(comparison.runs, colours, strict=False):
                 own = [each for each in scores if each.run == run]
                 if own:
@@ -62,7 +60,7 @@ def _draw(comparison: Comparison) -> list[dict[str, Any]]:
                         [100 * each.mean for each in own],
                         [100 * (each.deviation or 0.0) for each in own],
                         # Matplotlib leaves out names that begin with an underscore.
-                        label=f" {_plain(run)}",
+                        label=f" {figures.plain(run)}",
                         marker="o",
                         markersize=4,
                         capsize=3,
@@ -71,11 +69,6 @@ def _draw(comparison: Comparison) -> list[dict[str, Any]]:
             axes.legend(frameon=False, fontsize=8)
 
         alt = f"{subject} in {', '.join(comparison.runs)}: {scores[0].metric} by layer, in percent"
-        title = _plain(f"{stage}: {subject}, {scores[0].metric}, %")
+        title = figures.plain(f"{stage}: {subject}, {scores[0].metric}, %")
         plots.append(figures.draw(title, "", alt, plot, ticks=layers))
     return plots
-
-
-def _plain(name: str) -> str:
-    """A name in which a dollar begins no formula."""
-    return name.replace("$", r"\$")

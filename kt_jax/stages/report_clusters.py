@@ -1,0 +1,154 @@
+"""Clusters on a page: images nearest to their centroids, and how many images each has."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kt_jax import data
+from kt_jax.kmeans import metrics
+from kt_jax.runs import artifacts, files
+from kt_jax.runs.artifacts import Artifact
+from kt_jax.runs.stage import Stage
+from kt_jax.stages import figures, report_lineage
+
+Labels = Artifact[artifacts.Labels]
+_CONTROLS = ("true labels", "random labels")
+
+
+def choose_labels(
+    stage: Stage, given: Sequence[Labels], networks: Sequence[Artifact[artifacts.Backbone]]
+) -> list[Labels]:
+    """Those whose images are shown: those that the options name, or one.
+
+    That is the first clustering that a network learned, else the first clustering, else the first
+    labels.
+    """
+    if named := stage.inputs.artifacts.get("labels", ()):
+        return list(named)
+    clusterings = [each for each in given if _has_centroids(_read(each))]
+    learned = [each for network in networks for each in report_lineage.find_inputs(network, given)]
+    return [*(x for x in clusterings if x in learned), *clusterings, *given][:1]
+
+
+def draw_labels(
+    stage: Stage, given: Sequence[Labels], shown: Sequence[Labels]
+) -> list[dict[str, Any]]:
+    """Of all labels how well they agree with the classes if there are any; of some, images."""
+    return [
+        {
+            "name": each.name,
+            "called": _name(each),
+            "shown": each in shown,
+            **_draw(stage, each, with_rows=each in shown),
+        }
+        for each in (*given, *(x for x in shown if x not in given))
+    ]
+
+
+def _read(given: Labels) -> dict[str, np.ndarray]:
+    return files.read_table(given / "labels.parquet")
+
+
+def _has_centroids(table: dict[str, np.ndarray]) -> bool:
+    """Whether it says how near an image is to a centroid: controls and given labels do not."""
+    return bool(np.isfinite(table["distance"]).any())
+
+
+def _name(given: Labels) -> dict[str, str]:
+    """What the labels and one of them are called."""
+    if _has_centroids(_read(given)):
+        return {"all": "clusters", "one": "Cluster"}
+    told = str(given.manifest["facts"].get("labels", ""))
+    if told in _CONTROLS:
+        return {"all": told, "one": told.removesuffix("s").capitalize()}
+    return {"all": f"labels of {told}", "one": "Label"}
+
+
+def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
+    """Agreement and rows; or only {"skipped": why} where images are missing."""
+    images, table = stage.inputs.images["images"], _read(given)
+    place = {key: index for index, key in enumerate(images.keys)}
+    lacking = [key for key in table["key"] if key not in place]
+    if lacking:
+        reason = (
+            f"{images.origin} lacks {len(lacking)} of the {len(table['key'])} labelled images, "
+            f"such as {lacking[0]}: {stage.inputs.origin}.images may name the set that has them"
+        )
+        return {"skipped": reason}
+    index = np.array([place[key] for key in table["key"]])
+    labels = images.single_labels
+    labels = np.full(len(index), -1) if labels is None else labels[index]
+    known = labels >= 0
+    result: dict[str, Any] = {"images": len(index), "labelled": int(known.sum())}
+    result["used"] = len(np.unique(table["cluster"]))
+    if known.any():
+        pair = table["cluster"][known], labels[known]
+        shuffled = np.random.default_rng(stage.seed).permutation(pair[1])
+        result["nmi"] = metrics.normalised_mutual_information(*pair)
+        result["nmi_shuffled"] = metrics.normalised_mutual_information(pair[0], shuffled)
+    if with_rows:
+        result |= _draw_rows(stage, images, table, index, labels)
+    return result
+
+
+def _draw_rows(
+    stage: Stage,
+    images: data.Images,
+    table: dict[str, np.ndarray],
+    index: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, Any]:
+    """Images nearest to a centroid (the paper's Figure 1), or the first of a label without one.
+
+    Row i of `table` is image `index[i]`, whose class is `labels[i]` (-1: not known).
+    """
+    shown, near = stage.options.images_per_cluster, _has_centroids(table)
+    least = (shown + 1) // 2
+    rows: list[dict[str, Any]] = []
+    sizes = np.bincount(table["cluster"])
+    for cluster in metrics.choose_by_size(sizes, stage.options.clusters, least):
+        members = np.flatnonzero(table["cluster"] == cluster)
+        members = members[np.argsort(table["distance"][members], kind="stable")]
+        label, share, overall = metrics.find_majority(labels[members], labels)
+        row = {"cluster": cluster, "size": len(members), "share": share, "overall": overall}
+        row["majority"] = images.class_names[label] if label >= 0 else ""
+        parts = {"nearest": members[:shown]} if near else {"first images": members[:shown]}
+        if near and not rows:
+            parts["farthest members"] = members[::-1][:shown]
+        for part, some in parts.items():
+            pictures = [figures.to_picture(images, i) for i in index[some].tolist()]
+            rows.append({**row, "part": part, "pictures": pictures})
+    return {"rows": rows, "least": least, "near": near}
+
+
+def draw_sizes(
+    given: Sequence[Artifact[artifacts.Clusters]], shown: Sequence[Labels]
+) -> list[dict[str, Any]]:
+    """How k-means divided the images that it saw, with figures where `shown` are its labels."""
+    read = [each for labels in shown for each in report_lineage.find_inputs(labels, given)]
+    drawn = read or given[:1]
+    return [{"name": each.name, **_draw_sizes(each, each in drawn)} for each in given]
+
+
+def _draw_sizes(clusters: Artifact[artifacts.Clusters], drawn: bool) -> dict[str, Any]:
+    found = files.read_json(clusters / "clusters.json")
+    sizes = np.sort(found["sizes"])[::-1]
+    bits = metrics.entropy(sizes) / np.log(2)
+    return {
+        **found,
+        "bits": bits,
+        "most_bits": np.log2(len(sizes)),
+        "curves": _draw_curves(clusters.name, sizes, found["inertia_curve"]) if drawn else [],
+    }
+
+
+def _draw_curves(name: str, sizes: np.ndarray, inertia: Sequence[float]) -> list[dict[str, Any]]:
+    histogram = figures.draw(
+        f"{name}: images by cluster",
+        "rank",
+        f"images by cluster, from {sizes[0]} to {sizes[-1]}",
+        lambda axes: axes.stairs(sizes, fill=True, color=figures.BLUE),
+    )
+    iterations = range(len(inertia))
+    return [histogram, figures.draw_curve(f"{name}: inertia", "iteration", iterations, inertia)]

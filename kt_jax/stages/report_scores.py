@@ -1,0 +1,142 @@
+"""Scores on a page: which network to take home, and how good all are, by layer or by labels."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kt_jax.evaluation import scores, verdict
+from kt_jax.kmeans import metrics
+from kt_jax.runs import artifacts, files
+from kt_jax.runs.artifacts import Artifact
+
+_CARDS = 4  # networks
+
+
+def read(given: Sequence[Artifact[artifacts.Scores]]) -> list[dict[str, Any]]:
+    """All scores, each with what it found.
+
+    Where images were labelled in amounts, such as 10 a class, these are in `amounts`: standings by
+    amount. Others have `standings` (means over the seeds by subject and layer), `verdict` and, of
+    networks with the same layers, `tables`. Of several classes an image, `precisions` takes the
+    place of tables; elsewhere it is empty.
+    """
+    return [{"name": each.name, **_read_one(each)} for each in given]
+
+
+def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:
+    # An older version wrote no `unknown`.
+    found = {"unknown": [], **files.read_json(artifact / scores.SCORES)}
+    if found["skipped"]:
+        return found
+    by_amount: dict[str, list[Any]] = {}
+    for row in found["rows"]:
+        by_amount.setdefault(row.get("labels", ""), []).append(row)
+    standings = {x: verdict.read_standings(rows) for x, rows in by_amount.items()}
+    first = found["rows"][0]
+    shown = {name: first[name] for name in ("n", "protocol", "split", "selection", "metric")}
+    details = dict.fromkeys(row["details"] for row in found["rows"] if "details" in row)
+    shown["details"] = next(iter(details), "")
+    shown["seeds"] = sorted({row["seed"] for row in found["rows"]})
+    if [*standings] != [""]:
+        return {**found, **shown, "amounts": standings}
+    each = standings[""]
+    # Layers of other architectures are not to be compared: a table for each list of layers.
+    ordered = sorted(each, key=_list_layers)
+    tables = [list(some) for _, some in itertools.groupby(ordered, _list_layers)]
+    judged = verdict.judge(artifact.directory, each, first["n"])
+    others = verdict.compare_networks(artifact.directory, judged, each) if judged else ()
+    return {
+        **found,
+        **shown,
+        "standings": each,
+        "tables": tables,
+        "precisions": _read_precisions(found["rows"]) if first["metric"] == "mAP" else [],
+        "noise": metrics.noise_of_difference(first["n"]),
+        "verdict": judged,
+        "others": list(others),
+        "cards": _choose_cards(each, judged),
+    }
+
+
+def _list_layers(standing: verdict.Standing) -> list[str]:
+    """What a table of several subjects has as columns: their layers, if they have several."""
+    layers = list(standing.by_layer)
+    return layers if len(layers) > 1 else []
+
+
+def _choose_cards(
+    standings: Sequence[verdict.Standing], judged: verdict.Verdict | None
+) -> list[verdict.Standing]:
+    """Those that the first screen shows: the trained ones or, of many, the two compared."""
+    trained = [each for each in standings if each.role in verdict.TRAINED]
+    if judged is None:
+        return []
+    return trained if len(trained) <= _CARDS else [judged.best, judged.baseline]
+
+
+def summarise(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures that matter, of scores with standings: those of a chosen layer, or of all."""
+    if found["precisions"]:
+        return [
+            {
+                "subject": each["subject"],
+                "layer": each["layer"],
+                "value": each["area"]["value"],
+                "eleven_points": each["eleven"]["value"],
+            }
+            for each in found["precisions"]
+        ]
+    return [
+        {"subject": each.subject, "layer": layer, "value": value}
+        for each in found["standings"]
+        for layer, value in each.by_layer.items()
+        if layer == (each.layer or layer)
+    ]
+
+
+def tabulate(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores with amounts of labels, as `report_tables.draw` takes a table."""
+    rows: dict[str, dict[str, Any]] = {}
+    for amount, standings in found["amounts"].items():
+        for each in standings:
+            cell = {"value": each.value, "interval": each.interval}
+            rows.setdefault(each.subject, {})[amount] = cell
+    return {
+        "name": found["name"],
+        "title": f"{found['name']}: {found['metric']} by labelled images",
+        "columns": list(found["amounts"]),
+        "rows": [{"name": name, "cells": cells} for name, cells in rows.items()],
+    }
+
+
+def _read_precisions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Both average precisions of each network, means over the seeds; see `precision`.
+
+    subject, layer, area and eleven (each value, interval, classes: a share by name).
+    """
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["subject"], row["layer"]), []).append(row)
+    return [
+        {
+            "subject": subject,
+            "layer": layer,
+            "area": _average(some),
+            "eleven": _average([row["eleven_points"] for row in some]),
+        }
+        for (subject, layer), some in grouped.items()
+    ]
+
+
+def _average(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over the seeds of `value`, `interval` and `classes`."""
+    return {
+        "value": float(np.mean([each["value"] for each in found])),
+        "interval": np.mean([each["interval"] for each in found], axis=0).tolist(),
+        "classes": {
+            name: float(np.mean([each["classes"][name] for each in found]))
+            for name in found[0]["classes"]
+        },
+    }
