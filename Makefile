@@ -9,6 +9,9 @@ BENCH_STAMP := $(STAMP)-bench
 LOADER_STAMP := $(STAMP)-bench-loader
 REFERENCE_STAMP := $(STAMP)-reference
 BROWSER_STAMP := $(STAMP)-browser
+DOCS_STAMP := $(STAMP)-docs
+NOTEBOOKS_STAMP := $(STAMP)-notebooks
+PACKAGE_STAMP := $(STAMP)-package
 # A run's features directory, or one .npy: make bench-kmeans FEATURES=runs/quickstart/features
 FEATURES ?=
 BENCH_FLAGS ?=
@@ -18,8 +21,8 @@ CHAOS_FLAGS ?=
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --dist=loadfile \
 	--no-loadscope-reorder
 
-.PHONY: quickstart test test-all reference tour browser check fix bench-kmeans bench-loader bench-train scale \
-	chaos clean
+.PHONY: quickstart test test-all reference tour browser check fix docs notebooks package bench-kmeans \
+	bench-loader bench-train scale chaos clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -49,6 +52,21 @@ check: $(STAMP)  ## Style, types, who imports whom, shell scripts
 fix: $(STAMP)  ## What ruff can fix by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(DOCS_STAMP)  ## The documentation as a site, build/site/index.html; a broken local link is an error
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build --strict
+
+notebooks: $(NOTEBOOKS_STAMP)  ## Runs the notebooks at tiny size, a few minutes
+	JAX_PLATFORMS=cpu $(BIN)/python tests/run_notebooks.py
+
+package: $(PACKAGE_STAMP)  ## Builds dist/, checks it, and starts what the wheel holds, outside this checkout
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir=dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m pip install --quiet --no-deps --target=dist/installed dist/*.whl
+	cd dist && PYTHONPATH=installed $(abspath $(BIN))/python -m kt_jax --help
+	cd dist && PYTHONPATH=installed $(abspath $(BIN))/python -m kt_jax run --config=quickstart.py:tiny \
+		--workdir=run --dry_run
 
 bench-kmeans: $(BENCH_STAMP)  ## k-means beside its peers, an hour or two; the page is benchmarks/kmeans.md
 	$(BIN)/python benchmarks/kmeans.py $(if $(FEATURES),--features=$(FEATURES)) $(BENCH_FLAGS)
@@ -85,6 +103,18 @@ $(REFERENCE_STAMP): $(STAMP)
 
 $(BROWSER_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet -e '.[test,browser]'
+	touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[test,docs]'
+	touch $@
+
+$(NOTEBOOKS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[test,notebooks]'
+	touch $@
+
+$(PACKAGE_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[test,package]'
 	touch $@
 
 # Gigabytes, hence apart from the others.

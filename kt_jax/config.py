@@ -99,7 +99,16 @@ def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
 def _make_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> ConfigDict:
     from kt_jax.runs import graph
 
-    filled = _filled(values)
+    # Another kind has other options: only what the file itself says is handed on to it.
+    kinds = {
+        name: {**values[name], "kind": section["kind"]}
+        for name, section in overrides.items()
+        if isinstance(section, Mapping)
+        and "kind" in section
+        and isinstance(values.get(name), Mapping)
+        and "kind" in values[name]
+    }
+    filled = _filled({**values, **kinds})
     _override(filled, overrides, ())
     graph.make_graph(filled)
     config = ConfigDict(_filled(filled))

@@ -224,6 +224,15 @@ def test_overrides_reach_the_config():
     assert config.pretext.puzzles.grey == 0.5
 
 
+def test_another_kind_has_its_own_defaults():
+    told = {"probe.kind": "linear_sgd", "probe.size": "40"}
+    probe = load_with_flags("configs/quickstart.py", told).probe
+    assert (probe.kind, probe.size, probe.max_dims) == ("linear_sgd", 40, 800)
+    assert "test_views" not in probe
+    with pytest.raises(ValueError, match=r"has no key 'probe\.test_views'"):
+        load_with_flags("configs/quickstart.py", {**told, "probe.test_views": "2"})
+
+
 @pytest.mark.parametrize(
     ("path", "overrides", "error", "message"),
     [

@@ -6,32 +6,28 @@ Prints each block, its output and its seconds. Ends with status 1 at the first b
 if the tour takes longer than the page says.
 """
 
-import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/tour.md"
+import pages
+
+PAGE = "tour.md"
 MINUTES = 10
 
 
 def main() -> int:
-    blocks = re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    folder = os.path.dirname(sys.executable)
-    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    blocks = pages.read(PAGE)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kt_jax-tour-") as directory:
-        for language, block in blocks:
-            print(f"\n{block}", flush=True)
-            program = ["bash", "-euo", "pipefail"] if language == "bash" else [sys.executable]
+        for block in blocks:
+            print(f"\n{block.text}", flush=True)
             started = time.monotonic()
-            done = subprocess.run([*program, "-c", block], cwd=directory, env=environment)
+            status = pages.run(block, Path(directory))
             print(f"({time.monotonic() - started:.0f} s)")
-            if done.returncode:
-                print(f"this block of {PAGE.name} ended with status {done.returncode}")
+            if status:
+                print(f"this block of {PAGE} ended with status {status}")
                 return 1
     spent = time.monotonic() - begun
     print(f"\nthe tour: {len(blocks)} blocks in {spent / 60:.1f} minutes")

@@ -16,9 +16,6 @@ from pathlib import Path
 
 from kt_jax.commands import architectures
 from kt_jax.data import arguments
-from kt_jax.results.opened import open_artifact
-from kt_jax.results.writing import write_assignment
-from kt_jax.runs import artifacts
 
 _FORMS = {
     "artifact": "a Labels artifact, as a stage of a run gives it (the default)",
@@ -49,6 +46,11 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     architectures.import_files(given)
     source = {"source": given.source, **arguments.read_options(given)}
+    # Only here, since it imports JAX: --help and mistakes in the arguments do not wait for it.
+    from kt_jax.results.opened import open_artifact
+    from kt_jax.results.writing import write_assignment
+    from kt_jax.runs import artifacts
+
     clusters = open_artifact(given.clusters, artifacts.Clusters)
     write_assignment(clusters, source, given.out, form=given.form, workers=given.workers)
     print(given.out)

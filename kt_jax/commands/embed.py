@@ -16,9 +16,6 @@ from pathlib import Path
 
 from kt_jax.commands import architectures
 from kt_jax.data import arguments
-from kt_jax.results.opened import open_artifact
-from kt_jax.results.writing import write_features
-from kt_jax.runs import artifacts
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,6 +44,11 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     architectures.import_files(given)
     source = {"source": given.source, **arguments.read_options(given)}
+    # Only here, since it imports JAX: --help and mistakes in the arguments do not wait for it.
+    from kt_jax.results.opened import open_artifact
+    from kt_jax.results.writing import write_features
+    from kt_jax.runs import artifacts
+
     wanted = (artifacts.Backbone, artifacts.Features, artifacts.Clusters)
     write_features(
         open_artifact(given.backbone, *wanted), source, given.out, layer=given.layer,

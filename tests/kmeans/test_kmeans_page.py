@@ -1,8 +1,7 @@
-"""README's part on k-means: its commands and lines of Python run."""
+"""docs/kmeans.md: its commands and lines of Python run, and what it says holds."""
 
 import re
 import shlex
-import textwrap
 from pathlib import Path
 
 import jax
@@ -12,36 +11,44 @@ import pytest
 from kt_jax import kmeans
 from kt_jax.kmeans import rows
 from kt_jax.kmeans.__main__ import main
+from kt_jax.kmeans.sweep.__main__ import main as sweep
 from kt_jax.runs import files
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-SECTION = README.partition("\n## k-means by itself\n")[2].partition("\n## ")[0]
-# Indented lines, and the empty ones between them.
-BLOCKS = [textwrap.dedent(block) for block in re.findall(r"(?:^(?: {4}.*)?\n)+", SECTION, re.M)]
+PAGE = (Path(__file__).parents[2] / "docs/kmeans.md").read_text()
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL)
+COMMANDS = "".join(block for language, block in BLOCKS if language == "bash").splitlines()
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A directory with F.npy and runs/mine/features, from which README's command made DIR."""
+    """A directory with F.npy and runs/mine/features, from which the page's command made DIR2."""
     monkeypatch.chdir(tmp_path)
     features = np.random.default_rng(0).random((1200, 5)).astype(np.float16)
     np.save("F.npy", features)
     files.write_array(Path("runs/mine/features/features-00000-of-00001.npy"), features)
-    commands = next(block for block in BLOCKS if "python -m kt_jax.kmeans --" in block)
-    command = shlex.split(next(line for line in commands.splitlines() if "--l2" in line))
-    assert command[:3] == ["python", "-m", "kt_jax.kmeans"]
-    assert main(command[3:]) == 0
+    command = shlex.split(next(line for line in COMMANDS if "--l2" in line))
+    assert command[:2] == ["kt-jax", "kmeans"]
+    assert main(command[2:]) == 0
     return features
 
 
 def test_the_lines_of_python_run_and_agree(place):
-    blocks = [block for block in BLOCKS if "kmeans.assign(" in block]
+    blocks = [block for language, block in BLOCKS if language == "python"]
     assert len(blocks) == 2
     names = {"new_rows": place}
     for block in blocks:
         exec(block, names)
-        np.testing.assert_array_equal(names["found"].cluster, np.load("DIR/assignment.npy"))
-    np.testing.assert_array_equal(names["result"].assignment, np.load("DIR/assignment.npy"))
+        np.testing.assert_array_equal(names["found"].cluster, np.load("DIR2/assignment.npy"))
+    np.testing.assert_array_equal(names["result"].assignment, np.load("DIR2/assignment.npy"))
+
+
+def test_the_sweep_of_the_page_writes_a_table(place):
+    for layer, columns in (("DIR_A", slice(3)), ("DIR_B", slice(2, 5))):
+        files.write_array(Path(layer, "0.npy"), place[:, columns])
+    (command,) = (line for line in COMMANDS if line.startswith("kt-jax sweep"))
+    words = command.replace("--k 50 100 200", "--k 2 --max_iterations 2").split()[2:]
+    assert sweep(words) == 0
+    assert Path("SWEEP/sweep.md").read_text().count("conv2") == 1
 
 
 def test_of_a_subsample_some_fields_are_of_all_rows(place):
