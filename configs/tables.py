@@ -59,7 +59,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     ask_tasks(study, rows)
     ask_options(study, rows)
     evaluate(study, rows)
-    study.add("report", "report")
+    study.add("report", "report", test_images="test")
     study.config.stages = tuple(study.stages)
     return study.config
 
