@@ -5,16 +5,17 @@ It draws each artifact by its type, whatever stage made it, and says which stage
 
 import collections
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from kt_jax import data
 from kt_jax.pretext import words
 from kt_jax.runs import artifacts, files, marks, options, progress
-from kt_jax.runs.artifacts import Labels
+from kt_jax.runs.artifacts import Artifact, Labels
 from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.stages import (
     report_clusters,
@@ -90,6 +91,7 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "verdicts": verdicts,
         "retrieved": report_retrieved.draw(stage, by_type[artifacts.Scores], shown, best),
         "tables": tables,
+        "next": _find_next_steps(by_type, best, stage.inputs.images["images"]),
         "claims": collections.Counter(y["verdict"] for x in tables for y in x["claims"]),
         "plots_of": {each["name"]: report_tables.draw(each, layers) for each in (*tables, *few)},
     }
@@ -142,8 +144,10 @@ def headlines(directory: Path) -> Iterator[str]:
     for name, found in summary["verdicts"].items():
         yield f"{name}: {found['sentence']}"
     for name, found in summary["claims"].items():
-        for claim, said in found.items():
-            yield f"{name}: {claim}: {said}"
+        counts = collections.Counter(found.values())
+        yield f"{name}: {', '.join(f'{count} {said}' for said, count in counts.items())}"
+    for name, command in summary["next"].items():
+        yield f"{name}: {command.format(run=directory.parent)}"
 
 
 def _say_score(row: Mapping[str, Any]) -> str:
@@ -188,7 +192,26 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
             for x in page["scores"]
             if x.get("verdict")
         },
+        "next": page["next"],
     }
+
+
+def _find_next_steps(
+    by_type: Mapping[Any, Sequence[Artifact[Any]]], best: str, images: data.Images
+) -> dict[str, str]:
+    """Commands that go on from here, by what they are for; {run} stands for the workdir."""
+    steps = {}
+    clusters = [each for each in by_type[artifacts.Clusters] if "/" not in each.name]  # this run's
+    if clusters:
+        steps["see the clusters"] = f"kt-jax atlas {{run}}/{clusters[0].name} --out=atlas"
+    if best in {x.name for x in by_type[artifacts.Backbone]}:
+        command = f"kt-jax export {{run}}/{best} --to=torch --out={best}"
+        steps["take the network to PyTorch"] = command
+    if images.origin.startswith("photographs"):
+        steps["use your own images"] = (
+            "kt-jax run --config=folder.py:/path/to/images,tiny --workdir=runs/mine"
+        )
+    return steps
 
 
 def _render(page: Mapping[str, Any]) -> str:
