@@ -73,6 +73,7 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         by_type[artifacts.Scores], found, stage.inputs.images["images"].fingerprint
     )
     best = verdicts[0]["verdict"].best.subject if verdicts else ""
+    worth = best if verdicts and verdicts[0]["verdict"].worth_it else ""
     devices = stage.mesh.devices
     page: dict[str, Any] = {
         "name": stage.directory.parent.name,
@@ -91,7 +92,7 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "verdicts": verdicts,
         "retrieved": report_retrieved.draw(stage, by_type[artifacts.Scores], shown, best),
         "tables": tables,
-        "next": _find_next_steps(by_type, best, stage.inputs.images["images"]),
+        "next": _find_next_steps(by_type, worth, stage.inputs.images["images"]),
         "claims": collections.Counter(y["verdict"] for x in tables for y in x["claims"]),
         "plots_of": {each["name"]: report_tables.draw(each, layers) for each in (*tables, *few)},
     }
@@ -197,15 +198,15 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find_next_steps(
-    by_type: Mapping[Any, Sequence[Artifact[Any]]], best: str, images: data.Images
+    by_type: Mapping[Any, Sequence[Artifact[Any]]], worth: str, images: data.Images
 ) -> dict[str, str]:
     """Commands that go on from here, by what they are for; {run} stands for the workdir."""
     steps = {}
     clusters = [each for each in by_type[artifacts.Clusters] if "/" not in each.name]  # this run's
     if clusters:
         steps["see the clusters"] = f"kt-jax atlas {{run}}/{clusters[0].name} --out=atlas"
-    if best in {x.name for x in by_type[artifacts.Backbone]}:
-        command = f"kt-jax export {{run}}/{best} --to=torch --out={best}"
+    if worth in {x.name for x in by_type[artifacts.Backbone]}:
+        command = f"kt-jax export {{run}}/{worth} --to=torch --out={worth}"
         steps["take the network to PyTorch"] = command
     if images.origin.startswith("photographs"):
         steps["use your own images"] = (
