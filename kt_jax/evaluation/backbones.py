@@ -55,13 +55,17 @@ def describe(architecture: Mapping[str, Any], size: int, *, origin: str = "") ->
         where its options stand.
     """
     try:
-        return _describe(architecture, size)
+        about = _describe(json.dumps(architecture, sort_keys=True), size)
     except ValueError as error:
         raise ValueError(f"{origin}: {error}" if origin else str(error)) from None
+    return dataclasses.replace(about, architecture=models.complete(architecture))
 
 
-def _describe(architecture: Mapping[str, Any], size: int) -> artifacts.Backbone:
-    make_model = _maker(architecture, size)
+# A config of many networks asks for the same few again and again, a second each time.
+@functools.lru_cache(maxsize=128)
+def _describe(architecture: str, size: int) -> artifacts.Backbone:
+    """`architecture` is JSON."""
+    make_model = _maker(json.loads(architecture), size)
     made = _make_abstract(make_model)
     layers = models.activation_shapes(made, size)
     unknown = [layer for layer in made.probe_layers if layer not in layers]
@@ -71,7 +75,7 @@ def _describe(architecture: Mapping[str, Any], size: int) -> artifacts.Backbone:
             f"that it gives: {', '.join(layers)}"
         )
     return artifacts.Backbone(
-        architecture=models.complete(architecture),
+        architecture={},
         size=size,
         preprocessing=_PREPROCESSING,
         layers=layers,
@@ -286,7 +290,15 @@ def layer_shapes(about: artifacts.Backbone, size: int) -> dict[str, tuple[int, .
     Raises:
       ValueError: nothing is left of images that small.
     """
-    return models.activation_shapes(_make_abstract(_maker(about.architecture, about.size)), size)
+    return dict(_layer_shapes(json.dumps(about.architecture, sort_keys=True), about.size, size))
+
+
+@functools.lru_cache(maxsize=256)
+def _layer_shapes(architecture: str, made_for: int, size: int) -> dict[str, tuple[int, ...]]:
+    """`architecture` is JSON."""
+    return models.activation_shapes(
+        _make_abstract(_maker(json.loads(architecture), made_for)), size
+    )
 
 
 def variable_shapes(about: artifacts.Backbone) -> tuple[Any, Any]:
