@@ -232,7 +232,7 @@ def test_a_broken_manifest_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"manifest.json is broken: .*Delete it, or bring it back"):
         artifacts.open_artifact(tmp_path, name="one", reader="two")
     about = {"rows": 3, "classes": 2, "images": "x"}
-    with pytest.raises(ValueError, match="manifest of a Labels lacks 'origin'"):
+    with pytest.raises(ValueError, match="manifest of a Labels has no 'origin'"):
         artifacts.describe({"type": "Labels", "about": about})
 
 

@@ -33,7 +33,7 @@ def quickstart():
 
 
 REFUSED = {
-    "no kind": ("clusters.kind", ..., "config.clusters is no stage: a section says its kind, one"),
+    "no kind": ("clusters.kind", ..., "config.clusters is no stage: give its kind, one"),
     "no section": ("clusters", 5, "config.clusters is no stage"),
     "unknown kind": ("clusters.kind", "kmeans", "config.clusters.kind = 'kmeans': choose one of"),
     "unknown option": (

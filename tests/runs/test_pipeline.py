@@ -388,7 +388,7 @@ def test_a_stage_that_is_not_to_be_done_is_warned_of(stages, tmp_path, caplog):
     config.stages = ["one"]
     pipeline.run(config, tmp_path)
     assert runs(stages) == [1, 0, 0, 0]
-    assert "config.stages does not name two: it is not done" in caplog.text
+    assert "config.stages does not name two: it is skipped" in caplog.text
 
 
 def test_a_run_in_place_of_an_artifact_is_told(monkeypatch, tmp_path):
