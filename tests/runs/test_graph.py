@@ -159,7 +159,7 @@ def test_an_input_may_be_an_artifact_of_another_run(fakes, tmp_path):
     pipeline.run(make_config(one={"kind": "sweep", "value": 8}), tmp_path / "first", redo=["one"])
     with pytest.raises(
         ValueError,
-        match=rf"config.two.reads: {given} is not what it was made from(?s:.*)--redo=two",
+        match=rf"config.two.reads: {given} changed since it was made(?s:.*)--redo=two",
     ):
         pipeline.run(config, tmp_path / "second")
 
