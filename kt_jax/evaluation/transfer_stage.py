@@ -55,7 +55,7 @@ def plan(
     loss_fn: training.LossFn = training.cross_entropy,
     label_shape: tuple[int, ...] = (),
 ) -> Plan:
-    """Checks the options against the inputs, and describes what the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Args:
       chosen: the options.

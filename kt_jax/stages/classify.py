@@ -251,7 +251,7 @@ def _make_loss(chosen: Options, form: targets.Form) -> training.LossFn:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the options against the inputs, and describes what the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: the devices cannot share the batch evenly, or images have no labels or no

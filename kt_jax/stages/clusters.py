@@ -180,7 +180,7 @@ def _describe(chosen: Options, features: artifacts.Features) -> artifacts.Cluste
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the options against the features, and describes what the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: there are more clusters than images, or k-means has no such option.

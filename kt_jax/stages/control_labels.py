@@ -99,7 +99,7 @@ def _describe(chosen: Options, inputs: Inputs) -> artifacts.Labels:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the images, and describes what the stage would do.
+    """Checks the images, and describes the stage.
 
     Raises:
       ValueError: the images do not have exactly one class each, or all have the same.

@@ -93,7 +93,7 @@ def _describe(chosen: Options, images: data.Images) -> artifacts.Features:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the images, and describes what the stage would do.
+    """Checks the images, and describes the stage.
 
     Raises:
       ValueError: images are too small.

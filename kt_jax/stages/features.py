@@ -201,7 +201,7 @@ def _describe(
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the options against the inputs, and describes what the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: the backbone has no such layer, images are too small, or an option is already

@@ -156,7 +156,7 @@ def _shorten(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the files, and describes what the stage would do.
+    """Checks the files, and describes the stage.
 
     Raises:
       FileNotFoundError: a file is missing.

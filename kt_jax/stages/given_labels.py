@@ -119,7 +119,7 @@ def _shorten(keys: list[str], wanted: Sequence[str]) -> tuple[list[str], Sequenc
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the file, and describes what the stage would do.
+    """Checks the file, and describes the stage.
 
     Raises:
       FileNotFoundError: there is no such file.

@@ -91,7 +91,7 @@ def _load(chosen: Options, about: artifacts.Backbone, origin: str) -> tuple[Any,
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the file, and describes what the stage would do.
+    """Checks the file, and describes the stage.
 
     Raises:
       FileNotFoundError: there is no such file.

@@ -122,7 +122,7 @@ def _describe(
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the options against the clusters, and describes what the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: images are too small for the teacher's view, or features were given for other

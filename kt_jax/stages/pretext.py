@@ -244,7 +244,7 @@ def _check_task(chosen: Options, origin: str) -> None:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the options against the inputs, and describes what the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: an option belongs to another task, or the images or the devices do not allow these

@@ -111,7 +111,7 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the options, and describes what the stage would do.
+    """Checks the options, and describes the stage.
 
     Raises:
       ValueError: a count is below 1.

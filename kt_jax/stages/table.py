@@ -231,7 +231,7 @@ def _write_cell(cell: claims.Cell, fact: str) -> str:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """Checks the options against the scores, and describes what the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: none of the scores has a subject of that name.
