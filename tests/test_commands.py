@@ -34,7 +34,7 @@ def test_show_refuses_what_was_changed(labels, capsys):
     assert commands.main(["show", str(labels)]) == 2
     said = capsys.readouterr().err
     assert "labels.parquet has changed since it was written" in said
-    assert "copy the directory again, or make it anew" in said
+    assert "copy the directory again, or make it again" in said
 
 
 def test_show_lists_the_stages_of_a_run(labels, capsys):
@@ -51,7 +51,7 @@ def test_show_lists_the_stages_of_a_run(labels, capsys):
     ("arguments", "message"),
     [
         (["show", "nothing"], "kt_jax show: there is no directory nothing"),
-        (["show", "."], "holds neither an artifact"),
+        (["show", "."], "is neither an artifact"),
         (["shove"], "no command 'shove'"),
         ([], ""),
     ],

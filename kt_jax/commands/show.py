@@ -47,7 +47,7 @@ def describe(directory: Path) -> Iterator[str]:
         yield f"{directory}: begun, not finished"
     else:
         raise ValueError(
-            f"{directory} holds neither an artifact ({marks.MANIFEST}) nor a run (config.json)"
+            f"{directory} is neither an artifact (no {marks.MANIFEST}) nor a run (no config.json)"
         )
 
 

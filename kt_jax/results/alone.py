@@ -63,7 +63,7 @@ def run(
                 raise
             # Replace the remedy in the message of a run by that of this call.
             words, changed, _ = str(error).partition(provenance.WAYS_ON)
-            remedy = f"To begin anew, delete {work}" if changed else ""
+            remedy = f"To start over, delete {work}" if changed else ""
             raise type(error)(f"{words}{remedy}") from error
         yield made
         shutil.rmtree(work)

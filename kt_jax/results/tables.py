@@ -120,7 +120,7 @@ FORMS: dict[str, Callable[[Path, Path, Path, dict[str, Any]], None]] = {
     "huggingface": _write_huggingface,
     "fiftyone": _write_fiftyone,
 }
-"""Functions of `out`, the directory of the labels, that of the clusters, and the source of the
+"""Functions of `out`, the directories of the labels and of the clusters, and the source of the
 images, by the name of the form."""
 
 _FILES: dict[str, Callable[[Path, pa.Table], None]] = {

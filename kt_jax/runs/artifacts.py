@@ -223,7 +223,7 @@ def read_manifest(directory: Path, *, name: str, reader: str) -> dict[str, Any]:
 def _remedy(directory: Path) -> str:
     if marks.is_run(directory.parent):
         return f"do the stage again with --redo={directory.name}"
-    return "copy the directory again, or make it anew"
+    return "copy the directory again, or make it again"
 
 
 def describe(manifest: Mapping[str, Any]) -> Description:

@@ -133,7 +133,7 @@ def examine_folder(path: Path, *, size: int, seconds: float) -> Iterator[Finding
     if refused:
         first = source.refused[0]
         text = f"{refused:,} files are no images, such as {first.key}: {first.reason}"
-        yield Finding(WARNING, f"{path}: {text}; they are left out")
+        yield Finding(WARNING, f"{path}: {text}; they are skipped")
 
 
 def examine_images(
@@ -209,7 +209,7 @@ def examine_config(config: Any, workdir: Path, *, seconds: float) -> Iterator[Fi
             if images.excluded:
                 yield Finding(
                     WARNING,
-                    f"{title}: {len(images.excluded):,} files are left out, such as "
+                    f"{title}: {len(images.excluded):,} files are excluded, such as "
                     f"{images.excluded[0].key}: {images.excluded[0].reason}",
                 )
         cached = sum(len(sources[name]) * sources[name].size ** 2 * 3 for name in names)

@@ -81,11 +81,11 @@ def read_config(directory: Path) -> dict[str, Any]:
         hint = (
             f"it is a stage: name its run, {directory.parent}" if is_stage else "name a --workdir"
         )
-        raise ValueError(f"{directory} holds no run ({CONFIG}): {hint}")
+        raise ValueError(f"{directory} is not a run (it has no {CONFIG}): {hint}")
     config = files.read_json(path)
     is_ours = isinstance(config, dict) and isinstance(config.get("stages"), list)
     if not is_ours or any(not _is_section(config.get(name)) for name in config["stages"]):
-        raise ValueError(f"{path} is not that of a run of this version of kt_jax")
+        raise ValueError(f"{path} is not the config of a run of this version of kt_jax")
     if not config["stages"]:
         raise ValueError(f"{path} names no stages: there is nothing to do in this run")
     return config

@@ -318,7 +318,7 @@ def test_images_that_changed_since_a_kill_are_told_as_this_command_can(
     assert call(*command) == 2
     said = capsys.readouterr().err
     assert "30 -> 29 images" in said
-    assert f"To begin anew, delete {tmp_path / '.x.csv.unfinished'}" in said
+    assert f"To start over, delete {tmp_path / '.x.csv.unfinished'}" in said
     assert "--redo" not in said
 
 

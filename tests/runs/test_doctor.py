@@ -184,7 +184,7 @@ def test_devices_that_are_taken_and_little_memory(monkeypatch, tmp_path):
     [
         (["none"], "there is no none: name a run or images, or give --config"),
         (["empty"], "kt_jax doctor: "),
-        (["other"], "is not that of a run of this version"),
+        (["other"], "is not the config of a run of this version"),
         (["stageless"], "names no stages"),
         (["stage"], "is a stage: name its run"),
         (["empty", "--config=none.py"], "no config file 'none.py'"),

@@ -204,9 +204,9 @@ def test_looking_does_not_keep_a_run_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (None, "holds no run"),
-        ({"seed": 0, "teacher": {}}, "is not that of a run of this version"),
-        ({"seed": 0, "stages": ["one"], "one": {}}, "is not that of a run of this version"),
+        (None, "is not a run"),
+        ({"seed": 0, "teacher": {}}, "is not the config of a run of this version"),
+        ({"seed": 0, "stages": ["one"], "one": {}}, "is not the config of a run of this version"),
         ({"seed": 0, "stages": []}, "names no stages"),
     ],
 )

@@ -1,11 +1,10 @@
-"""The atlas: every cluster of a set of images on one page that needs no server.
+"""The atlas: all clusters of a set of images on one HTML page, which works offline.
 
     write_atlas("runs/mine/clusters", "atlas")  ->  atlas/atlas.html, atlas/atlas.parquet
 
-`members` finds out which image is in which cluster and how clearly; `pictures` opens the images
-without a trace in the run that is read; `places` draws the map; `sheets` packs thumbnails into as
-many bytes as are allowed; `summary` says what a cluster is; `page` writes the HTML and `table` the
-Parquet file. It reads finished artifacts of any run and changes none.
+`members` finds the cluster of each image. `pictures` opens the images without writing into the run.
+`places` makes the map. `sheets` packs thumbnails into the allowed number of bytes. `summary`
+describes each cluster in numbers. `page` writes the HTML, and `table` the Parquet file.
 """
 
 from kt_jax.results.atlas.writing import Written, write_atlas

@@ -1,4 +1,4 @@
-"""Finds what a page shows: the members of clusters, their images and their places."""
+"""Collects the data of a page: members of clusters, their images, and their places on the map."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -31,9 +31,12 @@ class Gathered:
 
 
 def gather(artifact: Artifact[Any], images: Given | None, *, count: int) -> Gathered:
-    """The clusters of the images that were clustered or labelled, or of those at `images`.
+    """Collects the clusters, images and places of an atlas.
 
-    Places have `count` dimensions, the first principal components.
+    Args:
+      artifact: Clusters or Labels.
+      images: where the images are; None: those that were clustered or labelled.
+      count: the number of principal components of the places.
 
     Raises:
       FileNotFoundError, ValueError: as `write_atlas`.
@@ -60,26 +63,26 @@ def _explain_unknown(artifact: Artifact[Any], run: Run | None) -> str:
     name = artifact.name
     if not groups.carries_backbone(artifact):
         return (
-            f"{name} are clusters of rows without names, so no images are known: an atlas needs a "
-            "run's Clusters, or Labels"
+            f"{name} are clusters of rows without names, so their images are not known: an atlas "
+            "needs Clusters of a run, or Labels"
         )
     reason = (
-        "lies in no run, so that its images are not known"
+        "lies in no run, so its images are not known"
         if run is None
         else f"lies in {run.directory}, which has neither the features nor labels of its images"
     )
-    return f"{name} {reason}: name the images behind it, and they get their clusters anew"
+    return f"{name} {reason}: give the images as PATH after it, to find their clusters again"
 
 
 def _open_known(members: Members, owner: Artifact[Any], given: Given | None) -> data.Images:
-    """The images of members that are known by name: where the run says, or in another place."""
+    """Opens the images of members that are known by name: at `given`, or where the run says."""
     run = groups.find_run(owner)
     if given is not None:
         return pictures.open_given(run, given, size=sheets.SIDES[0])
     if run is None or "images" not in run.section:
         raise ValueError(
             f"{owner.name} lies in no run that says where its {len(members.keys):,} images are, "
-            f"such as {members.keys[0]}: name the place that has them behind it"
+            f"such as {members.keys[0]}: give their place as PATH after it"
         )
     name = run.section["images"]
     images = pictures.open_set(run, name)
@@ -88,7 +91,7 @@ def _open_known(members: Members, owner: Artifact[Any], given: Given | None) -> 
 
 
 def _place(found: Gathered, clusters: Artifact[Any], owner: Artifact[Any], count: int) -> Gathered:
-    """Adds the map: of the features of the same images, or else of their distances."""
+    """Adds the map, from the features of the same images if available, else from distances."""
     tensors = files.read_tensors(clusters / "centroids.safetensors")
     centroids, members = tensors["centroids"], found.members
     axes = _find_axes(clusters, tensors, count)
@@ -126,7 +129,7 @@ def _layer(clusters: Artifact[Any]) -> str:
 
 
 def _gather_anew(clusters: Artifact[Any], images: data.Images, count: int) -> Gathered:
-    """Labels any images through the backbone of the clusters."""
+    """Labels any images with the backbone of the clusters."""
     tensors = files.read_tensors(clusters / "centroids.safetensors")
     axes = _find_axes(clusters, tensors, count)
     parts, spots = [], []
@@ -148,10 +151,15 @@ def _gather_anew(clusters: Artifact[Any], images: data.Images, count: int) -> Ga
 
 
 def compare(other: Artifact[Any], found: Gathered, name: str) -> summary.Comparison:
-    """The clusters of another clustering that the same images are in.
+    """Finds the clusters of the same images in another clustering.
+
+    Args:
+      other: Clusters or Labels.
+      found: the data of the page.
+      name: the name of `other` on the page.
 
     Raises:
-      ValueError: it is of other images, or it is not known of which.
+      ValueError: `other` is of other images, or its images are not known.
     """
     known = groups.find_members(other)
     is_labels = isinstance(other.about, artifacts.Labels)

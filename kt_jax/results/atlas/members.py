@@ -1,4 +1,4 @@
-"""Which image is in which cluster, and how clearly: read from a run, or computed again."""
+"""The cluster, distance and margin of each image: read from a run, or computed again."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from kt_jax.runs.artifacts import Artifact
 _log = logging.getLogger(__name__)
 
 READER = "atlas"
-_BATCH = 64  # images at a time on each device, where a backbone sees them again
+_BATCH = 64  # images per device and step, when features are computed again
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Run:
     directory: Path
     config: Mapping[str, Any]
     stage: str
-    """The name of the artifact there."""
+    """The name of the artifact's stage."""
 
     @property
     def section(self) -> Mapping[str, Any]:
@@ -37,23 +37,23 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """The cluster of every image of a set; distances are those of k-means."""
+    """The cluster of every image of a set, with the distances of k-means."""
 
     keys: tuple[str, ...]
     cluster: Int32[np.ndarray, " n"]
     distance: Float32[np.ndarray, " n"]
-    second_cluster: Int32[np.ndarray, " n"]  # -1 where there is one cluster only
-    margin: Float32[np.ndarray, " n"]  # distance of the second less that of the first
+    second_cluster: Int32[np.ndarray, " n"]  # -1 if there is only one cluster
+    margin: Float32[np.ndarray, " n"]  # distance of the second minus that of the first
     origin: str
-    """Where the distances come from, for people."""
+    """Where the distances come from, as text for people."""
 
 
 def open_clustering(directory: Path) -> Artifact[Any]:
     """Opens Clusters or Labels.
 
     Raises:
-      FileNotFoundError: it is not finished, or files of it have gone.
-      ValueError: it is an artifact of another type, or its files are not what was written.
+      FileNotFoundError: the artifact is not finished, or files are missing.
+      ValueError: the artifact has another type, or its files have changed.
     """
     place = Path(os.path.abspath(directory.expanduser()))
     if not place.is_dir():
@@ -66,7 +66,7 @@ def open_clustering(directory: Path) -> Artifact[Any]:
 
 
 def find_run(artifact: Artifact[Any]) -> Run | None:
-    """The run that an artifact lies in; None for one that was copied from it."""
+    """The run that an artifact lies in; None for an artifact that was copied elsewhere."""
     path = artifact.directory.parent / "config.json"
     config = files.read_json(path) if path.exists() else {}
     name = artifact.directory.name
@@ -74,9 +74,9 @@ def find_run(artifact: Artifact[Any]) -> Run | None:
 
 
 def find_input(artifact: Artifact[Any], option: str) -> Artifact[Any] | None:
-    """What an artifact was made from, if it is still there and the same.
+    """The artifact that an option of the stage named, if it still exists and has not changed.
 
-    Its files are not read: their hashes were compared when the stage read them.
+    Its files are not read: their hashes were checked when the stage read them.
     """
     run = find_run(artifact)
     if run is None or not isinstance(run.section.get(option), str):
@@ -92,17 +92,17 @@ def find_input(artifact: Artifact[Any], option: str) -> Artifact[Any] | None:
 
 
 def _made_from(artifact: Artifact[Any], option: str) -> str | None:
-    """The hash of what an option named when the stage ran."""
+    """The hash of the artifact that an option named when the stage ran."""
     inputs = artifact.manifest["fingerprint"].get("inputs", {})
     return inputs.get(option, {}).get("artifact")
 
 
 def find_members(artifact: Artifact[Any]) -> tuple[Members, Artifact[Any]] | None:
-    """What a run knows, and the artifact of it whose images these are.
+    """Reads the members from a run. Also returns the artifact that has the same images.
 
-    Of Labels that is their own table. Of Clusters it is the table of Labels that the run gave to
-    the clustered images, or one that they carry, or else the distances of the features that were
-    clustered. None if there is none of these.
+    Labels have their own table. For Clusters, the sources are, in this order: Labels that the run
+    made of the clustered images, a table in the artifact itself, and the clustered features, whose
+    distances are computed again. None if none of these exists.
 
     Raises:
       ValueError: a file is broken.
@@ -115,10 +115,10 @@ def find_members(artifact: Artifact[Any]) -> tuple[Members, Artifact[Any]] | Non
         if not _are_of_clustered(labels, artifact, features):
             continue
         found = _read_labels(labels)
-        # Another device may have decided a tie in another way.
+        # They may differ: another device may break a tie in another way.
         if np.array_equal(found.cluster, assignment):
             return found, labels
-    if (artifact / "labels.parquet").exists():  # of given features, which have no backbone
+    if (artifact / "labels.parquet").exists():  # clusters of given features, without a backbone
         return _read_labels(artifact), features or artifact
     if features is None or not (features / "index.parquet").exists():
         return None
@@ -126,7 +126,7 @@ def find_members(artifact: Artifact[Any]) -> tuple[Members, Artifact[Any]] | Non
 
 
 def _labels_of(clusters: Artifact[Any]) -> Iterator[Artifact[Any]]:
-    """The finished Labels of the same run that these clusters gave."""
+    """The finished Labels of the same run that were made with these clusters."""
     run = find_run(clusters)
     for name, section in ({} if run is None else run.config).items():
         if run is None or not isinstance(section, Mapping) or section.get("clusters") != run.stage:
@@ -144,10 +144,10 @@ def _are_of_clustered(
     clusters: Artifact[artifacts.Clusters],
     features: Artifact[Any] | None,
 ) -> bool:
-    """Whether Labels are of the images that were clustered: equal clusters do not say so."""
+    """Whether Labels are of the clustered images. Equal clusters alone do not prove this."""
     if features is not None:
         return has_same_images(features, labels)
-    # The features have gone: the run's config still says which set they were of.
+    # The features were deleted: the run's config still names their set of images.
     run = find_run(clusters)
     if run is None:
         return False
@@ -157,7 +157,7 @@ def _are_of_clustered(
 
 
 def has_same_images(features: Artifact[Any], labels: Artifact[Any]) -> bool:
-    """Whether two artifacts, of features or of labels, are of the very same images."""
+    """Whether Features and Labels are of the same images."""
     first, second = (
         each.manifest["fingerprint"].get("images", {}).get("images") for each in (features, labels)
     )
@@ -181,15 +181,15 @@ def _measure(
     features: Artifact[artifacts.Features],
     assignment: Int32[np.ndarray, " n"],
 ) -> Members:
-    """The distances of the clustered features."""
-    from kt_jax import kmeans  # imports JAX, which is not needed where Labels are there
+    """Computes the distances of the clustered features again."""
+    from kt_jax import kmeans  # imports JAX, which is not needed if there are Labels
     from kt_jax.evaluation import labelling
 
-    _log.info("atlas: measuring the distances of %s features", f"{len(assignment):,}")
+    _log.info("atlas: computing the distances of %s features", f"{len(assignment):,}")
     found = kmeans.assign(shards(features), **labelling.load_scaling(clusters))
     return Members(
         keys=tuple(files.read_table(features / "index.parquet")["key"].tolist()),
-        # The run's own: another device may decide a tie in another way.
+        # The assignment of the run: another device may break a tie in another way.
         cluster=assignment.astype(np.int32),
         distance=found.distance,
         second_cluster=found.second_cluster,
@@ -204,12 +204,12 @@ def shards(features: Artifact[Any]) -> list[Path]:
 
 
 def carries_backbone(clusters: Artifact[Any]) -> bool:
-    """Whether other images can have these clusters: not where their features were given."""
+    """Whether an artifact can label other images: Clusters that contain their backbone."""
     return isinstance(clusters.about, artifacts.Clusters) and (clusters / "backbone").is_dir()
 
 
 def image_size(clusters: Artifact[artifacts.Clusters]) -> int:
-    """The side that the clustered images were decoded to, in pixels."""
+    """The side in pixels that the clustered images were decoded to."""
     features = clusters.about.features
     assert features is not None
     return features.image_size or features.size
@@ -218,14 +218,14 @@ def image_size(clusters: Artifact[artifacts.Clusters]) -> int:
 def assign_anew(
     clusters: Artifact[artifacts.Clusters], images: data.Images
 ) -> Iterator[tuple[Float[np.ndarray, "rows d"], Members]]:
-    """The nearest centroids of any images, through the backbone that the clusters carry.
+    """Finds the nearest centroids of any images, with the backbone that the clusters contain.
 
     Yields (features, members) batch by batch, in the order of the images.
 
     Raises:
-      ValueError: images that are smaller than the backbone's view.
+      ValueError: the images are smaller than the backbone's view.
     """
-    from kt_jax import kmeans  # these import JAX and flax, which other ways do not need
+    from kt_jax import kmeans  # imported here: only this way needs JAX and flax
     from kt_jax.evaluation import image_rows, labelling
     from kt_jax.machine import partition, signals
 
@@ -246,11 +246,11 @@ def assign_anew(
             found = kmeans.assign(rows, **labeller.scaling, mesh=mesh)
             keys = tuple(images.keys[index] for index in indices.tolist())
             parts = found.cluster, found.distance, found.second_cluster, found.margin
-            yield rows, Members(keys, *parts, origin="the backbone, anew")
+            yield rows, Members(keys, *parts, origin="the backbone, computed again")
 
 
 def join(parts: list[Members]) -> Members:
-    """Consecutive members as one."""
+    """Joins consecutive members."""
     names = ("cluster", "distance", "second_cluster", "margin")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     keys = tuple(key for part in parts for key in part.keys)

@@ -1,4 +1,4 @@
-"""The page: one HTML file with its data, styles, script and thumbnails inside."""
+"""Writes the page: one HTML file with its data, styles, scripts and thumbnails."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from kt_jax.results.atlas.members import Members
 from kt_jax.results.atlas.summary import Comparison, Summary
 
 _WEB = Path(__file__).parent / "web"
-_MARK = b'<meta name="generator" content="kt_jax atlas">'  # other pages are not replaced
+_MARK = b'<meta name="generator" content="kt_jax atlas">'  # only pages with it are replaced
 _SCRIPTS = ("page.js", "map.js", "list.js", "cluster.js", "comparison.js", "start.js")
 
 
@@ -32,9 +32,9 @@ def make_data(
     centres: np.ndarray | None,
     comparison: Comparison | None,
 ) -> str:
-    """What the script reads: JSON in ASCII in which no HTML begins.
+    """The data for the scripts of the page: JSON in ASCII, in which HTML is escaped.
 
-    Arrays are base64 of little-endian numbers, those of members in the order of `Summary.order`.
+    Arrays are base64 of little-endian numbers. Arrays of members have the order `Summary.order`.
     """
     order = numbers.order
     thumbnail = np.full(len(order), -1, np.int32)
@@ -79,14 +79,14 @@ def make_data(
         "arrays": {name: encode(array.tobytes()) for name, array in arrays.items()},
     }
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
-    # Inside a script element "</script>" and "<!--" mean something, wherever they stand.
+    # "</script>" and "<!--" have a meaning anywhere inside a script element: escape them.
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
 def write(path: Path, *, title: str, data: str, clusters: Iterable[tuple[bytes, ...]]) -> None:
-    """Writes the page; `clusters` are the sheets of each cluster, in their order."""
+    """Writes the page. `clusters` has the thumbnail sheets of each cluster, in order."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_WEB),
         autoescape=True,
@@ -106,7 +106,7 @@ def write(path: Path, *, title: str, data: str, clusters: Iterable[tuple[bytes, 
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `write` wrote a file: whether it begins with our mark."""
+    """Whether `write` wrote this file: it has our mark near its beginning."""
     try:
         with path.open("rb") as file:
             return _MARK in file.read(1000)
@@ -125,5 +125,5 @@ def _number(clusters: Iterable[tuple[bytes, ...]]) -> Iterator[tuple[str, str]]:
 
 
 def encode(data: bytes) -> str:
-    """Bytes as base64."""
+    """Encodes bytes as base64."""
     return base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""Opens the images of a run, or of another place, without a trace in the run."""
+"""Opens the images of a run or of another place, without writing into the run."""
 
 import contextlib
 import tempfile
@@ -15,14 +15,14 @@ from kt_jax.runs import images as sets
 from kt_jax.runs.artifacts import Artifact
 
 Given = str | Mapping[str, Any]
-"""A place, the name of a set of a run's config, or what `data.open_images` takes but for a size."""
+"""A path, the name of a set in a run's config, or options of `data.open_images` without a size."""
 
 
 def open_set(run: Run, name: str) -> data.Images:
-    """The images that a run's config calls `name`.
+    """Opens the set of images `name` of a run's config.
 
     Raises:
-      FileNotFoundError, ValueError: they have gone, or none can be read.
+      FileNotFoundError, ValueError: the images are missing, or none can be read.
     """
     options = dict(run.config["images"][name])
     try:
@@ -30,12 +30,12 @@ def open_set(run: Run, name: str) -> data.Images:
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(
             f"the images {name!r} of {run.directory} cannot be opened: {error}. If they lie "
-            "elsewhere now, name the place behind the clusters"
+            "elsewhere now, give that place as PATH after the clusters"
         ) from None
 
 
 def open_given(run: Run | None, images: Given, *, size: int) -> data.Images:
-    """A set that the run's config names, or what is in another place, decoded to `size` px.
+    """Opens a set of the run's config, or the images of another place, decoded to `size` px.
 
     Raises:
       FileNotFoundError, ValueError: as `data.open_images`.
@@ -50,13 +50,13 @@ def open_given(run: Run | None, images: Given, *, size: int) -> data.Images:
 
 def _open(run: Run | None, source: str, options: dict[str, Any]) -> data.Images:
     with _known_scans(run) as scratch:
-        # Every image is decoded once: none is kept.
+        # Every image is decoded only once: no cache.
         return data.open_images(source, cache_dir=scratch, cache="none", **options)
 
 
 @contextlib.contextmanager
 def _known_scans(run: Run | None) -> Iterator[Path]:
-    """A scratch directory with what the run knows of its images, so that they are not read twice.
+    """A temporary directory with links to the run's scans, so that images are not scanned again.
 
     A new scan replaces a link, never the file of the run.
     """
@@ -67,44 +67,45 @@ def _known_scans(run: Run | None) -> Iterator[Path]:
 
 
 def check_same(run: Run, name: str, images: data.Images, owner: Artifact[Any], option: str) -> None:
-    """Refuses images that are not those that an artifact was made from.
+    """Checks that images are the ones that an artifact was made from.
 
     Raises:
-      ValueError: with what has been added, changed or has gone.
+      ValueError: they are not. The message says what was added, changed or removed.
     """
     before = owner.manifest["fingerprint"]["images"][option]
     if before != images.fingerprint:
         how = sets.explain_change(run.directory, before, images)
         raise ValueError(
             f"the images {name!r} of {run.directory} are not those that {owner.name} was made "
-            f"from: {how}. Bring them back, or name a place that has them behind the clusters"
+            f"from: {how}. Bring them back, or give a place that has them as PATH after the "
+            "clusters"
         )
 
 
 def find_rows(members: Members, images: data.Images, origin: str) -> Int[np.ndarray, " n"]:
-    """Where each member is among the images.
+    """Finds the index of each member among the images.
 
     Raises:
-      ValueError: some are not there.
+      ValueError: some members are missing.
     """
     place = {key: index for index, key in enumerate(images.keys)}
     lacking = [key for key in members.keys if key not in place]
     if lacking:
         raise ValueError(
             f"{images.origin} lacks {len(lacking):,} of the {len(members.keys):,} images of "
-            f"{origin}, such as {lacking[0]}: name the place that has them, from the same folder on"
+            f"{origin}, such as {lacking[0]}: give the same folder, in its new place, as PATH"
         )
     return np.array([place[key] for key in members.keys])
 
 
 def check_contents(owner: Artifact[Any], images: data.Images, rows: Int[np.ndarray, " n"]) -> None:
-    """Refuses images that have the names of those of an artifact and are others.
+    """Checks that images with the names of an artifact's images also have the same content.
 
-    Nothing is compared where their hashes are not known: the artifact lies in no run, or its images
-    are no files.
+    Nothing is checked if hashes are not known: the artifact lies in no run, or its images are not
+    files.
 
     Raises:
-      ValueError: naming the first.
+      ValueError: an image differs. The message names the first.
     """
     run = find_run(owner)
     fingerprint = owner.manifest["fingerprint"].get("images", {}).get("images")
@@ -115,6 +116,6 @@ def check_contents(owner: Artifact[Any], images: data.Images, rows: Int[np.ndarr
         key, content = images.keys[row], images.hashes.content[row]
         if known.get(key) not in (None, content):
             raise ValueError(
-                f"{key} of {images.origin} is another image than the one of that name that "
+                f"{key} of {images.origin} has another content than the image of that name that "
                 f"{owner.name} in {run.directory} was made from: both must be of the same images"
             )

@@ -1,4 +1,4 @@
-"""Where images and centroids lie on a map of two dimensions: principal components, or UMAP."""
+"""The places of images and centroids on a map: principal components, or UMAP."""
 
 import importlib
 import importlib.util
@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-_ROWS = 8192  # at a time
+_ROWS = 8192  # read at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Axes:
-    """The directions in which the centroids differ most.
+    """The principal components of the centroids.
 
-    A feature x is seen as k-means sees it: x - mean, times the components if there are any, divided
-    by its length if `l2`.
+    Features x are transformed as in k-means: x - mean, times `components` if given, divided by
+    their L2 norms if `l2`.
     """
 
     mean: Float32[np.ndarray, " d"]
     l2: bool
-    middle: Float[np.ndarray, " c"]  # of the centroids, by size
-    directions: Float[np.ndarray, "c m"]  # of length 1; zeros where there are no more
+    middle: Float[np.ndarray, " c"]  # the mean of the centroids, weighted by size
+    directions: Float[np.ndarray, "c m"]  # unit vectors; zeros if there are fewer components
     shares: tuple[float, ...]
-    """Of the centroids' variance."""
+    """The share of the centroids' variance along each direction."""
     components: Float32[np.ndarray, "d c"] | None = None
 
 
@@ -39,14 +39,14 @@ def find_axes(
     l2: bool,
     count: int = 2,
 ) -> Axes:
-    """The first principal components of the centroids, each as often as it has members.
+    """Computes the first principal components of the centroids, weighted by their sizes.
 
-    They depend on the clusters alone: other images of the same clusters have the same map.
+    They depend only on the clusters: other images with the same clusters have the same map.
     """
     weights = np.maximum(sizes, 0) / max(sizes.sum(), 1)
     middle = weights @ centroids.astype(np.float64)
     scaled = (centroids - middle) * np.sqrt(weights)[:, None]
-    # Of the two products the smaller one: they have the same eigenvalues.
+    # Both products have the same nonzero eigenvalues: use the smaller one.
     is_wide = scaled.shape[0] <= scaled.shape[1]
     product = scaled @ scaled.T if is_wide else scaled.T @ scaled
     values, vectors = np.linalg.eigh(product)
@@ -58,7 +58,7 @@ def find_axes(
     lengths = np.linalg.norm(directions, axis=0)
     is_real = values > 1e-12 * max(np.trace(product), 1e-300)
     directions = np.where(is_real, directions / np.where(is_real, lengths, 1), 0)
-    # An eigenvector has no sign: the largest entry is positive.
+    # The sign of an eigenvector is arbitrary: make the largest entry positive.
     largest = directions[np.abs(directions).argmax(0), np.arange(count)]
     directions = directions * np.where(largest < 0, -1, 1)
     shares = values / max(np.trace(product), 1e-300)
@@ -66,12 +66,12 @@ def find_axes(
 
 
 def place_centroids(axes: Axes, centroids: Float[np.ndarray, "k d"]) -> Float32[np.ndarray, "k m"]:
-    """The centroids on the map."""
+    """Projects centroids onto the axes."""
     return ((centroids - axes.middle) @ axes.directions).astype(np.float32)
 
 
 def place_rows(axes: Axes, rows: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n m"]:
-    """Features on the map."""
+    """Projects features onto the axes."""
     centred = rows.astype(np.float32) - axes.mean
     if axes.components is not None:
         centred = centred @ axes.components
@@ -82,7 +82,7 @@ def place_rows(axes: Axes, rows: Float[np.ndarray, "n d"]) -> Float32[np.ndarray
 
 
 def place_shards(axes: Axes, paths: Iterable[Path]) -> Float32[np.ndarray, "n m"]:
-    """The rows of .npy files on the map, without loading all of them."""
+    """Projects the rows of .npy files onto the axes, without loading them all at once."""
     return np.concatenate([place_rows(axes, block) for block in _blocks(paths)])
 
 
@@ -101,10 +101,10 @@ def place_between(
     distance: Float[np.ndarray, " n"],
     margin: Float[np.ndarray, " n"],
 ) -> Float32[np.ndarray, "n m"]:
-    """Images of which the distances alone are known: on the line from their centroid to the second.
+    """Places images without features on the line from their centroid to the second centroid.
 
-    With distances a and b from two centroids that are c apart, the foot of the perpendicular is
-    (a^2 - b^2 + c^2) / 2c away from the first: no more than that is known of the image.
+    Only the distances a and b to these two centroids are known. If the centroids are c apart, the
+    foot of the image's perpendicular is at (a^2 - b^2 + c^2) / 2c from the first centroid.
     """
     spots = place_centroids(axes, centroids)
     if len(centroids) < 2:
@@ -119,19 +119,19 @@ def place_between(
 
 
 def check_umap() -> None:
-    """Refuses a map that needs what is not installed.
+    """Checks that umap-learn is installed.
 
     Raises:
-      ValueError: saying what to install.
+      ValueError: it is not.
     """
     if importlib.util.find_spec("umap") is None:
         raise ValueError("--map=umap needs umap-learn: pip install 'kt_jax[umap]'")
 
 
 def embed(spots: Float32[np.ndarray, "n m"]) -> Float32[np.ndarray, "n 2"]:
-    """UMAP of images: neighbours stay neighbours, distances between groups mean little.
+    """UMAP of images. It keeps neighbours together; distances between groups mean little.
 
-    McInnes, Healy & Melville, "UMAP", 2018; with its defaults, and a seed.
+    McInnes, Healy & Melville, "UMAP", 2018. Default settings and a fixed seed.
     """
     umap: Any = importlib.import_module("umap")  # an extra, which takes 20 s to import
     neighbours = min(15, len(spots) - 1)
@@ -142,7 +142,7 @@ def embed(spots: Float32[np.ndarray, "n m"]) -> Float32[np.ndarray, "n 2"]:
 def find_middles(
     spots: Float32[np.ndarray, "n 2"], cluster: Int[np.ndarray, " n"], k: int
 ) -> Float32[np.ndarray, "k 2"]:
-    """The middle of the members of each cluster on the map; NaN where there are none."""
+    """The median place of the members of each cluster; NaN for empty clusters."""
     middles = np.full((k, 2), np.nan, np.float32)
     for number in np.unique(cluster):
         middles[number] = np.median(spots[cluster == number], axis=0)

@@ -1,4 +1,4 @@
-"""Thumbnails of all clusters within a number of bytes: one or more JPEG sheets a cluster."""
+"""Thumbnails of all clusters within a budget of bytes, as one or more JPEG sheets per cluster."""
 
 import concurrent.futures
 import io
@@ -15,28 +15,28 @@ from kt_jax import data
 from kt_jax.results.atlas.summary import Summary, choose
 from kt_jax.runs import progress
 
-# The sides of thumbnails in px, the best first. All are multiples of 16, the block of a JPEG with
-# halved colours, so that no thumbnail shows a trace of its neighbour.
+# The sides of thumbnails in px, the best first. All are multiples of 16, the block size of a JPEG
+# with halved colours, so that neighbours on a sheet do not affect each other.
 SIDES = (96, 64, 48)
-COLUMNS = 16  # of a sheet
+COLUMNS = 16  # thumbnails in a row of a sheet
 PER_SHEET = COLUMNS * COLUMNS
 _QUALITY = 80
-_MEASURED = 200  # thumbnails, from which the bytes of all are told
+_MEASURED = 200  # thumbnails from which the bytes of all are estimated
 _BASE64 = 4 / 3
 
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """How large thumbnails are, and how many a cluster gets."""
+    """The size of thumbnails, and the members of each cluster that get one."""
 
     side: int  # px
-    most: int  # of a cluster
+    most: int  # at most this many per cluster
     chosen: tuple[Int64[np.ndarray, " _"], ...]
-    """Of each cluster, the places of those that get one, in `Summary.order` from its start."""
+    """For each cluster, the members with a thumbnail, as offsets in its part of `Summary.order`."""
 
     @property
     def count(self) -> int:
-        """All thumbnails."""
+        """The number of thumbnails."""
         return sum(map(len, self.chosen))
 
 
@@ -45,9 +45,9 @@ class Cluster:
     """The thumbnails of a cluster."""
 
     sheets: tuple[bytes, ...]
-    """JPEGs of up to `PER_SHEET` thumbnails, row by row, `COLUMNS` in a row."""
+    """JPEGs of up to `PER_SHEET` thumbnails each, with `COLUMNS` in a row."""
     pictures: tuple[bytes, ...]
-    """The same as a JPEG each."""
+    """The same thumbnails as single JPEGs."""
 
 
 def make_budget(
@@ -59,26 +59,28 @@ def make_budget(
     *,
     max_bytes: int,
 ) -> Budget:
-    """The largest thumbnails of all members that fit, or the smallest of as many as fit.
+    """Chooses the largest size at which thumbnails of all members fit.
+
+    If none fits, it chooses the smallest size, and as many members of large clusters as fit.
 
     Args:
-      images: those that are shown.
-      rows: where each member is among them.
-      summary: of the clusters.
-      distance: of each member.
-      margin: of each member.
-      max_bytes: of all sheets, as base64.
+      images: the images.
+      rows: the index of each member among the images.
+      summary: the clusters in numbers.
+      distance: the distance of each member.
+      margin: the margin of each member.
+      max_bytes: the budget for all sheets, as base64.
 
     Raises:
-      ValueError: not even one thumbnail a cluster fits.
+      ValueError: not even one thumbnail per cluster fits.
     """
     sizes = summary.sizes
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED)).round().astype(int)]
     pixels = [images[int(row)] for row in sample]
-    # None is enlarged.
+    # Do not enlarge images.
     sides = [side for side in SIDES if side < images.size + 16] or [SIDES[-1]]
     for side in sides:
-        # A sheet of few has more bytes for each.
+        # Small sheets need more bytes per thumbnail: add 10 %, and 700 bytes per cluster.
         each = len(encode_sheet([shrink(x, side) for x in pixels])) / len(pixels) * _BASE64 * 1.1
         fixed = int((sizes > 0).sum()) * 700 * _BASE64
         most = _find_most(sizes, (max_bytes - fixed) / each)
@@ -100,13 +102,13 @@ def with_fewer(
     margin: Float32[np.ndarray, " n"],
     share: float,
 ) -> Budget:
-    """The budget with this share of the thumbnails, at least one a cluster."""
+    """Reduces a budget to this share of the thumbnails, but at least one per cluster."""
     most = max(1, _find_most(summary.sizes, budget.count * share))
     return _choose(summary, distance, margin, budget.side, most)
 
 
 def _find_most(sizes: Int64[np.ndarray, " k"], count: float) -> int:
-    """The largest m for which all clusters together have at most `count` of m members each."""
+    """The largest m with at most `count` thumbnails in all, if each cluster gets at most m."""
     low, high = 0, int(sizes.max())
     while low < high:
         middle = (low + high + 1) // 2
@@ -130,7 +132,7 @@ def _choose(
 def make_clusters(
     images: data.Images, rows: Int64[np.ndarray, " n"], summary: Summary, budget: Budget
 ) -> Iterator[Cluster]:
-    """Decodes every chosen image once, in threads, and packs the clusters in their order.
+    """Makes the thumbnails of each cluster, in order. Decodes each chosen image once, in threads.
 
     Raises:
       ValueError: an image cannot be read any more.
@@ -154,13 +156,13 @@ def make_clusters(
 
 
 def shrink(pixels: UInt8[np.ndarray, "s s 3"], side: int) -> UInt8[np.ndarray, "t t 3"]:
-    """A square picture in another size."""
+    """Resizes a square picture."""
     how = cv2.INTER_AREA if side <= len(pixels) else cv2.INTER_CUBIC
     return cv2.resize(pixels, (side, side), interpolation=how)
 
 
 def encode_sheet(pixels: list[UInt8[np.ndarray, "t t 3"]]) -> bytes:
-    """A JPEG of thumbnails, row by row; what is left of the last row is grey."""
+    """Packs thumbnails into one JPEG, row by row. The rest of the last row is grey."""
     side = len(pixels[0])
     columns = min(len(pixels), COLUMNS)
     rows = -(-len(pixels) // columns)
@@ -170,7 +172,7 @@ def encode_sheet(pixels: list[UInt8[np.ndarray, "t t 3"]]) -> bytes:
 
 
 def encode(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """A picture as a JPEG with halved colours."""
+    """Encodes a picture as a JPEG with halved colours."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(
         buffer, "JPEG", quality=_QUALITY, subsampling="4:2:0", optimize=True

@@ -1,4 +1,4 @@
-"""What a cluster is in a few numbers: its size, how tight and how pure it is; two clusterings."""
+"""Clusters in numbers (size, tightness, purity), and the comparison of two clusterings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int, Int32, Int64
 from kt_jax.kmeans import metrics
 from kt_jax.results.atlas.members import Members
 
-SHOWN = 12  # images of each part of a cluster
+SHOWN = 12  # images in each part (nearest, median, ...) of a cluster
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,27 +17,27 @@ class Summary:
     """The clusters of a set of images, in numbers."""
 
     order: Int64[np.ndarray, " n"]
-    """The images by cluster, within a cluster by distance."""
+    """The indices of the images, sorted by cluster, then by distance."""
     starts: Int64[np.ndarray, " k1"]
-    """Cluster c has the places starts[c] to starts[c + 1] of `order`."""
+    """The members of cluster c are order[starts[c] : starts[c + 1]]."""
     tightness: Float32[np.ndarray, " k"]
-    """The mean distance of the members from their centroid; NaN where there are none."""
+    """The mean distance of the members from their centroid; NaN for empty clusters."""
     majority: Int32[np.ndarray, " k"]
-    """The commonest class; -1 where none is known."""
+    """The most frequent class; -1 if no class is known."""
     purity: Float32[np.ndarray, " k"]
-    """The majority's share of the members whose class is known; NaN where none is."""
+    """The share of the majority among the members with a known class; NaN if there are none."""
 
     @property
     def sizes(self) -> Int64[np.ndarray, " k"]:
-        """Members of each cluster."""
+        """The number of members of each cluster."""
         return np.diff(self.starts)
 
 
 def summarise(members: Members, k: int, labels: Int[np.ndarray, " n"] | None) -> Summary:
-    """The clusters in numbers; `labels` below 0 are unknown.
+    """Computes the numbers of each cluster. `labels` are classes; those below 0 are unknown.
 
     Raises:
-      ValueError: a cluster is not one of the k.
+      ValueError: a member's cluster is not in 0..k-1.
     """
     cluster = members.cluster
     if len(cluster) and not 0 <= cluster.min() <= cluster.max() < k:
@@ -45,7 +45,7 @@ def summarise(members: Members, k: int, labels: Int[np.ndarray, " n"] | None) ->
             f"{members.origin} names clusters {cluster.min()} to {cluster.max()}, but there are "
             f"{k}: its files do not belong together"
         )
-    # Equal distances in the order of the images: the same page again.
+    # Break ties by the order of the images, so that the page is reproducible.
     order = np.lexsort((np.arange(len(cluster)), members.distance, cluster))
     sizes = np.bincount(cluster, minlength=k)
     sums = np.bincount(cluster, weights=members.distance, minlength=k)
@@ -65,10 +65,11 @@ def summarise(members: Members, k: int, labels: Int[np.ndarray, " n"] | None) ->
 def choose(
     distance: Float32[np.ndarray, " m"], margin: Float32[np.ndarray, " m"], count: int
 ) -> Int64[np.ndarray, " chosen"]:
-    """At most `count` members of a cluster that get a thumbnail, as ascending places.
+    """Chooses at most `count` members of a cluster for thumbnails; returns ascending indices.
 
-    The members are sorted by distance. First come those that a page shows of every cluster, in
-    turn: nearest, median, farthest and smallest margin, `SHOWN` of each; then the nearest.
+    The members must be sorted by distance. First it takes turns between nearest, median, farthest
+    and smallest margin, `SHOWN` of each, which the page shows for every cluster. Then it adds the
+    nearest others.
     """
     if len(distance) <= count:
         return np.arange(len(distance))
@@ -81,9 +82,9 @@ def choose(
 def find_parts(
     distance: Float32[np.ndarray, " m"], margin: Float32[np.ndarray, " m"]
 ) -> Mapping[str, list[int]]:
-    """The places of the nearest, median, farthest and borderline members, at most `SHOWN` each.
+    """The indices of the nearest, median, farthest and borderline members, at most `SHOWN` each.
 
-    The members are sorted by distance; borderline are those with the smallest margins.
+    The members must be sorted by distance. Borderline members have the smallest margins.
     """
     count = len(distance)
     places = list(range(count))
@@ -103,18 +104,24 @@ class Comparison:
     name: str
     k: int
     cluster: Int32[np.ndarray, " n"]
-    """The other's cluster of each image; -1 where it does not have the image."""
+    """The cluster of each image in the other clustering; -1 if it does not have the image."""
     common: int
-    """Images that both have."""
+    """The number of images that both clusterings have."""
     ami: float
-    """Adjusted mutual information over these."""
+    """The adjusted mutual information over the common images."""
 
 
 def compare(members: Members, other: Members, *, name: str, k: int) -> Comparison:
-    """The other's clusters of the same images, by their keys.
+    """Compares the clusters of the same images, which are matched by key.
+
+    Args:
+      members: the clustering of the page, in whose order the result is.
+      other: the other clustering.
+      name: its name on the page.
+      k: its number of clusters.
 
     Raises:
-      ValueError: the two have no image in common.
+      ValueError: the two clusterings have no image in common.
     """
     place = dict(zip(other.keys, other.cluster.tolist(), strict=True))
     cluster = np.array([place.get(key, -1) for key in members.keys], np.int32)

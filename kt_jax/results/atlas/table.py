@@ -1,4 +1,4 @@
-"""atlas.parquet: a row an image, for other programs such as Apple's Embedding Atlas."""
+"""Writes atlas.parquet: one row per image, for programs such as Apple's Embedding Atlas."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from kt_jax.results.atlas.members import Members
 from kt_jax.runs import files
 
-_MARK = {b"kt_jax": b"atlas"}  # of the schema: other tables are not replaced
+_MARK = {b"kt_jax": b"atlas"}  # metadata of the schema: only tables with it are replaced
 
 
 def write(
@@ -23,11 +23,11 @@ def write(
     other: np.ndarray | None,
     pictures: Mapping[int, bytes],
 ) -> None:
-    """Writes key, cluster, distance, margin, second_cluster, class, x, y, other and image.
+    """Writes the columns key, cluster, distance, margin, second_cluster, and image.
 
-    class, x and y, other (the cluster of the clustering compared with) are there where they are
-    known. image is what Hugging Face and Embedding Atlas call one: the bytes of a file and its
-    path; the bytes of the thumbnail, or null where an image has none.
+    If known, it also writes class, x and y (the place on the map), and other (the cluster in the
+    other clustering). image has the format of Hugging Face and Embedding Atlas: the bytes of a JPEG
+    (the thumbnail) and its path; null for images without a thumbnail.
     """
     columns: dict[str, object] = {
         "key": list(members.keys),
@@ -54,7 +54,7 @@ def write(
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `write` wrote a file."""
+    """Whether `write` wrote this file."""
     try:
         return (pq.read_schema(path).metadata or {}).items() >= _MARK.items()
     except (OSError, pa.ArrowException):

@@ -21,13 +21,13 @@ from kt_jax.runs.artifacts import Artifact
 _log = logging.getLogger(__name__)
 
 PAGE = "atlas.html"
-MAPS = {"pca": 2, "umap": 50}  # and of how many principal components each is made
-_SPARE = 120_000  # bytes: styles, script and the tags around the sheets
+MAPS = {"pca": 2, "umap": 50}  # kinds of maps, and the number of principal components they need
+_SPARE = 120_000  # bytes for styles, scripts and the tags around the sheets
 
 
 @dataclass(frozen=True)
 class Written:
-    """What an atlas is, once it is written."""
+    """A finished atlas."""
 
     page: Path
     table: Path
@@ -35,10 +35,11 @@ class Written:
     clusters: int
     thumbnails: int
     side: int
-    """Of the thumbnails, in px."""
+    """The side of the thumbnails in px."""
     megabytes: float
-    """Of the page."""
+    """The size of the page in 10^6 bytes."""
     seconds: float
+    """How long it took."""
 
 
 def write_atlas(
@@ -50,28 +51,28 @@ def write_atlas(
     map: str = "pca",
     max_megabytes: float = 100.0,
 ) -> Written:
-    """Writes one HTML page with every cluster, and a table of all images beside it.
+    """Writes one HTML page with all clusters, and a table of all images in the same directory.
 
     Args:
-      clusters: the directory of Clusters or of Labels.
-      out: a directory, which gets atlas.html and atlas.parquet; or the page itself, NAME.html,
-        with NAME.parquet beside it. An earlier atlas there is replaced.
-      images: where the images are, or the name of a set of the run's config, or source and options
-        as `data.open_images` takes them. None: those that were clustered (of Labels: labelled),
-        where the run's config says. Given, Clusters label all of these images anew; Labels find
-        theirs there by name.
+      clusters: the directory of Clusters or Labels.
+      out: a directory for atlas.html and atlas.parquet; or the page itself, NAME.html, next to
+        which NAME.parquet is written. An earlier atlas there is replaced.
+      images: the place of the images, the name of a set in the run's config, or the source and
+        options of `data.open_images`. Clusters then label all of these images again; Labels find
+        their images there by name. None: the images that were clustered or labelled, from where
+        the run's config says.
       compare: Clusters or Labels of the same images, to compare with.
-      map: "pca", the principal components of the centroids, or "umap", of their first 50 (it needs
-        the extra [umap]).
-      max_megabytes: of the page, in 10^6 bytes: it decides the size of thumbnails, and how many
-        members of a large cluster have one.
+      map: "pca" (the first two principal components of the centroids) or "umap" (UMAP of the first
+        50 components; it needs the extra [umap]).
+      max_megabytes: the largest size of the page in 10^6 bytes. It limits the size of thumbnails,
+        and their number in large clusters.
 
     Raises:
-      FileNotFoundError: an artifact is not finished, or files or images have gone.
-      ValueError: an artifact of another type, other images than those that were clustered,
-        nothing in common to compare, `out` in a run or an artifact, a file there that is no
-        atlas, an unknown map or one that cannot be made, or a page of so many megabytes cannot
-        hold the clusters.
+      FileNotFoundError: an artifact is not finished, or files or images are missing.
+      ValueError: an artifact of another type, images that are not those that were clustered, no
+        images in common to compare, `out` in a run or an artifact, a file there that is not an
+        atlas, a map that is unknown or cannot be made, or `max_megabytes` too small for one
+        thumbnail per cluster.
     """
     begun = time.monotonic()
     artifact = groups.open_clustering(Path(clusters))
@@ -113,7 +114,7 @@ def write_atlas(
 
 def _embed(found: Gathered) -> Gathered:
     if found.places is None:
-        raise ValueError("--map=umap: without centroids beside the labels there is no map")
+        raise ValueError("--map=umap: Labels without their Clusters have no map")
     _log.info("atlas: UMAP of %s images; numba compiles first", f"{len(found.places):,}")
     spots = places.embed(found.places)
     centres = places.find_middles(spots, found.members.cluster, found.k)
@@ -121,12 +122,12 @@ def _embed(found: Gathered) -> Gathered:
 
 
 def _name(artifact: Artifact[Any]) -> str:
-    """What the page calls it: the run and the stage, but not where on this machine they are."""
+    """The name on the page: the last two parts of the path (run and stage), not the whole path."""
     return "/".join(artifact.directory.parts[-2:])
 
 
 def _find_out(out: Path, artifact: Artifact[Any]) -> Path:
-    """Where the page goes: never into what is read, nor into another run."""
+    """The path of the page. Raises ValueError for a place in a run or an artifact."""
     absolute = Path(os.path.abspath(out.expanduser()))
     absolute = absolute if absolute.suffix == ".html" else absolute / PAGE
     run = groups.find_run(artifact)
@@ -138,12 +139,12 @@ def _find_out(out: Path, artifact: Artifact[Any]) -> Path:
 
 
 def _check_replaced(out: str | Path, place: Path) -> None:
-    """Refuses to replace what is no earlier atlas."""
+    """Checks that only an earlier atlas is replaced."""
     table_place = place.with_suffix(".parquet")
     for path, is_ours in ((place, page.is_ours), (table_place, table.is_ours)):
         if path.exists() and not is_ours(path):
             raise ValueError(
-                f"--out={out} would replace {path}, which is no earlier atlas: choose another place"
+                f"--out={out} would replace {path}, which is not an atlas: choose another place"
             )
 
 
@@ -183,7 +184,7 @@ def _write(
         size = sum(4 * -(-len(sheet) // 3) + 60 for each in made for sheet in each.sheets)
         if size <= left or budget.most <= 1:
             break
-        # The sample was of images that take fewer bytes than others.
+        # The estimate from the sample was too small: try again with fewer thumbnails.
         _log.info("atlas: thumbnails take %.1f MB, %.1f are allowed", size / 1e6, left / 1e6)
         budget = sheets.with_fewer(budget, numbers, *measures, 0.95 * left / size)
     text = make_text(budget)
@@ -223,7 +224,7 @@ def _write(
 def _describe(
     found: Gathered, numbers: summary.Summary, labels: np.ndarray | None
 ) -> dict[str, Any]:
-    """What the page says of all clusters."""
+    """The facts about all clusters together that the page shows."""
     facts: dict[str, Any] = {
         "images": found.images.origin,
         "layer": found.layer,

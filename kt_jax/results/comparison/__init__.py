@@ -1,4 +1,4 @@
-"""Runs side by side: options that differ, scores, how alike their clusterings are, and times."""
+"""Compares runs: options that differ, scores, similarity of clusterings, and times."""
 
 import itertools
 import json
@@ -21,18 +21,18 @@ _WIDEST = 60  # characters of a cell of text
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in rows and columns."""
+    """A table of texts."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
-    """What one must know to read it."""
+    """Explanations for the reader."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One score of one run, over its seeds."""
+    """A score of a run, for each of its seeds."""
 
     run: str
     stage: str
@@ -40,28 +40,28 @@ class Measured:
     layer: str
     metric: str
     values: tuple[float, ...]
-    """Shares from 0 to 1, one a seed."""
+    """Shares from 0 to 1, one for each seed."""
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """The mean over the seeds."""
         return float(np.mean(self.values))
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation of a sample; None of one seed."""
+        """The sample standard deviation over the seeds; None for one seed."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs side by side."""
+    """A comparison of several runs."""
 
     runs: Mapping[str, Path]
-    """By their short names."""
+    """The directories of the runs by short names."""
     scores: tuple[Measured, ...]
     tables: tuple[Table, ...]
-    """Options, scores, clusterings, times."""
+    """The tables of options, scores, clusterings and times."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,19 @@ class _Run:
     directory: Path
     config: dict[str, Any]
     manifests: dict[str, dict[str, Any]]
-    """Of the finished stages."""
+    """The manifests of the finished stages."""
 
 
 def compare(directories: Sequence[str | os.PathLike]) -> Comparison:
-    """Compares finished or unfinished runs, by what they have finished; nothing there is written.
+    """Compares the finished stages of runs, which may be unfinished. Writes nothing.
+
+    Args:
+      directories: the workdirs of two or more runs.
 
     Raises:
-      ValueError: fewer than two runs, one twice, what is no run of this version of kt_jax, or
-        files of one that have changed.
-      FileNotFoundError: a directory, or files of a finished stage, are not there.
+      ValueError: fewer than two runs, a run given twice, a directory that is not a run of this
+        version of kt_jax, or files that have changed.
+      FileNotFoundError: a directory, or files of a finished stage, do not exist.
     """
     paths = [Path(os.path.abspath(os.path.expanduser(path))) for path in directories]
     if len(paths) < 2:
@@ -99,7 +102,7 @@ def compare(directories: Sequence[str | os.PathLike]) -> Comparison:
 
 
 def _name(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths that tell them apart."""
+    """Short names: the fewest last parts of the paths that are different for each run."""
     for count in range(1, max(len(path.parts) for path in paths)):
         names = ["/".join(path.parts[-count:]) for path in paths]
         if len(set(names)) == len(names):
@@ -118,7 +121,7 @@ def _open(directory: Path, name: str) -> _Run:
 
 
 def _compare_options(runs: Sequence[_Run]) -> Table:
-    """Every option that is not the same in all, defaults written out."""
+    """The options that differ between the runs, defaults included."""
     flat = []
     for run in runs:
         config = dict(run.config)
@@ -156,7 +159,7 @@ def _read_scores(run: _Run) -> Iterator[Measured]:
 
 
 def _stages_of(run: _Run, kind: str) -> list[str]:
-    """The finished stages whose artifacts are of a type."""
+    """The finished stages with artifacts of the type `kind`."""
     return [name for name, manifest in run.manifests.items() if manifest["type"] == kind]
 
 
@@ -188,7 +191,7 @@ def _format_score(score: Measured) -> str:
 
 
 def _find_differing_protocols(runs: Sequence[_Run]) -> Iterator[str]:
-    """What must be the same for scores to be compared, and how large a difference is noise."""
+    """Notes on protocols that differ between runs, and on how large a difference may be chance."""
     found: dict[str, dict[str, set[str]]] = {}
     sizes = set()
     for run in runs:
@@ -201,7 +204,7 @@ def _find_differing_protocols(runs: Sequence[_Run]) -> Iterator[str]:
     for name, by_run in found.items():
         if len({tuple(sorted(values)) for values in by_run.values()}) > 1:
             said = "; ".join(f"{run}: {', '.join(sorted(x))}" for run, x in by_run.items())
-            yield f"not measured alike, {name} differs: {said}"
+            yield f"scores are not comparable: {name} differs: {said}"
     if sizes:
         noise = 100 * metrics.noise_of_difference(min(sizes))
         yield (
@@ -230,7 +233,7 @@ def _compare_clusterings(runs: Sequence[_Run]) -> Table:
             rows.append((one, other, "0", "no image in common"))
     notes = ["AMI: adjusted mutual information, 1 for equal clusterings, about 0 by chance"]
     if any(a.images != b.images for a, b in itertools.combinations(found.values(), 2)):
-        notes.append("not all are of the same set of images: those of the same name are compared")
+        notes.append("the sets of images differ: images with the same name are compared")
     columns = ("clustering", "compared with", "images", "AMI")
     return Table("clusterings", columns, tuple(rows), tuple(notes) if rows else ())
 

@@ -1,4 +1,4 @@
-"""Which cluster every image of a run is in, for all of its clusterings."""
+"""Reads the cluster of every image, for all clusterings of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ class Grouping:
     """The clusters of some images."""
 
     images: str
-    """What tells this set of images from others."""
+    """An identifier of the set of images."""
     keys: np.ndarray
-    """The name of every image, str objects [n]."""
+    """The key of every image, str objects [n]."""
     clusters: Int[np.ndarray, " n"]
     classes: Mapping[str, Int[np.ndarray, " n"]]
-    """The classes of the images where they are known, -1 for none; by a name for them."""
+    """The classes of the images, -1 if unknown, by the name of their source."""
 
 
 def read_all(
     directory: Path, config: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Grouping]:
-    """The clusterings of a run: its Labels, and those Clusters of which it has no Labels.
+    """Reads the clusterings of a run by name: its Labels, and its Clusters without Labels.
 
     Args:
-      directory: that of the run.
-      config: its config, which says what each stage reads.
-      manifests: of its finished stages, by name.
+      directory: the workdir of the run.
+      config: its config, with the inputs of each stage.
+      manifests: the manifests of its finished stages, by name.
     """
     classes = _read_classes(directory, manifests)
     found, labelled = {}, set()
@@ -56,7 +56,7 @@ def read_all(
 def _read_classes(
     directory: Path, manifests: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, int]]:
-    """The class of each image by its key, for each set of features that knows them."""
+    """The class of each image by its key, for each Features artifact that has classes."""
     found = {}
     for name, manifest in manifests.items():
         path = directory / name / "index.parquet"
@@ -80,7 +80,7 @@ def _make(
 
 
 def match(a: Grouping, b: Grouping) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """The rows of the images that both have, in the order of `a`."""
+    """The rows in `a` and in `b` of the images that both have, in the order of `a`."""
     place = {key: row for row, key in enumerate(b.keys.tolist())}
     pairs = [(row, place[key]) for row, key in enumerate(a.keys.tolist()) if key in place]
     rows = np.array(pairs, np.int64).reshape(-1, 2)

@@ -12,11 +12,11 @@ from kt_jax.stages import figures
 
 
 def write_page(path: Path, comparison: Comparison) -> None:
-    """Writes an HTML file without scripts, which loads nothing from elsewhere.
+    """Writes the comparison as an HTML file without scripts, which works offline.
 
     Raises:
-      ValueError: it would lie in one of the runs.
-      OSError: it cannot be written.
+      ValueError: `path` lies in one of the runs, or is a directory.
+      OSError: the file cannot be written.
     """
     path = path.absolute()
     for run in comparison.runs.values():
@@ -29,7 +29,7 @@ def write_page(path: Path, comparison: Comparison) -> None:
 
 
 def _render(comparison: Comparison) -> str:
-    """The page; whatever people called their runs and stages is escaped."""
+    """Makes the HTML. Names of runs and stages are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -42,7 +42,7 @@ def _render(comparison: Comparison) -> str:
 
 
 def _draw(comparison: Comparison) -> list[dict[str, Any]]:
-    """A figure for each network: a score for each layer, with the deviation over the seeds."""
+    """A figure for each network: scores by layer, with the standard deviation over the seeds."""
     subjects: dict[tuple[str, str], list[Measured]] = {}
     for each in comparison.scores:
         subjects.setdefault((each.stage, each.subject), []).append(each)
@@ -59,7 +59,7 @@ def _draw(comparison: Comparison) -> list[dict[str, Any]]:
                         [layers.index(each.layer) for each in own],
                         [100 * each.mean for each in own],
                         [100 * (each.deviation or 0.0) for each in own],
-                        # Matplotlib leaves out names that begin with an underscore.
+                        # The space: Matplotlib omits labels that begin with an underscore.
                         label=f" {figures.plain(run)}",
                         marker="o",
                         markersize=4,

@@ -1,4 +1,4 @@
-"""Networks for other programs: written in their formats, loaded back, and compared."""
+"""Exports networks for other programs, and checks each export against the network in JAX."""
 
 import importlib
 import importlib.util
@@ -17,9 +17,10 @@ CHECK = "check.json"
 @dataclass(frozen=True)
 class _Format:
     module: str
-    """With `write(network, directory)` and `load(directory)`, which gives a `check.Run`."""
+    """The module with `write(network, directory)` and `load(directory)`, which returns a
+    `check.Run`."""
     packages: tuple[str, ...] = ()
-    """What must be installed; the first is also the name of the extra that has them."""
+    """The packages that it needs; the first is also the name of the extra that installs them."""
 
 
 FORMATS = {
@@ -36,32 +37,32 @@ class Export:
 
     directory: Path
     differences: dict[str, float]
-    """Of every activation: the largest difference to that in JAX, divided by its largest value."""
+    """For each activation, the largest difference from JAX, divided by the largest value in JAX."""
     replaced: bool
-    """Whether an earlier export stood there."""
+    """Whether an earlier export was replaced."""
 
     @property
     def largest(self) -> float:
-        """The largest difference of all."""
+        """The largest difference of all activations."""
         return max(self.differences.values())
 
 
 def export(artifact: str | Path, *, to: str, out: str | Path, size: int = 0) -> Export:
-    """Writes the network of a finished artifact for other programs, loads it back and compares.
+    """Exports the network of a finished artifact, loads the export and compares it with JAX.
 
     Args:
-      artifact: the directory of a Backbone, or of Features or Clusters, which carry one.
-      to: a name of `FORMATS`.
-      out: a directory that is not there, or is empty, or holds an earlier export in the same
-        format, none of whose files was changed; it is replaced.
-      size: the side of the images, in pixels; 0 takes that of the images it learned from.
+      artifact: the directory of a Backbone, or of Features or Clusters, which contain one.
+      to: the format, one of `FORMATS`.
+      out: the directory to write. It must be new or empty, or contain an earlier export in the same
+        format with unchanged files, which is replaced.
+      size: the side of the input images in pixels; 0: as in training.
 
     Raises:
-      ValueError: an unknown format, or one whose packages are not installed; `out` holds other
-        or changed files, or lies in a run or an artifact; the artifact has no network, or one that
-        the format cannot have; or what was written differs from the network by more than
-        `check.LIMIT`. Nothing is left in `out` then.
-      FileNotFoundError: the artifact is not finished, or files of it have gone.
+      ValueError: an unknown format, or its packages are not installed; `out` contains other or
+        changed files, or lies in a run or an artifact; the artifact has no network, or one that
+        the format cannot represent; or the export differs from the network by more than
+        `check.LIMIT`. Nothing is written into `out` then.
+      FileNotFoundError: the artifact is not finished, or files are missing.
       OSError: `out` cannot be written.
     """
     if to not in FORMATS:
@@ -69,7 +70,7 @@ def export(artifact: str | Path, *, to: str, out: str | Path, size: int = 0) -> 
     source, target = (Path(each).expanduser().resolve() for each in (artifact, out))
     replaced = _check_target(target, to, source)
     _check_installed(to)
-    # Here, since they import JAX: what is wrong above is said at once.
+    # Imported here because they import JAX: the errors above are reported without delay.
     from kt_jax.results.exports import card, check
     from kt_jax.results.exports.network import open_network
 
@@ -93,7 +94,7 @@ def export(artifact: str | Path, *, to: str, out: str | Path, size: int = 0) -> 
 
 
 def _check_target(target: Path, to: str, source: Path) -> bool:
-    """Refuses to overwrite; says whether an earlier export is there."""
+    """Checks that nothing else is overwritten. Returns whether an earlier export is there."""
     run = source.parent if (source.parent / "config.json").exists() else source
     if target == run or run in target.parents:
         raise ValueError(f"--out={target} lies in {run}, which is only read: choose another place")
@@ -113,7 +114,7 @@ def _check_target(target: Path, to: str, source: Path) -> bool:
             f"--out={target} holds other files, such as {(others or sorted(found))[0]}: choose "
             "another place"
         )
-    # The card asks for a licence, so people edit it.
+    # Users edit the card, to add a licence: do not overwrite their changes.
     for name, digest in marks.hash_files(target, sorted(found - {CHECK})).items():
         if digest != hashes[name]:
             raise ValueError(
@@ -124,7 +125,7 @@ def _check_target(target: Path, to: str, source: Path) -> bool:
 
 
 def _list_files(directory: Path) -> set[str]:
-    """The files of a folder, without what Python writes into a folder that it imports from."""
+    """The files of a folder, without Python's __pycache__."""
     found = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
     return {path.as_posix() for path in found if "__pycache__" not in path.parts}
 
@@ -139,7 +140,7 @@ def _check_installed(to: str) -> None:
 
 
 def _write_check(directory: Path, to: str, size: int, found: Any) -> None:
-    """Written last: it says what the folder is, and gives the SHA-256 of its files."""
+    """Writes check.json (the last file): the format, differences, and the SHA-256 of each file."""
     written = {
         "format": to,
         "size": size,

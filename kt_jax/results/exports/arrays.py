@@ -1,4 +1,4 @@
-"""--to=safetensors: the arrays by our names, for programs that have a network of their own."""
+"""--to=safetensors: the arrays with our names, for programs with their own code of the network."""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +22,7 @@ def write(network: Network, directory: Path) -> None:
 
 
 def load(directory: Path) -> Run:
-    """The network in JAX, made of nothing but the two files."""
+    """Loads the network in JAX from the two files alone."""
     config, tree = files.read_json(directory / CONFIG), files.read_tensors(directory / WEIGHTS)
     architecture = {"name": config["architecture"], **config["options"]}
     about = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The model card: what a network is, how it learned and how it was evaluated, as README.md."""
+"""The model card (README.md): what a network is, and how it was trained and evaluated."""
 
 import statistics
 from collections import defaultdict
@@ -26,12 +26,12 @@ def write(
     """Writes README.md in the style of Hugging Face's model cards.
 
     Args:
-      directory: of the export.
-      network: what was exported.
-      origin: the artifact that it came from. If its directory lies in a run, the card says how the
-        run trained and evaluated it.
+      directory: the directory of the export.
+      network: the network that was exported.
+      origin: the artifact with the network. If it lies in a run, the card describes how the run
+        trained and evaluated the network.
       to: the format.
-      check: how the export compares with the network in JAX.
+      check: the differences between the export and the network in JAX.
     """
     environment = jinja2.Environment(
         trim_blocks=True,
@@ -59,7 +59,7 @@ def write(
 
 
 def _read_run(origin: Artifact[Any]) -> dict[str, Any]:
-    """What the run beside an artifact says of it: images, stages, probes, leakage."""
+    """Reads the images, stages, probes and leakage from the run that the artifact lies in."""
     found: dict[str, Any] = {"images": {}, "stages": [], "probes": [], "leakage": []}
     run = origin.directory.parent
     if not (run / "config.json").exists():
@@ -83,7 +83,7 @@ def _read_run(origin: Artifact[Any]) -> dict[str, Any]:
 
 
 def _tabulate(stage: str, rows: list[Mapping[str, Any]], subject: str) -> Iterator[dict[str, Any]]:
-    """The scores of a network by layer, with those of its baselines: for each amount of labels."""
+    """The scores of a network by layer, and those of its baselines, for each amount of labels."""
     by_amount: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         by_amount[row.get("labels", "")].append(row)
@@ -112,7 +112,7 @@ def _tabulate(stage: str, rows: list[Mapping[str, Any]], subject: str) -> Iterat
 
 
 def _write_share(values: list[float]) -> str:
-    """Of several seeds, the mean and the standard deviation."""
+    """The mean over seeds as text, with the standard deviation if there are several."""
     if not values:
         return "not measured"
     spread = f" ± {statistics.stdev(values):.1%}" if len(values) > 1 else ""
@@ -120,9 +120,9 @@ def _write_share(values: list[float]) -> str:
 
 
 def _write_value(value: Any) -> str:
-    """A value of a config or of facts, in one line of a table.
+    """A value of a config or of facts as text for a table.
 
-    Of a path on this machine its last part: a card is published.
+    Paths are cut to their last part, because a card may be published.
     """
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_write_value(each)}" for name, each in value.items())

@@ -1,4 +1,4 @@
-"""An export is loaded back and compared with the network in JAX, on fixed images."""
+"""Compares a loaded export with the network in JAX, on fixed images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ Run = Callable[[UInt8[np.ndarray, "b s s 3"]], Mapping[str, Float[np.ndarray, "b
 
 @dataclass(frozen=True)
 class Check:
-    """How far an export is from the network in JAX."""
+    """The differences between an export and the network in JAX."""
 
     differences: dict[str, float]
-    """Of every activation: the largest difference, divided by the largest value in JAX."""
+    """For each activation, the largest difference, divided by the largest value in JAX."""
 
     @property
     def largest(self) -> float:
-        """Of all activations."""
+        """The largest difference of all activations."""
         return max(self.differences.values())
 
 
 def make_images(size: int) -> UInt8[np.ndarray, "4 s s 3"]:
-    """Noise, noise of little contrast, a ramp of colours, and one grey: the same ones always."""
+    """Four fixed images: noise, noise of low contrast, a ramp of colours, and plain grey."""
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (size, size, 3))
     faint = generator.integers(120, 124, (size, size, 3))
@@ -41,8 +41,9 @@ def compare(network: Network, run: Run) -> Check:
     """Runs an export on `make_images`, four at once and one alone.
 
     Args:
-      network: the one in JAX.
-      run: the export: images in, every activation by name out, with the shapes that JAX gives.
+      network: the network in JAX.
+      run: the export, a function of images. It returns every activation by name, with the shapes
+        of JAX.
 
     Raises:
       ValueError: an activation is missing, has another shape, or differs by more than LIMIT.

@@ -1,4 +1,4 @@
-"""The network that is exported: a finished Backbone, and what it computes."""
+"""The network to export: a finished Backbone as a function of images."""
 
 import json
 from collections.abc import Callable
@@ -21,31 +21,31 @@ from kt_jax.runs.artifacts import Artifact
 
 @dataclass(frozen=True)
 class Network:
-    """A trained backbone, and the images that it is exported for."""
+    """A trained backbone, and the size of its input images."""
 
     backbone: FrozenBackbone
     size: int
-    """The side of the images, in pixels."""
+    """The side of the input images in pixels."""
     layers: dict[str, tuple[int, ...]]
-    """The shape of every activation of an image, by name and in order: (h, w, c) or (d,)."""
+    """The shape of every activation of one image, by name and in order: (h, w, c) or (d,)."""
 
     @property
     def about(self) -> artifacts.Backbone:
-        """What the backbone is."""
+        """The description of the backbone."""
         return self.backbone.about
 
 
 def open_network(directory: Path, *, size: int = 0) -> tuple[Network, Artifact[Any]]:
-    """Opens a finished artifact that is a backbone or carries one (Features, Clusters).
+    """Opens the network of a finished Backbone, or of Features or Clusters, which contain one.
 
     Args:
-      directory: of the artifact.
-      size: the side of the images, in pixels; 0 takes that of the images it learned from.
+      directory: the directory of the artifact.
+      size: the side of the input images in pixels; 0: as in training.
 
     Raises:
-      FileNotFoundError: there is no finished artifact, or files of it have gone.
-      ValueError: it has no backbone, its files are not what was written, its architecture is not
-        known, or nothing is left of images that small.
+      FileNotFoundError: the artifact is not finished, or files are missing.
+      ValueError: the artifact has no backbone, its files have changed, its architecture is not
+        known, or the images are too small for its layers.
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no directory {directory}")
@@ -58,10 +58,10 @@ def open_network(directory: Path, *, size: int = 0) -> tuple[Network, Artifact[A
 
 
 def make_network(backbone: FrozenBackbone, size: int) -> Network:
-    """A backbone for images of `size` px.
+    """Makes a network for images of `size` px.
 
     Raises:
-      ValueError: its architecture is not known, or nothing is left of images that small.
+      ValueError: the architecture is not known, or the images are too small for its layers.
     """
     if size < 1:
         raise ValueError(f"size = {size}: give the side of the images in pixels")
@@ -69,7 +69,7 @@ def make_network(backbone: FrozenBackbone, size: int) -> Network:
 
 
 def _find_backbone(artifact: Artifact[Any]) -> tuple[artifacts.Backbone, Path]:
-    """What the backbone of an artifact is, and where its files are."""
+    """The description of an artifact's backbone, and the directory of its files."""
     about = artifact.about
     if isinstance(about, artifacts.Backbone):
         return about, artifact.directory
@@ -101,11 +101,11 @@ def make_structure(network: Network) -> nnx.Module:
 
 
 def make_apply(network: Network, rewrite: Callable[[nnx.Module], None] | None = None) -> Apply:
-    """A function of (params, batch_stats) and images: all activations, in the order of the layers.
+    """A function of (params, batch_stats) and images that returns all activations in order.
 
     Args:
-      network: what it computes.
-      rewrite: changes layers of the structure into others that compute the same.
+      network: the network.
+      rewrite: may replace layers of the module by others that compute the same.
     """
     about, model = network.about, make_structure(network)
     if rewrite is not None:
@@ -122,17 +122,17 @@ def make_apply(network: Network, rewrite: Callable[[nnx.Module], None] | None = 
 def compute(
     network: Network, images: UInt8[np.ndarray, "b s s 3"]
 ) -> dict[str, Float[np.ndarray, "b ..."]]:
-    """The activations of images, in float32."""
+    """Computes the activations of images by name, in float32."""
     apply = jax.jit(make_apply(network))
     variables = network.backbone.params, network.backbone.batch_stats
-    # GPUs and TPUs would multiply in fewer bits.
+    # By default, GPUs and TPUs multiply with fewer bits.
     with jax.default_matmul_precision("highest"):
         made = jax.device_get(apply(variables, images))
     return dict(zip(network.layers, made, strict=True))
 
 
 def describe(network: Network) -> dict[str, Any]:
-    """What a reader must know to use the weights, as JSON can hold it."""
+    """The facts that are needed to use the weights, as JSON values."""
     about = network.about
     options = dict(about.architecture)
     return {
@@ -143,7 +143,7 @@ def describe(network: Network) -> dict[str, Any]:
         "deviation": about.deviation,
         "built_for_size": about.size,
         "image_size": network.size,
-        # In their order, which a dict loses in a file.
+        # A list keeps the order, which a JSON object may lose.
         "layers": [{"name": name, "shape": shape} for name, shape in network.layers.items()],
         "probe_layers": about.probe_layers,
         "parameters": about.parameters,
@@ -151,7 +151,7 @@ def describe(network: Network) -> dict[str, Any]:
 
 
 def make_metadata(network: Network) -> dict[str, str]:
-    """`describe` for the header of a .safetensors or .onnx file, which holds nothing but text."""
+    """`describe` as texts, for the header of a .safetensors or .onnx file."""
     return {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in describe(network).items()

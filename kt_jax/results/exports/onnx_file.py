@@ -1,7 +1,7 @@
-"""--to=onnx: one file, uint8 images in and named activations out.
+"""--to=onnx: one file, from uint8 images to named activations.
 
-The graph is written from the jaxpr of the network, so that any architecture can be exported, also
-one's own. (jax2onnx has no rule for `linear_call`, which our layers use, and wants an orbax older
+The graph is converted from the jaxpr of the network, so any architecture can be exported, also a
+user's own. (jax2onnx has no rule for `linear_call`, which our layers use, and needs an older orbax
 than ours.)
 """
 
@@ -34,7 +34,7 @@ from kt_jax.results.exports.onnx_graph import (
 from kt_jax.runs import files
 
 FILE = "network.onnx"
-# Of primitives that hold a jaxpr: the parameter that it is.
+# Primitives that contain a jaxpr, and the parameter that has it.
 _CALLS = {
     "checkpoint": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -53,7 +53,7 @@ _SCOPES: dict[str, Callable[[Graph, Tensor, tuple[int, ...], list[str]], Tensor]
         graph, x, shape, size=int(given[0]), alpha=float(given[1]), beta=float(given[2])
     ),
 }
-# The last equations of the layers; one that casts may follow.
+# The last equation of each layer; an equation that casts may follow.
 _LAST = {"max_pool": "name", "local_response_norm": "div"}
 _SCOPE = re.compile(rf"({'|'.join(_SCOPES)})_([\d.e_-]+)$")
 
@@ -62,8 +62,8 @@ def write(network: Network, directory: Path) -> None:
     """Writes network.onnx.
 
     Raises:
-      ValueError: the network uses an operation that is not known here, or onnx finds the file
-        wrong.
+      ValueError: the network uses an operation without a rule here, or onnx finds an error in the
+        file.
     """
     variables = network.backbone.params, network.backbone.batch_stats
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
@@ -83,10 +83,10 @@ def write(network: Network, directory: Path) -> None:
 
 
 def load(directory: Path) -> Run:
-    """The network as onnxruntime computes it.
+    """Loads the network in onnxruntime.
 
     Raises:
-      ValueError: onnxruntime does not take it; so does a call.
+      ValueError: onnxruntime refuses the network. Calls of the result raise this too.
     """
     runtime: Any = importlib.import_module("onnxruntime")
     state: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
@@ -104,7 +104,7 @@ def load(directory: Path) -> Run:
 
 
 class _Depthwise(layers.DepthwiseConv):
-    """The convolution that `DepthwiseConv` is, in one operation."""
+    """`DepthwiseConv` as one convolution."""
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...]
@@ -120,14 +120,14 @@ class _Depthwise(layers.DepthwiseConv):
 
 
 def _simplify(model: nnx.Module) -> None:
-    """Undoes what training wants written otherwise."""
+    """Replaces layers that are written in a special way for training."""
     for _, module in nnx.iter_modules(model):
         if type(module) is layers.DepthwiseConv:
             object.__setattr__(module, "__class__", _Depthwise)
 
 
 def _interpret(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: list[Value]) -> list[Value]:
-    """Adds the nodes of a jaxpr; its outputs may be of 1 where `Graph.fill` has to broadcast."""
+    """Adds the nodes of a jaxpr. Its outputs may have sizes of 1, which `Graph.fill` broadcasts."""
     values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
     values.update(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
 
@@ -151,7 +151,7 @@ def _interpret(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: list[Val
 def _interpret_one(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
     if eqn.primitive.name in _CALLS:
         inner = eqn.params[_CALLS[eqn.primitive.name]]
-        if hasattr(inner, "consts"):  # a closed one
+        if hasattr(inner, "consts"):  # a closed jaxpr
             return _interpret(graph, inner.jaxpr, inner.consts, inputs)
         return _interpret(graph, inner, (), inputs)
     is_constant = all(isinstance(x, np.ndarray) for x in inputs)
@@ -162,7 +162,7 @@ def _interpret_one(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
 
 
 def _find_scope(eqn: Any) -> str | None:
-    """The innermost name, of those in _SCOPES, under which an equation was traced."""
+    """The innermost name scope of an equation that is one of _SCOPES."""
     for name in reversed(str(eqn.source_info.name_stack).split("/")):
         if _SCOPE.match(name):
             return name
@@ -170,7 +170,7 @@ def _find_scope(eqn: Any) -> str | None:
 
 
 def _split(scope: str, eqns: list[Any]) -> Iterator[list[Any]]:
-    """The equations of each of several equal layers, one behind the other."""
+    """Splits the equations of several equal layers in a row into one list for each layer."""
     last = next(name for layer, name in _LAST.items() if scope.startswith(layer))
     begin = 0
     for index, eqn in enumerate(eqns, 1):
@@ -184,11 +184,11 @@ def _split(scope: str, eqns: list[Any]) -> Iterator[list[Any]]:
         yield eqns[begin:end]
         begin = end
     if begin < len(eqns):
-        raise ValueError(f"--to=onnx does not know the layer {scope} as this version of JAX has it")
+        raise ValueError(f"--to=onnx cannot convert the layer {scope} of this version of JAX")
 
 
 def _add_layer(graph: Graph, scope: str, eqns: list[Any], values: dict[Any, Value]) -> None:
-    """Adds the one node that all equations of a scope are."""
+    """Adds one node for all equations of a scope."""
     match = _SCOPE.match(scope)
     assert match is not None
     made = {var for eqn in eqns for var in eqn.outvars}

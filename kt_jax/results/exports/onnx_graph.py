@@ -1,7 +1,7 @@
-"""An ONNX graph that grows node by node, from values whose batch has any size.
+"""An ONNX graph that is built node by node, for batches of any size.
 
-A network is traced with a batch of BATCH images, a prime: a dimension is a multiple of it if and
-only if the batch is part of it.
+A network is traced with a batch of BATCH images. BATCH is a prime, so a dimension contains the
+batch if and only if it is a multiple of BATCH.
 """
 
 import contextlib
@@ -21,35 +21,35 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a node computes."""
+    """The output of a node."""
 
     name: str
     shape: Shape
-    """Of 1 where a broadcast to a larger dimension is left to the nodes that read it."""
+    """Sizes of 1 may stand for larger ones: the nodes that read the tensor broadcast it."""
     dtype: np.dtype
 
 
-# Constants are arrays: what depends on nothing else is computed here, not by the graph.
+# Constants are arrays: operations on constants alone are computed here, not in the graph.
 Value = Tensor | np.ndarray
 
 
 def has_batch(dimension: int) -> bool:
-    """Whether a dimension grows with the batch."""
+    """Whether a dimension contains the batch."""
     return dimension > 0 and dimension % BATCH == 0
 
 
 @contextlib.contextmanager
 def in_one_line(program: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turns a program's errors, of many lines, into a ValueError of one."""
+    """Turns errors of a program, which have many lines, into a ValueError of one line."""
     try:
         yield
     except errors as error:
         words = textwrap.shorten(str(error), 300)
-        raise ValueError(f"--to=onnx: {program} does not take this network: {words}") from error
+        raise ValueError(f"--to=onnx: {program} refuses this network: {words}") from error
 
 
 class Graph:
-    """Nodes and constants of a graph, and their names."""
+    """The nodes and constants of a graph."""
 
     def __init__(self, size: int) -> None:
         self._onnx: Any = importlib.import_module("onnx")
@@ -63,7 +63,7 @@ class Graph:
     def add(
         self, operator: str, inputs: Sequence[Value], shape: Shape, dtype: Any, **attributes: Any
     ) -> Tensor:
-        """A node with one output of this shape and type."""
+        """Adds a node with one output of this shape and dtype."""
         self._count += 1
         name = f"{operator}_{self._count}"
         names = [self._name(value) for value in inputs]
@@ -71,21 +71,21 @@ class Graph:
         return Tensor(name, shape, np.dtype(dtype))
 
     def cast(self, x: Value, dtype: np.dtype) -> Tensor:
-        """`x` as values of another type."""
+        """Casts `x` to another dtype."""
         if isinstance(x, Tensor) and x.dtype == dtype:
             return x
         number = self._onnx.helper.np_dtype_to_tensor_dtype(dtype)
         return self.add("Cast", [x], x.shape, dtype, to=number)
 
     def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
-        """The axes of `x` in another order."""
+        """Permutes the axes of `x`."""
         if list(order) == list(range(len(order))):
             return x
         shape = tuple(x.shape[axis] for axis in order)
         return self.add("Transpose", [x], shape, x.dtype, perm=[int(axis) for axis in order])
 
     def reshape(self, x: Tensor, shape: Shape) -> Tensor:
-        """The values of `x` in another shape, of which at most one dimension has the batch."""
+        """Reshapes `x`. At most one dimension of the new shape may contain the batch."""
         if shape == x.shape:
             return x
         target = [-1 if has_batch(each) else each for each in shape]
@@ -94,7 +94,7 @@ class Graph:
         return self.add("Reshape", [x, np.asarray(target, np.int64)], shape, x.dtype)
 
     def fill(self, x: Value, shape: Shape) -> Value:
-        """`x` with no dimension of 1 where `shape` has a larger one."""
+        """Broadcasts `x` to `shape`."""
         if x.shape == shape:
             return x
         if isinstance(x, np.ndarray) and not any(map(has_batch, shape)):
@@ -107,10 +107,10 @@ class Graph:
         return self.add("Expand", [x, target], shape, x.dtype)
 
     def finish(self, outputs: dict[str, Value], metadata: dict[str, str]) -> Any:
-        """The model, an `onnx.ModelProto`, whose outputs have these names.
+        """Makes an `onnx.ModelProto` with named outputs.
 
         Raises:
-          ValueError: onnx finds it wrong.
+          ValueError: onnx finds an error in the model.
         """
         helper, types = self._onnx.helper, self._onnx.helper.np_dtype_to_tensor_dtype
         for name, value in outputs.items():
@@ -136,7 +136,7 @@ class Graph:
             graph,
             producer_name="kt_jax",
             opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=9,  # which runtimes of 2023 read
+            ir_version=9,  # readable by runtimes since 2023
         )
         helper.set_model_props(model, metadata)
         errors = self._onnx.checker.ValidationError, self._onnx.shape_inference.InferenceError
@@ -152,7 +152,7 @@ class Graph:
     def _name(self, value: Value) -> str:
         if isinstance(value, Tensor):
             return value.name
-        # The same small constants come again and again.
+        # Store equal small constants, which are frequent, only once.
         key = (value.dtype.str, value.shape, value.tobytes()) if value.size < 16 else (id(value),)
         if key not in self._known:
             self._known[key] = f"constant_{len(self._known)}"

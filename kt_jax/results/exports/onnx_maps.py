@@ -1,4 +1,4 @@
-"""Convolutions, poolings and norms of maps: [n, h, w, c] in JAX here, [n, c, h, w] in ONNX."""
+"""Rules for convolutions, pooling and norms of maps: [n, h, w, c] in JAX, [n, c, h, w] in ONNX."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ _TO_FIRST, _TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
 def convolve(graph: Graph, eqn: Any, x: Value, kernel: Value) -> Tensor:
-    """A convolution; its equation has the strides, the padding and the groups.
+    """Adds a convolution. `eqn` has the strides, the padding and the groups.
 
     Raises:
-      ValueError: it is transposed, or its maps are laid out otherwise.
+      ValueError: the convolution is transposed, or its maps are not [n, h, w, c].
     """
     params, shape = eqn.params, eqn.outvars[0].aval.shape
     numbers = params["dimension_numbers"]
     ours = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
     if (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) != ours:
-        raise ValueError("--to=onnx knows convolutions of maps [n, h, w, c] alone")
+        raise ValueError("--to=onnx supports only convolutions of maps [n, h, w, c]")
     if set(params["lhs_dilation"]) != {1} or params["batch_group_count"] != 1:
-        raise ValueError("--to=onnx knows no transposed convolution")
+        raise ValueError("--to=onnx does not support transposed convolutions")
     first = (
         kernel.transpose(3, 2, 0, 1)
         if isinstance(kernel, np.ndarray)
@@ -41,10 +41,10 @@ def convolve(graph: Graph, eqn: Any, x: Value, kernel: Value) -> Tensor:
 
 
 def pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
-    """Maxima or sums of windows of maps, as flax's max_pool and avg_pool have them.
+    """Adds a maximum or a sum over windows of maps, as in flax's max_pool and avg_pool.
 
     Raises:
-      ValueError: the windows are of the batch or the channels, or are dilated.
+      ValueError: the windows extend over the batch or the channels, or are dilated.
     """
     window, steps, around, *dilations = (
         eqn.params[each]
@@ -58,7 +58,7 @@ def pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
     )
     plain = all(each == (1,) * 4 for each in dilations)
     if len(window) != 4 or (window[0], window[3]) != (1, 1) or not plain:
-        raise ValueError("--to=onnx pools maps [n, h, w, c] over h and w alone, undilated")
+        raise ValueError("--to=onnx supports pooling of [n, h, w, c] only over h and w, undilated")
     shape = eqn.outvars[0].aval.shape
     attributes = {
         "kernel_shape": window[1:3],
@@ -72,7 +72,7 @@ def pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
 
 
 def max_pool(graph: Graph, x: Tensor, shape: Shape, window: int, stride: int) -> Tensor:
-    """`models.layers.max_pool`: maps [n, h, w, c] to `shape`, the last windows incomplete."""
+    """Adds `models.layers.max_pool`, from maps [n, h, w, c] to `shape`, with partial windows."""
     extra = [
         max(0, (count - 1) * stride + window - side)
         for count, side in zip(shape[1:3], x.shape[1:3], strict=True)
@@ -91,14 +91,14 @@ def max_pool(graph: Graph, x: Tensor, shape: Shape, window: int, stride: int) ->
 def local_response_norm(
     graph: Graph, x: Tensor, shape: Shape, size: int, alpha: float, beta: float
 ) -> Tensor:
-    """`models.layers.local_response_norm`."""
+    """Adds `models.layers.local_response_norm`."""
     return _spatial(graph, "LRN", [x], shape, size=size, alpha=alpha, beta=beta, bias=1.0)
 
 
 def _spatial(
     graph: Graph, operator: str, inputs: list[Value], shape: Shape, **attributes: Any
 ) -> Tensor:
-    """An operator on maps [n, c, h, w], for maps [n, h, w, c]; `inputs` begins with the map."""
+    """Adds an operator on maps, with transposes around it. The first of `inputs` is the map."""
     x, *others = inputs
     assert isinstance(x, Tensor)
     first = graph.transpose(x, _TO_FIRST)

@@ -1,4 +1,4 @@
-"""How operations of JAX become nodes of ONNX."""
+"""Rules that convert operations of JAX to nodes of ONNX."""
 
 import string
 from collections.abc import Callable
@@ -50,12 +50,15 @@ def convert(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Adds the nodes of one equation of a jaxpr.
 
     Args:
-      graph: which grows.
+      graph: the graph, to which nodes are added.
       eqn: the equation.
-      inputs: its inputs; dimensions of 1 may stand for larger ones, see `Tensor.shape`.
+      inputs: its inputs; sizes of 1 may stand for larger ones, see `Tensor.shape`.
+
+    Returns:
+      The outputs of the equation.
 
     Raises:
-      ValueError: there is no rule for its primitive, or not for these parameters.
+      ValueError: there is no rule for the primitive, or not with these parameters.
     """
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
     if name in _NOTHING:
@@ -69,8 +72,8 @@ def convert(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
         return _split(graph, filled[0], eqn)
     if name not in _RULES:
         raise ValueError(
-            f"the network uses the operation {name}, which --to=onnx does not know: choose another "
-            "format"
+            f"the network uses the operation {name}, which --to=onnx does not support: choose "
+            "another format"
         )
     return [_RULES[name](graph, eqn, *filled)]
 
@@ -123,7 +126,7 @@ def _select(graph: Graph, eqn: Any, inputs: list[Value], shape: Shape) -> Tensor
     del eqn
     which, *cases = inputs
     if len(cases) != 2 or which.dtype != np.bool_:
-        raise ValueError("--to=onnx knows no choice between more than two arrays")
+        raise ValueError("--to=onnx does not support a choice between more than two arrays")
     return graph.add("Where", [which, cases[1], cases[0]], shape, cases[0].dtype)
 
 
@@ -147,7 +150,7 @@ _ELEMENTWISE: dict[str, Callable[[Graph, Any, list[Value], Shape], Tensor]] = {
 
 
 def _broadcast(graph: Graph, x: Value, shape: Shape, axes: tuple[int, ...]) -> Value:
-    """The new dimensions are of 1: what reads the value broadcasts it, or `Graph.fill` does."""
+    """New dimensions get size 1: the nodes that read the value, or `Graph.fill`, broadcast it."""
     made = [1] * len(shape)
     for axis, side in zip(axes, x.shape, strict=True):
         made[axis] = side
@@ -172,7 +175,7 @@ def _slice(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
         if (starts[axis], stops[axis], steps[axis]) != (0, side, 1)
     ]
     if any(has_batch(x.shape[axis]) for axis in cut):
-        raise ValueError("the network cuts the batch, which --to=onnx cannot")
+        raise ValueError("the network slices the batch, which --to=onnx does not support")
     if not cut:
         return x
     parts = [np.asarray([each[axis] for axis in cut], np.int64) for each in (starts, stops)]
@@ -197,7 +200,7 @@ def _concatenate(graph: Graph, eqn: Any, *parts: Value) -> Tensor:
 def _pad(graph: Graph, eqn: Any, x: Tensor, value: Value) -> Tensor:
     config = eqn.params["padding_config"]
     if any(between or before < 0 or after < 0 for before, after, between in config):
-        raise ValueError("--to=onnx knows no padding that cuts, or between the values")
+        raise ValueError("--to=onnx does not support negative padding, or padding between values")
     around = [each[0] for each in config] + [each[1] for each in config]
     if not any(around):
         return x
@@ -207,7 +210,7 @@ def _pad(graph: Graph, eqn: Any, x: Tensor, value: Value) -> Tensor:
 
 
 def _reduce(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
-    """One axis after the other: onnxruntime's sums of 10^5 values at once are off by 3e-5."""
+    """Reduces one axis after another: onnxruntime's sums of 10^5 values at once err by 3e-5."""
     for axis in sorted(eqn.params["axes"], reverse=True):
         shape = (*x.shape[:axis], *x.shape[axis + 1 :])
         operator, axes = _REDUCTIONS[eqn.primitive.name], np.asarray([axis], np.int64)

@@ -1,4 +1,4 @@
-"""--to=saved_model: TensorFlow's SavedModel, which holds the program that JAX compiles."""
+"""--to=saved_model: TensorFlow's SavedModel, with the program that JAX compiles."""
 
 import importlib
 import os
@@ -17,15 +17,15 @@ CONFIG = "config.json"
 
 
 def write(network: Network, directory: Path) -> None:
-    """Writes what tf.saved_model.load reads, and config.json.
+    """Writes a SavedModel and config.json.
 
-    `activations`, also the signature serving_default, takes images, uint8 [n, size, size, 3], and
-    gives all activations by name. It has no gradient.
+    The function `activations`, which is also the signature serving_default, takes images uint8
+    [n, size, size, 3] and returns all activations by name. It has no gradient.
     """
     tf = _import_tensorflow()
     jax2tf: Any = importlib.import_module("jax.experimental.jax2tf")
     backbone, names = network.backbone, tuple(network.layers)
-    # TensorFlow keeps no dict whose keys are numbers.
+    # TensorFlow does not support dicts with numbers as keys.
     arrays, structure = jax.tree.flatten((backbone.params, backbone.batch_stats))
     apply = networks.make_apply(network)
     convert = jax2tf.convert(
@@ -48,9 +48,9 @@ def write(network: Network, directory: Path) -> None:
 
 
 def load(directory: Path) -> Run:
-    """The network as TensorFlow computes it.
+    """Loads the network in TensorFlow.
 
-    Its calls raise ValueError where this TensorFlow is older than the programs of this JAX.
+    Calls of the result raise ValueError if this TensorFlow is too old for programs of this JAX.
     """
     tf = _import_tensorflow()
     loaded = tf.saved_model.load(str(directory))
@@ -66,14 +66,14 @@ def load(directory: Path) -> Run:
                 f"TensorFlow {tf.__version__} cannot read the programs of jax {jax.__version__}: "
                 "install a newer TensorFlow, or an older jax; 2.21 reads those of 0.10"
             ) from None
-        # TensorFlow sorts them.
+        # TensorFlow sorts the activations by name: restore their order.
         return {name: made[name].numpy() for name in (*names, *(made.keys() - set(names)))}
 
     return run
 
 
 def _import_tensorflow() -> Any:
-    """TensorFlow, quiet and without the GPU's memory, which JAX uses."""
+    """Imports TensorFlow without its log messages, and hides the GPU from it, which JAX uses."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tf: Any = importlib.import_module("tensorflow")
     tf.config.set_visible_devices([], "GPU")

@@ -1,4 +1,4 @@
-"""--to=torch: weights in torchvision's or timm's names, and a network in plain PyTorch."""
+"""--to=torch: weights with torchvision's or timm's names, and a network in plain PyTorch."""
 
 import contextlib
 import importlib
@@ -18,7 +18,7 @@ from kt_jax.runs import files
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
-# Files that are copied as they are; the modules of the folder.
+# Source files that are copied into the folder, and the modules that the folder has.
 _SOURCES = Path(__file__).with_name("torch_models")
 _MODULES = ("load", "model", "preprocessing")
 
@@ -27,22 +27,22 @@ def write(network: Network, directory: Path) -> None:
     """Writes weights.safetensors, config.json, model.py, preprocessing.py and load.py.
 
     Raises:
-      ValueError: no network in PyTorch is known for the architecture.
+      ValueError: there is no network in PyTorch for the architecture.
     """
     about, backbone = network.about, network.backbone
     made = models.class_of(about.architecture)
     if made not in _FAMILIES:
         known = ", ".join(each.__name__ for each in _FAMILIES)
         raise ValueError(
-            f"--to=torch knows the classes {known}, and not {made.__name__} of the architecture "
-            f"{about.architecture['name']!r}: --to=onnx takes any"
+            f"--to=torch supports the classes {known}, but not {made.__name__} of the architecture "
+            f"{about.architecture['name']!r}: use --to=onnx, which supports any"
         )
     source, describe = _FAMILIES[made]
     arguments = describe(networks.make_structure(network), about.architecture, about.size)
     arguments |= {"mean": about.mean, "deviation": about.deviation}
     config = {**networks.describe(network), "network": arguments}
     arrays = torch_names.to_torch(about.architecture, backbone.params, backbone.batch_stats)
-    # transformers asks for the format.
+    # transformers requires the format.
     metadata = {**networks.make_metadata(network), "format": "pt"}
     files.write_tensors(directory / WEIGHTS, arrays, metadata)
     files.write_json(directory / CONFIG, config)
@@ -52,7 +52,7 @@ def write(network: Network, directory: Path) -> None:
 
 
 def load(directory: Path) -> Run:
-    """The network as PyTorch computes it, by the code in the folder."""
+    """Loads the network in PyTorch, with the code in the folder."""
     torch: Any = importlib.import_module("torch")
     with _importing(directory):
         network: Any = importlib.import_module("load").load()
@@ -67,7 +67,7 @@ def load(directory: Path) -> Run:
 
 @contextlib.contextmanager
 def _importing(directory: Path) -> Iterator[None]:
-    """Lets modules of a folder be imported, and forgets them."""
+    """Makes the modules of a folder importable, and removes them from sys.modules afterwards."""
     others = {name: sys.modules.pop(name) for name in _MODULES if name in sys.modules}
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.path.insert(0, str(directory))
@@ -85,8 +85,8 @@ def _channels_last(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
 
 
-# Of each class: the file in torch_models, and the arguments of its Network, from the structure of
-# our network, its options and its size.
+# For each class, the file in torch_models, and a function that makes the arguments of its Network
+# from the structure of our network, its options and its size.
 Arguments = dict[str, Any]
 
 

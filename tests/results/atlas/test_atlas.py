@@ -269,13 +269,13 @@ def test_an_earlier_atlas_alone_is_replaced(root, tmp_path, capsys):
     labels = shutil.copy(root / "run/pseudo_labels/labels.parquet", tmp_path / "next.parquet")
     before = files.hash_file(labels)
     said = call(capsys, *arguments)
-    assert f"--out={place} would replace {labels}, which is no earlier atlas: choose" in said
+    assert f"--out={place} would replace {labels}, which is not an atlas: choose" in said
     assert files.hash_file(labels) == before
     labels.write_text("not even a table")
-    assert "which is no earlier atlas" in call(capsys, *arguments)
+    assert "which is not an atlas" in call(capsys, *arguments)
     labels.unlink()
     place.write_text("<!doctype html><title>Mine</title>")
-    assert f"would replace {place}, which is no earlier atlas" in call(capsys, *arguments)
+    assert f"would replace {place}, which is not an atlas" in call(capsys, *arguments)
     assert place.read_text().endswith("Mine</title>")
     place.unlink()
     for _ in range(2):
@@ -333,7 +333,7 @@ def call(capsys, *arguments):
         (["{run}/clusters", "--out={out}", "--max_megabytes=0"], "--max_megabytes=0: give more"),
         (["{run}/clusters", "--out={out}", "--max_megabytes=0.13"], "--max_megabytes: .* MB are"),
         (["{run}/clusters", "--out={out}", "--compare={run}/of_others"],
-         "000.png of pictures, all is another image than the one of that name that"),
+         "000.png of pictures, all has another content than the image of that name that"),
         (["{run}/pseudo_labels", "{root}/others", "--out={out}"], "lacks 48 of the 60 images of"),
     ],
 )  # fmt: skip
@@ -359,7 +359,7 @@ def test_images_that_have_gone_or_changed_are_refused(root, tmp_path, capsys):
     arguments = (run / "clusters", f"--out={tmp_path / 'out'}")
     said = call(capsys, *arguments)
     assert "the images 'train' of" in said
-    assert "name the place behind the clusters" in said
+    assert "give that place as PATH after the clusters" in said
     shutil.copytree(root / "pictures", tmp_path / "pictures")
     (tmp_path / "pictures/cat/001.png").unlink()
     said = call(capsys, *arguments)
@@ -367,7 +367,7 @@ def test_images_that_have_gone_or_changed_are_refused(root, tmp_path, capsys):
     # A picture of the same name that is another.
     shutil.copy(root / "pictures/owl/001.png", tmp_path / "pictures/cat/001.png")
     said = call(capsys, run / "pseudo_labels", tmp_path / "pictures", arguments[1])
-    assert "cat/001.png of pictures, all is another image than the one of that name" in said
+    assert "cat/001.png of pictures, all has another content than the image of that name" in said
     (run / "pseudo_labels/manifest.json").unlink()
     said = call(capsys, run / "pseudo_labels", arguments[1])
     assert "which is unfinished" in said
@@ -376,7 +376,7 @@ def test_images_that_have_gone_or_changed_are_refused(root, tmp_path, capsys):
 def test_clusters_of_unknown_images_ask_for_them(root, tmp_path, capsys):
     alone = shutil.copytree(root / "run/clusters", tmp_path / "clusters")
     said = call(capsys, alone, f"--out={tmp_path / 'out'}")
-    assert "lies in no run, so that its images are not known: name the images behind it" in said
+    assert "lies in no run, so its images are not known: give the images as PATH after it" in said
     labels = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     said = call(capsys, labels, f"--out={tmp_path / 'out'}")
     assert "lies in no run that says where its 60 images are, such as" in said
@@ -410,7 +410,7 @@ def test_umap_without_centroids_is_refused(root, tmp_path, monkeypatch, capsys):
     alone = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
     out = f"--out={tmp_path / 'out'}"
     said = call(capsys, alone, root / "pictures", out, "--map=umap")
-    assert "--map=umap: without centroids beside the labels there is no map" in said
+    assert "--map=umap: Labels without their Clusters have no map" in said
 
 
 def test_help_waits_for_nothing():

@@ -85,7 +85,9 @@ def test_scores_side_by_side_with_the_deviation_over_seeds(runs):
     assert found.rows == (
         ("probe", "student", "conv2", "accuracy", "55.0 ± 7.1 (2 seeds)", "70.0"),
     )  # fmt: skip
-    assert "not measured alike, probe: protocol differs: one: linear; two: kNN" in found.notes
+    assert (
+        "scores are not comparable: probe: protocol differs: one: linear; two: kNN" in found.notes
+    )
     assert any("200 test images: differences below 10.0 points" in note for note in found.notes)
     one, two = comparison.compare(runs).scores
     assert (one.mean, two.deviation) == (pytest.approx(0.55), None)
@@ -162,7 +164,7 @@ def test_names_are_escaped(runs, tmp_path):
         (["one"], "1 run to compare: give two or more"),
         (["one", "one"], "is given twice"),
         (["one", "none"], "there is no directory"),
-        (["one", "one/probe"], "holds no run (config.json): it is a stage: name its run"),
+        (["one", "one/probe"], "is not a run (it has no config.json): it is a stage: name its run"),
         (["one", "two", "--html=one/page.html"], "which is only read: choose another"),
         (["one", "two", "--html=one"], "which is only read: choose another"),
         (["one", "two", "--html=."], "is a directory: give the name of a file"),
@@ -179,4 +181,4 @@ def test_mistakes_are_one_line(runs, arguments, message, monkeypatch, capsys):
 def test_a_run_of_another_version(runs, tmp_path, capsys):
     files.write_json(tmp_path / "config.json", {"pretext": {}})
     assert commands.main(["compare", str(runs[0]), str(tmp_path)]) == 2
-    assert "not that of a run of this version" in capsys.readouterr().err
+    assert "is not the config of a run of this version" in capsys.readouterr().err

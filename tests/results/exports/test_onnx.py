@@ -138,14 +138,14 @@ def test_errors_of_onnx_are_one_line():
     graph = Graph(8)
     shape = (BATCH, 1, 1, 1)
     wrong = graph.add("MaxPool", [graph.images], shape, np.float32, kernel_shape=[9])
-    with pytest.raises(ValueError, match=r"^--to=onnx: onnx does not take this network: \S.*$"):
+    with pytest.raises(ValueError, match=r"^--to=onnx: onnx refuses this network: \S.*$"):
         graph.finish({"wrong": wrong}, {})
 
 
 def test_an_unknown_operation_is_named(tmp_path):
     models.register("own_for_onnx", Own)
     support.make_backbone(tmp_path / "a", {"name": "own_for_onnx", "sorts": True}, 12)
-    with pytest.raises(ValueError, match="the operation sort, which --to=onnx does not know"):
+    with pytest.raises(ValueError, match="the operation sort, which --to=onnx does not support"):
         exports.export(tmp_path / "a", to="onnx", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -1,6 +1,6 @@
 // ---- One cluster
 
-const MORE = 500; // images at a time: a cluster may have all of them
+const MORE = 500; // images that are shown at a time
 
 /** Rows of a name, a bar and a share. */
 const rowsOf = (parts, all, name, tint) =>

@@ -4,7 +4,7 @@ const byId = (name) => document.getElementById(name);
 const search = byId("search");
 const sort = byId("sort");
 const direction = byId("direction");
-// What comes first where nothing else is asked for, and how the two orders are called.
+// For each way to sort: the default direction, and the names of the two directions.
 const ORDERS = {
   size: { value: sizeOf, falls: true, words: ["smallest first", "largest first"] },
   tightness: { value: (c) => numbers.tightness[c], falls: false, words: ["tightest first", "loosest first"] },
@@ -77,7 +77,7 @@ function showCard(cluster, members) {
   return entry.card;
 }
 
-/** A search shows first where most is found, unless another order is chosen. */
+/** A search sorts clusters by the number of matches, unless the user chooses another order. */
 function updateSearch() {
   const hadNone = result === null;
   result = find(search.value);

@@ -6,7 +6,7 @@ const map = {
   scale: 1, left: 0, top: 0, width: 0, height: 0,
   shown: null, // a Uint8Array over the clusters, or null for all
   found: null, // the members that a search has found, or null for all
-  isWhole: true, // until somebody zooms or moves it
+  isWhole: true, // until the user zooms or moves the map
   under: -1,
 };
 
@@ -46,7 +46,7 @@ function drawMap() {
     const members = map.found ?? data.keys.keys();
     const isDense = map.found === null && data.keys.length > 20000;
     const size = map.found !== null ? 3 : isDense ? 1.2 : 2;
-    // By colour, since changing it is what takes time.
+    // Draw by colour, because changing the colour is slow.
     const groups = new Map();
     for (const member of members) {
       const cluster = clusterOf[member];

@@ -1,5 +1,5 @@
 "use strict";
-// The data: arrays of members are in the order of their clusters, within a cluster by distance.
+// The data. Arrays of members are sorted by cluster, then by distance.
 const data = JSON.parse(document.getElementById("data").textContent);
 const numbers = {};
 for (const [name, text] of Object.entries(data.arrays)) {
@@ -21,7 +21,7 @@ const hasMap = "centreX" in numbers;
 
 const whole = new Intl.NumberFormat("en");
 const count = (number, one, many = `${one}s`) => `${whole.format(number)} ${number === 1 ? one : many}`;
-/** Never 0 % or 100 % of what is neither. */
+/** A share as text. 0 % and 100 % are exact: other shares are never rounded to them. */
 const percent = (share) => {
   const isRound = share === 0 || share === 1 || (share > 0.0995 && share < 0.9895);
   return `${Math.min(100 * share, share < 1 ? 99.9 : 100).toFixed(isRound ? 0 : 1)} %`;
@@ -42,7 +42,7 @@ function colour(number, known = data.classNames.length) {
 
 // ---- Elements
 
-/** An element with properties, and children that are elements or texts: no names become HTML. */
+/** Makes an element with properties and children (elements or texts, which are not parsed as HTML). */
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -92,7 +92,7 @@ function sheetUrl(name) {
 const pictured = new Int32Array(data.k);
 numbers.thumbnail.forEach((place, member) => { if (place >= 0) pictured[clusterOf[member]]++; });
 
-/** The picture of a member; its name where it has none. */
+/** The thumbnail of a member, or its name if it has none. */
 function thumb(member) {
   const place = numbers.thumbnail[member];
   const key = data.keys[member];
@@ -107,8 +107,8 @@ function thumb(member) {
   const held = Math.min(pictured[cluster] - sheet * data.perSheet, data.perSheet);
   const columns = Math.min(held, data.columns);
   const rows = Math.ceil(held / columns);
-  // In percent, since the page decides how large a thumbnail is shown. Half a pixel of each edge
-  // is cut off: a browser that enlarges a sheet blends neighbours there.
+  // In percent, because CSS sets the size of thumbnails. Half a pixel is cut off at each edge,
+  // where browsers blend neighbouring thumbnails when they enlarge a sheet.
   const inner = data.side - 1;
   const offset = (at, all) => {
     const left = at * data.side + 0.5;

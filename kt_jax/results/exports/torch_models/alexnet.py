@@ -1,4 +1,4 @@
-"""AlexNet as Caffe has it, or with batch norms instead of groups and LRN; without classifier."""
+"""AlexNet as in Caffe, or with batch norms instead of groups and LRN; without classifier."""
 
 import torch
 from preprocessing import Preprocessing

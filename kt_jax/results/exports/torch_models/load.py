@@ -1,4 +1,4 @@
-"""Gives the network with its weights, in evaluation mode."""
+"""Loads the network of this folder in PyTorch."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 
 def load(folder=Path(__file__).parent) -> Network:
-    """Reads config.json and weights.safetensors."""
+    """Loads config.json and weights.safetensors. Returns the network in evaluation mode."""
     network = Network(**json.loads((Path(folder) / "config.json").read_text())["network"])
     network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
     return network.eval()

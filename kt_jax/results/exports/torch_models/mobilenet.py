@@ -8,9 +8,9 @@ from torch.nn import functional
 class Network(nn.Module):
     """Images [n, 3, h, w] of 0..255 in; conv1, block1, ..., conv2, average out.
 
-    stem: stride of the first convolution, and its channels.
-    blocks: kernel, expanded channels, channels, those of squeeze-and-excitation (0: without it),
-      whether with hard swish, stride.
+    stem: the stride and the channels of the first convolution.
+    blocks: for each block its kernel size, expanded channels, output channels, channels of
+      squeeze-and-excitation (0: none), whether it uses hard swish, and stride.
     """
 
     def __init__(self, stem, blocks, mean=(), deviation=()):

@@ -1,11 +1,14 @@
-"""Grey levels of 0..255 become the input that the network learned from."""
+"""Standardises images, as in the training of the network."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Preprocessing(nn.Module):
-    """By the mean and deviation of each channel, or of each image if none are given."""
+    """Subtracts a mean and divides by a standard deviation, in grey levels of 0..255.
+
+    Both are given for each channel. If they are empty, each image has its own.
+    """
 
     def __init__(self, mean, deviation):
         super().__init__()
@@ -14,10 +17,10 @@ class Preprocessing(nn.Module):
             self.register_buffer(name, made if values else None, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes [n, 3, h, w], uint8 or float."""
+        """Standardises images [n, 3, h, w], uint8 or float, to float32."""
         x = images.float()
         if self.mean is not None:
             return (x - self.mean) / self.deviation
         x = x - x.mean((1, 2, 3), keepdim=True)
-        # A deviation under one grey level counts as one, lest a flat image become noise.
+        # At least one grey level, so that the noise of a flat image is not amplified.
         return x / x.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1)

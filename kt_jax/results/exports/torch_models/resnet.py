@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class Network(nn.Module):
     """Images [n, 3, h, w] of 0..255 in; conv1, pool1, layer1, ..., average out.
 
-    stem: how many times smaller than the image the first stage's maps are: 1, 2, or torchvision's
-      4, a 7x7 convolution and a pooling.
+    stem: the downsampling factor before the first stage: 1, 2, or 4 (as in torchvision: a 7x7
+      convolution and a pooling).
     """
 
     def __init__(self, blocks, channels, bottleneck, stem, mean=(), deviation=()):

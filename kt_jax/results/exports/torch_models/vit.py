@@ -9,7 +9,7 @@ from torch.nn import functional
 class Network(nn.Module):
     """Images [n, 3, h, w] of 0..255 in; embedding, block1, ..., class_token out.
 
-    side: how many rows and columns of patches the position embeddings are for.
+    side: the number of rows (and of columns) of patches of the position embeddings.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Network(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each normalised before and added to its input."""
+    """Attention and an MLP. Each has a layer norm before it, and is added to its input."""
 
     def __init__(self, dim, heads, layer_scale):
         super().__init__()
@@ -65,7 +65,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token looks at all."""
+    """Self-attention of all tokens."""
 
     def __init__(self, dim, heads):
         super().__init__()
