@@ -20,7 +20,7 @@ from kt_jax.machine import memory
 _log = logging.getLogger(__name__)
 
 _KEPT_TYPES = {"float16", "bfloat16", "float32", "int8", "uint8", "int16", "uint16"}
-_RESIDENT_SHARE = 0.4  # of an accelerator's memory, for rows in float32
+_RESIDENT_SHARE = 0.4  # largest share of an accelerator's memory for float32 rows
 
 
 def fetch(array: Shaped[Array, "..."], mesh: Any) -> Shaped[np.ndarray, "..."]:
