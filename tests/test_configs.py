@@ -144,7 +144,7 @@ def test_another_source_of_images_takes_away_options_that_it_does_not_have():
         ({"clusters": {"max_iterations": -1}}, r"max_iterations = -1 is negative"),
         ({"clusters": {"tolerance": -0.1}}, r"tolerance = -0\.1 is negative"),
         ({"features": {"layer": "conv9"}}, "config.features.layer names 'conv9', which the vgg"),
-        ({"features": {"size": 64}}, "decoded to 48 px, but 64 px of them are used"),
+        ({"features": {"size": 64}}, "decoded to 48 px, but 64 px are needed"),
         ({"student": {"backbone": {"stem": 3}}}, "backbone.stem: the architecture alexnet does"),
         ({"student": {"backbone": {"name": "v"}}}, "backbone.name = 'v': choose from alexnet, "),
         ({"student": {"batch_size": 6}}, r"config.student.batch_size = 6 .* Nearest: 4 or 8"),

@@ -213,7 +213,7 @@ def _describe(opened: Source, table: pa.Table) -> None:
     folders, subsets = read_layout(keys), opened.given_subsets
     subsets = folders.subsets if subsets is None else subsets
     if subsets is None:
-        print("subsets     none: a hash of each name holds some out for tests")
+        print("subsets     none: a hash of each name chooses some for tests")
         unsplit = opened.unsplit or folders.doubt or why_unsplit(keys, opened.name)
         _show([unsplit] if unsplit else [])
     else:

@@ -8,7 +8,7 @@ from typing import Any
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Adds PATH ..., --source and --option to the parser of a command."""
     parser.add_argument("paths", nargs="*", metavar="PATH", help="where the images are")
-    parser.add_argument("--source", default="auto", help="what PATH is, if it does not tell (auto)")
+    parser.add_argument("--source", default="auto", help="kind of PATH (auto: detected)")
     parser.add_argument("--option", type=_option, action="append", default=[],
         metavar="NAME=VALUE", help="option of the source, such as label_column=class")  # fmt: skip
 

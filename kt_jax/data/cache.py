@@ -92,8 +92,8 @@ def _log_others(path: pathlib.Path, name: str) -> None:
     others = [other for other in sorted(path.parent.glob("decoded-*.bin")) if other != path]
     if others:
         _log.info(
-            "%s: %s also holds decoded images of other sets, or of these as they were or in other "
-            "sizes; delete what no run uses: %s",
+            "%s: %s also has decoded images of other sets, other sizes or changed files; delete "
+            "those that no run uses: %s",
             *(name, path.parent),
             ", ".join(f"{other.name} ({_size_on_disk(other) / 1e9:.2f} GB)" for other in others),
         )

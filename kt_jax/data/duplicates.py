@@ -39,7 +39,7 @@ class Duplicates:
 
     Attributes:
       exact: groups of rows with equal content.
-      near: groups of rows that small distances connect, and whose content is not all equal.
+      near: groups of rows that small distances connect, without all having equal content.
     """
 
     exact: list[tuple[int, ...]]

@@ -105,7 +105,7 @@ def _classes_first(
     if not deeper:
         return places, ""
     doubt = (
-        f"the class of what is in {min(deeper)} may be the first folder or the last: the set has "
+        f"the class of images in {min(deeper)} may be the first folder or the last: the set has "
         "no labels. Put the splits at the top (train/CLASS/..., test/CLASS/...)"
     )
     return {folder: Place(place.subset) for folder, place in places.items()}, doubt
@@ -157,8 +157,8 @@ def _doubt(splits: Iterable[str], names: Iterable[str], what: str) -> str:
     split, others = min(splits), sorted(set(names).difference(splits))
     next_to = f", next to {others[0]!r}," if others else ""
     return (
-        f"the folder {split!r}{next_to} {what}, and a hash of each name says what is for "
-        "tests. If it is a split, put the other images below top folders of splits too ('train', "
-        "'test', 'unlabeled'); if it is a class, rename it, or list the images in a table with a "
-        "column 'label'"
+        f"the folder {split!r}{next_to} {what}, and a hash of each name chooses the images "
+        "for tests. If it is a split, put the other images below top folders of splits too "
+        "('train', 'test', 'unlabeled'); if it is a class, rename it, or list the images in a "
+        "table with a column 'label'"
     )

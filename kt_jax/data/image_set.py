@@ -146,8 +146,8 @@ def check_size(images: Images, origin: str, size: int) -> None:
     """
     if images.size < size:
         raise ValueError(
-            f"{origin} names {images.origin}, decoded to {images.size} px, but {size} px of them "
-            f"are used: set the size of that source in config.images to {size} or more."
+            f"{origin} names {images.origin}, decoded to {images.size} px, but {size} px are "
+            f"needed: set the size of that source in config.images to {size} or more."
         )
 
 

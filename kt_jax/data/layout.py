@@ -114,11 +114,11 @@ def why_unsplit(keys: list[str], name: str) -> str:
     if len(said) == 2:
         what = f"{names} are names of splits, but do not divide the set"
     else:
-        what = f"{names} is the name of a split, but none says what is for {missing}"
+        what = f"{names} is the name of a split, but none is for {missing}"
     return (
-        f"{what}: a hash of each name holds images out for tests. Name what is for training "
-        "'train' and what is for tests 'test' (top folders, shards, or the column 'split' of a "
-        "table) and open both together, or use subset='all'"
+        f"{what}: a hash of each name chooses the images for tests. Use the names 'train' "
+        "and 'test' (of top folders or shards, or in the column 'split' of a table) and open both "
+        "together, or use subset='all'"
     )
 
 

@@ -117,7 +117,7 @@ def eval_batches(
     return _read_ahead(make, range(-(-len(images) // batch_size)), reading, workers=0)
 
 
-# Classes instead of closures, because they are pickled for the workers.
+# Classes instead of closures, because workers get them by pickle.
 @dataclass(frozen=True, eq=False)
 class _TrainBatch:
     images: Any

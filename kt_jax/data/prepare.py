@@ -159,7 +159,7 @@ def _finish(job: Job, request: dict[str, Any]) -> None:
         presence = pa.FixedSizeListArray.from_arrays(flat, opened.presence.shape[1])
         table = table.append_column("presence", presence)
     if opened.boxes is not None:
-        _log.warning("%s: its boxes are in pixels of the originals: skipped", opened.name)
+        _log.warning("%s: boxes are skipped: they are in pixels of the originals", opened.name)
     readable = pc.equal(table["reason"], "")
     excluded = table.filter(pc.invert(readable)).select(["key", "reason"])
     refused = [{"key": each.key, "reason": each.reason} for each in opened.refused]

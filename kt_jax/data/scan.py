@@ -168,7 +168,7 @@ def _find_known(
     if source.manifest is not None:
         if SCANNED in (source.manifest.schema.metadata or {}) and not _is_current(source.manifest):
             _log.warning(
-                "%s: its manifest is of an earlier release, which read some images in another way "
+                "%s: its manifest is of an earlier release, which read some images differently "
                 "or not at all: scan the images again",
                 source.name,
             )
@@ -176,7 +176,10 @@ def _find_known(
     if path is not None and os.path.exists(path):
         known = read_manifest(path)
     if known is not None and not _is_current(known):
-        _log.info("%s: images are examined again: pixels may be others now", source.name)
+        _log.info(
+            "%s: images are examined again, as this version may decode them differently",
+            source.name,
+        )
         known = None
     return known, DECODER
 

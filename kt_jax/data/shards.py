@@ -208,6 +208,6 @@ def _open_job(out: str, text: str) -> Job:
     opened = make_source(request["source"], **request["options"])
     if digest_source(opened) != request["files"]:
         raise ValueError(
-            f"{opened.name} here is not what {out} was begun from: its files differ, or changed"
+            f"the files of {opened.name} here differ from those that {out} was started with"
         )
     return Job(opened, pathlib.Path(out), request["size"], request["quality"], request["shards"])

@@ -173,7 +173,7 @@ def checked_weights(weights: Any, k: int) -> Float32[np.ndarray, " k"]:
     """Returns weights as float32. ValueError if they are not k finite numbers."""
     given = sources.as_array(weights, "weights")
     if given.shape != (k,):
-        raise ValueError(f"weights have shape {given.shape}: one for each of k = {k} centroids")
+        raise ValueError(f"weights have shape {given.shape}: give one for each of k = {k} clusters")
     return checked_centroids(np.asarray(given)[None], "weights")[0]
 
 
@@ -182,9 +182,9 @@ def checked_labels(labels: Any, name: str) -> Int[np.ndarray, " n"]:
     found = np.asarray(labels)
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or np.ma.is_masked(labels):
         raise ValueError(
-            f"{name} must be an array of one whole number for each row, -1 where the label is not "
-            f"known (as where one is null); got {found.dtype} of shape {found.shape}. Of names, "
-            "numpy.unique(names, return_inverse=True)[1] makes numbers"
+            f"{name} must be an array of one whole number for each row, -1 if the label is not "
+            f"known (or null); got {found.dtype} of shape {found.shape}. To convert names to "
+            "numbers: numpy.unique(names, return_inverse=True)[1]"
         )
     return found.astype(np.int64)
 
@@ -192,7 +192,7 @@ def checked_labels(labels: Any, name: str) -> Int[np.ndarray, " n"]:
 def _not_finite(where: str, value: Any, column: int, d: int) -> str:
     return (
         f"{where} holds {value} at column {column}: values must be finite and within "
-        f"{device.value_limit(d):.1e}; drop the row or repair its source"
+        f"{device.value_limit(d):.1e}; drop the row or fix its source"
     )
 
 
@@ -225,8 +225,8 @@ def check_unchanged(
     if not np.array_equal(before, after):
         where, _ = matrix.locate(int(np.argmax(before != after)), 0)
         raise ValueError(
-            f"{where} has changed since it was first read: what was found is of neither state; "
-            "cluster again once nothing writes to the features"
+            f"{where} has changed since it was first read, so the result would fit neither state: "
+            "cluster again when nothing writes to the features"
         )
 
 
@@ -243,7 +243,7 @@ def check_directions(counts: Bool[np.ndarray, " n"], k: int) -> None:
     if n - missing < k:
         raise ValueError(f"k = {k} clusters, but {which}: choose k <= {n - missing}")
     _log.warning(
-        "k-means: %s: they get the nearest cluster, and count for neither centroids nor inertia",
+        "k-means: %s: they get the nearest cluster, and are ignored by centroids and inertia",
         which,
     )
 
@@ -292,9 +292,9 @@ def warn_of_rounding(sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray
     rounding = np.median(np.square(np.spacing(size), dtype=np.float64).sum(1)) / 12  # uniform
     if 0 < spread and rounding > _ROUNDED_SHARE * spread:
         _log.warning(
-            "k-means: the rows lie so far from zero, or from their mean (%.3g), that rounding to "
-            "float32 makes up %.1g of what they differ by; subtract their median in float64 "
-            "before, instead of centre.",
+            "k-means: the rows are so far from zero, or from their mean (%.3g), that rounding to "
+            "float32 is %.1g of their differences: subtract their median in float64 first, instead "
+            "of centre.",
             size.mean(dtype=np.float64),
             rounding / spread,
         )
@@ -329,7 +329,7 @@ def check_resume(state: Mapping[str, np.ndarray], call: UInt8[np.ndarray, " b"])
         with contextlib.suppress(ValueError, TypeError):  # written by another program
             found = dict(json.loads(bytes(state["call"])))
     if found.get("version") != here["version"]:
-        raise ValueError("resume is no state of this version of k-means: begin anew without it")
+        raise ValueError("resume is not a state of this version of k-means: start again without it")
     others = [
         f"{name} = {found.get(name)}, here {here[name]}"
         for name in here
@@ -338,5 +338,5 @@ def check_resume(state: Mapping[str, np.ndarray], call: UInt8[np.ndarray, " b"])
     if others:
         raise ValueError(
             f"resume is a state of another call ({'; '.join(others)}): pass the same features and "
-            "arguments, or begin anew without it"
+            "arguments, or start again without it"
         )

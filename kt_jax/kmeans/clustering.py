@@ -60,7 +60,7 @@ def fit(
         except SafetensorError as error:
             raise ValueError(
                 f"{state}, the state of an interrupted run, is broken ({error}): delete it, and "
-                "the same command begins anew"
+                "the same command starts again"
             ) from None
         if "chosen" in resume:
             done = f"{len(resume['chosen']):,} of {k:,} seeds"

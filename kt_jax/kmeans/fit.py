@@ -29,7 +29,7 @@ class KMeans:
     mean: Float32[np.ndarray, " d"]  # subtracted from every row; 0 without `centre` or `dims`
     assignment: Int32[np.ndarray, " n"]
     inertia: float
-    inertia_curve: tuple[float, ...]  # [0] is that of the seeds, [i] that after update i
+    inertia_curve: tuple[float, ...]  # [0]: of the seeds, [i]: after update i
     iterations: int  # updates of the centroids
     repaired: tuple[int, ...]  # number of empty clusters moved in each update
     sizes: Int32[np.ndarray, " k"]

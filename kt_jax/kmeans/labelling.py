@@ -69,7 +69,7 @@ def assign(
     if nearest < 1:
         raise ValueError(f"nearest = {nearest}: give 1 or more")
     if nearest > 2 and weights is not None:
-        raise ValueError(f"nearest = {nearest} with weights: of two centroids it is known")
+        raise ValueError(f"nearest = {nearest} with weights: give 1 or 2")
     opened = open_rows(
         features,
         centroids,

@@ -17,11 +17,12 @@ from jaxtyping import Array, Bool, Float32, Int32
 from kt_jax.kmeans import device
 from kt_jax.kmeans.device import Points, over_chunks, program
 
-# On GPUs, their float32 scatter-add is a compare-and-swap loop, up to thousands of times slower.
+# In these jaxlibs, float32 scatter-add on GPUs is a compare-and-swap loop: up to thousands of times
+# slower.
 _SLOW_SCATTER = {"0.10.2", "0.11.0"}
 
 # Rows per lane of sums, as a multiple of k: the sums of all lanes are small compared with the rows.
-# The limit on this number: an iteration in which no more rows move adds them up in one lane.
+# And their largest number: if no more rows move in an iteration, one lane has them all.
 _LANE_SHARE = 64
 _MOST_LANE_ROWS = 4096
 

@@ -63,7 +63,7 @@ class Rows:
         self._source = sources.open_source(features)
         self.n, self.d = self._source.shape
         if self.n >= 2**31:
-            raise ValueError(f"features have n = {self.n} rows: rows are counted in 31 bits")
+            raise ValueError(f"features have n = {self.n} rows: give fewer than 2^31 rows")
         self.mesh = mesh = _make_mesh() if mesh is None else mesh
         platform = mesh.devices.flat[0].platform
         if chunk_rows is None:

@@ -20,7 +20,7 @@ from kt_jax.machine import memory
 _log = logging.getLogger(__name__)
 
 _KEPT_TYPES = {"float16", "bfloat16", "float32", "int8", "uint8", "int16", "uint16"}
-_RESIDENT_SHARE = 0.4  # of an accelerator's memory, for rows in float32
+_RESIDENT_SHARE = 0.4  # largest share of an accelerator's memory for float32 rows
 
 
 def fetch(array: Shaped[Array, "..."], mesh: Any) -> Shaped[np.ndarray, "..."]:
@@ -53,7 +53,7 @@ def as_array(value: Any, name: str) -> np.ndarray | jax.Array:
     kind = type(value).__name__
     if not readers:
         raise ValueError(
-            f"{name} must be an array of numbers, or what NumPy can make one of; got a {kind}"
+            f"{name} must be an array of numbers, or convertible to one by NumPy; got a {kind}"
         )
     reasons = []
     for read in readers:
@@ -135,8 +135,8 @@ def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
     if found == sorted(found) != by_number:  # the order of a shell's glob
         first = next(at for at, path in enumerate(by_number) if found[at] != path)
         _log.warning(
-            "%s: rows are in the order that the files are named in, %s before %s; name their "
-            "directory to have numbers in order",
+            "%s: rows are in the order of the given files, %s before %s; give their directory to "
+            "sort by number",
             *(origin, found[first].name, by_number[first].name),
         )
     return found
@@ -154,8 +154,8 @@ def _list_shards(origin: str, directory: Path) -> list[Path]:
         wanted = shards[0].stem.rpartition("-of-")[2]
         if not wanted.isdigit() or int(wanted) != len(shards):
             raise ValueError(
-                f"{origin}: {directory} holds {len(shards)} features-*-of-*.npy, of which the "
-                f"first is of {wanted}: let what writes them finish first"
+                f"{origin}: {directory} holds {len(shards)} features-*-of-*.npy, but the "
+                f"first is of {wanted}: wait until all are written"
             )
         return shards
     names = (path for path in directory.iterdir() if not path.name.startswith("."))

@@ -17,10 +17,10 @@ class Whitening:
 
     mean: Float32[np.ndarray, " d"]
     components: Float32[np.ndarray, "d m"]
-    """Orthogonal, by falling variance, each divided by its standard deviation; the largest element
-    of each is above 0. Zeros where there is no variance."""
+    """Orthogonal, by descending variance, each divided by its standard deviation. The largest
+    element of each is positive. Zeros if there is no variance."""
     variances: Float64[np.ndarray, " m"]
-    """Of the rows along the components, before they are scaled."""
+    """Variances of the rows along the components, before scaling."""
 
 
 def fit(features: Any, dims: int, *, mesh: Mesh | None = None) -> Whitening:
@@ -37,7 +37,7 @@ def fit(features: Any, dims: int, *, mesh: Mesh | None = None) -> Whitening:
     checks.check_options(mesh=mesh)
     matrix = Rows(features, 1, mesh=mesh, chunk_rows=None)
     if not 1 <= dims <= matrix.d:
-        raise ValueError(f"dims = {dims}: features have d = {matrix.d}, give 1 to that")
+        raise ValueError(f"dims = {dims}, features have d = {matrix.d}: give 1 to {matrix.d}")
     mean = frames.find_mean(matrix)
     variances, vectors = reduction.find_directions(matrix, mean, dims)
     variances = np.maximum(variances, 0)

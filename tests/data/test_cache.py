@@ -168,16 +168,16 @@ def test_auto_keeps_to_what_lies_on_the_disk(tmp_path, monkeypatch, caplog):
 def test_the_images_of_other_sets_are_named(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         keep(Load(), "disk", tmp_path)
-    assert "also holds" not in caplog.text
+    assert "also has" not in caplog.text
     for name in ("decoded-0a.bin", "decoded-0b.bin", "other.bin"):
         (tmp_path / name).write_bytes(bytes(8_000_000))
     for place in ("disk", "auto"):
         caplog.clear()
         with caplog.at_level(logging.INFO):
             keep(Load(), place, tmp_path)
-        (message,) = [each.message for each in caplog.records if "also holds" in each.message]
-        assert message.startswith(f"pictures: {tmp_path} also holds")
-        assert message.endswith("delete what no run uses: decoded-0a.bin (0.01 GB), "
+        (message,) = [each.message for each in caplog.records if "also has" in each.message]
+        assert message.startswith(f"pictures: {tmp_path} also has")
+        assert message.endswith("delete those that no run uses: decoded-0a.bin (0.01 GB), "
                                 "decoded-0b.bin (0.01 GB)")  # fmt: skip
     assert len(list(tmp_path.iterdir())) == 4
 

@@ -84,7 +84,7 @@ def test_what_it_prints_and_leaves(photos, tmp_path, monkeypatch, capsys):
         "ignored     0",
         "sizes       width 30 to 35, height 20 to 20 pixels",
         "modes       7 RGB, 1 L",
-        "subsets     none: a hash of each name holds some out for tests",
+        "subsets     none: a hash of each name chooses some for tests",
         "classes     2: dog (5), cat (3)",
         f"manifest    {tmp_path}/photos.manifest.parquet",
         "equal       1 groups of equal images",
@@ -447,11 +447,11 @@ def test_what_is_refused_is_not_offered(photos, tmp_path, capsys):
     for name, more in (("scan", []), ("prepare", [out])):
         for option in ("subset=train", "holdout=0.5"):
             key = option.split("=")[0]
-            message = f"source 'folder': '{key}' is chosen where images are opened, not where they"
+            message = f"source 'folder': the option '{key}' is for configs and open_images, not"
             fails(capsys, message, photos, f"--option={option}", *more, name=name)
         message = "unknown option 'subse': Known: path\n"
         fails(capsys, message, photos, "--option=subse=train", *more, name=name)
-        message = "source 'photographs' needs neither scan nor prepare: name it where images are"
+        message = "source 'photographs' needs neither scan nor prepare: use it in a config or"
         fails(capsys, message, "--source=photographs", *more, name=name)
         message = "unknown source 'photograph': Known: folder, zip"
         fails(capsys, message, photos, "--source=photograph", *more, name=name)

@@ -236,7 +236,7 @@ def test_classes_that_are_learned_by_reading(tmp_path, monkeypatch, caplog):
     images = open_images("array_record", size=16, path=tmp_path / "b")
     assert (images.class_names, images.labels.tolist()) == (("b", "a"), [[1, -1], [-1, -1]])
     assert images.labels.dtype == np.int8
-    assert "boxes are in pixels of the originals: skipped" in caplog.text
+    assert "boxes are skipped: they are in pixels of the originals" in caplog.text
 
 
 def test_a_killed_run_goes_on(photos, tmp_path, monkeypatch, caplog):
@@ -371,7 +371,9 @@ def test_a_worker_refuses_other_files(photos, tmp_path, monkeypatch):
     assert (out / "images-00001-of-00002.array_record").exists()
     shards._open_job.cache_clear()
     save(photos / "train/cat/more.png", picture(0))
-    with pytest.raises(ValueError, match=r"photos here is not what .* was begun from"):
+    with pytest.raises(
+        ValueError, match=r"the files of photos here differ from those that .* was started with"
+    ):
         shards.write_shard_of(0, str(out))
 
 

@@ -150,7 +150,7 @@ def test_splits_of_one_kind_are_no_classes(tops, classes, unsaid):
     assert found.subsets is None
     assert found.classes is None if classes is None else set(found.classes) == classes
     if unsaid:
-        assert f"none says what is for {unsaid}: a hash" in why_unsplit(keys, "pets")
+        assert f"none is for {unsaid}: a hash" in why_unsplit(keys, "pets")
     # The holdout is the one of the keys, as ever.
     plain = in_subset([f"{key}" for key in keys], [None] * len(keys), "all", 0.2)
     assert plain.all()
@@ -161,10 +161,10 @@ def test_the_only_split_is_named_once(tmp_path, caplog):
     for subset in ("train", "test", "all", "train"):
         images = open_images("auto", path=root, size=8, subset=subset, holdout=0.5)
     assert [text for text in warnings(caplog) if "hash" in text] == [
-        f"{root.name}: 'train' in train/cats/cats0.png is the name of a split, but none says what "
-        "is for tests: a hash of each name holds images out for tests. Name what is for training "
-        "'train' and what is for tests 'test' (top folders, shards, or the column 'split' of a "
-        "table) and open both together, or use subset='all'"
+        f"{root.name}: 'train' in train/cats/cats0.png is the name of a split, but none is "
+        "for tests: a hash of each name chooses the images for tests. Use the names 'train' "
+        "and 'test' (of top folders or shards, or in the column 'split' of a table) and open both "
+        "together, or use subset='all'"
     ]
     assert images.class_names == ()
     (root / "unlabeled").rename(root / "test")
@@ -203,7 +203,7 @@ def test_the_only_split_of_an_archive_is_named_though_it_is_in_no_key(tmp_path, 
         (
             ("{}/test/bad", "{}/train/good"),
             None,
-            "what is in cats/test/bad may be the first folder or the last",
+            "images in cats/test/bad may be the first folder or the last",
         ),
     ],
 )
@@ -326,7 +326,7 @@ def test_scan_says_why_there_are_no_subsets(tmp_path, capsys, monkeypatch):
     write_table(tmp_path, "subset", ["train", "test"])
     assert command.main(["scan", "list.csv"]) == 0
     out = capsys.readouterr().out
-    assert "subsets     none: a hash of each name holds some out for tests\n  the column" in out
+    assert "subsets     none: a hash of each name chooses some for tests\n  the column" in out
     assert (
         command.main(["scan", "list.csv", "--option=split_column=subset", "--out=x.parquet"]) == 0
     )

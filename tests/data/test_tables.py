@@ -148,7 +148,7 @@ REFUSED = {
     "a path with a comma": ("path\nc, d.png\n", "l.csv, line 2 has 2 values, but the first line"),
     "an open quote": (
         'path,label\n"a.png,cat\nb.png,dog\n',
-        "l.csv, line 3: unexpected end of data. A value in double quotes ends with one",
+        "l.csv, line 3: unexpected end of data. End a quoted value with a double quote",
     ),
     "a quote inside": ('path\n"a"b.png\n', "l.csv, line 2: ',' expected after '\"'. A value in"),
     "a zero byte": ("path,label\na.png,c\0t\n", "l.csv, line 2, holds a zero byte"),
@@ -379,7 +379,7 @@ OTHERS = {
     "s.mp3": (b"ID3", "(a sound file (.mp3): only images are read)"),
     "s.mp4": (b"....", "(a film (.mp4): extract its frames as JPEG or PNG, as ffmpeg does)"),
     "one.png": (encode(), "(one image: name the folder that it lies in)"),
-    "desktop.ini": (b"", "desktop.ini is no source of images that is known here: give a folder"),
+    "desktop.ini": (b"", "desktop.ini is not a known source of images: give a folder"),
 }
 
 

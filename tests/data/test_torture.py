@@ -502,7 +502,7 @@ def test_tars_that_cannot_be_read_in_place(tmp_path):
     header = negative.tobuf(tarfile.GNU_FORMAT)
     cases = {
         "no header at byte 1,024": good[:1024] + b"?" * 512 + good[1536:],
-        "the entry at byte 1,024 is of a negative size|no header at byte 1,024": (
+        "the entry at byte 1,024 has a negative size|no header at byte 1,024": (
             good[:1024] + header + good[1536:]
         ),
         "unexpected end of data": good[:1600],

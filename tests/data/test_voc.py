@@ -395,7 +395,7 @@ def test_lists_that_are_not_used_are_named(tmp_path, caplog, lists, named):
         return
     (text,) = texts
     assert text.startswith(f"{tmp_path.name}: {named}")
-    assert "has the name of a split, but ImageSets/Main does not hold a list for training" in text
+    assert "has the name of a split, but ImageSets/Main does not have a list for training" in text
 
 
 def test_lists_next_to_the_folder_main(tmp_path):

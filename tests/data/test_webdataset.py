@@ -123,7 +123,7 @@ def test_splits_with_other_words_and_splits_in_shards(tmp_path, caplog):
     assert not caplog.records
     write_tar(tmp_path / "one/train-0.tar", samples([1, 2], cls=parity))
     open_set(tmp_path / "one", subset="train", holdout=0.0)
-    assert "'train-0' in train-0/001.png is the name of a split, but none says" in caplog.text
+    assert "'train-0' in train-0/001.png is the name of a split, but none is" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_weights_of_a_larger_stride_are_used_with_another(tmp_path):
             {"test": make_images(6, 1, class_names=("a", "b", "d"))},
             r"\(set 0\) has the classes \('a', 'b', 'c'\)..., test_images \(set 1\) has",
         ),
-        (fine_tune, {"size": 16}, "decoded to 8 px, but 16 px of them are used"),
+        (fine_tune, {"size": 16}, "decoded to 8 px, but 16 px are needed"),
         (fine_tune, {"backbone": {"stem": 2}}, "'network': backbone.stem: the architecture vgg"),
         (
             nonlinear,

@@ -269,7 +269,7 @@ def with_value(value):
         ),
         ([], 1, {}, r"got shape \(0,\)"),
         (["a.npy", 1.0], 1, {}, "features must be"),
-        ({}, 1, {}, "features must be an array of numbers, or what NumPy .*; got a dict"),
+        ({}, 1, {}, "features must be an array of numbers, or convertible .*; got a dict"),
         (np.ones(3), 1, {}, r"features must be \[rows, d\].*got shape \(3,\)"),
         (np.ones((0, 3)), 1, {}, r"rows, d >= 1; got shape \(0, 3\)"),
         (np.ones((3, 0)), 1, {}, r"rows, d >= 1; got shape \(3, 0\)"),

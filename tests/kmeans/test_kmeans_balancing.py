@@ -75,9 +75,9 @@ def test_where_nothing_is_to_choose_weights_are_zero():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights": np.zeros(3)}, r"weights have shape \(3,\): one for each of k = 11 centroids"),
+        ({"weights": np.zeros(3)}, r"weights have shape \(3,\): give one for each of k = 11 clus"),
         ({"weights": np.full(K, np.nan)}, "weights row 0 holds nan at column 0"),
-        ({"weights": np.zeros(K), "nearest": 3}, "nearest = 3 with weights: of two centroids it"),
+        ({"weights": np.zeros(K), "nearest": 3}, "nearest = 3 with weights: give 1 or 2"),
     ],
 )
 def test_what_cannot_work_is_refused(found, changes, message):

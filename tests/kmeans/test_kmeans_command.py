@@ -271,7 +271,7 @@ def test_a_broken_state_says_what_to_do(features, tmp_path, monkeypatch, capsys)
     assert call_here(features, out) == 2
     printed = capsys.readouterr().err
     assert f"kt_jax.kmeans: {state}, the state of an interrupted run, is broken (" in printed
-    assert "): delete it, and the same command begins anew\n" in printed
+    assert "): delete it, and the same command starts again\n" in printed
     state.unlink()
     assert call_here(features, out) == 0
 
@@ -285,7 +285,7 @@ def test_a_state_of_another_version_says_what_to_do(features, tmp_path, monkeypa
     del tensors["call"]
     files.write_tensors(state, tensors)
     assert call_here(features, out) == 2
-    assert f"begin anew without it: to do so, delete {state}\n" in capsys.readouterr().err
+    assert f"start again without it: to do so, delete {state}\n" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing_half_written(features, finished, tmp_path):
@@ -379,7 +379,7 @@ def test_a_row_that_is_not_finite_is_named_and_can_be_fixed(tmp_path, capsys):
         (
             "unfinished",
             [],
-            "holds 2 features-*-of-*.npy, of which the first is of 00003",
+            "holds 2 features-*-of-*.npy, but the first is of 00003",
         ),
         ("text.npy", [], "text.npy is no whole .npy file of numbers"),
         ("text.npy", ["--subsample=2"], "text.npy is no whole .npy file of numbers"),

@@ -187,7 +187,7 @@ def test_a_state_of_another_version_is_refused(one_state, call):
     state = {name: value for name, value in one_state.items() if name != "call"}
     if call is not None:  # as versions wrote it that named none
         state["call"] = np.frombuffer(call, np.uint8)
-    with pytest.raises(ValueError, match="no state of this version of k-means: begin anew"):
+    with pytest.raises(ValueError, match="not a state of this version of k-means: start again"):
         kmeans.fit(make_features(), 5, restarts=2, max_iterations=1, resume=state)
 
 

@@ -254,7 +254,7 @@ def test_named_files_stay_in_their_order(tmp_path, caplog):
     found = kmeans.assign(paths, features[:K])
     expected = kmeans.assign(features, features[:K])
     np.testing.assert_array_equal(found.cluster, expected.cluster)
-    assert "in the order that the files are named in, part-10.npy before part-9.npy" in caplog.text
+    assert "in the order of the given files, part-10.npy before part-9.npy" in caplog.text
     caplog.clear()
     kmeans.assign(paths[::-1], features[:K])
     assert "order" not in caplog.text

@@ -123,7 +123,7 @@ def test_a_sweep_starts_from_given_centroids(layers):
         ({"seeds": [True]}, "one of seeds = True is no whole number"),
         ({"labels": "labels.npy"}, r"labels must be an array of .* got <U10 of shape \(\)"),
         ({"labels": ["cat"] * 240}, r"labels must be .* Of names, numpy.unique\(names"),
-        ({"labels": np.full(240, np.nan)}, "labels must .* -1 where the label is not known .*null"),
+        ({"labels": np.full(240, np.nan)}, "labels must .* -1 if the label is not known .*null"),
         ({"labels": np.ma.masked_equal(np.arange(240), 3)}, "labels must be an array of one whole"),
         ({"features": {"a": np.ones((240, 4)), "b": np.ones(240)}}, r"got shape \(240,\)"),
         (
@@ -252,7 +252,7 @@ def test_a_difference_of_files_is_a_line_for_each(inputs, capsys):
         (["--labels=absent.npy"], "--labels: there is no "),
         (["--labels=bare.parquet"], "has no column label, but index"),
         (["--labels=floats.npy"], "floats.npy must be an array of one whole number for each row"),
-        (["--labels=floats.npy"], "-1 where the label is not known (as where one is null); got"),
+        (["--labels=floats.npy"], "-1 if the label is not known (or null); got"),
         (["--labels=nulls.parquet"], "nulls.parquet must be an array of one whole number"),
         (["--labels=none.npy"], "none.npy is no whole .npy file of numbers (EOF"),
         (["--labels=text.parquet"], "text.parquet"),

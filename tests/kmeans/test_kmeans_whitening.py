@@ -51,7 +51,7 @@ def test_blocks_files_and_devices_give_the_same(features, tmp_path, monkeypatch)
 
 
 def test_what_cannot_be_whitened_is_refused(features):
-    with pytest.raises(ValueError, match="dims = 13: features have d = 12, give 1 to that"):
+    with pytest.raises(ValueError, match="dims = 13, features have d = 12: give 1 to 12"):
         whitening.fit(features, 13)
     with pytest.raises(ValueError, match="features have d = 3, those whitened 12"):
         whitening.apply(whitening.fit(features, 2), np.ones((4, 3)))

@@ -186,7 +186,7 @@ def test_the_name_of_a_task_alone_takes_a_config_of_puzzles_to_it():
         ),
         (
             {"puzzles": {"pre_crop": 7}},
-            r"decoded to 48 px, but 55 px of them are used: set the size of that source",
+            r"decoded to 48 px, but 55 px are needed: set the size of that source",
         ),
         ({"task": "inpainting"}, "config.pretext.task = 'inpainting': choose from jigsaw, context"),
         ({"task": "rotation+rotation"}, r"task = 'rotation\+rotation': choose from jigsaw, "),

@@ -84,7 +84,7 @@ def make_source(source: str, opening: bool = False, /, **options: Any) -> Source
         _log.info("%s: opened as source=%r", options["path"], source)
     if source == "photographs":
         raise ValueError(
-            "source 'photographs' needs neither scan nor prepare: name it where images are opened"
+            "source 'photographs' needs neither scan nor prepare: use it in a config or open_images"
         )
     if source not in SOURCES:
         known = [*SOURCES, *(["photographs"] if opening else []), "auto"]
@@ -92,8 +92,8 @@ def make_source(source: str, opening: bool = False, /, **options: Any) -> Source
     for name in _SPLITTING:
         if name in options:
             raise ValueError(
-                f"source {source!r}: {name!r} is chosen where images are opened, not where they "
-                "are scanned or prepared: delete it"
+                f"source {source!r}: the option {name!r} is for configs and open_images, not for "
+                "scan and prepare: delete it"
             )
     check_options(source, SOURCES[source], options, also=_SPLITTING if opening else ())
     scanned = read_note(options["path"]) if source == "manifest" else None
@@ -173,7 +173,7 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
     if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         return "zip"
     raise ValueError(
-        f"{path} is no source of images that is known here{_what_else(path)}: give a folder (also "
+        f"{path} is not a known source of images{_what_else(path)}: give a folder (also "
         "of a VOC devkit's year or a Hugging Face data set), a .zip, a .tar, an .array_record, or "
         "a .csv, .tsv or .parquet that lists paths or holds images"
     )

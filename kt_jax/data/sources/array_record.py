@@ -76,7 +76,8 @@ class ArrayRecord(Source):
         if len(table) != records:
             raise ValueError(
                 f"{path} holds {records} records, but its {MANIFEST_NAME} lists {len(table)}: a "
-                "shard is missing or another one; copy the directory again, or prepare it again"
+                "shard is missing or from another directory; copy the directory again, or prepare "
+                "it again"
             )
         names = [name for name in (*ENTRIES.names, "label", "subset") if name in table.column_names]
         self.entries, self.manifest = table.select(names), table
@@ -175,7 +176,7 @@ def _count_records(path: pathlib.Path) -> int:
     match = re.search(r"group_size:(\d+)", group or "")
     if match is not None and match[1] != "1":
         _log.warning(
-            "%s was written with group_size:%s: to read one record, as many are decompressed. "
+            "%s was written with group_size:%s: reading one record decompresses as many. "
             "Write it with ArrayRecordWriter(path, 'group_size:1'), or let `python -m "
             "kt_jax.data prepare` do so",
             *(path, match[1]),

@@ -36,7 +36,7 @@ class Folder(Source):
         if len(places) == 1 and not prefixes and not places[0].is_dir():
             raise ValueError(
                 f"{places[0]} is a file, not a folder: name its source (zip, tar, manifest, ...), "
-                f"or let it be found out: {to_choose('auto')}"
+                f"or have it detected: {to_choose('auto')}"
             )
         holders = [place if place.is_dir() else place.parent for place in places]
         self.root = pathlib.Path(os.path.commonpath([*holders, *prefixes]))

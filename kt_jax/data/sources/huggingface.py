@@ -108,8 +108,9 @@ class HuggingFace(Source):
             subsets = [where.get(split) for split in of_split]
         elif len(splits) == 1:
             self.unsplit = (
-                f"its only split is {next(iter(splits))!r}: a hash of each name holds images out "
-                "for tests. Give the folder of a data set with splits for both, or use subset='all'"
+                f"its only split is {next(iter(splits))!r}: a hash of each name chooses the "
+                "images for tests. Give the folder of a data set with splits for both, or use "
+                "subset='all'"
             )
         self.entries = make_entries(keys, sizes, stamps, label=labels, subset=subsets)
 
@@ -172,7 +173,7 @@ class HuggingFace(Source):
         free = shutil.disk_usage(tempfile.gettempdir()).free
         if needed > free:
             raise ValueError(
-                f"{self.name}: rows of Parquet cannot be read alone, and a copy as Arrow needs "
+                f"{self.name}: single rows of Parquet cannot be read, and a copy as Arrow needs "
                 f"{needed / 1e9:.2f} GB in {tempfile.gettempdir()}, where {free / 1e9:.2f} GB are "
                 "free: set the environment variable TMPDIR to a directory with more"
             )
@@ -180,8 +181,8 @@ class HuggingFace(Source):
         streams = {file: folder / f"{number:05d}.arrow" for number, file in enumerate(files)}
         copy = _Copy(folder, streams)
         _log.info(
-            "%s: rows of Parquet cannot be read alone: copying the images to %s (%.2f GB), for "
-            "as long as they are used; `python -m kt_jax.data prepare` does it once for all",
+            "%s: single rows of Parquet cannot be read: copying the images to %s (%.2f GB) as "
+            "long as they are used; `python -m kt_jax.data prepare` makes a permanent copy",
             *(self.name, folder, needed / 1e9),
         )
         for file, stream in streams.items():

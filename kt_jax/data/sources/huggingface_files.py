@@ -60,8 +60,8 @@ def find_files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     if not splits:
         raise ValueError(
             f"{path} is no data set of Hugging Face: it is neither a directory that save_to_disk "
-            f"wrote ({_STATE} or {_DICT}), nor a .parquet, nor a directory that holds some. Out of "
-            "its cache, save it once: datasets.load_dataset(...).save_to_disk(...)"
+            f"wrote ({_STATE} or {_DICT}), nor a .parquet, nor a directory that holds some. To "
+            "save one from the cache: datasets.load_dataset(...).save_to_disk(...)"
         )
     for split, files in splits.items():
         folders = sorted({str(file.parent) for file in files})

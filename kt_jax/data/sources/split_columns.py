@@ -45,14 +45,14 @@ def why_unused(table: pa.Table, others: Collection[str | None]) -> str:
         if divide(subsets.values()) or (named and values and values <= set(subsets)):
             return (
                 f"the column {heading!r} says splits ({shown}), but is not read, and a hash of "
-                f"each name holds images out for tests: read it with "
+                f"each name chooses the images for tests: read it with "
                 f"{to_give('split_column', heading)}"
             )
         if named and values:
             return (
                 f"the column {heading!r} may be of splits, but not all its values ({shown}) are "
-                "names of any, and a hash of each name holds images out for tests: write a column "
-                "'split' with 'train' or 'test' in each row"
+                "names of splits, and a hash of each name chooses the images for tests: write a "
+                "column 'split' with 'train' or 'test' in each row"
             )
     return ""
 

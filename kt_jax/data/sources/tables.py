@@ -104,8 +104,8 @@ def _read_text(path: pathlib.Path) -> pa.Table:
             rows.append(row)
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {lines.line_num}: {error}. A value in double quotes ends with one, and "
-            "those inside it are doubled"
+            f"{path}, line {lines.line_num}: {error}. End a quoted value with a double quote, and "
+            "write two for each one inside it"
         ) from error
     if not headings:
         raise ValueError(f"{path} is empty: its first line must name the columns, such as path")

@@ -60,7 +60,7 @@ def list_members(path: pathlib.Path) -> list[tarfile.TarInfo]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if archive.offset <= member.offset:
-                    raise ValueError(f"the entry at byte {member.offset:,} is of a negative size")
+                    raise ValueError(f"the entry at byte {member.offset:,} has a negative size")
                 if not member.isdir():
                     members.append(member)
             with path.open("rb") as file:

@@ -44,8 +44,8 @@ def why_unused(root: pathlib.Path) -> str:
         return ""
     example = found[0].relative_to(root)
     return (
-        f"{example} has the name of a split, but {main.relative_to(root)} does not hold a list for "
-        "training and one for tests: a hash of each name holds images out for tests. Write both "
+        f"{example} has the name of a split, but {main.relative_to(root)} does not have a list for "
+        "training and one for tests: a hash of each name chooses the images for tests. Write both "
         "there, as train.txt and test.txt, or use subset='all'"
     )
 
