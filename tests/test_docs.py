@@ -76,7 +76,7 @@ def test_the_page_of_commands_has_every_command(monkeypatch):
     page = importlib.import_module("generated").show_help()
     parts = dict(re.findall(r"^## kt-jax (\w+)\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL))
     assert parts.keys() == commands.COMMANDS.keys()
-    assert all("usage:" in text for name, text in parts.items() if name != "run")
+    assert all("usage:" in text for text in parts.values())
 
 
 @pytest.mark.parametrize("page", PAGES)
