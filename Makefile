@@ -21,11 +21,15 @@ CHAOS_FLAGS ?=
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --dist=loadfile \
 	--no-loadscope-reorder
 
-.PHONY: quickstart test test-all reference tour browser check fix docs notebooks package bench-kmeans \
+.PHONY: quickstart tables test test-all reference tour browser check fix docs notebooks package bench-kmeans \
 	bench-loader bench-train scale chaos clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+tables: $(STAMP)  ## The paper's questions as tables, at a size that learns nothing: do all of them come?
+	$(BIN)/python -m kt_jax.main --config=configs/tables.py:tiny --workdir=runs/tables-tiny
+	$(BIN)/python tests/table_floors.py runs/tables-tiny
 
 test: $(STAMP)  ## The fast tests
 	$(PYTEST) -m "not slow"

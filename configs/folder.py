@@ -85,14 +85,30 @@ def get_config(arg: str = "") -> ConfigDict:
         "backbone": "pretext",
         "layer": by_size("conv3_2", "conv3_2", "conv4_3"),
         "size": by_size(48, 96, 255),
+        "views": by_size(10, 10, 1),
+        "calibrate": by_size(True, True, False),
     }
-    config.clusters = {"kind": "clusters", "features": "features", "k": by_size(16, 100, 2_000)}
+    # Components: as many as docs/features.md measured, or fewer than the least folder has images.
+    config.clusters = {
+        "kind": "clusters",
+        "features": "features",
+        "k": by_size(16, 100, 2_000),
+        "dims": by_size(32, 256, 0),
+        "whiten": by_size(True, True, False),
+    }
     config.pseudo_labels = {"kind": "label", "clusters": "clusters"}
+    # Chosen on held-out training images of Imagenette at 48 px: see docs/students.md.
+    regression = {
+        "targets": "regression",
+        "features": "features",
+        "optimizer": {"learning_rate": 0.5, "warmup": 50},
+    }
     config.student = {
         "kind": "classify",
-        "labels": "pseudo_labels",
         **training,
-        "steps": by_size(400, 3_000, 450_000),
+        **by_size(regression, regression, {"labels": "pseudo_labels"}),
+        "batch_size": by_size(128, 128, 256),
+        "steps": by_size(1_500, 5_000, 450_000),
         "size": by_size(48, 96, 227),
         "backbone": {
             "name": "alexnet",
@@ -111,6 +127,8 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     # The same networks and images for every way of asking.
     given = {name: config.probe[name] for name in ("backbones", "size", "max_dims")}
+    if size != "full":
+        config.probe.test_views = 10  # of every subject; docs/evaluations.md
     config.few_shot = {"kind": "few_shot", **given, "shares": ()}
     config.knn = {"kind": "knn", **given}
     config.report = {"kind": "report"}

@@ -43,6 +43,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.images.all = {**config.images.train.to_dict(), "subset": "all"}
         config.features = given
         config.test_features = {**given, "images": "test"}
+        # They may have few numbers, and somebody else has chosen how they are scaled.
+        config.clusters.update(dims=0, whiten=False)
         for name in ("probe", "few_shot", "knn"):
             config[name].backbones = ("student", "random:student")
             config[name].train_features = ("features",)

@@ -59,7 +59,7 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     ask_tasks(study, rows)
     ask_options(study, rows)
     evaluate(study, rows)
-    study.add("report", "report")
+    study.add("report", "report", test_images="test")
     study.config.stages = tuple(study.stages)
     return study.config
 
@@ -242,7 +242,8 @@ def flatten(rows: dict) -> tuple[str, ...]:
 
 def learn_main_rows(study: Study) -> dict:
     """The networks of Table 4 by row, a seed each: every stage draws by its name."""
-    scale, rows = study.scale, {}
+    scale = study.scale
+    rows: dict[str, list[str]] = {name: [] for name in (RANDOM, ALONE, CC_ALEXNET, CC)}
     for seed in scale.seeds:
         for name, title, backbone, layer in (
             ("vgg", CC, scale.vgg, scale.blocks[-1]),
@@ -254,13 +255,12 @@ def learn_main_rows(study: Study) -> dict:
             # Table 7 compares the layers of the first teacher.
             compared = {"held_out": True, "stability": 2} if name == "vgg" and not seed else {}
             student, *_ = study.transfer(f"{name}_{seed}", features, **compared)
-            rows.setdefault(title, []).append(student)
-        rows.setdefault(ALONE, []).append(f"jigsaw_alexnet_{seed}")
-        rows.setdefault(RANDOM, []).append(f"random:student_vgg_{seed}")
-        for of, title in (("classes", TRUE), ("random", NO_TEACHER)):
-            count = {"k": scale.k} if of == "random" else {}
-            labels = study.add(f"labels_{of}_{seed}", "control_labels", of=of, **count)
-            rows.setdefault(title, []).append(study.learn(f"{of}_{seed}", labels=labels))
+            rows[title].append(student)
+        rows[ALONE].append(f"jigsaw_alexnet_{seed}")
+        rows[RANDOM].append(f"random:student_vgg_{seed}")
+    for of, title, count in (("classes", TRUE, {}), ("random", NO_TEACHER, {"k": scale.k})):
+        labels = study.add(f"labels_{of}", "control_labels", of=of, **count)
+        rows[title] = [study.learn(of, labels=labels)]
     for of, title in (("hog_colour", "CC + HOG"), ("pixels", "CC + pixels")):
         features = study.add(f"features_{of}", "descriptors", of=of, size=scale.view)
         rows[title] = [study.transfer(of, features)[0]]
@@ -476,7 +476,7 @@ def ask_options(study: Study, rows: dict) -> None:
     better = study.transfer("better", both, **whitened)
     soft = {"nearest": min(10, scale.k), "student": {"targets": "soft"}}
     crops = {"small_crops": 1, "small_size": scale.side // 2}
-    more = {"steps": 3 * scale.student["steps"]}
+    more = {"steps": 2 * scale.student["steps"]}
 
     def again(name, of, **section):
         """Another student of the same labels."""
@@ -499,11 +499,9 @@ def ask_options(study: Study, rows: dict) -> None:
         "average of the student": again("average", plain, ema=0.98),
         "regression": regress("regression", "features_vgg_0"),
         "regression, ten views, calibrated": regress("regression_both", both),
-        "three times the steps": again("long", plain, **more),
-        "three times the steps, ten views, calibrated, whitened": again(
-            "long_better", better, **more
-        ),
-        "three times the steps, regression, ten views, calibrated": regress(
+        "twice the steps": again("long", plain, **more),
+        "twice the steps, ten views, calibrated, whitened": again("long_better", better, **more),
+        "twice the steps, regression, ten views, calibrated": regress(
             "long_regression", both, **more
         ),
     }

@@ -161,6 +161,34 @@ def test_what_cannot_work_is_found_in_the_plan(overrides, message):
 
 
 @pytest.mark.parametrize(
+    ("path", "targets"),
+    [
+        ("configs/folder.py:/some/images", "regression"),
+        ("configs/folder.py:/some/images,tiny", "regression"),
+        ("configs/folder.py:/some/images,full", "hard"),
+        ("configs/imagenette.py:/some/images", "regression"),
+        ("configs/imagenette.py:/some/images,students", "hard"),
+    ],
+)
+def test_the_student_learns_features_of_ten_views_on_cpus(path, targets):
+    config = kt_jax.load_config(path)
+    options = graph.make_graph(files.to_plain(config))["student"].options
+    assert options.targets == targets
+    learned = {"regression": ("", "features", 0.5), "hard": ("pseudo_labels", "", None)}[targets]
+    assert (options.labels, options.features) == learned[:2]
+    assert learned[2] in (None, options.optimizer.learning_rate)
+    assert (config.features.views, config.features.calibrate) == (
+        (1, False) if ",full" in path else (10, True)
+    )
+    assert config.probe.test_views == (1 if ",full" in path else 10)
+
+
+def test_a_folder_of_fifty_images_can_be_planned():
+    config = kt_jax.load_config("configs/folder.py:/some/images,tiny")
+    assert plan(config, make_images(config, 40))["clusters"].about.dims == 32
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "resnet18", "vgg11", "vit_ti",

@@ -58,6 +58,14 @@ def _stack(several: Sequence[np.ndarray], count: int) -> np.ndarray | None:
     return np.stack(several) if alike else None
 
 
+def interval(cell: Cell) -> tuple[float, float] | None:
+    """The 95 % interval of a cell's mean, over images and seeds; None where it is not known."""
+    if cell.right is None and cell.resampled is None:
+        return None
+    nothing = (None if x is None else np.zeros_like(x[:1]) for x in (cell.right, cell.resampled))
+    return compare(cell, Cell((0.0,), *nothing)).interval
+
+
 @dataclass(frozen=True)
 class Finding:
     """A difference of two cells and what it says of a claim."""

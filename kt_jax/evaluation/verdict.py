@@ -113,7 +113,7 @@ def judge(directory: Path, standings: Sequence[Standing], n: int) -> Verdict | N
         directory, {"columns": best.columns}, {"columns": baseline.columns}
     )
     gap = f"{100 * abs(value):.1f} points {'more' if value > 0 else 'less'} than {_name(baseline)}"
-    between = f"95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
+    between = f"95 % interval {_points(interval[0])} to {_points(interval[1])}"
     right = f"{100 * best.value:.1f} % of {n:,} test images right"
     if best.metric != "accuracy":
         right = f"{best.metric} {100 * best.value:.1f} % on {n:,} test images"
@@ -123,7 +123,7 @@ def judge(directory: Path, standings: Sequence[Standing], n: int) -> Verdict | N
         start = f"Not worth it: {_name(best)}, the best network here,"
     else:
         start = f"Not worth it yet: {_name(best)} cannot be told from {_name(baseline)}"
-        gap = f"{100 * value:+.1f} points"
+        gap = f"{_points(value)} points"
     verb = "" if interval[0] > 0 or interval[1] >= 0 else " has"
     joint = ":" if interval[0] > 0 or interval[1] >= 0 else ""
     sentence = f"{start}{joint}{verb} {right}, {gap} ({between})."
@@ -144,8 +144,8 @@ def compare_networks(
         if each.metric != "accuracy":
             right = f"{each.metric} {100 * each.value:.1f} %"
         yield (
-            f"{_name(each)} has {right}: {100 * -value:+.1f} points "
-            f"(95 % interval {100 * -high:+.1f} to {100 * -low:+.1f})."
+            f"{_name(each)} has {right}: {_points(-value)} points "
+            f"(95 % interval {_points(-high)} to {_points(-low)})."
         )
 
 
@@ -154,3 +154,12 @@ def _name(standing: Standing) -> str:
     name = names.get(standing.subject, standing.subject)
     shown = standing.layer and standing.role != "baseline"
     return f"{name} ({standing.layer})" if shown else name
+
+
+def _points(share: float) -> str:
+    """A difference in percentage points; zero has no minus sign.
+
+    >>> _points(-0.0001)
+    '+0.0'
+    """
+    return f"{round(100 * share, 1) + 0.0:+.1f}"

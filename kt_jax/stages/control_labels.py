@@ -94,6 +94,7 @@ def _describe(chosen: Options, inputs: Inputs) -> artifacts.Labels:
         classes=len(images.class_names) if chosen.of == "classes" else chosen.k,
         images=images.fingerprint,
         origin=f"{images.origin} ({_CALLED[chosen.of]})",
+        nearest=0,
     )
 
 

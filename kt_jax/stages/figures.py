@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,19 +111,24 @@ def draw_lines(
 
     `places` whose largest is more than four times the smallest are drawn by their logarithms.
     """
+    log = bool(places) and min(places) > 0 and max(places) > 4 * min(places)
 
     def plot(axes: Axes) -> None:
         styles = itertools.cycle(itertools.product(("-", "--", ":"), COLOURS))
-        for (name, points), (style, colour) in zip(lines.items(), styles, strict=False):
+        for number, (name, points) in enumerate(lines.items()):
+            style, colour = next(styles)
             some = sorted(points, key=lambda point: point.x)
+            x = np.array([point.x for point in some], float)
             value = 100 * np.array([point.value for point in some])
             ends = 100 * np.array([[point.low for point in some], [point.high for point in some]])
+            # A little aside, so that one interval does not hide another.
+            aside = number - (len(lines) - 1) / 2
             axes.errorbar(
-                [point.x for point in some],
+                x * 1.03**aside if log else x + 0.01 * aside * np.ptp(x),
                 value,
                 np.maximum(0.0, [value - ends[0], ends[1] - value]),
                 # Matplotlib leaves out names that begin with an underscore.
-                label=f" {plain(name)}",
+                label=f" {textwrap.fill(plain(name), 32)}",
                 marker="o",
                 markersize=4,
                 capsize=2,
@@ -130,7 +136,7 @@ def draw_lines(
                 linestyle=style,
                 color=colour,
             )
-        if places and min(places) > 0 and max(places) > 4 * min(places):
+        if log:
             axes.set_xscale("log")
         axes.set_ylabel("per cent")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -141,7 +147,15 @@ def draw_lines(
         if points
     )
     height = max(3.0, 0.2 * len(lines) + 0.8)
-    return draw(plain(title), xlabel, alt, plot, ticks=ticks, places=places, size=(7.4, height))
+    return draw(
+        textwrap.fill(plain(title), 60),
+        xlabel,
+        alt,
+        plot,
+        ticks=ticks,
+        places=places,
+        size=(7.4, height),
+    )
 
 
 def draw_spark(title: str, y: Sequence[float]) -> dict[str, Any]:

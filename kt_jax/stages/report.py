@@ -5,16 +5,17 @@ It draws each artifact by its type, whatever stage made it, and says which stage
 
 import collections
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from kt_jax import data
 from kt_jax.pretext import words
 from kt_jax.runs import artifacts, files, marks, options, progress
-from kt_jax.runs.artifacts import Labels
+from kt_jax.runs.artifacts import Artifact, Labels
 from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.stages import (
     report_clusters,
@@ -63,10 +64,16 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     shown_labels = report_clusters.choose_labels(stage, labels, networks)
     solved = report_networks.read_solved(networks)
     tables = report_tables.read(by_type[artifacts.Table])
-    found = report_scores.read(by_type[artifacts.Scores])
+    found = report_scores.read(
+        by_type[artifacts.Scores], report_clusters.find_controls(networks, labels)
+    )
     few = [report_scores.tabulate(each) for each in found if "amounts" in each]
     layers = {row["layer"] for each in found for row in each["rows"]}
-    best = next((x["verdict"].best.subject for x in found if x.get("verdict")), "")
+    verdicts = report_scores.order_verdicts(
+        by_type[artifacts.Scores], found, stage.inputs.images["images"].fingerprint
+    )
+    best = verdicts[0]["verdict"].best.subject if verdicts else ""
+    worth = best if verdicts and verdicts[0]["verdict"].worth_it else ""
     devices = stage.mesh.devices
     page: dict[str, Any] = {
         "name": stage.directory.parent.name,
@@ -82,8 +89,10 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
         "labels": report_clusters.draw_labels(stage, labels, shown_labels),
         "clusters": report_clusters.draw_sizes(by_type[artifacts.Clusters], shown_labels),
         "scores": found,
+        "verdicts": verdicts,
         "retrieved": report_retrieved.draw(stage, by_type[artifacts.Scores], shown, best),
         "tables": tables,
+        "next": _find_next_steps(by_type, worth, stage.inputs.images["images"]),
         "claims": collections.Counter(y["verdict"] for x in tables for y in x["claims"]),
         "plots_of": {each["name"]: report_tables.draw(each, layers) for each in (*tables, *few)},
     }
@@ -136,8 +145,10 @@ def headlines(directory: Path) -> Iterator[str]:
     for name, found in summary["verdicts"].items():
         yield f"{name}: {found['sentence']}"
     for name, found in summary["claims"].items():
-        for claim, said in found.items():
-            yield f"{name}: {claim}: {said}"
+        counts = collections.Counter(found.values())
+        yield f"{name}: {', '.join(f'{count} {said}' for said, count in counts.items())}"
+    for name, command in summary["next"].items():
+        yield f"{name}: {command.format(run=directory.parent)}"
 
 
 def _say_score(row: Mapping[str, Any]) -> str:
@@ -182,7 +193,26 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
             for x in page["scores"]
             if x.get("verdict")
         },
+        "next": page["next"],
     }
+
+
+def _find_next_steps(
+    by_type: Mapping[Any, Sequence[Artifact[Any]]], worth: str, images: data.Images
+) -> dict[str, str]:
+    """Commands that go on from here, by what they are for; {run} stands for the workdir."""
+    steps = {}
+    clusters = [each for each in by_type[artifacts.Clusters] if "/" not in each.name]  # this run's
+    if clusters:
+        steps["see the clusters"] = f"kt-jax atlas {{run}}/{clusters[0].name} --out=atlas"
+    if worth in {x.name for x in by_type[artifacts.Backbone]}:
+        command = f"kt-jax export {{run}}/{worth} --to=torch --out={worth}"
+        steps["take the network to PyTorch"] = command
+    if images.origin.startswith("photographs"):
+        steps["use your own images"] = (
+            "kt-jax run --config=folder.py:/path/to/images,tiny --workdir=runs/mine"
+        )
+    return steps
 
 
 def _render(page: Mapping[str, Any]) -> str:

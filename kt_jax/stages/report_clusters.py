@@ -26,9 +26,20 @@ def choose_labels(
     """
     if named := stage.inputs.artifacts.get("labels", ()):
         return list(named)
-    clusterings = [each for each in given if _has_centroids(_read(each))]
+    clusterings = [each for each in given if not _told(each)]
     learned = [each for network in networks for each in report_lineage.find_inputs(network, given)]
     return [*(x for x in clusterings if x in learned), *clusterings, *given][:1]
+
+
+def find_controls(
+    networks: Sequence[Artifact[artifacts.Backbone]], given: Sequence[Labels]
+) -> set[str]:
+    """The networks that learned true or random labels: nobody takes those home."""
+    return {
+        network.name
+        for network in networks
+        if any(_told(each) in _CONTROLS for each in report_lineage.find_inputs(network, given))
+    }
 
 
 def draw_labels(
@@ -46,20 +57,16 @@ def draw_labels(
     ]
 
 
-def _read(given: Labels) -> dict[str, np.ndarray]:
-    return files.read_table(given / "labels.parquet")
-
-
-def _has_centroids(table: dict[str, np.ndarray]) -> bool:
-    """Whether it says how near an image is to a centroid: controls and given labels do not."""
-    return bool(np.isfinite(table["distance"]).any())
+def _told(given: Labels) -> str:
+    """Where labels come from that are of no clusters, as their facts say it; else ""."""
+    return str(given.manifest["facts"].get("labels", ""))
 
 
 def _name(given: Labels) -> dict[str, str]:
     """What the labels and one of them are called."""
-    if _has_centroids(_read(given)):
+    told = _told(given)
+    if not told:
         return {"all": "clusters", "one": "Cluster"}
-    told = str(given.manifest["facts"].get("labels", ""))
     if told in _CONTROLS:
         return {"all": told, "one": told.removesuffix("s").capitalize()}
     return {"all": f"labels of {told}", "one": "Label"}
@@ -67,7 +74,7 @@ def _name(given: Labels) -> dict[str, str]:
 
 def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
     """Agreement and rows; or only {"skipped": why} where images are missing."""
-    images, table = stage.inputs.images["images"], _read(given)
+    images, table = _find_images(stage, given), files.read_table(given / "labels.parquet")
     place = {key: index for index, key in enumerate(images.keys)}
     lacking = [key for key in table["key"] if key not in place]
     if lacking:
@@ -75,7 +82,7 @@ def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
             f"{images.origin} lacks {len(lacking)} of the {len(table['key'])} labelled images, "
             f"such as {lacking[0]}: {stage.inputs.origin}.images may name the set that has them"
         )
-        return {"skipped": reason}
+        return {"skipped": reason, "origin": given.about.origin}
     index = np.array([place[key] for key in table["key"]])
     labels = images.single_labels
     labels = np.full(len(index), -1) if labels is None else labels[index]
@@ -88,8 +95,16 @@ def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
         result["nmi"] = metrics.normalised_mutual_information(*pair)
         result["nmi_shuffled"] = metrics.normalised_mutual_information(pair[0], shuffled)
     if with_rows:
-        result |= _draw_rows(stage, images, table, index, labels)
+        near = not _told(given)
+        result |= {"near": near, **_draw_rows(stage, images, table, index, labels, near=near)}
     return result
+
+
+def _find_images(stage: Stage, given: Labels) -> data.Images:
+    """The very set that was labelled, else `images`, which may hold the labelled ones."""
+    sets = stage.inputs.images
+    same = [each for each in sets.values() if each.fingerprint == given.about.images]
+    return [*same, sets["images"]][0]
 
 
 def _draw_rows(
@@ -98,12 +113,15 @@ def _draw_rows(
     table: dict[str, np.ndarray],
     index: np.ndarray,
     labels: np.ndarray,
+    *,
+    near: bool,
 ) -> dict[str, Any]:
     """Images nearest to a centroid (the paper's Figure 1), or the first of a label without one.
 
-    Row i of `table` is image `index[i]`, whose class is `labels[i]` (-1: not known).
+    Row i of `table` is image `index[i]`, whose class is `labels[i]` (-1: not known). `near` says
+    whether there are centroids.
     """
-    shown, near = stage.options.images_per_cluster, _has_centroids(table)
+    shown = stage.options.images_per_cluster
     least = (shown + 1) // 2
     rows: list[dict[str, Any]] = []
     sizes = np.bincount(table["cluster"])
@@ -119,7 +137,7 @@ def _draw_rows(
         for part, some in parts.items():
             pictures = [figures.to_picture(images, i) for i in index[some].tolist()]
             rows.append({**row, "part": part, "pictures": pictures})
-    return {"rows": rows, "least": least, "near": near}
+    return {"rows": rows, "least": least}
 
 
 def draw_sizes(

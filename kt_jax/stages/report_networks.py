@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kt_jax.pretext import words
+from kt_jax.pretext import tasks, words
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.artifacts import Artifact
 from kt_jax.runs.stage import Stage
@@ -13,7 +13,7 @@ from kt_jax.training import logs
 
 Network = Artifact[artifacts.Backbone]
 _METRICS = ("loss", "accuracy")
-_LARGE = 4  # networks that have figures of their own
+_LARGE = 4  # networks, or rules, that have figures of their own
 
 
 def draw_training(networks: Sequence[Network]) -> dict[str, Any]:
@@ -71,11 +71,23 @@ def _read_solved(network: Network) -> Iterator[dict[str, Any]]:
 
 
 def draw_examples(stage: Stage, solved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Examples of each task and its rules, and `solved` by the networks that learned from such."""
+    """Examples of each task and its rules, and `solved` by the networks that learned from such.
+
+    Of many rules, those of one for each task; the others have no examples (`brief`), each of which
+    takes a compilation.
+    """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for each in solved:
         groups.setdefault((each["task"], each["rules"]), []).append(each)
+    firsts = {task: (task, rules) for task, rules in reversed(groups)}.values()
+    drawn = list(groups) if len(groups) <= _LARGE else firsts
     return [
-        {**some[0], **examples.draw(stage, some[0]["network"], task), "solved": some}
-        for (task, _), some in groups.items()
+        {
+            **some[0],
+            "brief": group not in drawn,
+            "labels": tasks.TASKS[group[0]].labels,
+            **(examples.draw(stage, some[0]["network"], group[0]) if group in drawn else {}),
+            "solved": some,
+        }
+        for group, some in groups.items()
     ]

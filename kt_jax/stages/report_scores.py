@@ -1,7 +1,7 @@
 """Scores on a page: which network to take home, and how good all are, by layer or by labels."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,36 @@ from kt_jax.runs.artifacts import Artifact
 _CARDS = 4  # networks
 
 
-def read(given: Sequence[Artifact[artifacts.Scores]]) -> list[dict[str, Any]]:
+def read(
+    given: Sequence[Artifact[artifacts.Scores]], controls: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """All scores, each with what it found.
 
     Where images were labelled in amounts, such as 10 a class, these are in `amounts`: standings by
     amount. Others have `standings` (means over the seeds by subject and layer), `verdict` and, of
     networks with the same layers, `tables`. Of several classes an image, `precisions` takes the
-    place of tables; elsewhere it is empty.
+    place of tables; elsewhere it is empty. No verdict is on `controls`, such as a network that
+    learned the classes.
     """
-    return [{"name": each.name, **_read_one(each)} for each in given]
+    return [{"name": each.name, **_read_one(each, controls)} for each in given]
 
 
-def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:
+def order_verdicts(
+    given: Sequence[Artifact[artifacts.Scores]], found: Sequence[dict[str, Any]], images: str
+) -> list[dict[str, Any]]:
+    """Those of `found` that have a verdict: first of training images `images`, first `linear`.
+
+    `found` is as `read` gives it of `given`; `images` is a fingerprint.
+    """
+    of_others = {
+        each.name: each.manifest["fingerprint"].get("images", {}).get("train_images") != images
+        for each in given
+    }
+    judged = [each for each in found if each.get("verdict")]
+    return sorted(judged, key=lambda x: (of_others[x["name"]], x["protocol"] != "linear"))
+
+
+def _read_one(artifact: Artifact[artifacts.Scores], controls: Collection[str]) -> dict[str, Any]:
     # An older version wrote no `unknown`.
     found = {"unknown": [], **files.read_json(artifact / scores.SCORES)}
     if found["skipped"]:
@@ -45,8 +63,9 @@ def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:
     # Layers of other architectures are not to be compared: a table for each list of layers.
     ordered = sorted(each, key=_list_layers)
     tables = [list(some) for _, some in itertools.groupby(ordered, _list_layers)]
-    judged = verdict.judge(artifact.directory, each, first["n"])
-    others = verdict.compare_networks(artifact.directory, judged, each) if judged else ()
+    judgeable = [x for x in each if x.subject not in controls]
+    judged = verdict.judge(artifact.directory, judgeable, first["n"])
+    others = verdict.compare_networks(artifact.directory, judged, judgeable) if judged else ()
     return {
         **found,
         **shown,
@@ -56,7 +75,7 @@ def _read_one(artifact: Artifact[artifacts.Scores]) -> dict[str, Any]:
         "noise": metrics.noise_of_difference(first["n"]),
         "verdict": judged,
         "others": list(others),
-        "cards": _choose_cards(each, judged),
+        "cards": _choose_cards(judgeable, judged),
     }
 
 

@@ -9,6 +9,7 @@ from kt_jax.runs.artifacts import Artifact
 from kt_jax.stages import figures
 
 _LEAST = 3  # layers that make a line
+_MOST = 12  # lines that can be told apart
 
 
 def read(given: Sequence[Artifact[artifacts.Table]]) -> list[dict[str, Any]]:
@@ -27,7 +28,8 @@ def draw(table: Mapping[str, Any], layers: Collection[str] = ()) -> list[dict[st
     """A figure of a table, or none: as `figures.draw_lines` gives it, and what its `bars` are.
 
     Columns that differ in a number ("10 a class") are places of the x axis and rows are lines; or
-    rows that do ("k = 50") are places and layers lines; or three or more layers are places.
+    rows that do ("k = 50") are places and layers lines; or three or more layers are places. There
+    is none of more than 12 lines.
 
     Args:
       table: title, columns, and rows: name and cells, by column: value, and interval (two shares)
@@ -50,6 +52,8 @@ def draw(table: Mapping[str, Any], layers: Collection[str] = ()) -> list[dict[st
     else:
         return []
     lines = {name: points for name, points in lines.items() if points}
+    if not 0 < len(lines) <= _MOST:
+        return []
     if by_column or by_row:
         ticks = {f"{x:g}": x for x in sorted(places.values())}
         drawn = figures.draw_lines(
@@ -57,12 +61,10 @@ def draw(table: Mapping[str, Any], layers: Collection[str] = ()) -> list[dict[st
         )
     else:
         drawn = figures.draw_lines(table["title"], xlabel, lines, ticks=own)
-    known = any(cell.get("interval") for row in rows for cell in row["cells"].values())
-    bars = (
-        "95 % intervals"
-        if known
-        else "± one standard deviation over seeds, where there are several"
-    )
+    cells = [cell for row in rows for cell in row["cells"].values()]
+    bars = "± one standard deviation over seeds" if any(x.get("deviation") for x in cells) else ""
+    if any(x.get("interval") for x in cells):
+        bars = "95 % intervals"
     return [{**drawn, "bars": bars}]
 
 

@@ -78,7 +78,8 @@ def run(stage: Stage) -> tuple[artifacts.Table, dict[str, Any]]:
     """Writes table.json and table.md.
 
     table.json: title, columns, rows (name, cells by column: value, deviation over seeds, seeds,
-    text; paper), claims (name, paper, difference, interval, verdict), comparable, details, split.
+    interval, text; paper), claims (name, paper, difference, interval, verdict), comparable,
+    details, split.
     """
     chosen: Options = stage.options
     found = {
@@ -105,6 +106,7 @@ def run(stage: Stage) -> tuple[artifacts.Table, dict[str, Any]]:
                         "value": found[name, column].mean,
                         "deviation": found[name, column].deviation,
                         "seeds": len(found[name, column].values),
+                        "interval": claims.interval(found[name, column]),
                         "text": _write_cell(found[name, column], _fact(chosen, column)),
                     }
                     for column in chosen.columns

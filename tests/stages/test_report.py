@@ -219,6 +219,10 @@ def test_summary(tmp_path):
         "pixels (95 % interval +27.5 to +36.5)."
     )
     assert f"probe: {verdict}" in said
+    assert said[-2:] == [
+        f"see the clusters: kt-jax atlas {tmp_path}/clusters --out=atlas",
+        f"take the network to PyTorch: kt-jax export {tmp_path}/pretext --to=torch --out=pretext",
+    ]
     first_screen = page[: page.index("What was run")]
     assert verdict in first_screen
     assert "student (conv2) has 52.0 % right: -31.0 points" in first_screen
@@ -307,6 +311,7 @@ def test_missing_stages_are_said(tmp_path):
     assert "Cluster 0, nearest" in page
     summary = files.read_json(tmp_path / "report/summary.json")
     assert summary.pop("labels")["pseudo_labels"].keys() == {"nmi", "nmi_shuffled"}
+    assert list(summary.pop("next")) == ["see the clusters"]
     assert summary == {"puzzles": {}, "scores": {}, "claims": {}, "verdicts": {}}
 
 

@@ -9,7 +9,7 @@ import support
 
 from kt_jax.evaluation import scores
 from kt_jax.runs import artifacts, files
-from kt_jax.stages import report
+from kt_jax.stages import report, report_lineage
 
 BACKBONE = artifacts.Backbone({"name": "vgg"}, 24, "none", {"conv1": (1, 1, 2)}, ("conv1",), 9)
 NONE = {"training": "pretext", "images": 40, "exact": 0, "near": 0, "max_distance": 4}
@@ -133,6 +133,18 @@ def test_labels_without_centroids_are_called_what_they_are(tmp_path, clusterings
     assert "given has labels of their.txt of 12 images" in page
 
 
+def test_labels_of_other_images_are_drawn_from_the_set_that_has_them(tmp_path, clusterings):
+    columns = {"index": np.arange(12), "key": list(TEST.keys)}
+    columns |= {"cluster": np.arange(12, dtype=np.int32) // 6, "distance": np.ones(12, "float32")}
+    files.write_table(tmp_path / "held_out" / "labels.parquet", columns)
+    about = artifacts.Labels(12, 4, images=TEST.fingerprint, origin="the test images")
+    held_out = finish(tmp_path / "held_out", about)
+    page = make_page(tmp_path, *clusterings, held_out)
+    assert "of other images than those shown: the test images" in page
+    page = make_page(tmp_path, held_out, images={"test_images": TEST})
+    assert 'alt="test00"' in page
+
+
 def test_both_average_precisions_are_shown(tmp_path):
     def measured(value):
         return {"value": value, "interval": [value - 0.1, value + 0.1], "classes": {"cat": value}}
@@ -210,6 +222,18 @@ def test_pictures_that_networks_found_are_shown_and_marked(tmp_path, retrieval):
     assert page.index("Not worth it yet: ") < page.index("What was run") < page.index(queries[0])
 
 
+@pytest.mark.parametrize("name", ["artifact with new weights", "random:teacher"])
+def test_a_teacher_is_found_unless_its_weights_were_drawn_anew(tmp_path, retrieval, name):
+    teacher, features, student, *_ = retrieval
+    assert report_lineage.find_teacher(student, retrieval) == teacher
+    reads = {"backbone": {name: teacher}, "labels": {"artifact": features}}
+    other = write_network(tmp_path, "twin", reads={"backbone": {name: teacher}})
+    assert report_lineage.find_teacher(other, retrieval) is None
+    assert report_lineage.find_teacher(teacher, retrieval) is None
+    again = write_network(tmp_path, "again", reads=reads)
+    assert report_lineage.find_teacher(again, retrieval) == teacher  # by the features
+
+
 def test_the_report_says_which_images_the_found_pictures_need(tmp_path, retrieval):
     page = make_page(tmp_path, *retrieval)
     assert (
@@ -234,6 +258,7 @@ def test_many_networks_have_small_curves(tmp_path):
 
 def write_solver(workdir, name, **rules):
     network = workdir / name
+    network.mkdir(exist_ok=True)
     rules = {"crop": 24, "tile": 6, "jitter": 1, "channel_shift": 1, "grey": 0.5, **rules}
     files.write_json(network / "puzzles.json", rules)
     permutations = np.array([np.roll(np.arange(9), i) for i in range(5)], np.uint8)
@@ -248,12 +273,18 @@ def test_solvers_of_the_same_rules_share_examples(tmp_path):
     several = [write_solver(tmp_path, name) for name in names]
     page = make_page(tmp_path, *several, write_solver(tmp_path, "grey", grey=1.0))
     assert page.count("<figcaption>label") == 4  # two of each rules
+    assert page.count("<h2>Puzzles</h2>") == 1
     assert f"by the rules that {', '.join(names)} learned with" in page
     assert "Solved by solver_3: 65.0 % (chance 20.0 %), by\nnumber of occluders:" in page
+    for number in range(3):
+        several.append(write_solver(tmp_path, f"jitter_{number}", jitter=number + 2))
+    brief = make_page(tmp_path, *several, write_solver(tmp_path, "grey", grey=1.0))
+    assert brief.count("<figcaption>label") == 2
+    assert "By other rules, which are in puzzles.json of jitter_2:" in brief
     # The first screen has no place for all of them; the summary has.
     assert "Puzzles that" not in page
     summary = files.read_json(tmp_path / "report/summary.json")
-    assert list(summary["puzzles"]) == ["grey", *names]
+    assert list(summary["puzzles"]) == ["grey", "jitter_0", "jitter_1", "jitter_2", *names]
 
 
 def write_table(workdir, name, rows, columns, **cell):
@@ -285,6 +316,7 @@ def test_tables_have_figures_where_they_have_an_order(tmp_path):
         write_table(tmp_path, "layers", ["_A", "$B"], [*layers, "chosen", "time"], text="1h"),
         write_table(tmp_path, "counts", ["k = 20", "k = 5"], ["conv1", "chosen"]),
         write_table(tmp_path, "amounts", ["A"], ["10 a class", "50 a class"], interval=[0.0, 0.3]),
+        write_table(tmp_path, "many", [f"row {x}" for x in "abcdefghijklm"], layers),
         write_table(tmp_path, "words", ["A", "B"], ["conv1", "conv2", "chosen"]),
     ]
     page = make_page(tmp_path, probe, *tables)
@@ -293,31 +325,74 @@ def test_tables_have_figures_where_they_have_an_order(tmp_path):
         "counts: conv1 from 0.0 to 10.0 %",
         "amounts: A from 0.0 to 10.0 %",
     ]
-    assert re.findall("Bars: ([^.]*)", page) == [
-        "± one standard deviation over seeds, where there are several"
-    ] * 2 + ["95 % intervals"]
+    assert re.findall("Bars: ([^.]*)", page) == ["± one standard deviation over seeds"] * 2 + [
+        "95 % intervals"
+    ]
     assert "<td>1h</td>" in page
-    assert "<b>4 holds</b>, <b>4 refuted</b>" in page
+    assert "<b>5 holds</b>, <b>5 refuted</b>" in page
     assert "> $B</text>" in page
     assert page.index("<h2>Tables</h2>") < page.index("What was run")
-    assert (tmp_path / "report/tables.md").read_text() == "layers\ncounts\namounts\nwords"
+    assert (tmp_path / "report/tables.md").read_text() == "layers\ncounts\namounts\nmany\nwords"
     assert "svg" not in (tmp_path / "report/tables.json").read_text()
 
 
-def test_the_first_screen_of_many_networks_shows_the_two_compared(tmp_path):
-    labels = np.arange(400) % 2
-    rows = []
-    for name, right in [("pixels", 0.5), *((f"network_{i}", 0.6 + i / 50) for i in range(7))]:
+def write_scores(directory, counts, *, images="other", protocol="linear"):
+    """Scores of networks; pixels are a baseline."""
+    labels, rows = np.arange(400) % 2, []
+    for name, right in counts.items():
         guess = np.where(np.arange(400) < 400 * right, labels, 1 - labels)
         rows.append({
             "subject": name, "role": "baseline" if name == "pixels" else "network", "seed": 0,
-            "layer": "conv1", "protocol": "linear", "metric": "accuracy", "held_out": right,
+            "layer": "conv1", "protocol": protocol, "metric": "accuracy", "held_out": right,
             "chosen": True, "split": "half", "selection": "none", "predictions": [guess],
             **scores.accuracy([guess], labels),
         })  # fmt: skip
-    scores.write(tmp_path / "probe", rows, labels, leakage=[NONE], unknown=[], skipped="")
-    page = make_page(tmp_path, finish(tmp_path / "probe", artifacts.Scores(("network_0",))))
+    scores.write(directory, rows, labels, leakage=[NONE], unknown=[], skipped="")
+    return finish(directory, artifacts.Scores(tuple(counts)), images={"train_images": images})
+
+
+def test_the_first_screen_of_many_networks_shows_the_two_compared(tmp_path):
+    counts = {"pixels": 0.5, **{f"network_{i}": 0.6 + i / 50 for i in range(7)}}
+    page = make_page(tmp_path, write_scores(tmp_path / "probe", counts))
     screen = page[: page.index("What was run")]
     assert re.findall(r'<div class="card">(\w+), linear', screen) == ["network_6", "pixels"]
     assert screen.index("Take home network_6") < screen.index("2 more networks compared with it")
     assert page.count("<th>network_3 (conv1)</th>") == 1
+
+
+def test_the_first_screen_of_many_evaluations_begins_with_that_of_its_images(tmp_path):
+    own = TRAIN.fingerprint
+    several = [
+        write_scores(
+            tmp_path / f"probe_{i}",
+            {"pixels": 0.5, f"network_{i}": 0.8},
+            images=images,
+            protocol=how,
+        )
+        for i, (images, how) in enumerate(
+            [("other", "linear"), (own, "knn"), (own, "linear"), ("other", "linear")]
+        )
+    ]
+    page = make_page(tmp_path, *several)
+    screen = page[: page.index("What was run")]
+    assert re.findall(r'<p class="verdict">(\w+): Take home (\w+)', screen) == [
+        ("probe_2", "network_2")
+    ]
+    assert "By the 3 other evaluations" in screen
+    assert re.findall(r"<li>(probe_\d): Take home", screen) == ["probe_1", "probe_0", "probe_3"]
+    assert re.findall(r'<div class="card">(\w+), linear', screen) == ["network_2"]
+
+
+def test_a_network_that_learned_the_classes_is_not_taken_home(tmp_path):
+    several = []
+    for name, told in (("ceiling", "true labels"), ("student", "")):
+        labels = write_labels(
+            tmp_path, f"labels_{name}", np.arange(12) // 4 + len(told), facts={"labels": told}
+        )
+        several += [labels, write_network(tmp_path, name, reads={"labels": {"artifact": labels}})]
+    counts = {"pixels": 0.5, "student": 0.7, "ceiling": 0.9}
+    page = make_page(tmp_path, *several, write_scores(tmp_path / "probe", counts))
+    screen = page[: page.index("What was run")]
+    assert "Take home student" in screen
+    assert "ceiling" not in screen
+    assert "<th>ceiling (conv1)</th>" in page

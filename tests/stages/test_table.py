@@ -69,6 +69,9 @@ def test_cells_are_means_over_seeds(tmp_path, given):
     first, second = found["rows"]
     assert first["cells"]["conv2"]["value"] == pytest.approx(0.78)
     assert first["cells"]["conv2"]["seeds"] == 2
+    low, high = second["cells"]["conv2"]["interval"]
+    assert (low + high) / 2 == pytest.approx(0.48)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.48 * 0.52 / 500))
     assert first["cells"]["chosen"]["value"] == pytest.approx((400 + 310) / 1000)
     assert second["cells"]["chosen"]["value"] == pytest.approx(0.5)
     higher, equal = found["claims"]
