@@ -33,11 +33,14 @@ ELSEWHERE = {
     "tour.md": "tour.py",
 }
 PAGES = sorted(path.name for path in pages.DOCS.glob("*.md"))
-STEPS = "--config.pretext.steps=2 --config.student.steps=2"
+LESS = (
+    "--config.pretext.steps=2 --config.student.steps=2 --config.probe.max_dims=100 "
+    "--config.few_shot.max_dims=100 --config.knn.max_dims=100"
+)
 SMALLER = {
     "--config=quickstart.py ": "--config=quickstart.py:tiny ",
     'load_config("quickstart.py"': 'load_config("quickstart.py:tiny"',
-    "--config=folder.py:photos,tiny": f"--config=folder.py:photos,tiny {STEPS}",
+    "--config=folder.py:photos,tiny": f"--config=folder.py:photos,tiny {LESS}",
     "make quickstart\n": "",  # .ci/run has it
     "--k 8 32 128": "--k 2 3",
     "kt-jax doctor": "kt-jax doctor --seconds=1",
