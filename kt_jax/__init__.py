@@ -2,8 +2,8 @@
 
     images -> puzzles -> teacher -> features -> centroids -> pseudo-labels -> student -> probes
 
-(a) A teacher learns to solve Jigsaw++ puzzles. (b) k-means clusters its features. (c) Any
-images get the nearest centroid as pseudo-label. (d) A student of any architecture learns those
+(a) A teacher learns to solve Jigsaw++ puzzles. (b) k-means clusters its features. (c) Every
+image gets its nearest centroid as a pseudo-label. (d) A student of any architecture learns these
 labels from scratch. In Python:
 
     config = kt_jax.load_config("configs/quickstart.py", clusters={"k": 8})
@@ -26,7 +26,7 @@ _LATER = {"open": "kt_jax.results.opened", "run": "kt_jax.runs.pipeline"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs JAX when it is asked for: k-means and scans do not wait seconds for it."""
+    """Imports `open` and `run` on first use: they import JAX, which takes seconds."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LATER[name]), name)

@@ -15,23 +15,26 @@ _SHIPPED = Path(__file__).parent / "configs"
 
 
 def load_config(path: str, **overrides: Any) -> ConfigDict:
-    """The config of "FILE.py" or "FILE.py:ARG", with overrides and every default, locked.
+    """Loads the config of "FILE.py" or "FILE.py:ARG", with overrides. Every default is filled in.
 
-    Configs that ship are found by their names from any directory: load_config("quickstart.py").
-    Overrides are nested: load_config("configs/quickstart.py", clusters={"k": 8}). Another name of a
-    backbone, or another pretext task, takes away the options of the one before; another source of
-    images takes away those that it does not have.
+    The configs that ship with kt_jax are found by name: load_config("quickstart.py"). Overrides are
+    nested dicts: load_config("configs/quickstart.py", clusters={"k": 8}). An override that names
+    another backbone or pretext task drops the options of the old one. An override that names
+    another source of images drops the options that the new source does not have.
+
+    Returns:
+      A locked ConfigDict: keys cannot be added.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: for a key that the config does not have, naming the nearest one, a value of
-        another type, and whatever makes no graph of stages.
+      FileNotFoundError: the file does not exist.
+      ValueError: the config has no such key (the message suggests the nearest one), a value has the
+        wrong type, or the stages do not form a valid graph.
     """
     return _make_config(_read(path), overrides)
 
 
 def load_with_flags(path: str, texts: Mapping[str, str]) -> ConfigDict:
-    """As `load_config`, with overrides as the command line gives them: {"clusters.k": "8"}."""
+    """Like `load_config`, with overrides from the command line: {"clusters.k": "8"}."""
     from kt_jax import data
 
     values = _read(path)
@@ -46,14 +49,14 @@ def load_with_flags(path: str, texts: Mapping[str, str]) -> ConfigDict:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ValueError(f"--config.{dotted}: {part} is given a value, and options too")
-        # A column may be called 7.
+        # These stay text: a column may be named "7".
         is_text = sections[:1] == ["images"] and key in data.option_names()
         place[key] = text if is_text else _parse(text, node)
     return _make_config(values, overrides)
 
 
 def _read(path: str) -> dict[str, Any]:
-    """What a config file says."""
+    """Runs a config file and returns its config as plain dicts and lists."""
     file, _, arg = path.partition(":")
     if not Path(file).is_file():
         shipped = _SHIPPED / file
@@ -70,16 +73,16 @@ def _read(path: str) -> dict[str, Any]:
         return json.loads(text)
     except TypeError as error:
         raise ValueError(
-            f"config file {file!r}: a config holds numbers, texts, lists and their like alone "
+            f"config file {file!r}: a config may only contain numbers, texts, lists and dicts "
             f"({error})"
         ) from None
 
 
 def import_file(path: str) -> ModuleType:
-    """Runs a Python file, as `import` does.
+    """Imports a Python file by its path and returns the module.
 
     Raises:
-      FileNotFoundError: there is no such file, or it is no Python file.
+      FileNotFoundError: the file does not exist, or is not a Python file.
     """
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None or not Path(path).is_file():
@@ -90,7 +93,7 @@ def import_file(path: str) -> ModuleType:
 
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
-    # Here, since importing stages imports JAX: a file that does not exist is answered at once.
+    # Imported here because stages import JAX: a missing config file is reported without delay.
     from kt_jax.runs import graph
 
     return graph.fill(values)
@@ -99,7 +102,7 @@ def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
 def _make_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> ConfigDict:
     from kt_jax.runs import graph
 
-    # Another kind has other options: only what the file itself says is handed on to it.
+    # Another kind has other options: pass on only those that the file sets, not the defaults.
     kinds = {
         name: {**values[name], "kind": section["kind"]}
         for name, section in overrides.items()
@@ -123,7 +126,7 @@ def _override(values: dict[str, Any], overrides: Mapping[str, Any], path: tuple[
     if is_free and path[0] == "images":
         _forget_source(values, overrides)
     elif is_free and "name" in overrides and overrides["name"] != values.get("name"):
-        values.clear()  # they are options of another architecture
+        values.clear()  # these options belong to the old architecture
     if len(path) == 1:
         values.update(graph.forget(values, overrides))
     for key, value in overrides.items():
@@ -147,18 +150,18 @@ def _override(values: dict[str, Any], overrides: Mapping[str, Any], path: tuple[
 
 
 def _forget_source(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Takes the options that another source does not have out of a set of images."""
+    """Removes the options of a set of images that its new source does not have."""
     from kt_jax import data
 
     source = str(overrides.get("source", values["source"]))
     known = data.options_of(source)
-    if source != values["source"] and known:  # an unknown one is refused when it is opened
+    if source != values["source"] and known:  # opening an unknown source raises later
         for key in values.keys() - known - {"source", "size"}:
             del values[key]
 
 
 def _parse(text: str, now: Any) -> Any:
-    """The value that a text of the command line stands for, where the config has `now`."""
+    """Parses a value from the command line; `now` is the current value in the config."""
     if isinstance(now, str):
         return text
     if isinstance(now, bool) and text.lower() in ("true", "false", "1", "0"):

@@ -24,47 +24,47 @@ _IMPORT = flags.DEFINE_list(
     "import", [], "Python files to run first, such as one that registers an architecture."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.")
-_STAGES = flags.DEFINE_list("stages", [], "Only these stages.")
-_REDO = flags.DEFINE_list("redo", [], "Delete these stages and all that read them; do them again.")
-_YES = flags.DEFINE_bool("yes", False, "Agree that --redo deletes more than the stages it names.")
-_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+_STAGES = flags.DEFINE_list("stages", [], "Run only these stages.")
+_REDO = flags.DEFINE_list("redo", [], "Delete these stages and all that read them; run them again.")
+_YES = flags.DEFINE_bool("yes", False, "Let --redo delete more than the stages it names.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the stack trace of an error.")
 _PROFILE_STEPS = flags.DEFINE_string(
-    "profile_steps", "", "FIRST:LAST: of every training, trace these steps into STAGE/profile."
+    "profile_steps", "", "FIRST:LAST: trace these steps of every training into STAGE/profile."
 )
 _LOG_TO = flags.DEFINE_list(
-    "log_to", [], "Show the numbers of trainings in these, too: wandb, mlflow, trackio."
+    "log_to", [], "Also log the metrics of training to these: wandb, mlflow, trackio."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of process 0; auto: ask the machine, as on a Cloud TPU VM."
+    "coordinator", "", "HOST:PORT of process 0. auto: let JAX find it, as on a Cloud TPU VM."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes run together.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be done, and do nothing.")
 _TIME_STEPS = flags.DEFINE_integer(
-    "time_steps", 0, "With --dry_run: say how long a training takes, from so many steps."
+    "time_steps", 0, "With --dry_run: time this many steps, and say how long training takes."
 )
-# What the command line changes in the config, by dotted key.
+# The values of --config.KEY=VALUE on the command line, by dotted key.
 _OVERRIDES: dict[str, str] = {}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the pipeline; a user's error ends it with one message and status 2."""
+    """Runs the pipeline with the flags. Raises as `pipeline.run`, and ValueError for bad flags."""
     if len(argv) > 1:
         sys.exit(f"kt_jax: unexpected argument {argv[1]!r}: every option is --name=value.")
     absl_logging.use_absl_handler()
     absl_logging.get_absl_handler().setFormatter(
         logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     )
-    # Orbax's threads each log the stack of what is raised as well, thousands of lines in all.
+    # Each thread of Orbax also logs the stack trace of an error: thousands of lines in all.
     absl_logging.get_absl_handler().addFilter(
         lambda record: _TRACEBACK.value or "/orbax/" not in record.pathname
     )
-    # And what it leaves undone, once one thing has failed, ends after the loop that waited for it.
+    # After a failure, Orbax's pending tasks end later than their event loop: hide that error.
     hook = sys.unraisablehook
     sys.unraisablehook = lambda told: (
         None if str(told.exc_value) == "Event loop is closed" else hook(told)
     )
-    # Ours in full; of the libraries' chatter only what is wrong.
+    # Log all of our own messages, but only warnings of the libraries.
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("kt_jax").setLevel(logging.INFO)
     if not _CONFIG.value:
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         import_file(path)
     config = load_with_flags(_CONFIG.value, _OVERRIDES)
     processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    # Here, since it imports JAX: what is wrong on the command line is said at once.
+    # Imported here because it imports JAX: errors of the command line are reported without delay.
     from kt_jax.runs import pipeline
 
     pipeline.run(
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse_steps(text: str) -> tuple[int, int] | None:
-    """The first and the last step of FIRST:LAST; None of nothing."""
+    """The first and the last step of "FIRST:LAST"; None for an empty text."""
     if not text:
         return None
     match = re.fullmatch(r"(\d+):(\d+)", text)
@@ -103,7 +103,7 @@ def _parse_steps(text: str) -> tuple[int, int] | None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Takes --config.KEY=VALUE out of the arguments before absl sees the others."""
+    """Collects --config.KEY=VALUE in _OVERRIDES, and lets absl parse the other arguments."""
     rest, arguments = [], iter(argv)
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
@@ -115,9 +115,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def run() -> None:
-    """The entry point: like app.run, with errors as one message.
+    """The entry point: `app.run`, but a user's error prints one message without a stack trace.
 
-    The statuses are those of `errors.explain`, and 75 after SIGTERM or the loss of another process.
+    Exit statuses are those of `errors.explain`. SIGTERM and the loss of another process give 75.
     """
     try:
         app.run(main, flags_parser=_parse_flags)
@@ -129,7 +129,7 @@ def run() -> None:
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
-    """As `errors.explain`, with what absl and JAX raise."""
+    """Like `errors.explain`, and also explains errors of absl and JAX."""
     status, words = errors.explain(error)
     if status != 1:
         return status, words
@@ -141,15 +141,15 @@ def _explain(error: BaseException) -> tuple[int, str]:
             f"out of memory: {first}. Give a smaller batch_size, or more parts in "
             "compute.accumulate, or compute.remat=True"
         )
-    import jax  # here, since a user's error is told without it
+    import jax  # imported here: a user's error is reported without it
 
     ours = ("INVALID_ARGUMENT", "UNIMPLEMENTED")
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     if isinstance(error, jax.errors.JaxRuntimeError) and several and not first.startswith(ours):
         return os.EX_TEMPFAIL, (
             f"process {jax.process_index()}: {first}\nMost likely another process of this run has "
-            "ended: its own words say why. Start all of them again by the same command: they "
-            "resume from the last checkpoint"
+            "ended: its last message says why. Start all processes again with the same command: "
+            "they resume from the last checkpoint"
         )
     return status, words
 

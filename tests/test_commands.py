@@ -33,7 +33,7 @@ def test_show_refuses_what_was_changed(labels, capsys):
     files.write_table(labels / "labels.parquet", {"cluster": np.arange(4)})
     assert commands.main(["show", str(labels)]) == 2
     said = capsys.readouterr().err
-    assert "labels.parquet is not what was written" in said
+    assert "labels.parquet has changed since it was written" in said
     assert "copy the directory again, or make it anew" in said
 
 

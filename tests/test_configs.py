@@ -1,6 +1,7 @@
 """Every config that ships loads, and its networks have shapes."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
@@ -64,6 +65,32 @@ def test_every_stage_can_be_planned(path):
     assert given[:6] == first
     assert set(given[6:-1]) <= {"Scores"}
     assert given[-1] == "Report"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arg", ["cpu,/main,/second", "gpu,/main", "paper,/main,/second"])
+def test_every_stage_of_the_tables_can_be_planned(arg):
+    config = kt_jax.load_config(f"configs/tables.py:{arg}")
+    plans = plan(config, make_images(config, 10_500))
+    assert tuple(plans) == config.stages
+    tables = [each.about.title for each in plans.values() if type(each.about).__name__ == "Table"]
+    crossed = "second" in config.images
+    expected = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10} - (set() if crossed else {2, 5})
+    found = {int(number) for title in tables for number in re.findall(r"^Table (\d+):", title)}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("arg", "said"),
+    [
+        ("cpu", "cpu needs images"),
+        ("huge,/x", "choose|give a size"),
+        ("cpu,a,b,c,d", "up to three paths"),
+    ],
+)
+def test_tables_without_images_or_of_other_sizes_are_refused(arg, said):
+    with pytest.raises(ValueError, match=said):
+        kt_jax.load_config(f"configs/tables.py:{arg}")
 
 
 def test_every_stage_of_given_features_can_be_planned(tmp_path):
@@ -320,7 +347,10 @@ def test_a_folder_path_may_have_a_comma(tmp_path):
     ("text", "message"),
     [
         ("", "has no function get_config"),
-        ("import pathlib\ndef get_config():\n    return {'x': pathlib.Path('y')}", "alone"),
+        (
+            "import pathlib\ndef get_config():\n    return {'x': pathlib.Path('y')}",
+            "may only contain",
+        ),
         ("def get_config():\n    return {'stages': 5}", "config.stages = 5: give a list of names"),
         ("def get_config():\n    return {'loader': 5}", "config.loader = 5: give its options"),
         (
@@ -331,7 +361,7 @@ def test_a_folder_path_may_have_a_comma(tmp_path):
             "def get_config():\n    return {'images': {'a': 5}}",
             "config.images.a = 5: give its",
         ),
-        ("def get_config():\n    return {'pixels': {'kind': 'report'}}", "cannot be called so"),
+        ("def get_config():\n    return {'pixels': {'kind': 'report'}}", "cannot have this name"),
     ],
 )
 def test_config_files_that_are_none_are_answered(tmp_path, text, message):

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from kt_jax.runs import errors, progress
 
-# The file of each command, and what it does. Imported when it is called: not all need JAX.
+# Module and summary of each command. A module is imported on use: not all commands need JAX.
 COMMANDS = {
     "run": ("kt_jax.commands.run", "run the stages of a config"),
-    "show": ("kt_jax.commands.show", "say what a directory holds"),
+    "show": ("kt_jax.commands.show", "describe the content of a run or an artifact"),
     "export": ("kt_jax.commands.export", "write a network for PyTorch, ONNX and others"),
     "atlas": ("kt_jax.commands.atlas", "show all clusters on one page"),
     "status": ("kt_jax.commands.status", "say how far a run has come"),
     "compare": ("kt_jax.commands.compare", "compare runs: options, scores, clusters, times"),
-    "doctor": ("kt_jax.commands.doctor", "say whether a run can start here, and what is missing"),
+    "doctor": ("kt_jax.commands.doctor", "check whether a run can start here"),
     "images": ("kt_jax.data.__main__", "examine a set of images (scan), or re-encode it (prepare)"),
     "assign": ("kt_jax.commands.assign", "label any images with the nearest centroid"),
     "embed": ("kt_jax.commands.embed", "write the features of any images"),
@@ -24,9 +24,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calls a command with the arguments behind its name, and returns its exit status.
+    """Runs the command that the first argument names, and returns its exit status.
 
-    A user's error is one message and status 2; status 75 (os.EX_TEMPFAIL) asks for another try.
+    Status 2 is an error of the user, reported in one message. Status 75 (os.EX_TEMPFAIL) means:
+    run the same command again.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kt_jax: no command {name!r}.\n\n{_describe()}", file=sys.stderr)
         return 2
     command = importlib.import_module(COMMANDS[name][0])
-    if argv is None:  # a process of its own
+    if argv is None:  # called as a program, not from Python
         progress.log_to_console()
     return errors.call(f"kt_jax {name}", lambda: command.main(rest))
 

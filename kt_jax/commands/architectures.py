@@ -1,4 +1,4 @@
-"""Architectures of one's own: --import=FILE.py of every command that computes with a network."""
+"""The option --import=FILE.py of commands that run a network: registers a user's architecture."""
 
 import argparse
 
@@ -6,14 +6,14 @@ from kt_jax.config import import_file
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
-    """Adds --import=FILE.py, which may be given several times."""
+    """Adds the option --import=FILE.py, which may be repeated."""
     parser.add_argument(
         "--import",
         dest="imports",
         action="append",
         default=[],
         metavar="FILE.py",
-        help="run this file first: it registers the architecture, if it is your own",
+        help="run this Python file first, such as one that registers your own architecture",
     )
 
 
@@ -21,7 +21,8 @@ def import_files(given: argparse.Namespace) -> None:
     """Runs the files of --import.
 
     Raises:
-      ValueError, FileNotFoundError: one is no Python file, or fails.
+      FileNotFoundError: a file does not exist, or is not a Python file.
+      Exception: whatever a file raises.
     """
     for path in given.imports:
         import_file(path)

@@ -3,11 +3,12 @@
     kt-jax assign runs/mine/clusters photos --out=labels.parquet
     kt-jax assign runs/mine/clusters photos --out=sorted --form=links
 
-CLUSTERS is a finished Clusters artifact, which holds the network that it needs: W/clusters of a run
-or a copy of it. PATH is as of `kt-jax images scan`. A file (.parquet, .csv) gets one row for each
-image: key, cluster, distance, second_cluster, and margin (how much farther the second is). If the
-classes of the clustered images are known, it also gets class (the most frequent one of the cluster)
-and share (of the cluster's images, those of that class). The same command resumes after a kill.
+CLUSTERS is a finished Clusters artifact, such as W/clusters of a run, or a copy of it. It contains
+the network that it needs. PATH is the same as for `kt-jax images scan`. The output file (.parquet
+or .csv) has one row for each image: key, cluster, distance, second_cluster, and margin (distance to
+the second centroid minus distance to the first). If the classes of the clustered images are known,
+two more columns describe the cluster: class (the most frequent class) and share (the share of the
+cluster's images in that class). After an interruption, the same command resumes.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from kt_jax.commands import architectures
 from kt_jax.data import arguments
 
 _FORMS = {
-    "artifact": "a Labels artifact, as a stage of a run gives it (the default)",
-    "links": "a folder for each cluster, of links to the images",
+    "artifact": "a Labels artifact, as a stage of a run writes it (the default)",
+    "links": "a folder of links to the images for each cluster",
     "huggingface": "links to the images and metadata.csv, for load_dataset('imagefolder')",
     "fiftyone": "data.json and labels.json of a FiftyOneImageClassificationDataset",
 }
@@ -40,13 +41,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("clusters", metavar="CLUSTERS")
     arguments.add_images(parser)
     parser.add_argument("--out", required=True, type=Path, help="FILE.parquet, FILE.csv or DIR")
-    parser.add_argument("--form", default="", help=f"of DIR: {forms}")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode (0: threads)")
+    parser.add_argument("--form", default="", help=f"what DIR contains: {forms}")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that decode images (0: threads)"
+    )
     architectures.add_import(parser)
     given = parser.parse_args(argv)
     architectures.import_files(given)
     source = {"source": given.source, **arguments.read_options(given)}
-    # Only here, since it imports JAX: --help and mistakes in the arguments do not wait for it.
+    # Imported here because they import JAX: --help and wrong arguments do not wait for it.
     from kt_jax.results.opened import open_artifact
     from kt_jax.results.writing import write_assignment
     from kt_jax.runs import artifacts

@@ -1,22 +1,23 @@
-"""kt-jax atlas: every cluster on one HTML page, which needs neither a server nor a network.
+"""kt-jax atlas: all clusters on one HTML page, which works offline.
 
     kt-jax atlas runs/quickstart/clusters --out=atlas
     kt-jax atlas runs/a/clusters --compare=runs/b/clusters --out=atlas/a-b.html
     kt-jax atlas runs/a/clusters /data/next-week --out=atlas
 
-The page shows all clusters with their sizes, how tight and (where classes are known) how pure they
-are, their nearest, median, farthest and borderline images and all others, a map, and a search.
-atlas.parquet beside it has a row an image; Apple's Embedding Atlas opens it.
+The page shows the size, tightness and (if classes are known) purity of each cluster, and its
+images: nearest, median, farthest, borderline, then all others. It also has a map and a search. The
+file atlas.parquet in the same directory has one row for each image; Apple's Embedding Atlas opens
+it.
 
-CLUSTERS is the directory of Clusters or Labels. Without PATH, the images are those that were
-clustered (or labelled), where the config of the run says; they must not have changed. Distances are
-those that the run's Labels of these images have, or else those of the features that were clustered,
-measured again.
+CLUSTERS is the directory of a Clusters or Labels artifact. Without PATH, the page shows the images
+that were clustered or labelled. They are read from where the run's config says, and must not have
+changed. Distances come from the run's Labels of these images. Without such Labels they are computed
+again from the features that were clustered.
 
-PATH is as of `kt-jax images scan` (a folder, an archive, a table; several folders), or the name of
-a set of images in the run's config, such as test. Clusters then give each image there its nearest
-centroid, through the backbone that they carry, whether it was clustered before or not. Labels find
-their images there by name.
+PATH is the same as for `kt-jax images scan` (a folder, an archive, a table, several folders), or
+the name of a set of images in the run's config, such as test. With Clusters, each image of PATH
+gets its nearest centroid, by the backbone that the artifact contains. With Labels, the labelled
+images are found in PATH by name.
 
 Nothing is written into the run.
 """
@@ -54,12 +55,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--map", default="pca", metavar="pca|umap",
         help="principal components (pca), or UMAP, which needs the extra [umap]")  # fmt: skip
     parser.add_argument("--max_megabytes", type=float, default=100.0, metavar="MB",
-        help="of the page, which decides how large thumbnails are, and how many images of a large "
-        "cluster have one; the others are listed by name (100)")  # fmt: skip
+        help="largest size of the page (100). It limits the size of thumbnails, and their number "
+        "in large clusters; images without a thumbnail are listed by name")  # fmt: skip
     architectures.add_import(parser)
     given = parser.parse_args(argv)
     architectures.import_files(given)
-    # Only here: --help need not wait for it.
+    # Imported here: --help does not wait for it.
     from kt_jax.results import atlas
 
     written = atlas.write_atlas(
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _find_images(given: argparse.Namespace) -> str | dict[str, Any] | None:
-    """What `write_atlas` takes: nothing, a place or the name of a set, or the options of a source.
+    """The argument `images` of `write_atlas`: None, a path or the name of a set, or options.
 
     Raises:
       ValueError: as `arguments.read_options`.

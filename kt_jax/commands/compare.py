@@ -1,12 +1,12 @@
-"""kt-jax compare: runs side by side.
+"""kt-jax compare: compares runs.
 
     kt-jax compare runs/k500 runs/k2000
     kt-jax compare runs/* --html=compared.html
 
-Says which options differ (defaults written out), the scores of each run as mean and standard
-deviation over its seeds, how alike their clusterings of the same images are (adjusted mutual
-information), and how long each stage took. Runs need not be finished: what they have is compared.
-Nothing is written but FILE, a page that loads nothing from elsewhere.
+Shows which options differ (defaults included), the scores of each run (mean and standard deviation
+over its seeds), how similar the clusterings of the same images are (adjusted mutual information),
+and how long each stage took. Runs may be unfinished: finished stages are compared. Only FILE is
+written, a page that works offline.
 """
 
 import argparse

@@ -1,14 +1,15 @@
-"""kt-jax doctor: whether a run can start here, and what to do if not.
+"""kt-jax doctor: checks whether a run can start here, and says what to do if not.
 
     kt-jax doctor                                    versions, devices, memory, disk
-    kt-jax doctor photos/                            and how fast these images are read
-    kt-jax doctor runs/mine                          and whether this run can resume
-    kt-jax doctor runs/new --config=quickstart.py    and whether this config can run there
+    kt-jax doctor photos/                            also: how fast these images are read
+    kt-jax doctor runs/mine                          also: whether this run can resume
+    kt-jax doctor runs/new --config=quickstart.py    also: whether this config can run there
 
-Every finding is one line: ok, warning, or error and what to do. Of images it decodes some for a
-few seconds, and says how many a second that were and how many cannot be read. Of a config it says
-what its stages would refuse, and the disk that they need. Nothing is written. Ends with status 0 if
-a run can start, and with 2 if not. What a step costs, --dry_run --time_steps=3 says.
+Each finding is one line: ok, warning or error, and what to do. Images: it decodes some for a few
+seconds, and reports images per second and how many cannot be read. Config: it reports what would
+stop its stages, and the disk space that they need. Nothing is written. The exit status is 0 if a
+run can start, and 2 if not. For the cost of a training step, use `kt-jax run` with
+--dry_run --time_steps=3.
 """
 
 import argparse
@@ -22,8 +23,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command and returns its exit status.
 
     Raises:
-      FileNotFoundError: there is no such path, or config.
-      ValueError: what is there is no run and holds no images, or an option makes no sense.
+      FileNotFoundError: the path or the config does not exist.
+      ValueError: the path is neither a run nor images, or an option is out of range.
     """
     parser = argparse.ArgumentParser(
         prog="kt-jax doctor",
@@ -32,8 +33,10 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("path", nargs="?", metavar="W|PATH", help="a run, or images")
     parser.add_argument("--config", metavar="FILE", help="a config that is to run in W")
-    parser.add_argument("--size", type=int, default=224, metavar="PX", help="of images (224)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="to decode images for (5)")
+    parser.add_argument(
+        "--size", type=int, default=224, metavar="PX", help="side to decode images to (224)"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="time for decoding images (5)")
     arguments = parser.parse_args(argv)
     if arguments.size < 1 or not 0 < arguments.seconds < float("inf"):
         raise ValueError(
@@ -65,7 +68,7 @@ def _examine(arguments: argparse.Namespace) -> Iterator[Any]:
         raise ValueError(f"{place} is a stage: name its run, {place.absolute().parent}")
 
     try:
-        from kt_jax.runs import doctor  # imports JAX: wrong usage is answered at once
+        from kt_jax.runs import doctor  # imports JAX: wrong usage is reported before
     except (ImportError, RuntimeError) as error:
         first = str(error).partition("\n")[0]
         raise ValueError(
@@ -78,6 +81,6 @@ def _examine(arguments: argparse.Namespace) -> Iterator[Any]:
     if config is not None:
         images = doctor.examine_config(config, place, seconds=seconds)
     elif arguments.path is not None:
-        # A path without images is answered before anything else is looked at.
+        # First of all, so that a path without images is reported without delay.
         images = iter([*doctor.examine_folder(place, size=arguments.size, seconds=seconds)])
     return itertools.chain(doctor.examine_machine(place), images)

@@ -3,11 +3,11 @@
     kt-jax embed runs/mine/student photos --layer=conv5 --out=features
     kt-jax embed runs/mine/features photos --out=features
 
-BACKBONE is a finished Backbone artifact (W/student or W/pretext of a run, or a copy of it). Or it
-is Features, or Clusters of such: the rows are then made as those, by the same network, layers,
-views and scales. PATH is as of `kt-jax images scan`. DIR becomes a Features artifact:
-features-IIIII-of-NNNNN.npy [n, d] float16, and index.parquet (index, key, label, class). The same
-command resumes after a kill.
+BACKBONE is a finished Backbone artifact (W/student or W/pretext of a run, or a copy of it). It may
+also be a Features or Clusters artifact: then the features are computed in the same way as those
+of the artifact, with the same network, layers, views and scales. PATH is the same as for
+`kt-jax images scan`. DIR becomes a Features artifact: features-IIIII-of-NNNNN.npy [n, d] float16,
+and index.parquet (index, key, label, class). After an interruption, the same command resumes.
 """
 
 import argparse
@@ -33,18 +33,18 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_images(parser)
     add = parser.add_argument
     add("--out", required=True, type=Path, metavar="DIR")
-    add("--layer", default="", help="the activation; without it, all names are printed")
-    add("--grid", type=int, default=0, help="maps are max-pooled to grid x grid (4)")
-    add("--size", type=int, default=0, help="side of the view, in pixels (that of training)")
-    add("--image_size", type=int, default=0, help="side that images are decoded to, whose centre "
-        "the view is (--size)")  # fmt: skip
-    add("--views", type=int, default=0, help="the mean over 1, 2 or 10 views is taken (1)")
-    add("--workers", type=int, default=0, help="processes that decode (0: threads)")
+    add("--layer", default="", help="name of the activation; without it, all names are printed")
+    add("--grid", type=int, default=0, help="max-pool activation maps to grid x grid (4)")
+    add("--size", type=int, default=0, help="side of the view in pixels (as in training)")
+    add("--image_size", type=int, default=0, help="side in pixels that images are decoded to; the "
+        "view is cut from the centre (--size)")  # fmt: skip
+    add("--views", type=int, default=0, help="average the features over 1, 2 or 10 views (1)")
+    add("--workers", type=int, default=0, help="processes that decode images (0: threads)")
     architectures.add_import(parser)
     given = parser.parse_args(argv)
     architectures.import_files(given)
     source = {"source": given.source, **arguments.read_options(given)}
-    # Only here, since it imports JAX: --help and mistakes in the arguments do not wait for it.
+    # Imported here because they import JAX: --help and wrong arguments do not wait for it.
     from kt_jax.results.opened import open_artifact
     from kt_jax.results.writing import write_features
     from kt_jax.runs import artifacts

@@ -1,10 +1,10 @@
-"""kt-jax export: a trained network for other programs, with its preprocessing and a model card.
+"""kt-jax export: writes a trained network for other programs, with preprocessing and a model card.
 
     kt-jax export runs/quickstart/student --to=torch --out=student
     kt-jax export runs/quickstart/pretext --to=onnx --size=224 --out=teacher
 
-The export is loaded back and compared with the network in JAX on fixed images. The run is only
-read.
+The export is loaded again and compared with the network in JAX on fixed images. Nothing is written
+into the run.
 """
 
 import argparse
@@ -24,20 +24,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "artifact",
         metavar="ARTIFACT",
-        help="a Backbone, such as RUN/student; or Features or Clusters, which carry one",
+        help="a Backbone, such as RUN/student; or Features or Clusters, which contain one",
     )
     parser.add_argument("--to", required=True, choices=list(exports.FORMATS))
     parser.add_argument(
         "--out",
         required=True,
         metavar="DIR",
-        help="the folder to write: new, empty, or an earlier export, which is replaced",
+        help="the folder to write; it must be new, empty, or an earlier export (replaced)",
     )
     parser.add_argument(
         "--size",
         type=int,
         default=0,
-        help="the side of the images in px; by default that of the views that it learned from",
+        help="side of the input images in pixels (by default that of training)",
     )
     architectures.add_import(parser)
     chosen = parser.parse_args(argv)

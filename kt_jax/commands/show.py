@@ -1,10 +1,10 @@
-"""kt-jax show: what a directory holds, of a run or copied from one.
+"""kt-jax show: describes a run or an artifact.
 
     python -m kt_jax show runs/quickstart
     python -m kt_jax show runs/quickstart/clusters
 
-Of an artifact it prints the type, what it holds and its files, whose SHA-256 it compares; of a run
-the stages and their artifacts.
+For an artifact it prints the type, the content and the files, and checks the SHA-256 of each file.
+For a run it prints the stages and their artifacts.
 """
 
 import argparse
@@ -20,8 +20,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command and returns its exit status.
 
     Raises:
-      ValueError: the directory holds neither an artifact nor a run, or files of it have changed.
-      FileNotFoundError: there is no such directory, or files of it have gone.
+      ValueError: the directory is neither an artifact nor a run, or files have changed.
+      FileNotFoundError: the directory or some of its files do not exist.
     """
     parser = argparse.ArgumentParser(
         prog="kt-jax show",
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def describe(directory: Path) -> Iterator[str]:
-    """Lines about an artifact or a run; see `main`."""
+    """Describes an artifact or a run, line by line. Raises as `main`."""
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no directory {directory}")
     if marks.is_finished(directory):
@@ -60,7 +60,7 @@ def _describe_artifact(directory: Path) -> Iterator[str]:
     yield from _describe_values(dataclasses.asdict(about), "  ")
     spent, version = progress.format_seconds(manifest["seconds"]), manifest["versions"]["kt_jax"]
     yield f"  made in {spent} by kt_jax {version}"
-    yield "  files, all as they were written:"
+    yield "  files (checked by SHA-256):"
     for name in manifest["files"]:
         yield f"    {name} ({(directory / name).stat().st_size:,} bytes)"
 

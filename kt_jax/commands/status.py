@@ -1,14 +1,14 @@
-"""kt-jax status: how far a run has come, from any shell, whether it is at work or not.
+"""kt-jax status: shows the progress of a run, active or not, from any shell.
 
     kt-jax status runs/quickstart
     kt-jax status runs/quickstart --watch
 
-Of each stage it says whether it is finished, running, begun or to do; of the one at work the step,
-the time that is left, the loss, the images per second, the share of the time in which the devices
-wait for images, and the newest checkpoint; of the run, which process works in it and what the same
-command would do now. Nothing is written. Options and images are not compared: --dry_run does that.
+Each stage is finished, running, begun or to do. For the running stage it shows the step, the time
+left, the loss, images per second, the share of time that devices wait for images, and the newest
+checkpoint. For the run it shows the process that works in it, and what the same command would do
+now. Nothing is written. Options and images are not checked: use --dry_run for that.
 
-With --watch it ends when the run does: with status 0 if all stages are finished, else 75.
+--watch repeats this until the run ends. The exit status is 0 if all stages are finished, else 75.
 """
 
 import argparse
@@ -37,9 +37,9 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workdir", type=Path, metavar="W")
-    parser.add_argument("--watch", action="store_true", help="again and again until the run ends")
+    parser.add_argument("--watch", action="store_true", help="repeat until the run ends")
     parser.add_argument(
-        "--every", type=float, default=2.0, metavar="SECONDS", help="of --watch (2)"
+        "--every", type=float, default=2.0, metavar="SECONDS", help="time between repeats (2)"
     )
     arguments = parser.parse_args(argv)
     if not 0 < arguments.every < float("inf"):
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def describe(run: RunStatus) -> Iterator[str]:
-    """The status in lines, for people."""
+    """Describes a run for people, line by line."""
     directory = run.directory
     if run.seed is None:
         yield f"{directory}: {run.holder.name} opens the images; no stage has begun"
@@ -75,7 +75,7 @@ def describe(run: RunStatus) -> Iterator[str]:
 
 
 def describe_stage(stage: StageStatus) -> str:
-    """One line, without the stage's name."""
+    """Describes a stage in one line, without its name."""
     if stage.state == FINISHED:
         parts = [f"finished: {stage.type}, made in {progress.format_seconds(stage.seconds)}"]
     else:
@@ -103,7 +103,7 @@ def _describe_work(work: Mapping[str, Any], *, is_running: bool) -> str:
         parts.append(f"{values['images_per_second']:,.0f} images/s")
     if "waiting" in values:
         parts.append(f"{values['waiting']:.0%} of the time waiting for images")
-    parts.append(f"said {progress.format_seconds(max(time.time() - work['time'], 0))} ago")
+    parts.append(f"updated {progress.format_seconds(max(time.time() - work['time'], 0))} ago")
     return " | ".join(parts)
 
 
@@ -119,7 +119,7 @@ def _describe_holder(run: RunStatus) -> str:
         return f"{name} works in it{where}"
     if is_alive is None:
         said = [each.work["time"] for each in run.stages if each.work is not None]
-        words = f"{name} had it last; from here it cannot be told whether that lives"
+        words = f"{name} was the last; this host cannot see whether it still runs"
         if said:
             words += f"; it last wrote {progress.format_seconds(time.time() - max(said))} ago"
         return words
@@ -133,11 +133,11 @@ def _describe_eta(run: RunStatus) -> str:
     known = "not known yet" if left is None else progress.format_seconds(left)
     if not later:
         return known
-    return f"{known}, and what is not known before it begins: {', '.join(later)}"
+    return f"{known}, plus unknown times of: {', '.join(later)}"
 
 
 def describe_next(run: RunStatus) -> str:
-    """What the command that made the run would do now."""
+    """Says what the command that started the run would do now."""
     if run.holder.is_alive:
         return f"would be refused: {run.holder.name} works in {run.directory}"
     problems = [f"{each.name}: {each.problem}" for each in run.stages if each.problem]

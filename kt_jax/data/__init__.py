@@ -1,4 +1,4 @@
-"""Where images come from, decoded to uint8 on the host and nothing more."""
+"""Lists, checks and decodes images on the host, as uint8. Augmentation is not done here."""
 
 from kt_jax.data.decode import decode_image, fit_square
 from kt_jax.data.duplicates import (

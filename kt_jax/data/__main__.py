@@ -1,13 +1,13 @@
-"""Examines sets of images before they are learned from, and re-encodes them to be read faster.
+"""Checks sets of images before training, and re-encodes them for faster reading.
 
     python -m kt_jax.data scan photos
     python -m kt_jax.data scan photos/train --against photos/test
     python -m kt_jax.data prepare photos --out=photos-256 --size=256 --quality=90
 
-A PATH is a folder, a zip, a tar, a table of paths, a VOC devkit's year, a Hugging Face data set,
-ArrayRecord files, the shards of a WebDataset, or a glob; several are one set, as if the folder that
-holds them all (of a glob: the one before its first wildcard) held nothing else. A TFDS data set is
-named by --source=tfds --option name=NAME --option split=train.
+A PATH is a folder, a zip, a tar, a table of paths, one year of a VOC devkit, a Hugging Face data
+set, ArrayRecord files, the shards of a WebDataset, or a glob. Several paths are one set: the root
+is their common folder (for a glob, the folder before its first wildcard). For a TFDS data set, give
+--source=tfds --option name=NAME --option split=train.
 """
 
 import argparse
@@ -41,24 +41,24 @@ from kt_jax.data.sources.folder import Folder
 from kt_jax.data.sources.listing import Listing, Note, make_scanned, read_note, read_scanned
 from kt_jax.runs import errors, progress
 
-# Its functions are made at run time, where no type checker sees them.
+# pyarrow.compute makes its functions at run time, so type checkers do not see them.
 pc: Any = pyarrow.compute
 
 _SUFFIX = ".manifest.parquet"
-_SHOWN = 10  # of files, classes and groups of duplicates
+_SHOWN = 10  # limit on files, classes and groups of duplicates
 _SHOWN_OF_GROUP = 4
-_SCAN = """Reads every image once, and writes what it is into a manifest: one row for each, with its
-size, mode, hashes and class, or the reason why it is excluded. The manifest opens the set without
-listing or reading anything. The same command run again reads what is new or has changed. Prints
-what is in the set, and its duplicates. Files that are readable, excluded (one line for each reason)
-and ignored (a short list of non-images, see README) are together all files that are there."""
-_PREPARE = """Re-encodes every image as a JPEG of a smaller size into DIR, which
-source="array_record" opens with the same keys, classes and subsets. Images that cannot be read are
-left out, and listed in excluded.parquet. The same command run again goes on after a kill."""
+_SCAN = """Reads every image once, and writes a manifest: one row for each image, with its size,
+mode, hashes and class, or the reason why it is excluded. The manifest opens the set without listing
+or reading files. The same command again reads only files that are new or have changed. Prints a
+summary of the set, and its duplicates. Every file is counted as readable, excluded (one line for
+each reason) or ignored (a short list of non-images, see README)."""
+_PREPARE = """Re-encodes every image as a JPEG of a smaller size into DIR. source="array_record"
+opens DIR with the same keys, classes and subsets. Unreadable images are skipped, and listed in
+excluded.parquet. After a kill, the same command resumes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status; a user's error is one message and status 2."""
+    """Runs the command; returns its exit status, 2 for a user's error, which is one message."""
     given = list(sys.argv[1:] if argv is None else argv)
     own, runner_options = given, []
     if "--" in given:
@@ -77,13 +77,13 @@ def _make_parser() -> argparse.ArgumentParser:
     add = commands.add_parser("scan", parents=[both], description=_SCAN, **shape).add_argument
     add("--out", metavar="FILE.parquet", help="the manifest (./<name of PATH>.manifest.parquet)")
     add("--against", nargs="+", action="extend", default=[], metavar="PATH",
-        help="more sets, or their manifests: to find images that are in both")  # fmt: skip
+        help="other sets, or their manifests, to find images that are in both")  # fmt: skip
     add = commands.add_parser("prepare", parents=[both], description=_PREPARE, **shape).add_argument
-    add("--out", required=True, metavar="DIR", help="where the files go")
-    add("--size", type=int, default=256, help="short side in pixels; none is enlarged (256)")
-    add("--quality", type=int, default=90, help="of the JPEGs, 1 to 100 (90)")
+    add("--out", required=True, metavar="DIR", help="directory for the files")
+    add("--size", type=int, default=256, help="short side in pixels; images are not enlarged (256)")
+    add("--quality", type=int, default=90, help="JPEG quality, 1 to 100 (90)")
     add("--shards", type=int, help="number of files (64, or fewer for few images)")
-    add("--runner", help="of Apache Beam, whose workers see PATH and DIR; its options follow --")
+    add("--runner", help="Apache Beam runner; its workers need PATH and DIR; its options follow --")
     return parser
 
 
@@ -92,7 +92,7 @@ def _scan(arguments: argparse.Namespace, runner_options: Sequence[str]) -> None:
         raise ValueError(f"-- {' '.join(runner_options)}: a scan takes no such options")
     options = read_options(arguments)
     opened = make_source(arguments.source, **options)
-    # Before the scan, which may take hours: a mistyped path is said at once.
+    # Before the scan, which may take hours, so that a mistyped path fails at once.
     others = [
         make_source("auto", path=os.path.abspath(os.path.expanduser(path)))
         for path in arguments.against
@@ -104,10 +104,10 @@ def _scan(arguments: argparse.Namespace, runner_options: Sequence[str]) -> None:
         raise ValueError(f"--out={arguments.out}: the name of a manifest ends in .parquet")
     known = _read_known(out, note)
     if known is not None and type(opened).read_labelled is Source.read_labelled:
-        # Classes are not learned by reading: those of now count.
+        # Classes do not come from reading the images: use the present ones.
         nulls = pa.nulls(len(known), pa.string())
         known = known.set_column(known.schema.get_field_index("label"), "label", nulls)
-    # Next to it, so that what an interrupted scan has read is not read again.
+    # Next to the manifest, so that an interrupted scan resumes.
     partial = out.with_name(f".{out.name}.partial.parquet")
     table = scan(opened, partial, known)
     at = table.schema.get_field_index("label")
@@ -141,7 +141,7 @@ def _prepare(arguments: argparse.Namespace, runner_options: Sequence[str]) -> No
 
 
 def _note(source: str, options: dict[str, Any], opened: Source) -> Note:
-    """What the manifest will say: a scan of a manifest is one of what that was made of."""
+    """Returns the note for the manifest. A scan of a manifest notes the source of that one."""
     if opened.manifest is None and isinstance(opened, Folder | Listing):
         return Note("folder", {"path": str(opened.root)}, options)
     source = detect(options["path"]) if source == "auto" else source
@@ -158,7 +158,7 @@ def _default_out(path: str | list[str], opened: Source) -> str:
 
 
 def _read_known(out: pathlib.Path, wanted: Note) -> pa.Table | None:
-    """The entries of an earlier scan of the same place; refuses what must not be overwritten."""
+    """Returns the entries of an earlier scan. ValueError if `out` is anything else."""
     if not out.exists():
         return None
     try:
@@ -233,7 +233,7 @@ def _describe(opened: Source, table: pa.Table) -> None:
 
 
 def _compare(name: str, keys: list[str], hashes: Hashes, opened: Source) -> None:
-    """Prints which images a further set shares with the one of this name, that was scanned."""
+    """Prints which images of the scanned set `name` are also in another set."""
     other_keys, other_hashes = _readable(opened, scan(opened))
     found = find_leaks(hashes, other_hashes)
     print(

@@ -1,4 +1,4 @@
-"""How every command names a set of images: PATH ..., --source and --option."""
+"""Command-line arguments that name a set of images: PATH ..., --source and --option."""
 
 import argparse
 import os
@@ -10,21 +10,21 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="where the images are")
     parser.add_argument("--source", default="auto", help="what PATH is, if it does not tell (auto)")
     parser.add_argument("--option", type=_option, action="append", default=[],
-        metavar="NAME=VALUE", help="of the source, such as label_column=class")  # fmt: skip
+        metavar="NAME=VALUE", help="option of the source, such as label_column=class")  # fmt: skip
 
 
 def read_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the source, as `make_source` takes them; paths are absolute.
+    """Returns the options of the source for `make_source`, with absolute paths.
 
     Raises:
-      ValueError: no PATH, or several of a source that takes one.
+      ValueError: there is no PATH, or several for a source that takes one.
     """
     options, source = dict(arguments.option), arguments.source
     if not arguments.paths:
         if source == "auto":
             raise ValueError("there is no PATH: say where the images are")
         return options
-    # Sorted: the same places in another order are the same set.
+    # Sorted: the order of paths does not change the set.
     paths = sorted(os.path.abspath(os.path.expanduser(path)) for path in arguments.paths)
     if len(paths) > 1 and source not in ("auto", "folder", "webdataset"):
         raise ValueError(f"--source={source} takes one PATH, not {len(paths)}")

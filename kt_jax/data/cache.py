@@ -1,4 +1,4 @@
-"""Keeps decoded images: epochs after the first cost no decoding."""
+"""Caches decoded images, so that epochs after the first need no decoding."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from kt_jax.data.descriptor import Descriptor
 _log = logging.getLogger(__name__)
 
 PLACES = ("auto", "ram", "disk", "none")
-# "auto" takes no more than these shares of what is free.
+# "auto" uses at most these shares of the free space.
 _SHARE_OF_MEMORY = 1 / 4
 _SHARE_OF_DISK = 1 / 2
 
@@ -34,22 +34,22 @@ def keep_decoded(
     cache_dir: str | os.PathLike | None,
     workers: int,
 ) -> Load:
-    """Returns a decoder that keeps what `load` decodes, and logs where.
+    """Returns a decoder that caches the results of `load`, and logs where.
 
     Args:
       load: the decoder: index -> uint8 `[size, size, 3]`.
-      count: how many images there are.
-      size: their side, in pixels.
-      place: "ram", "disk" (below cache_dir), "none", or "auto": memory if it fits there and no
-        worker processes would each keep their own, else the disk if it fits there, else none;
-        what lies on the disk already is used.
-      name: of the images, for people.
-      fingerprint: of the images: what is kept on disk belongs to it.
-      cache_dir: where "disk" is; None: there is none.
-      workers: how many processes decode, 0 if this one does.
+      count: number of images.
+      size: side of the images, in pixels.
+      place: "ram", "disk" (below cache_dir), "none", or "auto". "auto" uses memory if the images
+        fit and there are no worker processes (each would have a copy), else the disk if they fit
+        there, else none. Images that are already on disk are used.
+      name: name of the images, for messages.
+      fingerprint: fingerprint of the images, which identifies the file on disk.
+      cache_dir: directory for "disk"; None if there is none.
+      workers: number of worker processes that decode; 0 if this process does.
 
     Raises:
-      ValueError: an unknown place, or "disk" without cache_dir.
+      ValueError: the place is unknown, or is "disk" without cache_dir.
     """
     if place not in PLACES:
         raise ValueError(f"cache is {place!r} but must be one of {', '.join(PLACES)}")
@@ -75,7 +75,7 @@ def keep_decoded(
 
 
 def _choose(needed: int, path: pathlib.Path | None, workers: int) -> str:
-    # What an earlier run has written needs no more room, and is not decoded again.
+    # Images from an earlier run need no more space, and are not decoded again.
     written = 0 if path is None else _size_on_disk(path)
     if written >= needed:
         return "disk"
@@ -100,7 +100,7 @@ def _log_others(path: pathlib.Path, name: str) -> None:
 
 
 def _size_on_disk(path: pathlib.Path) -> int:
-    """The bytes that a file takes, without its holes; 0 if there is none."""
+    """Returns the size of a file on disk in bytes, without its holes; 0 if it does not exist."""
     try:
         return path.stat().st_blocks * 512
     except OSError:
@@ -108,21 +108,21 @@ def _size_on_disk(path: pathlib.Path) -> int:
 
 
 class _InMemory:
-    """Keeps images in this process's memory."""
+    """Caches images in this process's memory."""
 
     def __init__(self, load: Load, count: int, size: int) -> None:
         self._load, self._count, self._size = load, count, size
-        # The pages of np.empty are real only once they are written.
+        # The pages of np.empty take memory only when they are written.
         self._decoded = np.empty((count, size, size, 3), np.uint8)
         self._known = np.zeros(count, bool)
 
     def __call__(self, i: int) -> np.ndarray:
-        # Two threads may both decode an image: they write the same bytes.
+        # Two threads may decode the same image: they write the same bytes.
         if not self._known[i]:
             self._decoded[i] = self._load(i)
             self._known[i] = True
         pixels = self._decoded[i]
-        # A view: who wrote to it would change the image of all epochs.
+        # Read-only: writing to the view would change the image in all epochs.
         pixels.flags.writeable = False
         return pixels
 
@@ -131,11 +131,11 @@ class _InMemory:
 
 
 class _OnDisk:
-    """Keeps images in a file of fixed rows, each its pixels and their CRC-32.
+    """Caches images in a file with rows of fixed size: the pixels and their CRC-32.
 
-    A row is there if its CRC is right: a hole in the file, a half-written row and the zeros that
-    some file systems leave after a power cut are decoded again. The file is read and written at
-    offsets and not mapped: a full disk is an error here, but would kill whoever writes to a map.
+    A row is valid if its CRC is. Holes in the file, half-written rows, and zeros that some file
+    systems leave after a power cut are decoded again. The file is read and written at offsets, not
+    mapped to memory: on a full disk this raises an error, but writing to a map kills the process.
     """
 
     def __init__(self, load: Load, path: pathlib.Path, size: int) -> None:

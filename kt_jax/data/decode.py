@@ -1,4 +1,4 @@
-"""Decoding an image file to a square RGB array, and examining one."""
+"""Decodes image files to square RGB arrays, and examines them."""
 
 import contextlib
 import re
@@ -16,51 +16,51 @@ from kt_jax.data import jpeg
 from kt_jax.data.formats import FORMATS, Stored, make_opaque, open_picture
 from kt_jax.data.orientation import find_orientation, read_exif, swaps_sides, turn
 
-# Count up when pixels change: images are examined again, and what is kept of them decoded.
+# Raise this if decoded pixels change: images are then examined and cached again.
 VERSION = 2
-# Tells who refused an image: another decoder may read it.
+# Identifies the decoder that refused an image: another version may read it.
 DECODER = f"{VERSION}, Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}"
 MAX_PIXELS = 200_000_000
-# The pixels that are allowed, uncompressed, and then some. Larger files are not even read.
+# More than the allowed pixels take uncompressed. Larger files are not read at all.
 MAX_BYTES = 2**30
 MIN_SIDE = 8
 MAX_ASPECT = 50
 THUMBNAIL = 32
 
-# Pillow would warn from 89 megapixels on, one line an image. The limit is checked below.
+# Pillow would warn of each image above 89 megapixels. The limit is checked below.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-# Batches are decoded by several threads already.
+# Several threads already decode batches.
 cv2.setNumThreads(1)
-# A broken file is excluded with a reason; lines about it between others help nobody.
+# A broken file is excluded with a reason, so OpenCV's own log lines are not needed.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-# Pictures of more pixels than this are decoded one at a time, so that many threads that meet them
-# together do not add up their memory.
+# Pictures with more pixels are decoded one at a time, to limit the memory that many threads take
+# together.
 _LARGE_PIXELS = 25_000_000
 _STRIP_PIXELS = 4_000_000
 _large = threading.Lock()
 
 _JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB"}
-# What libjpeg says of data that end too early; 0xd9 is the end marker.
+# Messages of libjpeg for truncated data; 0xd9 is the end marker.
 _CUT_OFF = re.compile("[Pp]remature end|found marker 0xd9")
-# ... and of what lies between the pixels and the end marker.
+# Its message for bytes between the pixels and the end marker.
 _UNUSED = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
-# Pixels, grey `[h, w]` or RGB `[h, w, 3]`, and the picture that they are of.
+# Pixels, grey `[h, w]` or RGB `[h, w, 3]`, and the picture that they come from.
 _Decoded = tuple[np.ndarray, Stored]
 
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """What a readable image is.
+    """Properties of a readable image.
 
     Attributes:
-      height: of the upright picture, in pixels.
-      width: of the upright picture, in pixels.
-      mode: Pillow's word for how its pixels are stored, such as "RGB", "L", "CMYK", "P", "I;16".
-      bits: of a sample as stored, such as 8, 12, 16.
-      thumbnail: the whole upright picture in grey, uint8 `[32, 32]`: what tells near duplicates.
+      height: height of the upright picture, in pixels.
+      width: width of the upright picture, in pixels.
+      mode: Pillow's mode of the stored pixels, such as "RGB", "L", "CMYK", "P", "I;16".
+      bits: bits per stored sample, such as 8, 12, 16.
+      thumbnail: the whole upright picture in grey, uint8 `[32, 32]`, to find near duplicates.
     """
 
     height: int
@@ -78,24 +78,24 @@ def decode_image(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
       size: the side of the result, in pixels.
 
     Returns:
-      uint8 `[size, size, 3]`. The picture is turned as its EXIF data (in a TIFF: its tag
-      Orientation) say, or where they do not say anything, as its XMP data say, whatever the format.
-      Transparent pixels are laid on white; samples of 10 to 16 bits keep their high byte; CMYK is
-      converted without colour profile; of an animation the first frame is taken.
+      uint8 `[size, size, 3]`. The picture is turned upright by its EXIF orientation (in a TIFF, the
+      tag Orientation) or, if it has none, by its XMP orientation, in every format. Transparent
+      pixels are put on white. Samples of 10 to 16 bits keep their high byte. CMYK is converted
+      without a colour profile. An animation gives its first frame.
 
     Raises:
-      ValueError: the bytes are no complete image (a JPEG may lack its end marker); or its pixels
-        have no known range (float, signed, 32 bits), or are of a kind that is not known to be read
-        right; or it has more than 200 megapixels, a side of fewer than 8, or one side more than 50
-        times the other; or it is a JPEG of more than 100 scans. The message is the reason.
+      ValueError: the bytes are not a complete image (a JPEG may lack its end marker); its pixels
+        have no known range (float, signed, 32 bits) or a kind that may be read wrong; it has more
+        than 200 megapixels, a side below 8 pixels, or a side of more than 50 times the other; or it
+        is a JPEG with more than 100 scans. The message is the reason.
     """
     pixels, stored = _decode(data, size)
-    # A square turned after the centre crop is the crop of the turned image, and cheaper.
+    # Turning the square after the crop gives the same pixels, and is cheaper.
     return np.ascontiguousarray(turn(fit_square(pixels, size), stored.orientation))
 
 
 def fit_square(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """The central square of a picture, resized to `size` px, as `decode_image` does it."""
+    """Returns the central square of a picture, resized to `size` px, as in `decode_image`."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -103,9 +103,9 @@ def fit_square(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarra
 
 
 def decode_upright(data: bytes, short_side: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes a whole image: upright, RGB, resized to the short side if that is longer.
+    """Decodes a whole image: upright, RGB, with the short side reduced to at most `short_side` px.
 
-    Args, conversions and errors as in `decode_image`.
+    Arguments, conversions and errors are as in `decode_image`.
     """
     pixels, stored = _decode(data, short_side)
     height, width = pixels.shape[:2]
@@ -116,7 +116,7 @@ def decode_upright(data: bytes, short_side: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def examine_image(data: bytes) -> Examined:
-    """Decodes an image to say what it is; errors as in `decode_image`."""
+    """Decodes an image, and returns its properties. Errors are as in `decode_image`."""
     pixels, (height, width, mode, bits, orientation) = _decode(data, THUMBNAIL, grey=True)
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -127,14 +127,14 @@ def examine_image(data: bytes) -> Examined:
 
 
 def why_too_large(size: int) -> str | None:
-    """Why a file of this many bytes is refused, None if it may be read."""
+    """Returns the reason to refuse a file of `size` bytes; None if it may be read."""
     return f"{size:,} bytes are more than {MAX_BYTES:,}" if size > MAX_BYTES else None
 
 
 def _decode(data: bytes, short_side: int, *, grey: bool = False) -> _Decoded:
-    """Decodes to RGB, or to grey if asked for and cheaper.
+    """Decodes to RGB, or to grey if `grey` is set and grey is cheaper.
 
-    A JPEG is decoded at the smallest of the eighths of its size that leaves `short_side` px.
+    A JPEG is decoded at the smallest multiple of 1/8 of its size with at least `short_side` px.
     """
     if not data:
         raise ValueError("the file is empty (0 bytes)")
@@ -153,23 +153,23 @@ def _decode(data: bytes, short_side: int, *, grey: bool = False) -> _Decoded:
         with _alone_if_large(stored.height, stored.width):
             return _to_rgb(load(), short_side), stored
     except (ValueError, MemoryError):
-        # Of a want of memory, the image is not to blame.
+        # Out of memory: not an error of the image.
         raise
     except Image.UnidentifiedImageError as error:
         raise ValueError(unknown) from error
     except Exception as error:
-        # Pillow's readers raise whatever they meet in a broken file: OSError, SyntaxError,
-        # struct.error, zlib.error, IndexError ... To us it is one thing: no image.
+        # Pillow's readers raise many types for a broken file: OSError, SyntaxError, struct.error,
+        # zlib.error, IndexError ... All mean that it is not an image.
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _try_jpeg(
     data: bytes, header: jpeg.Header, short_side: int, grey: bool
 ) -> tuple[_Decoded | None, bytes, str]:
-    """The picture; or None, the bytes for Pillow to try, and why simplejpeg does not read them.
+    """Returns the picture, or None, the bytes for Pillow, and why simplejpeg does not read them.
 
-    Pillow reads some that simplejpeg refuses, and says better what is wrong; but with grey it
-    fills up what is cut off.
+    Pillow reads some files that simplejpeg refuses, and has better messages. But it fills the
+    missing part of a truncated file with grey.
     """
     try:
         return _decode_jpeg(data, header, short_side, grey), data, ""
@@ -180,7 +180,7 @@ def _try_jpeg(
     if not _CUT_OFF.search(why_not):
         return None, data, why_not
     try:
-        # Only the end marker may be missing.
+        # A JPEG may lack its end marker only.
         data = jpeg.add_end(data)
         return _decode_jpeg(data, header, short_side, grey), data, ""
     except _Unconverted as error:
@@ -221,17 +221,17 @@ def _resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if ratio >= 2:
         how = cv2.INTER_AREA
     else:
-        # Below 2:1 a bilinear look skips no pixel, and takes a fifth of the time of areas.
+        # Below 2:1, bilinear interpolation skips no pixel, and takes a fifth of the time of areas.
         how = cv2.INTER_LINEAR if ratio > 1 else cv2.INTER_CUBIC
     return cv2.resize(pixels, shape[::-1], interpolation=how)
 
 
 class _Refused(ValueError):
-    """Refused for what it is, whichever decoder would read it."""
+    """The image is refused with any decoder."""
 
 
 class _Unconverted(ValueError):
-    """A sound JPEG whose colours simplejpeg does not turn into RGB."""
+    """A valid JPEG whose colours simplejpeg does not convert to RGB."""
 
 
 def _check_shape(height: int, width: int) -> None:
@@ -249,8 +249,8 @@ def _to_rgb(image: Image.Image, short_side: int) -> np.ndarray:
     width, height = image.size
     if width * height <= _LARGE_PIXELS:
         return np.asarray(make_opaque(image))
-    # In strips, and smaller by whole numbers as far as `short_side` allows twice over: else the
-    # copies of a large picture would take several times its memory.
+    # In strips, and reduced by a whole number while at least twice `short_side` remains: otherwise
+    # the copies of a large picture would take several times its memory.
     factor = max(1, min(width, height) // (2 * short_side))
     rows = factor * -(-_STRIP_PIXELS // (factor * width))
     strips = []

@@ -5,9 +5,9 @@ from typing import Any
 
 
 class Descriptor:
-    """The descriptor of an open file, for reads at offsets: any number of threads share it.
+    """The descriptor of an open file, for reads at offsets from any number of threads.
 
-    Forked processes share it too; a copy in another process opens the file again.
+    Forked processes share it. If it is pickled to another process, that opens the file again.
     """
 
     def __init__(self, path: str | os.PathLike, flags: int = os.O_RDONLY) -> None:

@@ -1,13 +1,12 @@
-"""Duplicates: within a set of images, and between images learned from and images tested on.
+"""Finds duplicates within a set of images, and between training and evaluation images.
 
-Equal content is certain. Near duplicates, such as a copy that was saved again, made smaller or
-brighter, are found by pHash: which of the lowest 8 x 8 frequencies of the grey image are above
-their median. It misses mirror images, and most copies that lost 5 % of a side.
+Equal content is certain. pHash finds near duplicates, such as copies that were saved again, resized
+or brightened. Its bits say which of the lowest 8 x 8 frequencies of the grey image are above their
+median. It misses mirror images, and most copies that lost 5 % of a side.
 
-The median leaves exactly 32 of the 64 bits set, but fewer where many frequencies are zero, as in
-plain, striped and symmetric pictures. Pictures that have nothing else in common share such hashes,
-so that these tell nothing: their pictures are nobody's near duplicates here. None of 24,000
-photographs is such a picture.
+By the median, exactly 32 of the 64 bits are set. Fewer are set if many frequencies are zero, as in
+plain, striped and symmetric pictures. Unrelated pictures share such hashes, so these are ignored:
+such pictures have no near duplicates here. None of 24,000 photographs is such a picture.
 """
 
 import hashlib
@@ -25,21 +24,22 @@ from kt_jax.data.image_set import Hashes, Images
 from kt_jax.data.scan import perceptual_hash
 from kt_jax.runs import progress
 
-# In bits; an even number differs, as 32 are set. In 24,000 photographs all 13 pairs at up to 4 show
-# one scene, but only 3 of 10 at 6. Of 50,000 crops, 19 were within 4 of one of 1.28 million crops
-# of other photographs, 177 within 6. Copies of quality 50 or half the size were all within 4.
+# Distance in bits, always even, as 32 are set. In 24,000 photographs, all 13 pairs at up to 4 bits
+# show the same scene, but only 3 of 10 pairs at 6. Of 50,000 crops, 19 were within 4 bits of one of
+# 1.28 million crops of other photographs, 177 within 6. All copies of quality 50 or half the size
+# were within 4.
 NEAR = 4
-# How many pairs are compared at a time.
+# Number of pairs that are compared at a time.
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The groups of duplicates in a set, each of two rows or more, rows ascending.
+    """Groups of duplicates in a set. Each has at least two row numbers, ascending.
 
     Attributes:
-      exact: rows of equal content.
-      near: rows connected by small distances, not all of equal content.
+      exact: groups of rows with equal content.
+      near: groups of rows that small distances connect, and whose content is not all equal.
     """
 
     exact: list[tuple[int, ...]]
@@ -48,12 +48,13 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Leaks:
-    """Evaluation images that were learned from: (evaluation row, training row), ascending.
+    """Evaluation images that are also in the training set: (evaluation row, training row) pairs.
+
+    Pairs are ascending, with at most one for each evaluation row.
 
     Attributes:
-      exact: of equal content; the training row is the first.
-      near: the other evaluation rows with a near duplicate; the training row is the nearest,
-        the first of several.
+      exact: pairs with equal content, with the first such training row.
+      near: other pairs of near duplicates, with the (first) nearest training row.
     """
 
     exact: list[tuple[int, int]]
@@ -61,7 +62,7 @@ class Leaks:
 
 
 def hash_images(images: Images) -> Hashes:
-    """Returns the hashes of the files or, where there are none, of the decoded pixels."""
+    """Returns the hashes of the files or, if images are not files, of the decoded pixels."""
     if images.hashes is not None:
         return images.hashes
     content, perceptual = [], np.empty(len(images), np.uint64)
@@ -77,7 +78,7 @@ def hash_images(images: Images) -> Hashes:
 
 
 def find_duplicates(hashes: Hashes) -> Duplicates:
-    """Finds the duplicates in a set, a million images in seconds."""
+    """Finds the duplicates in a set. A million images take seconds."""
     content = pa.array(hashes.content, pa.string()).dictionary_encode().indices.to_numpy()
     telling = np.flatnonzero(_tells(hashes.perceptual))
     unique, which = np.unique(hashes.perceptual[telling], return_inverse=True)
@@ -87,9 +88,9 @@ def find_duplicates(hashes: Hashes) -> Duplicates:
 
 
 def find_leaks(evaluation: Hashes, training: Hashes) -> Leaks:
-    """Finds evaluation images that are in a training set too, at most one there for each.
+    """Finds evaluation images that are also in a training set.
 
-    50,000 among a million take seconds.
+    50,000 images against a million take seconds.
     """
     first: dict[str, int] = {}
     for row, content in enumerate(training.content):
@@ -104,7 +105,7 @@ def find_leaks(evaluation: Hashes, training: Hashes) -> Leaks:
     telling = np.flatnonzero(_tells(training.perceptual))
     unique, at = np.unique(training.perceptual[telling], return_index=True)
     lowest_rows = telling[at]
-    # One number that orders by distance, then by row.
+    # One number that sorts by distance, then by row.
     count = len(training.perceptual)
     none = (NEAR + 1) * count
     best = np.full(len(wanted), none, np.int64)
@@ -116,25 +117,25 @@ def find_leaks(evaluation: Hashes, training: Hashes) -> Leaks:
 
 
 def _tells(perceptual: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Which hashes say something of their picture: see the top of this file."""
+    """Returns which hashes are meaningful: see the top of this file."""
     return np.bitwise_count(perceptual) == 32
 
 
 def _components(hashes: UInt64[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Numbers the connected components of unique hashes."""
+    """Returns the number of the connected component of each unique hash."""
     labels = np.arange(len(hashes))
     waiting: list[np.ndarray] = []
     for left, right, _ in _close_pairs(hashes, hashes):
         edges = np.stack([labels[left], labels[right]])
         waiting.append(edges[:, edges[0] != edges[1]])
-        # Edges are forgotten once their ends have one label: of a cluster there may be billions.
+        # Drop edges whose ends have the same label: a cluster may have billions of edges.
         if sum(edges.shape[1] for edges in waiting) > _BLOCK:
             labels, waiting = _join(labels, waiting), []
     return _join(labels, waiting) if waiting else labels
 
 
 def _join(labels: np.ndarray, edges: list[np.ndarray]) -> np.ndarray:
-    # Only here: scipy takes longer to import than many a scan takes.
+    # Imported here: importing scipy takes longer than many scans.
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -148,9 +149,9 @@ def _close_pairs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields rows of `left`, rows of `right` and their distances, a block of pairs at a time.
 
-    A pair may come more than once; if both are one array, it comes in one order, and no hash with
-    itself. Of NEAR + 2 bands of bits, hashes that close agree in two at least: for every
-    two bands, those that agree in them are compared.
+    A pair may come more than once. If both arguments are the same array, a pair comes in one order,
+    and no hash is paired with itself. The bits are split into NEAR + 2 bands. Hashes within NEAR
+    bits agree in at least two bands, so for every two bands, the hashes that agree are compared.
     """
     edges = [64 * band // (NEAR + 2) for band in range(NEAR + 3)]
     bands = [(1 << end) - (1 << begin) for begin, end in itertools.pairwise(edges)]
@@ -181,7 +182,7 @@ def _close_pairs(
 
 
 def _groups(labels: Int[np.ndarray, " n"]) -> list[np.ndarray]:
-    """The rows of each label that two rows or more have."""
+    """Returns the rows of each label that at least two rows have."""
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     counts = np.diff(starts, append=len(labels))

@@ -1,4 +1,4 @@
-"""What the names of folders say of the images in them: a split, a class, or nothing."""
+"""Finds the split and the class of images by the names of their folders."""
 
 import itertools
 from collections import defaultdict
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from kt_jax.data.splits import choose_splits, divide, is_extra, is_filler, read_name
 
-# The names of the folders that lead to some images, the outermost first; () is the root.
+# The path of a folder as names, the outermost first; () is the root.
 Folder = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a folder says of the images that lie in it.
+    """The split and class of the images in a folder.
 
     Attributes:
       subset: "train", "test", or None.
-      name: that of the class, or None.
-      due: whether the set has no classes at all if these images have none.
+      name: name of the class, or None.
+      due: whether these images need a class: without it, the whole set has no classes.
     """
 
     subset: str | None = None
@@ -27,18 +27,19 @@ class Place:
 
 
 def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
-    """Returns what each folder says; and where one may be a split or a class, why, else "".
+    """Returns the place of each folder, and a message if one may be a split or a class, else "".
 
-    Folders that hold all images are passed through. Below them are, the first that fits:
+    Outer folders that contain all images are skipped. Below them, the first layout that fits is
+    used:
 
-    - at the top splits for training and for tests, below each its classes;
-    - at the top classes, below each the same splits for training and for tests;
-    - at the top splits, but not of both kinds (perhaps with others like "unlabeled"), below each
-      its classes: nothing says the subsets;
-    - at the top classes, one of which may have the name of a split, like the class "train".
+    - splits for training and for tests, and classes in each;
+    - classes, and in each the same splits for training and for tests;
+    - splits of one kind only (perhaps with others like "unlabeled"), and classes in each. The
+      subsets are then unknown;
+    - classes. One may have the name of a split, like the class "train".
     """
     folders = sorted(folders)
-    # All lie, in order, between the first and the last: what these share, all do.
+    # Sorted: names that the first and the last share are shared by all.
     ends = zip(folders[0], folders[-1], strict=False) if folders else ()
     depth = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
     tops = _group(folders, depth)
@@ -63,7 +64,7 @@ def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
 
 
 def _group(folders: Iterable[Folder], depth: int) -> dict[str, list[Folder]]:
-    """The folders by their name at this depth, "" where they do not go so deep."""
+    """Groups folders by their name at this depth, or "" if they are not so deep."""
     groups = defaultdict(list)
     for folder in folders:
         groups[folder[depth] if len(folder) > depth else ""].append(folder)
@@ -74,7 +75,7 @@ def _splits_first(
     tops: Mapping[str, list[Folder]], splits: dict[str, str | None], depth: int
 ) -> dict[Folder, Place]:
     classes = {name: _classes_below(tops[name], depth, name) for name in splits}
-    # A flat test/ next to train/ and val/ with classes, as in ImageNet, has no labels to test with.
+    # A flat test/ next to train/ and val/ with classes, as in ImageNet, has no labels for tests.
     labelled = choose_splits(name for name in splits if any(classes[name].values()))
     if divide(labelled.values()):
         splits = dict.fromkeys(splits) | labelled
@@ -88,7 +89,7 @@ def _splits_first(
 def _classes_first(
     tops: Mapping[str, list[Folder]], depth: int
 ) -> tuple[dict[Folder, Place], str] | None:
-    """Classes with splits below each; None if these are not below all."""
+    """Returns classes with splits below each; None if a class lacks them."""
     groups = {top: _group(folders, depth) for top, folders in tops.items()}
     splits = choose_splits(name for group in groups.values() for name in group if name)
     if not all(divide(map(splits.get, group)) and "" not in group for group in groups.values()):
@@ -111,22 +112,22 @@ def _classes_first(
 
 
 def _one_sided(names: list[str]) -> list[str]:
-    """Those of the names that are splits, if the others are extra; [] if some are classes."""
+    """Returns the names that are splits if the others are extra; [] if some are classes."""
     said = {name: found for name in names if (found := read_name(name))}
     extra = [name for name in names if name not in said and is_extra(name)]
     if len(said) + len(extra) < len(names):
         return []
     rests = {found.rest for found in said.values()}
-    # "bullet_train" and "steam_train" are two classes; "seg_train" and "seg_pred" are none.
+    # "bullet_train" and "steam_train" are classes; "seg_train" and "seg_pred" are not.
     one = len(rests) == 1 and (extra or rests == {""})
     both = {"train"} < {found.split for found in said.values()}
     return list(said) if one or both else []
 
 
 def _classes_below(folders: list[Folder], depth: int, split: str) -> dict[Folder, str | None]:
-    """The class of each folder of a split: its name at this depth.
+    """Returns the class of each folder of a split: its name at this depth.
 
-    A folder that holds all and only repeats the split, or says nothing, is passed through.
+    A folder that contains all others is skipped if its name repeats the split or is a filler.
     """
     names = set(_group(folders, depth))
     while len(names) == 1 and _repeats(min(names), split):
@@ -142,7 +143,7 @@ def _repeats(name: str, split: str) -> bool:
 
 
 def _may_be_splits(tops: Mapping[str, list[Folder]], splits: Iterable[str], depth: int) -> bool:
-    """Whether tops with the names of splits hold classes, as no other top does."""
+    """Whether only the top folders with names of splits contain classes."""
     below = {name: set(_group(folders, depth)) for name, folders in tops.items()}
     classes = set().union(*(below[name] for name in splits))
     return all(len(below[name]) > 1 and "" not in below[name] for name in splits) and all(

@@ -1,4 +1,4 @@
-"""Opens a picture of any format that is read: with Pillow, and with others where it errs."""
+"""Opens pictures of all supported formats: with Pillow, or others where Pillow is wrong."""
 
 import functools
 import io
@@ -13,20 +13,20 @@ from PIL import Image, ImageFile, PpmImagePlugin
 from kt_jax.data import png, tiff
 from kt_jax.data.orientation import find_orientation, read_exif
 
-# The only readers that Pillow may try. Others reach further than a data set should: EPS, for one,
+# The only readers that Pillow may try. Others are not safe for downloaded data: EPS, for example,
 # starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 class Stored(NamedTuple):
-    """What a picture is, before its pixels are decoded.
+    """Properties of a picture that are known before its pixels are decoded.
 
     Attributes:
-      height: of the decoded pixels, in pixels.
-      width: of the decoded pixels, in pixels.
-      mode: Pillow's word for how its pixels are stored.
-      bits: of a sample, as stored.
-      orientation: of the decoded pixels.
+      height: height of the decoded array, in pixels.
+      width: width of the decoded array, in pixels.
+      mode: Pillow's mode of the stored pixels.
+      bits: bits per stored sample.
+      orientation: EXIF orientation of the decoded array, 1 to 8.
     """
 
     height: int
@@ -40,16 +40,16 @@ Opened = tuple[Stored, Callable[[], Image.Image]]
 
 
 def open_picture(data: bytes, short_side: int) -> Opened:
-    """Opens a picture; returns what it is, and what decodes it.
+    """Opens a picture; returns its properties and a function that decodes it.
 
     Args:
       data: the bytes of the file.
-      short_side: a JPEG may be decoded smaller, at an eighth of its size or more, as long as it
-        has this many pixels.
+      short_side: a JPEG may be decoded at a smaller size, down to 1/8, if its short side keeps at
+        least this number of pixels.
 
     Raises:
-      PIL.UnidentifiedImageError: its format is not read here, or its header is broken.
-      ValueError: its pixels are of a kind that is not read here.
+      PIL.UnidentifiedImageError: the format is not supported, or the header is broken.
+      ValueError: the kind of pixels is not supported.
     """
     if data.startswith(tiff.PREFIXES):
         return _open_tiff(data)
@@ -67,10 +67,10 @@ def open_picture(data: bytes, short_side: int) -> Opened:
 
 
 def make_opaque(image: Image.Image) -> Image.Image:
-    """Returns the image in RGB, its transparent pixels laid on white.
+    """Converts an image to RGB, with transparent pixels on white.
 
     Raises:
-      ValueError: the range of its pixels is not known.
+      ValueError: the range of the pixels is not known.
     """
     if image.mode.startswith("I;16"):
         deep = np.asarray(image)
@@ -122,10 +122,10 @@ def _load_png(image: ImageFile.ImageFile, chunks: png.Chunks) -> Image.Image:
     if "transparency" not in image.info:
         return image
     if image.mode == "L" and chunks.depth in (2, 4):
-        # Pillow scales the greys to 255, but not the one that is transparent.
+        # Pillow scales the greys to 255, but not the transparent grey.
         image.info["transparency"] *= 255 // (2**chunks.depth - 1)
     elif image.mode == "RGB" and chunks.depth == 16:
-        # Pillow cuts the colours to 8 bits, but not the one that is transparent.
+        # Pillow reduces colours to 8 bits, but not the transparent colour.
         pixels = cv2.imdecode(np.frombuffer(chunks.data, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None or pixels.shape[2:] != (4,):
             raise ValueError("a PNG that OpenCV cannot read: save it with an alpha channel")
@@ -138,7 +138,7 @@ def _load_gif(image: ImageFile.ImageFile) -> Image.Image:
     image.load()
     if frame == (0, 0, *image.size):
         return image
-    # Around its first frame a GIF is transparent, as browsers have it; Pillow gives it a colour.
+    # Around its first frame a GIF is transparent, as in browsers. Pillow fills in a colour.
     screen = Image.new("RGB", image.size, "white")
     screen.paste(make_opaque(image.crop(frame)), frame)
     return screen
@@ -147,14 +147,14 @@ def _load_gif(image: ImageFile.ImageFile) -> Image.Image:
 def _load_bmp(image: ImageFile.ImageFile) -> Image.Image:
     image.load()
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
-        return image.convert("RGB")  # the writer left the fourth byte unused
+        return image.convert("RGB")  # the writer did not use the fourth byte
     return image
 
 
 def _open_ppm(image: PpmImagePlugin.PpmImageFile, data: bytes) -> Opened:
     width, height = image.size
     codec, _, offset, options = image.tile[0]
-    # The largest sample: where it is neither 255 nor 65535, samples are to be scaled.
+    # The largest sample: if it is neither 255 nor 65535, samples must be scaled.
     white = options[-1] if isinstance(options, tuple) and image.mode != "F" else 255
     is_deep = image.mode == "I" or white > 255
     if codec == "ppm":
@@ -171,7 +171,7 @@ def _load_ppm(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _load_scaled_ppm(image: ImageFile.ImageFile, data: bytes, white: int) -> Image.Image:
-    """Scales the samples together: Pillow does so one by one, in Python."""
+    """Scales all samples at once. Pillow does it one by one, in Python."""
     dtype = np.dtype(np.uint8 if white < 256 else ">u2")
     shape = image.height, image.width, len(image.getbands())
     count = math.prod(shape)

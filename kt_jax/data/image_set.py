@@ -1,4 +1,4 @@
-"""Sets of images: verified, named, indexable, and decoded only when indexed."""
+"""Sets of images: checked, named, indexable, and decoded only when indexed."""
 
 import dataclasses
 import hashlib
@@ -16,13 +16,13 @@ from kt_jax.data.sources import Excluded
 
 @dataclass(frozen=True, eq=False)
 class Hashes:
-    """What tells that two images are the same, or nearly.
+    """Hashes that find equal images and near duplicates.
 
     Attributes:
-      content: sha256 of the file, hexadecimal, `[n]`: equal for equal files. Of a set that was
-        re-encoded by `python -m kt_jax.data prepare`, that of the file before, so that an image and
-        its copy in such a set are equal.
-      perceptual: pHash, uint64 `[n]`: a few bits apart for near duplicates.
+      content: `[n]` SHA-256 of each file, hexadecimal. For images that
+        `python -m kt_jax.data prepare` re-encoded, it is the hash of the original file, so that an
+        image and its re-encoded copy are equal.
+      perceptual: pHash, uint64 `[n]`. The hashes of near duplicates differ in a few bits.
     """
 
     content: tuple[str, ...]
@@ -33,23 +33,23 @@ class Hashes:
 class Images:
     """An indexable set of verified images: `images[i]` is uint8 `[size, size, 3]`.
 
-    Picklable and safe to index from many threads.
+    It can be pickled, and indexed from many threads.
 
     Attributes:
-      keys: a unique, stable name for every image: the POSIX path below the root.
-      labels: int32 `[n]`, ids into `class_names`; or, where an image may show several classes,
-        int8 `[n, classes]`: 1 present, 0 present but only as "difficult", -1 absent; None where
-        there are no labels.
-      class_names: sorted; empty where there are no labels.
-      size: the side of every image, in pixels.
-      excluded: the files that are no image of the set, and why.
+      keys: `[n]` unique, stable names: for files, POSIX paths below the root.
+      labels: int32 `[n]`, indices into `class_names`. If an image may show several classes: int8
+        `[n, classes]`, 1 for present, 0 for present but only as "difficult", -1 for absent. None
+        without labels.
+      class_names: sorted; empty without labels.
+      size: side of every image, in pixels.
+      excluded: the files that are not in the set, with reasons.
       origin: where the images came from, for people.
-      fingerprint: sha256 that changes with the images, but not with where the files lie.
-      load: the decoder: index -> uint8 `[size, size, 3]`, ValueError if unreadable.
-      hashes: what tells duplicates; None where the images are no files.
-      boxes: of images whose source has them, a table with the columns index, class, xmin, ymin,
-        xmax, ymax (pixels of the original), difficult, truncated; else None.
-      root: where every image is a file of its own, the folder that the keys are paths below; else
+      fingerprint: SHA-256 that changes with the images, but not with the location of the files.
+      load: the decoder: index -> uint8 `[size, size, 3]`. Raises ValueError if unreadable.
+      hashes: hashes to find duplicates; None if the images are not files.
+      boxes: bounding boxes: a table with the columns index, class, xmin, ymin, xmax, ymax (pixels
+        of the original), difficult, truncated. None if the source has no boxes.
+      root: the folder that the keys are relative to, if every image is a file of its own; else
         None.
     """
 
@@ -67,7 +67,7 @@ class Images:
 
     @property
     def single_labels(self) -> np.ndarray | None:
-        """The labels, int32 `[n]`, where every image has exactly one; else None."""
+        """The labels, int32 `[n]`, if every image has exactly one; else None."""
         return None if self.labels is None or self.labels.ndim > 1 else self.labels
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ class Images:
 
 
 def take_rows(images: Images, rows: Sequence[int]) -> Images:
-    """Some images alone, in the order of `rows`, without their labels, hashes and boxes."""
+    """Returns the images at `rows`, in this order, without labels, hashes and boxes."""
     return dataclasses.replace(
         images,
         keys=tuple(images.keys[row] for row in rows),
@@ -105,7 +105,7 @@ def take_rows(images: Images, rows: Sequence[int]) -> Images:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A decoder that counts chosen images alone."""
+    """A decoder with indices into the chosen rows."""
 
     load: Callable[[int], np.ndarray]
     rows: Sequence[int]
@@ -115,7 +115,7 @@ class _Chosen:
 
 
 def index_columns(images: Images) -> dict[str, Any]:
-    """index, key, label (-1 where there is none, or there may be several) and class of images."""
+    """Returns the columns index, key, label (-1 if unknown or multi-label) and class."""
     labels, classes = images.single_labels, [None] * len(images)
     if labels is None:
         labels = np.full(len(images), -1, np.int32)
@@ -130,19 +130,19 @@ def index_columns(images: Images) -> dict[str, Any]:
 
 
 def hash_keys(images: Images) -> str:
-    """A SHA-256 of the names of the images in their order and, where known, of their files.
+    """Returns a SHA-256 of the ordered image names and, if known, of the content of their files.
 
-    The size that they are decoded to does not matter.
+    It does not depend on the decoded size.
     """
     told = [*images.keys, *(() if images.hashes is None else images.hashes.content)]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
 
 def check_size(images: Images, origin: str, size: int) -> None:
-    """Refuses images that are smaller than the `size` px of them that a stage shows.
+    """Checks that images are decoded to at least the `size` pixels that a stage needs.
 
     Raises:
-      ValueError: with both sizes; `origin` is where the config names the images.
+      ValueError: they are smaller. The message names `origin`, their place in the config.
     """
     if images.size < size:
         raise ValueError(
@@ -152,7 +152,7 @@ def check_size(images: Images, origin: str, size: int) -> None:
 
 
 def find_shortage(images: Images, batch_size: int) -> tuple[str, ...]:
-    """What a training from these images would be poor in, for people; empty if nothing."""
+    """Returns warnings about images that are too few or all equal; empty if there are none."""
     found = []
     if len(images) < batch_size:
         found.append(

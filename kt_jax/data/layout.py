@@ -1,4 +1,4 @@
-"""What the keys of a set say: which images are for training, and the classes."""
+"""Reads splits and classes from the keys of a set: its folders and names."""
 
 import hashlib
 import logging
@@ -17,14 +17,14 @@ SUBSETS = ("all", "train", "test")
 
 @dataclass(frozen=True)
 class Layout:
-    """What the folders of a set say.
+    """Splits and classes by the folders of a set.
 
     Attributes:
-      subsets: what every image is for: "train", "test", or None: neither; None where the folders
-        do not say it.
-      classes: the class of every image, or None; None where the folders are no classes.
-      flat: where other images have a class, those that have none but should.
-      doubt: where a folder may be a split or a class: which, and what to do; else "".
+      subsets: `[n]` "train", "test", or None (neither) for every image; None if the folders are
+        not splits.
+      classes: `[n]` the class of every image, or None; None if the folders are not classes.
+      flat: keys of the images without a class, if other images have one.
+      doubt: which folder may be a split or a class, and what to do; "" if there is none.
     """
 
     subsets: list[str | None] | None
@@ -36,13 +36,13 @@ class Layout:
 def in_subset(
     keys: list[str], subsets: list[str | None] | None, subset: str, holdout: float
 ) -> np.ndarray:
-    """Which images belong to the subset, bool `[n]`.
+    """Returns which images belong to the subset, bool `[n]`.
 
-    `subsets` says it, where the source or its folders do; else a hash of each key, so that adding
-    files moves no other between the subsets.
+    Without `subsets` from the source or its folders, a hash of each key decides, so that adding
+    files does not move other files between the subsets.
 
     Raises:
-      ValueError: for an unknown subset, or a holdout outside [0, 1).
+      ValueError: the subset is unknown, or holdout is outside [0, 1).
     """
     if subset not in SUBSETS:
         raise ValueError(f"subset is {subset!r} but must be one of {', '.join(SUBSETS)}")
@@ -62,11 +62,11 @@ def in_subset(
 
 
 def classes_of(keys: list[str]) -> list[str | None] | None:
-    """The class of every image, or None where the folders are no classes.
+    """Returns the class of every image, or None if the folders are not classes.
 
-    It is the first folder of the key, below train/, test/ and other splits where there are some; an
-    image next to these has none. There are no classes at all if an image for training or testing
-    lies in no folder, or if all lie in the same.
+    The class is the first folder of the key, below train/, test/ and other splits if there are any.
+    An image next to these folders has no class. The set has no classes if an image for training or
+    testing is in no class folder, or if all images are in the same one.
     """
     layout = read_layout(keys)
     if layout.flat:
@@ -95,16 +95,16 @@ def read_layout(keys: list[str]) -> Layout:
 
 
 def why_unsplit(keys: list[str], name: str) -> str:
-    """Says which names say splits that do not divide the set, and what to do; "" if none do.
+    """Returns a message if names look like splits but do not divide the set; else "".
 
-    The names are those in the keys and that of the whole set. What `read_layout` doubts comes
-    before this.
+    It says which names, and what to do. It looks at the keys and the name of the set. A doubt of
+    `read_layout` has priority over this message.
     """
     parts = {name.partition(".")[0]: name}
     parts |= {part: key for key in reversed(keys) for part in key.split("/")[:-1]}
     said = _examples({p: k for p, k in parts.items() if (s := read_name(p)) and not s.rest})
     if not said:
-        # With other words in it, a name may be a class: "bullet_train". Two are no accident.
+        # A name with other words may be a class, such as "bullet_train". Two are no accident.
         files = {key.rpartition("/")[2].partition(".")[0]: key for key in reversed(keys)}
         said = next((both for both in map(_examples, (parts, files)) if len(both) == 2), {})
     if not said:
@@ -123,7 +123,7 @@ def why_unsplit(keys: list[str], name: str) -> str:
 
 
 def sorted_names(classes: list[str | None]) -> tuple[str, ...]:
-    """The names of the classes, sorted: as numbers where all are numbers."""
+    """Returns the class names, sorted: as numbers if all are numbers."""
     names = {name for name in classes if name is not None}
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
@@ -131,7 +131,7 @@ def sorted_names(classes: list[str | None]) -> tuple[str, ...]:
 
 
 def _examples(names: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """A name of a split for "train" and one for "test", if there are some, each with its key."""
+    """Finds a name for "train" and one for "test"; returns each with its key."""
     said: dict[str, tuple[str, str]] = {}
     for name, key in names.items():
         if found := read_name(name):

@@ -1,8 +1,8 @@
 """Batches of images.
 
-Which images are in a batch is a function of the order and the step alone. Nothing is kept between
-batches: resuming needs only the step, and any number of processes, workers and threads sees the
-same global batches.
+The images of a batch depend on the order and the step only. No state is kept between batches, so
+resuming needs only the step. The global batches are the same for any number of processes, workers
+and threads.
 """
 
 import logging
@@ -21,19 +21,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """How batches are read; which images are in them does not depend on it.
+    """How batches are read. The images in a batch do not depend on it.
 
     Attributes:
-      workers: processes that decode the batches of training; 0: threads of this one do. To start
-        them takes seconds, so that passes over a set once are always left to threads.
-      threads: batches decoded at the same time by each process; 0 decodes in the caller.
-      prefetch: batches that each process holds ready, or as many as it has threads, if these are
-        more.
-      process_index: of the processes that train, this one takes the rows [process_index * local,
+      workers: number of worker processes that decode training batches; 0 uses threads of this
+        process. Workers take seconds to start, so `eval_batches` always uses threads.
+      threads: number of batches that each process decodes at the same time; 0 decodes in the
+        caller.
+      prefetch: number of batches that each process keeps ready, at least `threads`.
+      process_index: index of this training process. It reads the rows [process_index * local,
         (process_index + 1) * local) of every global batch.
-      process_count: how many processes share a global batch.
-      max_unreadable: the share of a set's images that may turn unreadable while training. Each
-        process counts those that it meets itself, and from none again when a run is resumed.
+      process_count: number of training processes that share a global batch.
+      max_unreadable: largest share of the images that may become unreadable during training. Each
+        process counts the ones that it meets, and starts at 0 when a run resumes.
     """
 
     workers: int = 0
@@ -56,26 +56,26 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's share of the global batches first_step, ..., last_step - 1.
 
-    An image that has become unreadable is named in the log, and the next readable index takes its
-    place, with its own label; one with a target below 0 never takes the place of one without.
+    If an image has become unreadable, the log names it, and the next readable index replaces it,
+    with its own label. An index with a target below 0 never replaces one with a target >= 0.
 
     Args:
-      images: anything with a length whose `[i]` is a uint8 array; all of one shape.
-      order: which image lies at which position of the endless global sequence.
+      images: anything with a length whose `[i]` is a uint8 array `[s, s, 3]`; all of one shape.
+      order: maps a position of the endless global sequence to an image index.
       batch_size: rows of the global batch, over all processes.
-      first_step: the first batch: where a resumed run begins.
-      last_step: the batch to stop before.
+      first_step: the first step to yield: where a resumed run starts.
+      last_step: the step to stop before.
       targets: `[n]` integers that become `label`; by default `images.labels`.
-      reading: by default, threads of this process.
+      reading: how to read; by default, with threads of this process.
 
     Returns:
       An iterator over dicts of `image` uint8 `[local, s, s, 3]`, `index` int32 `[local]` and, where
       there are targets, `label` int32 `[local]`.
 
     Raises:
-      ValueError: the numbers do not fit together, order and targets are about another set, or more
-        than the share `reading.max_unreadable` of the images have become unreadable, as far as
-        this process has met them since its first_step.
+      ValueError: the steps, batch size and processes do not fit together; `order` or `targets` is
+        for another number of images; or this process has met more unreadable images since
+        `first_step` than `reading.max_unreadable` allows.
     """
     reading = reading or Reading()
     local = _local_batch(batch_size, reading)
@@ -101,14 +101,14 @@ def eval_batches(
     *,
     reading: Reading | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields every image once, in index order; arguments as in `train_batches`.
+    """Yields every image once, in index order. Arguments and arrays are as in `train_batches`.
 
-    All batches have the full size. The rows after the last image are zeros in every array; `mask`,
-    bool `[local]`, is False there.
+    All batches have the full size. The rows after the last image are zeros in every array, and the
+    additional array `mask`, bool `[local]`, is False there.
 
     Raises:
-      ValueError: the numbers do not fit together; or an image cannot be read: nothing could stand
-        in for it here.
+      ValueError: the batch size and processes do not fit together, or an image cannot be read.
+        Unlike in training, no other image can replace it.
     """
     reading = reading or Reading()
     local = _local_batch(batch_size, reading)
@@ -117,7 +117,7 @@ def eval_batches(
     return _read_ahead(make, range(-(-len(images) // batch_size)), reading, workers=0)
 
 
-# Classes instead of closures, because they must reach the workers by pickle.
+# Classes instead of closures, because they are pickled for the workers.
 @dataclass(frozen=True, eq=False)
 class _TrainBatch:
     images: Any
@@ -128,7 +128,7 @@ class _TrainBatch:
     targets: np.ndarray | None
 
     def __call__(self, step: int) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
-        """The batch, and which images could not be read, and why."""
+        """Returns the batch, and the index and reason of each image that could not be read."""
         start = step * self.batch_size + self.first_row
         indices, pixels, unreadable = [], [], []
         for position in range(start, start + self.rows):
@@ -145,11 +145,11 @@ class _TrainBatch:
         return _batch(pixels, indices, self.targets), unreadable
 
     def _candidates(self, drawn: int) -> Iterator[int]:
-        """The index that was drawn, and those that may stand in for it."""
+        """Yields the drawn index, then the indices that may replace it."""
         yield drawn
         for other in range(drawn + 1, drawn + len(self.images)):
             index = other % len(self.images)
-            # Below 0 is an index without a cluster, which is not drawn and has no label.
+            # A target below 0 means no cluster: such an index is never drawn and has no label.
             if (
                 self.targets is None
                 or self.targets.ndim > 1
@@ -183,15 +183,15 @@ class _EvalBatch:
 def _read_ahead(
     make: Callable[[int], Any], steps: range, reading: Reading, workers: int
 ) -> Iterator:
-    """Yields make(step) for every step, some of which threads or processes make ahead of time."""
-    # Only here: grain imports JAX and orbax, seconds for which a scan need not wait.
+    """Yields make(step) for every step. Threads or processes make some steps ahead of time."""
+    # Imported here: grain imports JAX and orbax, which takes seconds that a scan does not need.
     import grain
 
-    # grain lets no more threads run than it may hold batches.
+    # grain runs no more threads than its buffer has batches.
     options = grain.ReadOptions(reading.threads, max(reading.prefetch, reading.threads))
     batches = grain.MapDataset.range(steps.start, steps.stop).map(make).to_iter_dataset(options)
     if workers:
-        # grain's workers read absl flags, which a notebook or a script has not parsed.
+        # grain's workers read absl flags, which notebooks and scripts do not parse.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, reading.prefetch))

@@ -1,4 +1,4 @@
-"""Opens sets of images: lists a source, examines what is new, and says splits and labels."""
+"""Opens sets of images: lists a source, scans new files, and finds splits and labels."""
 
 import functools
 import hashlib
@@ -28,7 +28,7 @@ from kt_jax.data.sources import (
 )
 from kt_jax.data.splits import KNOWN
 
-# Its functions are made at run time, where no type checker sees them.
+# pyarrow.compute makes its functions at run time, so type checkers do not see them.
 pc: Any = pyarrow.compute
 
 _log = logging.getLogger(__name__)
@@ -45,30 +45,38 @@ def open_images(
 ) -> Images:
     """Opens a set of images.
 
+    The first call reads and checks every image. Unreadable files are excluded and logged.
+
     Args:
-      source: "photographs" (options subset="train" | "test", views_per_photograph=256, seed=0,
-        share=(0.4, 1.0)), or one of the following, each with the options subset="all" | "train" |
-        "test" and holdout=0.2:
-        "folder" (path: a folder, a glob, or a list of them), "zip" (path), "tar" (path),
+      source: one of the names below, with its options in brackets. All but "photographs" also take
+        subset="all" | "train" | "test" and holdout=0.2.
+        "auto" (path): looks at the path to choose one of the others.
+        "folder" (path: a folder, a glob, or a list of them).
+        "zip" (path), "tar" (path).
         "manifest" (path of a .csv, .tsv or .parquet, path_column="path", label_column="label",
-        split_column="split"; or what `python -m kt_jax.data scan` wrote), "tfds" (name, split,
-        data_dir=""), "array_record" (path of a file, a folder or a glob), "voc" (path of a devkit's
-        year),
-        "huggingface" (path, image_column="image", label_column="label"; where these are not there:
-        "img" or the only column of images, "labels", "fine_label" or the only ClassLabel),
+        split_column="split"; or path of the output of `python -m kt_jax.data scan`).
+        "tfds" (name, split, data_dir="").
+        "array_record" (path of a file, a folder or a glob).
+        "voc" (path of one year of a devkit).
+        "huggingface" (path, image_column="image", label_column="label"). If these columns are
+        absent, it takes "img" or the only image column, and "labels", "fine_label" or the only
+        ClassLabel.
         "webdataset" (path of a tar, a folder of tars, a glob, a name with braces such as
-        "train-{0000..0146}.tar", or a list of them), or "auto" (path), which looks at the path to
-        tell which it is.
+        "train-{0000..0146}.tar", or a list of them).
+        "photographs" (subset="train" | "test", views_per_photograph=256, seed=0, share=(0.4, 1.0)).
       size: side of the decoded images, in pixels.
-      cache_dir: where the result of verifying a source is kept, so that opening it again is
-        fast; None verifies every time.
-      cache: where decoded images are kept: "ram", "disk", "none", or "auto", which chooses by
-        what is free.
-      workers: how many processes will decode, which matters to "auto".
-      **options: of the source, as listed.
+      cache_dir: where to keep the result of the check, so that the next call is fast. None checks
+        every time.
+      cache: where to keep decoded images: "ram", "disk", "none", or "auto", which chooses by the
+        free space.
+      workers: number of processes that will decode. Only cache="auto" uses it.
+      **options: options of the source, as listed.
+
+    Returns:
+      The images, which are decoded when they are indexed.
 
     Raises:
-      ValueError: an unknown source or option, or no readable image.
+      ValueError: an unknown source or option, an empty subset, or no readable image.
       FileNotFoundError: the path does not exist.
     """
     if size < 1:
@@ -95,9 +103,9 @@ def open_images(
 
 
 def options_of(source: str) -> set[str]:
-    """The options of a source as `open_images` takes them, but for the size; empty of an unknown.
+    """Returns the names of a source's options in `open_images`; empty for an unknown source.
 
-    Those of "auto" are the options of all sources that it may find.
+    "auto" has the options of every source that it can choose.
     """
     if source == "photographs":
         return {*inspect.signature(photographs.Views).parameters} - {"size"}
@@ -113,7 +121,7 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
     folders = layout.read_layout(keys)
     subsets = folders.subsets if given is None else given
     chosen = layout.in_subset(keys, subsets, subset, holdout)
-    # Folders say the classes where neither the source nor its scan does.
+    # Folder names give the classes if neither the source nor its scan does.
     said = opened.presence is not None or "label" in opened.entries.column_names
     said = said or table["label"].null_count < len(table)
     doubts = ["" if said else folders.doubt]
@@ -169,7 +177,7 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
 
 
 def make_hashes(opened: Source, table: pa.Table, rows: np.ndarray) -> Hashes:
-    """Returns the hashes of the entries at `rows`, which can be read; `table` is their scan."""
+    """Returns the hashes of the readable entries at `rows` of the scan `table`."""
     content = table["sha256"]
     if opened.originals is not None:
         content = pc.coalesce(opened.originals, content)
@@ -179,7 +187,7 @@ def make_hashes(opened: Source, table: pa.Table, rows: np.ndarray) -> Hashes:
 def _labels(
     opened: Source, table: pa.Table, keys: list[str], rows: np.ndarray
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """The labels of the entries at `rows`, and the names of the classes of all."""
+    """Returns the labels of the entries at `rows`, and the class names of the whole source."""
     if opened.presence is not None:
         return opened.presence[rows], opened.class_names
     classes = labels_of(opened, table)
@@ -197,7 +205,7 @@ def _labels(
     return labels, names
 
 
-# A set is opened for training and again for tests.
+# One warning for each set: a run opens it for training and again for tests.
 @functools.cache
 def _warn_once(identity: str, name: str, text: str) -> None:
     _log.warning("%s: %s", name, text)
@@ -216,7 +224,7 @@ class _Decoded:
 def _show_photographs(views: photographs.Views) -> Images:
     keys, names = views.keys(), tuple(photographs.FILES)
     labels = np.repeat(np.arange(len(names), dtype=np.int32), views.views_per_photograph)
-    # A view is a function of the photograph and of these.
+    # A view depends on the photograph and on these values only.
     details = [str(views.seed), str(list(views.share))] + [
         hashlib.sha256(photographs.photograph_path(name).read_bytes()).hexdigest() for name in names
     ]

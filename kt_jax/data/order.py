@@ -1,7 +1,7 @@
-"""Which image is at which place of the endless sequence that training sees.
+"""The order of training images: maps positions of an endless sequence to image indices.
 
-Everything is a function of (seed, position), where position = step * batch size + row of the global
-batch: resuming needs only the step.
+An index is a function of (seed, position) only, with position = step * batch size + row of the
+global batch. So resuming needs only the step.
 """
 
 import functools
@@ -12,10 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Every epoch (n consecutive positions) visits every index once, in an order of its own.
+    """Every epoch (n consecutive positions) visits every index once, in a new random order.
 
-    With `group`, an epoch is n - n % group positions long and leaves out n % group indices, others
-    each time: then no group of that many consecutive positions holds an index twice.
+    With `group`, an epoch has n - n % group positions and skips n % group indices, different ones
+    each time. Then a group of `group` consecutive positions has no index twice.
     """
 
     n: int
@@ -39,8 +39,8 @@ class Shuffled:
 class Balanced:
     """Uniform over the clusters that have members, then uniform over the members.
 
-    With k such clusters, k consecutive positions visit each of them once, in an order that changes
-    every time round; the member is drawn with replacement.
+    With k such clusters, k consecutive positions visit each cluster once, in an order that changes
+    every time. Members are drawn with replacement.
 
     Attributes:
       assignment: the cluster of every index, integers `[n]`; an index below 0 is never drawn.
@@ -60,7 +60,7 @@ class Balanced:
 
     @property
     def n(self) -> int:
-        """How many images the assignment is about."""
+        """The number of images in the assignment."""
         return len(self.assignment)
 
     @functools.cached_property
@@ -74,8 +74,8 @@ class Balanced:
         k = len(self._members)
         turn, offset = divmod(position, k)
         members = self._members[_shuffle(offset, k, self.seed, turn)]
-        # Counter-based: the draw at one position needs none of the draws before it. Positions lie
-        # 2**64 counts apart, so that no two share random bits.
+        # Counter-based: a draw does not need the draws before it. Positions are 2**64 counts apart,
+        # so that no two share random bits.
         bits = np.random.Philox(key=self.seed, counter=position << 64).random_raw()
         return int(members[bits % len(members)])
 
@@ -88,20 +88,20 @@ def _check_order(n: int, seed: int) -> None:
 
 
 def _shuffle(offset: int, n: int, seed: int, epoch: int) -> int:
-    # index_shuffle needs no memory, but walks a domain of 2**16 and more until it meets an index
-    # below n: 8 ms a call at n = 3, 10 us at n = 4096.
+    # index_shuffle needs no memory, but searches a domain of at least 2**16 until it finds an index
+    # below n: 8 ms per call at n = 3, 10 us at n = 4096.
     if n <= 4096:
         return int(_permutation(n, seed, epoch)[offset])
-    # Only here, as in the loader.
+    # Imported here for the same reason as in the loader.
     from grain.experimental import index_shuffle
 
     return index_shuffle(offset, n - 1, _epoch_seed(seed, epoch), 4)
 
 
-# Threads prefetch across the end of an epoch, hence more than one entry in these caches.
+# More than one entry, because threads prefetch across the end of an epoch.
 @functools.lru_cache(maxsize=64)
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    # Raw bits and a sort: NumPy promises the bits of a generator for ever, not its permutation().
+    # Raw bits and a sort: NumPy guarantees a generator's bits in all versions, not permutation().
     return np.argsort(np.random.Philox(_epoch_seed(seed, epoch)).random_raw(n), kind="stable")
 
 

@@ -1,23 +1,23 @@
-"""How a stored picture must be turned to stand upright."""
+"""Reads the orientation of pictures, and turns them upright."""
 
 import re
 
 import numpy as np
 from PIL import ExifTags, Image
 
-# As an attribute, or as an element.
+# As an XML attribute or element.
 _IN_XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*["'<]""")
 
 
 def find_orientation(said: int | None, xmp: bytes | None) -> int:
     """Returns the orientation of a picture: 1 to 8, where 1 is upright.
 
-    The rule is that of Pillow, for every format: what EXIF or the tag of a TIFF says counts. XMP
-    counts where they do not say anything.
+    The rule is Pillow's, for every format: EXIF or the tag of a TIFF has priority. XMP is used if
+    these have no orientation.
 
     Args:
-      said: the orientation that EXIF, or the tag of a TIFF, says; None if neither does.
-      xmp: the XMP packet, None if there is none.
+      said: the orientation in EXIF or in the tag of a TIFF; None if there is none.
+      xmp: the XMP packet; None if there is none.
     """
     if said is None and xmp is not None and (found := _IN_XMP.search(xmp)):
         said = int(found[1])
@@ -25,9 +25,9 @@ def find_orientation(said: int | None, xmp: bytes | None) -> int:
 
 
 def read_exif(exif: bytes | None) -> int | None:
-    """Returns the orientation that EXIF data say, None if they do not, or are broken.
+    """Returns the orientation in EXIF data; None if there is none, or the data are broken.
 
-    That of the first directory counts; the second is of the thumbnail.
+    It is read from the first directory. The second belongs to the thumbnail.
     """
     if exif is None:
         return None
@@ -38,11 +38,11 @@ def read_exif(exif: bytes | None) -> int | None:
     except MemoryError:
         raise
     except Exception:
-        return None  # Pillow raises all sorts; broken EXIF does not make a broken picture.
+        return None  # Pillow raises many types. Broken EXIF does not make the picture broken.
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns a view of the pixels (`[h, w]` or `[h, w, c]`) that is upright."""
+    """Returns an upright view of the pixels, `[h, w]` or `[h, w, c]`."""
     if swaps_sides(orientation):
         pixels = pixels.swapaxes(0, 1)
     down = -1 if orientation in (3, 4, 7, 8) else 1
@@ -51,5 +51,5 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether the height of the stored picture is the width of the upright one."""
+    """Whether turning the picture upright swaps height and width."""
     return orientation >= 5

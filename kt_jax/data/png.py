@@ -1,24 +1,24 @@
-"""The chunks of a PNG, without those that do not matter to its pixels."""
+"""Reads the chunks of a PNG, without those that do not affect its pixels."""
 
 import zlib
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Metadata are unpacked to look for an orientation only, and no further than this.
+# Limit on unpacked metadata, which are only searched for an orientation.
 _MAX_UNPACKED = 2**20
 _ANCILLARY = 0x20  # this bit of a chunk's first letter: a reader may skip the chunk
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
 class Chunks(NamedTuple):
-    """What is in a PNG.
+    """Contents of a PNG.
 
     Attributes:
-      data: the PNG, of critical chunks and the transparency alone.
-      depth: bits of a sample, as stored.
-      exif: the EXIF data, None if there are none.
-      xmp: the XMP packet, None if there is none.
+      data: the PNG with only its critical chunks and the transparency.
+      depth: bits per stored sample.
+      exif: the EXIF data; None if there are none.
+      xmp: the XMP packet; None if there is none.
     """
 
     data: bytes
@@ -30,9 +30,9 @@ class Chunks(NamedTuple):
 def read_chunks(data: bytes) -> Chunks:
     """Returns the chunks of a PNG.
 
-    Ancillary chunks are dropped, whatever their size or checksum: profiles, texts, times,
-    the other frames of an animation. A text that unpacks to gigabytes does no harm. Only the
-    transparency stays, for a decoder to judge. What is no chunk stays as well.
+    Ancillary chunks are dropped, with any size or checksum: profiles, texts, times, further frames
+    of an animation. So a text that unpacks to gigabytes does no harm. The transparency is kept, as
+    decoders need it. Data that are not chunks are kept, too.
     """
     kept, start, at = [], 0, len(SIGNATURE)
     found: dict[str, bytes] = {}
@@ -54,7 +54,7 @@ def read_chunks(data: bytes) -> Chunks:
 
 
 def _metadata(kind: bytes, chunk: bytes) -> dict[str, bytes]:
-    """What a chunk (kind, body, checksum) says, by its name; nothing if it is broken."""
+    """Returns the metadata in a chunk (kind, body, checksum) by name; empty if broken."""
     if zlib.crc32(chunk[:-4]) != int.from_bytes(chunk[-4:]):
         return {}
     body = chunk[4:-4]
@@ -64,7 +64,7 @@ def _metadata(kind: bytes, chunk: bytes) -> dict[str, bytes]:
     packed = kind == b"zTXt"
     if kind == b"iTXt":
         packed = text[:1] == b"\1"
-        # Two bytes that say how it is packed, the language, and the name in that language.
+        # Skip two bytes on compression, the language, and the name in that language.
         text = text[2:].partition(b"\0")[2].partition(b"\0")[2]
     elif packed:
         text = text[1:]
@@ -72,7 +72,7 @@ def _metadata(kind: bytes, chunk: bytes) -> dict[str, bytes]:
         if name == b"XML:com.adobe.xmp":
             return {"XML:com.adobe.xmp": _unpack(text) if packed else text}
         if name == b"Raw profile type exif":
-            # A line feed, the name, the length, and hexadecimal digits.
+            # The text is a line feed, the name, the length, and hexadecimal digits.
             lines = (_unpack(text) if packed else text).split(b"\n")[3:]
             return {"Raw profile type exif": bytes.fromhex(b"".join(lines).decode("ascii"))}
     except (zlib.error, ValueError):

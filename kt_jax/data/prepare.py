@@ -1,7 +1,7 @@
 """Re-encodes a set of images once, as small JPEGs in a few files that are fast to read.
 
-While it is being written, a directory has a folder `.unfinished`: what was asked for, and the
-tables of the complete shards. manifest.parquet is written last: its presence is the finished mark.
+An unfinished directory has a folder `.unfinished` with the request and the tables of the complete
+shards. manifest.parquet is written last: a directory that has it is finished.
 """
 
 import contextlib
@@ -34,13 +34,13 @@ from kt_jax.data.sources.array_record import (
 from kt_jax.data.sources.source import SUBSET, plain_options
 from kt_jax.runs import files, lock, marks
 
-# Its functions are made at run time, where no type checker sees them.
+# pyarrow.compute makes its functions at run time, so type checkers do not see them.
 pc: Any = pyarrow.compute
 
 _log = logging.getLogger(__name__)
 
 _SHARDS = 64
-_MAX_SHARDS = 99_999  # five digits, so that names sort as numbers do
+_MAX_SHARDS = 99_999  # five digits, so that names sort as numbers
 
 
 def prepare(
@@ -56,25 +56,25 @@ def prepare(
 ) -> None:
     """Re-encodes a source into a directory that `source="array_record"` opens.
 
-    Killed and called again, it keeps the shards that are complete; a finished directory is left
-    as it is. The files are the same whoever writes them.
+    After a kill, the same call resumes and keeps complete shards. A finished directory does not
+    change. The files do not depend on the runner or the number of cores.
 
     Args:
-      source: the source's name, as of `open_images`.
-      out: the directory.
-      size: the short side of the results in pixels; smaller images keep theirs.
-      quality: of the JPEGs, 1 to 100.
-      shards: how many files; None: 64, or fewer where these would hold fewer than 64 images.
-      runner: of Apache Beam; None: all cores of this machine.
+      source: name of the source, as in `open_images`.
+      out: the directory to write.
+      size: short side of the results, in pixels. Smaller images are not enlarged.
+      quality: JPEG quality, 1 to 100.
+      shards: number of files. None: 64, or fewer if 64 files would have fewer than 64 images each.
+      runner: runner of Apache Beam. None: all cores of this machine.
       runner_options: more options of the Beam pipeline, as on a command line.
-      **options: of the source, as of `open_images`; a path is absolute.
+      **options: options of the source, as in `open_images`. A path must be absolute.
 
     Raises:
-      ValueError: numbers out of range; `out` was made with other arguments or from files that have
-        changed since, holds something else, or is in use by another process; no image can be read;
+      ValueError: a number is out of range; `out` was made with other arguments, or from files that
+        have changed, or has other contents, or is in use by another process; no image can be read;
         Beam is not installed.
-      FileNotFoundError: the path does not exist, or files of a finished `out` have gone.
-      OSError: a file cannot be written, as on a full disk.
+      FileNotFoundError: the path does not exist, or files of a finished `out` are missing.
+      OSError: a file cannot be written, for example because the disk is full.
     """
     options = plain_options(options)
     opened = make_source(source, **options)
@@ -104,14 +104,14 @@ def prepare(
             elif missing:
                 write_on_beam(job, missing, runner, runner_options)
             _finish(job, request)
-    # Here, since a kill after the manifest leaves them. A finished directory may be read-only.
+    # Here, because a kill after the manifest leaves them. A finished directory may be read-only.
     with contextlib.suppress(OSError):
         (job.out / lock.NAME).unlink()
     shutil.rmtree(job.out / UNFINISHED, ignore_errors=True)
 
 
 def _check(count: int, size: int, quality: int, shards: int | None) -> int:
-    """The number of shards."""
+    """Checks the arguments; returns the number of shards."""
     if size < MIN_SIDE:
         raise ValueError(f"--size={size}: the short side must have {MIN_SIDE} pixels or more")
     if not 1 <= quality <= 100:
@@ -128,7 +128,7 @@ def _check(count: int, size: int, quality: int, shards: int | None) -> int:
 
 
 def _find(job: Job) -> marks.Found | None:
-    """What the directory was begun or finished with."""
+    """Returns the request that the directory was started or finished with."""
     begun = job.out / UNFINISHED / REQUEST_NAME
     if not (job.out / MANIFEST_NAME).exists():
         return marks.Found(files.read_json(begun)) if begun.exists() else None
@@ -138,7 +138,7 @@ def _find(job: Job) -> marks.Found | None:
 
 
 def _finish(job: Job, request: dict[str, Any]) -> None:
-    """Writes the tables of the whole, the manifest last."""
+    """Writes the tables of all shards, with the manifest last."""
     opened = job.opened
     table = pa.concat_tables([pq.read_table(job.table_path(n)) for n in range(job.shards)])
     label = table.schema.get_field_index("label")
@@ -150,7 +150,7 @@ def _finish(job: Job, request: dict[str, Any]) -> None:
     table = table.set_column(label, MANIFEST.field("label"), labels)
     class_names = opened.class_names
     if labels.null_count < len(labels):
-        # Of all, as in the source: a class whose images are all unreadable keeps its number.
+        # All classes of the source: a class without readable images keeps its number.
         class_names = class_names or sorted_names(labels.to_pylist())
     if "subset" in opened.entries.column_names:
         table = table.append_column(SUBSET, opened.entries["subset"])

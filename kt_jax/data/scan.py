@@ -1,6 +1,6 @@
-"""Reads every image of a source once: whether it can be read, what it is, and its hashes.
+"""Reads every image of a source once, to check it and to find its properties and hashes.
 
-The result, the manifest, is a table with a row an entry. It is reused: an entry whose size and
+The result, the manifest, is a table with one row per entry. It is reused: an entry whose size and
 stamp have not changed is not read again, unless another version of the decoder examined it.
 """
 
@@ -27,13 +27,13 @@ from kt_jax.data.sources.listing import SCANNED
 from kt_jax.data.sources.source import ENTRIES, Source
 from kt_jax.runs import progress
 
-# Its functions are made at run time, where no type checker sees them.
+# pyarrow.compute makes its functions at run time, so type checkers do not see them.
 pc: Any = pyarrow.compute
 
 _log = logging.getLogger(__name__)
 
-# phash is 64 bits of the low frequencies of the grey image: near duplicates differ in few of them.
-# reason is empty for what can be read; height, width, mode and phash are null for the rest.
+# phash: 64 bits of the low frequencies of the grey image. Near duplicates differ in a few.
+# reason: empty for readable images. For the others, height, width, mode and phash are null.
 EXAMINED = pa.schema(
     [
         ("label", pa.string()),
@@ -46,10 +46,10 @@ EXAMINED = pa.schema(
     ]
 )
 MANIFEST = pa.schema([*ENTRIES, *EXAMINED])
-# The key of a manifest's metadata: which decoder gave the reasons in it.
+# Key of a manifest's metadata: the decoder that examined the images.
 _DECODER = b"kt_jax.decoder"
 
-# Of 256 greys. Samples of 12 bits in files of 16 give 15, which resizing raises a little.
+# Of 256 greys. Samples of 12 bits in 16-bit files give at most 15; resizing raises this a little.
 _DARK = 24
 _NEARLY_ALL = 0.95
 _ROWS_PER_TASK = 64
@@ -62,16 +62,16 @@ def scan(
     """Examines the entries of a source, in their order.
 
     Args:
-      source: whose entries to examine.
-      path: the manifest, a .parquet: what it knows of entries that have not changed is taken
-        from it, and the result is written to it, also once a minute, so that an interrupted scan
-        resumes. What another release of Pillow refused is examined again, and all is where
-        another version of the decoder here gave other pixels. None keeps nothing.
-      known: an earlier manifest, for where there is nothing at `path`; taken in the same way.
+      source: the source of the entries.
+      path: file of the manifest, a .parquet. Its rows of entries that have not changed are reused.
+        The result is written to it, also once a minute, so that an interrupted scan resumes. Images
+        that another release of Pillow refused are examined again. If another version of this
+        decoder gave other pixels, all are examined again. None writes no file.
+      known: an earlier manifest, used in the same way if `path` does not exist.
 
     Returns:
-      A table with the columns of MANIFEST and a row an entry. `label` is null unless the source
-      holds labels with its images. Its metadata say which decoder examined the images.
+      A table with the columns of MANIFEST and one row per entry. `label` is null unless the source
+      stores labels with its images. The metadata name the decoder.
     """
     entries = source.entries.select(ENTRIES.names)
     known, decoder = _find_known(source, path, known)
@@ -103,9 +103,9 @@ def scan(
 
 
 def labels_of(source: Source, scanned: pa.Table) -> pa.Array | pa.ChunkedArray:
-    """Returns the class of every entry, null where it has none.
+    """Returns the class of every entry, or null.
 
-    What the scan says counts, then a column of the source, then the folders of the keys.
+    It comes from the scan, else from a column of the source, else from the folders of the keys.
     """
     if scanned["label"].null_count < len(scanned):
         return scanned["label"]
@@ -116,16 +116,16 @@ def labels_of(source: Source, scanned: pa.Table) -> pa.Array | pa.ChunkedArray:
 
 
 def manifest_path(source: Source, cache_dir: str | os.PathLike) -> pathlib.Path:
-    """Returns where below `cache_dir` the manifest of a source is kept."""
+    """Returns the path of a source's manifest below `cache_dir`."""
     identity = hashlib.sha256(source.identity.encode("utf-8", "surrogateescape")).hexdigest()
     return pathlib.Path(cache_dir) / f"{identity[:16]}.parquet"
 
 
 def read_manifest(path: str | os.PathLike) -> pa.Table:
-    """Returns a manifest.
+    """Reads a manifest.
 
     Raises:
-      ValueError: it is none.
+      ValueError: the file is not a manifest.
     """
     try:
         table = pq.read_table(path, memory_map=True)
@@ -138,7 +138,7 @@ def read_manifest(path: str | os.PathLike) -> pa.Table:
 
 
 def write_manifest(table: pa.Table, path: str | os.PathLike) -> None:
-    """Writes a manifest aside and renames it: a killed run, or two at once, leave no half file."""
+    """Writes a manifest to a temporary file and renames it, so that it is never half-written."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.tmp")
@@ -150,9 +150,9 @@ def write_manifest(table: pa.Table, path: str | os.PathLike) -> None:
 
 
 def perceptual_hash(thumbnails: UInt8[np.ndarray, "*n 32 32"]) -> UInt64[np.ndarray, "*n"]:
-    """PHash of grey thumbnails: 64 bits, those of `imagehash.phash`.
+    """Returns the pHash of grey thumbnails: the same 64 bits as `imagehash.phash`.
 
-    A bit says whether one of the 8 x 8 lowest frequencies of the cosine transform is above their
+    A bit says whether one of the lowest 8 x 8 frequencies of the cosine transform is above their
     median.
     """
     frequencies = scipy.fft.dct(scipy.fft.dct(thumbnails.astype(np.float64), axis=-2), axis=-1)
@@ -164,7 +164,7 @@ def perceptual_hash(thumbnails: UInt8[np.ndarray, "*n 32 32"]) -> UInt64[np.ndar
 def _find_known(
     source: Source, path: str | os.PathLike | None, known: pa.Table | None
 ) -> tuple[pa.Table | None, str]:
-    """What is known of the images from before, and which decoder the result is of."""
+    """Returns the earlier manifest, if any, and the decoder of the result."""
     if source.manifest is not None:
         if SCANNED in (source.manifest.schema.metadata or {}) and not _is_current(source.manifest):
             _log.warning(
@@ -182,25 +182,25 @@ def _find_known(
 
 
 def _decoder_of(manifest: pa.Table) -> str:
-    """Which decoder examined the images of a manifest; "" where it does not say that."""
+    """Returns the decoder that examined the images of a manifest; "" if unknown."""
     return (manifest.schema.metadata or {}).get(_DECODER, b"").decode()
 
 
 def _is_current(manifest: pa.Table) -> bool:
-    """Whether a decoder that gives the same pixels as this one examined the images."""
+    """Whether the images were examined by a decoder with the same pixels as this one."""
     return _decoder_of(manifest).partition(",")[0] == str(VERSION)
 
 
 def _find(entries: pa.Table, known: pa.Table | None, doubt_reasons: bool) -> np.ndarray:
-    """The row of `known` that tells of every entry as it is now, -1 where there is none."""
+    """Returns the row of `known` that is still valid for each entry, or -1."""
     if known is None:
         return np.full(len(entries), -1)
-    if entries["key"].equals(known["key"]):  # as mostly: many times faster to see
+    if entries["key"].equals(known["key"]):  # the usual case, and many times faster
         rows = np.arange(len(entries))
     else:
         found = pc.index_in(entries["key"], known["key"].combine_chunks())
         rows = pc.fill_null(found, -1).to_numpy()
-    # What could not be read at all may be readable now: the stamp does not tell.
+    # Files that could not be read may be readable now, with the same stamp.
     holds = known["sha256"].is_valid().to_numpy()
     if doubt_reasons:
         holds = holds & pc.equal(known["reason"], "").to_numpy()
@@ -212,7 +212,7 @@ def _find(entries: pa.Table, known: pa.Table | None, doubt_reasons: bool) -> np.
 
 
 def _join(entries: pa.Table, rows: np.ndarray, found: list[pa.Table], decoder: str) -> pa.Table:
-    """What is known by now: the entries whose row in `found` is not negative, and those rows."""
+    """Returns the entries whose row in `found` is not negative, joined with these rows."""
     have = rows >= 0
     table, values = entries.filter(have), pa.concat_tables(found).take(rows[have])
     for name in EXAMINED.names:
@@ -221,7 +221,7 @@ def _join(entries: pa.Table, rows: np.ndarray, found: list[pa.Table], decoder: s
 
 
 class _Found(NamedTuple):
-    """Some rows, how many of their images have 16 bits, and how many of those are nearly black."""
+    """Scanned rows, their number of images with 16 bits, and of nearly black ones among these."""
 
     values: pa.Table
     deep: int
@@ -229,7 +229,7 @@ class _Found(NamedTuple):
 
 
 def _examine_all(source: Source, new: np.ndarray) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Yields some rows and what was found there, until all of `new` are examined."""
+    """Examines all rows of `new`; yields some rows and their results at a time."""
     tasks = np.array_split(new, -(-len(new) // _ROWS_PER_TASK))
     deep, dark = 0, 0
     with (

@@ -1,4 +1,4 @@
-"""The shards of a set that is re-encoded: ArrayRecord files, and a table of each one's rows."""
+"""Writes the shards of a re-encoded set: ArrayRecord files, each with a table of its rows."""
 
 import collections
 import functools
@@ -26,17 +26,17 @@ from kt_jax.runs import progress
 
 _log = logging.getLogger(__name__)
 
-# A row of every original; those that are excluded have a reason. source_sha256 is of the file as it
-# was before it was re-encoded for the first time.
+# One row for every original; excluded ones have a reason. source_sha256 is the hash of the file
+# before its first re-encoding.
 _ROWS = pa.schema([*MANIFEST, ("source_sha256", pa.string())])
 _ROWS_PER_BATCH = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is re-encoded, to what, and into which files.
+    """The source, the settings and the files of a re-encoding.
 
-    A shard is complete once its records and, after them, its table have their names.
+    A shard is complete when its records and its table, which is written after them, exist.
     """
 
     opened: Source
@@ -46,24 +46,24 @@ class Job:
     shards: int
 
     def rows(self, shard: int) -> range:
-        """The rows of the source in a shard."""
+        """Returns the rows of the source in a shard."""
         count = len(self.opened.entries)
         return range(shard * count // self.shards, (shard + 1) * count // self.shards)
 
     def records_path(self, shard: int) -> pathlib.Path:
-        """Where the records of a shard go."""
+        """Returns the path of a shard's records."""
         return self.out / f"images-{shard:05d}-of-{self.shards:05d}.array_record"
 
     def table_path(self, shard: int) -> pathlib.Path:
-        """Where the table of a shard's rows is until all are complete."""
+        """Returns the path of a shard's table, which exists until all shards are complete."""
         return self.out / UNFINISHED / f"{shard:05d}.parquet"
 
     def is_complete(self, shard: int) -> bool:
-        """Whether a shard need not be written again."""
+        """Whether a shard is complete."""
         return self.table_path(shard).exists() and self.records_path(shard).exists()
 
     def encode(self, row: int) -> tuple[bytes | None, dict[str, Any]]:
-        """The JPEG of an image, None if it cannot be read, and its row of the table."""
+        """Returns the JPEG of an image (None if unreadable) and its row of the table."""
         said: dict[str, Any] = {"bytes": 0, "stamp": 0}
         try:
             data, said["label"] = self.opened.read_labelled(row)
@@ -88,7 +88,7 @@ class Job:
 
 
 def digest_source(opened: Source) -> dict[str, Any]:
-    """Returns what tells a set of files from another: how many, and a digest of each column."""
+    """Returns the number of entries and a digest of each column, to compare sources."""
     columns = {name: opened.entries[name] for name in opened.entries.column_names}
     if opened.manifest is not None:
         columns["label in the manifest"] = opened.manifest["label"]
@@ -100,7 +100,7 @@ def digest_source(opened: Source) -> dict[str, Any]:
 
 
 def write_here(job: Job, missing: Sequence[int]) -> None:
-    """Writes shards one after another, the images of each by all cores.
+    """Writes shards one after another; all cores encode the images of a shard.
 
     Raises:
       OSError: a file cannot be written.
@@ -113,7 +113,7 @@ def write_here(job: Job, missing: Sequence[int]) -> None:
     ):
 
         def parallel(encode: Callable, rows: Iterable[int]) -> Iterator:
-            # Few are under way at a time, so that memory does not depend on how many there are.
+            # Few at a time, so that memory does not depend on the number of images.
             waiting = collections.deque()
             for row in rows:
                 waiting.append(pool.submit(encode, row))
@@ -132,7 +132,7 @@ def write_here(job: Job, missing: Sequence[int]) -> None:
 
 
 def write_on_beam(job: Job, missing: Sequence[int], runner: str, options: Sequence[str]) -> None:
-    """Writes shards by Apache Beam, a task each; its workers see the same disks.
+    """Writes shards by Apache Beam, one task per shard. The workers need the same disks.
 
     Raises:
       ValueError: Beam is not installed, or does not know the runner.
@@ -152,18 +152,18 @@ def write_on_beam(job: Job, missing: Sequence[int], runner: str, options: Sequen
 
 
 def write_shard_of(shard: int, out: str) -> None:
-    """Writes one shard of what was begun in `out`, maybe on another machine."""
+    """Writes one shard of the job that was started in `out`, maybe on another machine."""
     request = (pathlib.Path(out) / UNFINISHED / REQUEST_NAME).read_text()
     _write_shard(_open_job(out, request), shard)
 
 
 def place(job: Job, path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Lets `write` write a file aside, then renames it to `path`.
+    """Calls `write` with a temporary path, then renames the file to `path`.
 
     Raises:
-      OSError: it cannot be written, as on a full disk.
+      OSError: the file cannot be written, for example because the disk is full.
     """
-    # A name of its own: of a Beam's workers, two may write the same shard.
+    # A unique name, because two workers of Beam may write the same shard.
     partial = job.out / UNFINISHED / f"{path.name}.{uuid.uuid4().hex}"
     try:
         write(partial)
@@ -178,7 +178,7 @@ def place(job: Job, path: pathlib.Path, write: Callable[[pathlib.Path], None]) -
 
 
 def _write_shard(job: Job, shard: int, parallel: Callable = map) -> None:
-    """Writes the records, then the table; `parallel` is `map`, or does the same in threads."""
+    """Writes the records, then the table. `parallel` is `map`, or a map with threads."""
     rows, said, batches = job.rows(shard), [], []
 
     def write_records(partial: pathlib.Path) -> None:
@@ -192,7 +192,7 @@ def _write_shard(job: Job, shard: int, parallel: Callable = map) -> None:
                     batches.append(pa.RecordBatch.from_pylist(said, _ROWS))
                     said.clear()
             writer.close()
-        except RuntimeError as error:  # all that the writer raises, on a full disk too
+        except RuntimeError as error:  # the writer raises nothing else, even on a full disk
             raise OSError(str(error)) from error
 
     place(job, job.records_path(shard), write_records)

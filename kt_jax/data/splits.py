@@ -1,12 +1,12 @@
-"""The names of splits: of folders, lists, shards, values of a table and splits of a data set."""
+"""Recognises splits by the names of folders, lists, shards, table values and data set splits."""
 
 import functools
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# The words that say a split, in lower case, and the split that each says. Of the words for tests,
-# the first that is there is for tests, and those of another split are then for neither.
+# Words for splits, in lower case, and the split of each. If there are several words for tests, the
+# first one here is used for tests, and the words of another split are used for neither.
 _SPLITS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tests", "tst"), "test"),
@@ -15,35 +15,35 @@ _SPLITS = {
 }
 _TRAIN_WORDS = tuple(word for word, split in _SPLITS.items() if split == "train")
 _TEST_WORDS = tuple(word for word, split in _SPLITS.items() if split != "train")
-# For people: what may stand in a name.
+# For messages: the known words.
 KNOWN = ", ".join(_SPLITS)
-# Words of images that are in no split.
+# Words for images that are in no split.
 _EXTRA = frozenset(
     "unlabeled unlabelled unannotated unsupervised unsup extra extras pred predict prediction "
     "predictions".split()
 )
-# Words that may stand next to those of a split, and say nothing.
+# Words without a meaning that may stand next to a word for a split.
 _FILLERS = (
     "set sets image images img imgs picture pictures photo photos data dataset datasets split "
     "splits subset folder files jpg jpeg png part parts shard shards"
 ).split()
 _SHORT_FILLERS = frozenset(("of", "v", "x"))
-# Two or three of them in one, such as "trainset".
+# Up to three words in one, such as "trainset".
 _JOINED = re.compile("({0})({0})?({0})?".format("|".join((*_SPLITS, *_EXTRA, *_FILLERS))))
-# A part of every word of a split.
+# Every word for a split matches this.
 _MAY_SAY = re.compile("train|trn|test|tst|val|dev|h[eo]ldout", re.IGNORECASE)
 _CAPITAL = re.compile("(?<=[a-z0-9])(?=[A-Z])")
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
 class Said(NamedTuple):
-    """What a name says.
+    """The split in a name.
 
     Attributes:
-      word: the word of a split that is in it, in lower case: "train", "val", ...
-      split: the split that this is a word for: "train", "test" or "validation".
-      rest: its other words, without those that say nothing, such as "set" and "images", and
-        without numbers; empty where the name says the split and no more.
+      word: the word for a split in the name, in lower case: "train", "val", ...
+      split: the meaning of this word: "train", "test" or "validation".
+      rest: the other words, without numbers and fillers such as "set" and "images"; empty if there
+        are none.
     """
 
     word: str
@@ -52,7 +52,7 @@ class Said(NamedTuple):
 
 
 def read_name(name: str) -> Said | None:
-    """Returns the split that a name says, None if it says none, or two.
+    """Finds the split in a name; None if it has none, or two.
 
     >>> read_name("train2017")
     Said(word='train', split='train', rest='')
@@ -64,7 +64,7 @@ def read_name(name: str) -> Said | None:
     return _read_name(name) if _MAY_SAY.search(name) else None
 
 
-# Few names pass the search, and these again and again.
+# Few names match the search, but these come often.
 @functools.lru_cache(maxsize=10_000)
 def _read_name(name: str) -> Said | None:
     words, rest = _words_of(name)
@@ -77,29 +77,29 @@ def _read_name(name: str) -> Said | None:
 
 
 def is_extra(name: str) -> bool:
-    """Whether a name is one of images that are in no split, such as "unlabeled"."""
+    """Whether a name stands for images in no split, such as "unlabeled"."""
     words, _ = _words_of(name)
     return not _EXTRA.isdisjoint(words) and not any(word in _SPLITS for word in words)
 
 
 def is_filler(name: str) -> bool:
-    """Whether a name says nothing, such as "images"."""
+    """Whether a name has only fillers, such as "images"."""
     words, rest = _words_of(name)
     return bool(words) and not rest and set(words) <= set(_FILLERS)
 
 
 def divide(subsets: Iterable[str | None]) -> bool:
-    """Whether these are for both training and tests."""
+    """Whether these subsets have both "train" and "test"."""
     return {"train", "test"} <= set(subsets)
 
 
 def choose_splits(names: Iterable[str]) -> dict[str, str | None]:
-    """Returns what the known splits of these names are for: "train", "test", or None: neither.
+    """Maps names of splits to their subset: "train", "test", or None for neither.
 
-    Known is a name that says one split and no more ("Train", "val2012", "test_set"). If these are
-    not for both training and tests, so are names that say one split each and share their other
-    words, where all names do ("seg_train", "seg_test"), or where one for training says no more
-    ("train", "test_stage1", "test_stage2").
+    A name is known if it has only a word for a split and fillers ("Train", "val2012", "test_set").
+    If these names do not have both training and tests, names with other words are known too, in two
+    cases: all names have one split each and the same other words ("seg_train", "seg_test"), or a
+    name for training has no other words ("train", "test_stage1", "test_stage2").
     """
     names = list(names)
     said = {name: found for name in names if (found := read_name(name))}
@@ -120,7 +120,7 @@ def _choose(said: dict[str, Said]) -> dict[str, str | None]:
 
 
 def _words_of(name: str) -> tuple[list[str], str]:
-    """The words that are known here, and the others as one text."""
+    """Returns the known words of a name, and the others as one text."""
     known, rest = [], []
     for letters in _LETTERS.findall(_CAPITAL.sub(" ", name)):
         run = letters.lower()

@@ -1,4 +1,4 @@
-"""TIFF files: what their tags say of the pixels, and which library reads such pixels right."""
+"""Reads TIFF files: the tags, and the pixels by the library that reads them correctly."""
 
 import io
 import logging
@@ -11,17 +11,17 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from kt_jax.data.orientation import find_orientation, swaps_sides, turn
 
-# Else Pillow reads uncompressed files itself, and mistakes planes of 16 bits, YCbCr and reversed
-# bits for something else.
+# Without it, Pillow reads uncompressed files itself, and gets planes of 16 bits, YCbCr and reversed
+# bits wrong.
 vars(TiffImagePlugin)["READ_LIBTIFF"] = True
-# A tag that is wrong is no news, or the reason why the file is excluded.
+# A wrong tag does not matter, or is reported as the reason for the exclusion.
 tifffile.logger().setLevel(logging.CRITICAL)
 
 PREFIXES = tuple(TiffImagePlugin.PREFIXES)
 _BIG_BIG_ENDIAN = b"MM\0\x2b"
 
 _REDUCED, _UNSIGNED, _PLANES, _CMYK_INKS = 1, 1, 2, 1
-# PhotometricInterpretation: (its name, how many samples are colours, of how many bits each).
+# PhotometricInterpretation: (name, number of colour samples, allowed bits of each).
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _CIELAB = 0, 1, 2, 3, 5, 6, 8
 _GREY_BITS = (1, 2, 4, 8, 10, 12, 14, 16)
 _KNOWN = {
@@ -39,16 +39,16 @@ _REMEDY = "save it as a PNG of 8 or 16 bits"
 
 
 class Tags(NamedTuple):
-    """The tags of the first picture of a TIFF that matter to its pixels.
+    """The tags of the first picture of a TIFF that affect its pixels.
 
     Attributes:
-      height: as stored, in pixels.
-      width: as stored, in pixels.
-      bits: of a sample.
-      samples: of a pixel.
+      height: stored height, in pixels.
+      width: stored width, in pixels.
+      bits: bits per sample.
+      samples: samples per pixel.
       photometric: PhotometricInterpretation.
       orientation: 1 to 8.
-      palette: uint16 `[3 * 2**bits]`, all reds first; empty where there is none.
+      palette: uint16 `[3 * 2**bits]`, all reds first; empty if there is none.
     """
 
     height: int
@@ -67,7 +67,7 @@ class Tags(NamedTuple):
 
     @property
     def is_deep(self) -> bool:
-        """Whether OpenCV reads it: Pillow takes 12 bits for 16, and has no other depths."""
+        """Whether OpenCV reads it. Pillow reads 12 bits as 16, and lacks other depths."""
         return self.bits in _UNEVEN_BITS or (self.bits == 16 and self.samples == 1)
 
 
@@ -75,7 +75,7 @@ def read_tags(data: bytes) -> Tags:
     """Returns the tags of the first picture.
 
     Raises:
-      ValueError: pixels of this kind are not known to be read right; says what to do.
+      ValueError: pixels of this kind may be read wrong. The message says what to do.
     """
     tags = _first_page(io.BytesIO(data)).tags
     why_not = _why_not(tags)
@@ -100,10 +100,10 @@ def read_tags(data: bytes) -> Tags:
 
 
 def open_shallow(data: bytes) -> Image.Image:
-    """Opens what Pillow reads.
+    """Opens a TIFF with Pillow.
 
     Raises:
-      ValueError: it does not.
+      ValueError: Pillow cannot read it.
     """
     try:
         return Image.open(io.BytesIO(data), formats=("TIFF",))
@@ -117,12 +117,12 @@ def open_shallow(data: bytes) -> Image.Image:
 
 
 def load_shallow(image: Image.Image, tags: Tags) -> Image.Image:
-    """Decodes what `open_shallow` opened, upright.
+    """Decodes an image from `open_shallow`, and turns it upright.
 
     Raises:
       ValueError: libtiff cannot read it.
     """
-    # Pillow turns it by this, which it reads from the same tag, or with less care from XMP.
+    # Pillow turns by the same tag, but also by XMP, which it reads less carefully.
     image.info.pop("xmp", None)
     image.getexif()[ExifTags.Base.Orientation] = tags.orientation
     try:
@@ -132,13 +132,13 @@ def load_shallow(image: Image.Image, tags: Tags) -> Image.Image:
             f"a TIFF that is truncated or broken: libtiff cannot read its pixels ({error})"
         ) from error
     if tags.photometric == _PALETTE and tags.palette.max(initial=0) < 256:
-        # Some writers give colours of 8 bits, where 16 are due: Pillow makes them black.
+        # Some writers use 8 bits for colours instead of 16. Pillow makes them black.
         image.putpalette(tags.palette.reshape(3, -1).T.astype(np.uint8).tobytes())
     return image
 
 
 def load_deep(data: bytes, tags: Tags) -> Image.Image:
-    """Decodes grey of 10 to 16 bits, in mode "I;16", or RGB of 10 to 14 bits, upright.
+    """Decodes grey of 10 to 16 bits (mode "I;16") or RGB of 10 to 14 bits, and turns it upright.
 
     Raises:
       ValueError: OpenCV cannot read it.
@@ -146,8 +146,8 @@ def load_deep(data: bytes, tags: Tags) -> Image.Image:
     buffer = io.BytesIO(data)
     orientation = _first_page(buffer).tags.get("Orientation")
     if orientation is not None:
-        orientation.overwrite(1)  # else OpenCV turns it
-    # OpenCV shifts them: white is 16 bits, of which those that are not stored are zero.
+        orientation.overwrite(1)  # otherwise OpenCV would turn it
+    # OpenCV shifts samples to 16 bits. The bits that are not stored are zero.
     pixels = cv2.imdecode(np.frombuffer(buffer.getbuffer(), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (tags.height, tags.width):
         raise ValueError("a TIFF that is truncated or broken: OpenCV cannot read its pixels")
@@ -164,14 +164,14 @@ def _first_page(file: io.BytesIO) -> tifffile.TiffPage:
     except MemoryError:
         raise
     except Exception as error:
-        # tifffile raises whatever it meets: TiffFileError, IndexError, struct.error, TypeError ...
+        # tifffile raises many types: TiffFileError, IndexError, struct.error, TypeError ...
         raise ValueError(
             f"a TIFF whose tags cannot be read ({type(error).__name__}: {error})"
         ) from error
 
 
 def _why_not(tags: tifffile.TiffTags) -> str | None:
-    """Why pixels of this kind may be read wrong; None if they are known to be read right."""
+    """Returns why pixels of this kind may be read wrong; None if they are read correctly."""
     photometric = tags.valueof("PhotometricInterpretation")
     if "DNGVersion" in tags:
         return "the raw file of a camera (DNG)"
@@ -205,7 +205,7 @@ def _why_not(tags: tifffile.TiffTags) -> str | None:
 
 
 def _each(tags: tifffile.TiffTags, name: str) -> tuple[int, ...]:
-    """The values of a tag that has one for every sample, or one for all; 1 if there is none."""
+    """Returns the values of a tag, one per sample or one for all; 1 if the tag is missing."""
     value = tags.valueof(name, 1)
     samples = tags.valueof("SamplesPerPixel", 1)
     return tuple(map(int, value))[:samples] if isinstance(value, tuple) else (int(value),)

@@ -1,1 +1,1 @@
-"""Frozen backbones: their features, and which of the test images they have seen."""
+"""Frozen backbones: their features, their scores, and leakage."""

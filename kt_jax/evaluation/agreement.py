@@ -1,4 +1,4 @@
-"""How many pseudo-labels of held-out images a student gives: a score that needs no true label."""
+"""Agreement of a student with pseudo-labels of held-out images: a score without true labels."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ def measure(
     labels: artifacts.Artifact[artifacts.Labels],
     images: data.Images,
 ) -> float:
-    """The share of images whose cluster the network names, on their central views.
+    """The share of images whose cluster the network predicts, on their central views.
 
     Args:
-      stage: whose options give `size` and `batch_size`.
-      make_model: of the student with its head.
+      stage: its options have `size` and `batch_size`.
+      make_model: makes the student with its head.
       variables: its parameters and batch statistics.
-      labels: of the images, in their order.
-      images: that the student has not learned from.
+      labels: the labels of the images, in their order.
+      images: images that the student has not learned from.
     """
     chosen = stage.options
     graphdef = training.structure(make_model, training=False)
@@ -52,10 +52,10 @@ def measure(
 
 
 def check(inputs: Inputs) -> None:
-    """Refuses held-out labels of other images, or of other clusters than those learned.
+    """Refuses held-out labels of other images, or of other clusters than the learned ones.
 
     Raises:
-      ValueError: with both names.
+      ValueError: it names both.
     """
     held_out, images = inputs["held_out_labels"], inputs.images["held_out_images"]
     learned = inputs["labels"]

@@ -1,7 +1,7 @@
-"""Frozen backbones: a trained network at rest, and the features that it gives.
+"""Frozen backbones: trained networks, and the features that they give.
 
-Three kinds of stages read features of whole images (features, label, probe); they must agree to
-the bit on how an image is viewed, which layer is taken and how it is pooled.
+Several stages read features of whole images (such as features, label, probe). They must agree to
+the bit on the view of an image, the layer and the pooling.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 
 NETWORK = "network.safetensors"
 DESCRIPTION = "backbone.json"
-IMAGES = "images.parquet"  # which a network learned from
-# Where features and clusters carry the backbone that they came from.
+IMAGES = "images.parquet"  # the images that a network learned from
+# The directory of a copied backbone in features and clusters.
 CARRIED = "backbone"
 Given = artifacts.Artifact[artifacts.Backbone]
 _PREPROCESSING = "per-image standardisation"
@@ -40,7 +40,7 @@ _PREPROCESSING = "per-image standardisation"
 
 @dataclass(frozen=True)
 class FrozenBackbone:
-    """The convolutional part of a network: what it is, and its arrays."""
+    """The convolutional part of a network: its description and its arrays."""
 
     about: artifacts.Backbone
     params: Any
@@ -48,20 +48,26 @@ class FrozenBackbone:
 
 
 def describe(architecture: Mapping[str, Any], size: int, *, origin: str = "") -> artifacts.Backbone:
-    """What a network of this architecture, which sees views of `size` px, is; nothing is computed.
+    """The description of a network of this architecture for views of `size` px.
+
+    Nothing is computed.
 
     Raises:
-      ValueError: an unknown architecture or option, or views of which nothing is left; `origin` is
-        where its options stand.
+      ValueError: the architecture or an option is unknown, or the views are too small for the
+        network. `origin` is where the options stand.
     """
     try:
-        return _describe(architecture, size)
+        about = _describe(json.dumps(architecture, sort_keys=True), size)
     except ValueError as error:
         raise ValueError(f"{origin}: {error}" if origin else str(error)) from None
+    return dataclasses.replace(about, architecture=models.complete(architecture))
 
 
-def _describe(architecture: Mapping[str, Any], size: int) -> artifacts.Backbone:
-    make_model = _maker(architecture, size)
+# A config of many networks asks for the same few again and again, a second each time.
+@functools.lru_cache(maxsize=128)
+def _describe(architecture: str, size: int) -> artifacts.Backbone:
+    """`architecture` is JSON."""
+    make_model = _maker(json.loads(architecture), size)
     made = _make_abstract(make_model)
     layers = models.activation_shapes(made, size)
     unknown = [layer for layer in made.probe_layers if layer not in layers]
@@ -71,7 +77,7 @@ def _describe(architecture: Mapping[str, Any], size: int) -> artifacts.Backbone:
             f"that it gives: {', '.join(layers)}"
         )
     return artifacts.Backbone(
-        architecture=models.complete(architecture),
+        architecture={},
         size=size,
         preprocessing=_PREPROCESSING,
         layers=layers,
@@ -81,16 +87,16 @@ def _describe(architecture: Mapping[str, Any], size: int) -> artifacts.Backbone:
 
 
 def save_network(directory: Path, about: artifacts.Backbone, params: Any, batch_stats: Any) -> None:
-    """Writes a trained network (params/... and batch_stats/...), and what its backbone is."""
+    """Writes a trained network (params/... and batch_stats/...), and its description."""
     tree = jax.device_get({"params": params, "batch_stats": batch_stats})
     files.write_tensors(directory / NETWORK, tree)
     files.write_json(directory / DESCRIPTION, dataclasses.asdict(about))
 
 
 def carry_backbone(directory: Path, backbone: FrozenBackbone, origin: Given) -> None:
-    """Writes a backbone, without a head, into an artifact that came from it.
+    """Writes a backbone, without a head, into an artifact that was made with it.
 
-    And images.parquet, if its own artifact, `origin`, says which images it learned from.
+    It also copies images.parquet, if `origin`, the backbone's own artifact, has it.
     """
     save_network(
         directory / CARRIED,
@@ -111,14 +117,14 @@ def load_backbone(directory: Path, about: artifacts.Backbone) -> FrozenBackbone:
 
 
 def open_backbone(artifact: Given, *, seed: int) -> FrozenBackbone:
-    """The backbone that a stage reads; `seed` draws the weights of `random:NAME`."""
+    """The backbone that a stage reads; the weights of `random:NAME` are drawn from `seed`."""
     if artifact.is_random:
         return random_backbone(artifact.about, seed=seed)
     return load_backbone(artifact.directory, artifact.about)
 
 
 def random_backbone(about: artifacts.Backbone, *, seed: int) -> FrozenBackbone:
-    """A backbone as it is before training."""
+    """A backbone with random weights, as before training."""
     make_model = _maker(about.architecture, about.size)
     make = jax.jit(functools.partial(training.init_variables, make_model))
     params, batch_stats = make(np.uint32(seed))
@@ -139,12 +145,12 @@ def extract(
 ) -> Iterator[tuple[np.ndarray, dict[str, Float[np.ndarray, "rows d"]]]]:
     """Yields (indices, {layer: features}) batch by batch, in the order of the images.
 
-    A feature is the mean of `see` over the views in `shown`, as float16: the precision at rest,
-    so that what is computed again equals what was stored.
+    A feature is the mean of `see` over the views in `shown`, as float16. Features on disk are
+    float16 too, so those computed again are equal to them.
 
     Raises:
-      ValueError: for activations beyond float16.
-      SystemExit: when `notice`, asked before every batch, says to stop.
+      ValueError: an activation exceeds the range of float16.
+      SystemExit: `notice`, asked before every batch, says to stop.
     """
     for batch, seen in see(
         backbone,
@@ -179,14 +185,15 @@ def see(
     notice: Notice,
     shown: Sequence[views.View] = (views.View(),),
 ) -> Iterator[tuple[dict[str, jax.Array], list[dict[str, jax.Array]]]]:
-    """Yields every batch of images, on the devices, and what a network makes of it.
+    """Yields every batch of images on the devices, and the features that a network gives.
 
-    A batch has `index`, `mask` (False in the rows after the last image) and, of labelled images,
-    `label`. For each view there are {layer: features [b, d] float32}: the layer's activation on
-    the view of `size` px, a map max-pooled to grids[layer] x grids[layer] and flattened.
+    A batch has `index`, `mask` (False in the rows after the last image) and, if images are
+    labelled, `label`. For each view there are {layer: features [b, d] float32}: the layer's
+    activation on the view of `size` px, max-pooled to grids[layer] x grids[layer] if it is a map,
+    and flattened.
 
     Raises:
-      SystemExit: when `notice`, asked before every batch, says to stop.
+      SystemExit: `notice`, asked before every batch, says to stop.
     """
     cut = any(view.share != 1 for view in shown)
     program = _make_program(to_json(backbone.about), tuple(grids.items()), size, cut)
@@ -200,7 +207,7 @@ def see(
 
 
 def to_place(view: views.View) -> np.ndarray:
-    """A view as `views.cut_view` takes it."""
+    """A view in the form that `views.cut_view` takes."""
     return np.array(dataclasses.astuple(view), np.float32)
 
 
@@ -211,14 +218,14 @@ def _mean(seen: Sequence[Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
     return {name: (x / len(seen)).astype(jnp.float16) for name, x in total.items()}
 
 
-# A service calls with the same network again and again: it must not compile anew.
+# A service calls with the same network many times: it must not compile each time.
 @functools.lru_cache(maxsize=16)
 def _make_program(
     about: str, grids: tuple[tuple[str, int], ...], size: int, cut: bool
 ) -> Callable[[Any, jax.Array, np.ndarray], dict[str, jax.Array]]:
-    """What gives the features by layer of a view of a batch [b, s, s, 3].
+    """The program for the features by layer of one view of a batch [b, s, s, 3].
 
-    `about` is a Backbone as JSON. `cut` is whether views may be other squares than the centre.
+    `about` is a Backbone as JSON. `cut` says whether views may be other squares than the centre.
     """
     graphdef, mean, deviation = from_json(about, training=False)
     layers = ", ".join(name for name, _ in grids)
@@ -239,7 +246,7 @@ def _make_program(
 
 
 def to_json(about: artifacts.Backbone) -> str:
-    """A description that can be the key of a cache."""
+    """A description as JSON, which can be a key of a cache."""
     return json.dumps(dataclasses.asdict(about))
 
 
@@ -254,11 +261,11 @@ def from_json(about: str, *, training: bool) -> tuple[nnx.GraphDef, list[float],
 def unwritten_shards(
     images: data.Images, rows: int, path: Callable[[int, int], Path]
 ) -> Iterator[tuple[Path, data.Images]]:
-    """Yields the shards of a pass that are not on disk yet: their files and their images.
+    """Yields the shards that are not on disk yet: their files and their images.
 
     Args:
-      images: all of them.
-      rows: how many images a shard has; the last may have fewer.
+      images: all images.
+      rows: the number of images in a shard; the last may have fewer.
       path: the file of shard i of n.
     """
     starts = range(0, len(images), rows)
@@ -284,13 +291,21 @@ def layer_shapes(about: artifacts.Backbone, size: int) -> dict[str, tuple[int, .
     """The shape of every activation on images of `size` px, by name: (h, w, c) or (d,).
 
     Raises:
-      ValueError: nothing is left of images that small.
+      ValueError: the images are too small for the network.
     """
-    return models.activation_shapes(_make_abstract(_maker(about.architecture, about.size)), size)
+    return dict(_layer_shapes(json.dumps(about.architecture, sort_keys=True), about.size, size))
+
+
+@functools.lru_cache(maxsize=256)
+def _layer_shapes(architecture: str, made_for: int, size: int) -> dict[str, tuple[int, ...]]:
+    """`architecture` is JSON."""
+    return models.activation_shapes(
+        _make_abstract(_maker(json.loads(architecture), made_for)), size
+    )
 
 
 def variable_shapes(about: artifacts.Backbone) -> tuple[Any, Any]:
-    """The shapes and types of the parameters and batch statistics of a backbone; see `training`."""
+    """The shapes and dtypes of the parameters and batch statistics of a backbone."""
     make_model = _maker(about.architecture, about.size)
     return jax.eval_shape(lambda: training.init_variables(make_model, 0))
 
@@ -299,7 +314,7 @@ def check_layers(origin: str, layers: Iterable[str], about: artifacts.Backbone, 
     """Refuses layers that a backbone does not have.
 
     Raises:
-      ValueError: naming those that it has.
+      ValueError: it names the layers that the backbone has.
     """
     try:
         known = layer_shapes(about, size)
@@ -314,6 +329,6 @@ def check_layers(origin: str, layers: Iterable[str], about: artifacts.Backbone, 
 
 
 def parameter_count(make_model: training.MakeModel) -> int:
-    """How many parameters a network has; nothing is computed."""
+    """The number of parameters of a network; nothing is computed."""
     params, _ = jax.eval_shape(lambda: training.init_variables(make_model, 0))
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

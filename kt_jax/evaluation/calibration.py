@@ -30,14 +30,14 @@ def calibrate(
     reading: data.Reading,
     notice: Notice,
 ) -> backbones.FrozenBackbone:
-    """The backbone with the batch statistics of central views of `size` px of these images.
+    """The backbone with batch statistics of these images, on central views of `size` px.
 
-    A new network has no statistics, and a puzzle solver has those of tiles. Each mean and variance
-    is that of up to 36 batches of 128 images together, chosen by `seed`; in every batch the layers
-    below normalise as in training. No label is used.
+    A network with random weights has no statistics, and a puzzle solver has those of tiles. Means
+    and variances are over up to 36 batches of 128 images, which `seed` chooses. In each batch the
+    layers below normalise as in training. No labels are used.
 
     Raises:
-      SystemExit: when `notice` says to stop.
+      SystemExit: `notice` says to stop.
     """
     if not jax.tree.leaves(backbone.batch_stats):
         return backbone
@@ -63,7 +63,7 @@ def calibrate(
 
 @functools.lru_cache(maxsize=16)
 def _make_program(about: str, size: int) -> Callable[[Any, jax.Array], Any]:
-    """What gives the moments of one batch [b, s, s, 3]; `about` is a Backbone as JSON."""
+    """The program for the moments of one batch [b, s, s, 3]; `about` is a Backbone as JSON."""
     graphdef, mean, deviation = backbones.from_json(about, training=True)
 
     @jax.jit
@@ -77,15 +77,15 @@ def _make_program(about: str, size: int) -> Callable[[Any, jax.Array], Any]:
             model(x)
             return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
-        # A running average is m * old + (1 - m) * moment, whatever m a layer has. XLA computes
-        # the two forward passes once: they do not depend on `old`.
+        # A running average is m * old + (1 - m) * moment, for the layer's own m. XLA computes the
+        # two forward passes once: they do not depend on `old`.
         return jax.tree.map(lambda zero, one: zero / (1 - (one - zero)), update(0.0), update(1.0))
 
     return moments
 
 
 def _combine(found: Sequence[Any]) -> Any:
-    """The moments of equally large batches together.
+    """The moments of several equally large batches together.
 
     >>> batches = [{"mean": np.array([0.0]), "var": np.array([1.0])},
     ...            {"mean": np.array([2.0]), "var": np.array([1.0])}]

@@ -1,4 +1,4 @@
-"""Whether a difference between two rows of a table holds: over test images and over seeds."""
+"""Whether a difference between two rows of a table holds, over test images and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,34 +11,34 @@ from jaxtyping import Float
 from kt_jax.evaluation import scores
 from kt_jax.runs import files
 
-_NORMAL = 1.96  # of a 95 % interval
+_NORMAL = 1.96  # for a 95 % interval
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """What one row has in one column: a figure for each seed, and which images were right."""
+    """One row in one column: a value for each seed, and the test images that were right."""
 
     values: tuple[float, ...]
     """Shares from 0 to 1."""
     right: Float[np.ndarray, "seeds n"] | None
-    """By test image, the share of the draws that were right; None where that is not known."""
+    """By test image, the share of the draws that were right; None if it is not known."""
     resampled: Float[np.ndarray, "seeds r"] | None = None
-    """Of figures that are no share of images: their values in resamples of the test images, the
-    same resamples for all rows; None where that is not known."""
+    """For metrics that are no share of images: the values in resamples of the test images, the same
+    resamples for all rows; None if they are not known."""
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """The mean over the seeds."""
         return float(np.mean(self.values))
 
     @property
     def deviation(self) -> float:
-        """The standard deviation over the seeds; 0 of one."""
+        """The standard deviation over the seeds; 0 if there is one seed."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else 0.0
 
 
 def read_cell(found: Sequence[tuple[Path, dict[str, Any]]]) -> Cell:
-    """The cell of rows of scores.json, a seed each, with the directories that they lie in."""
+    """The cell of rows of scores.json, one per seed, given with their directories."""
     right, resampled = [], []
     for directory, row in found:
         if "resampled" in row:
@@ -53,13 +53,13 @@ def read_cell(found: Sequence[tuple[Path, dict[str, Any]]]) -> Cell:
 
 
 def _stack(several: Sequence[np.ndarray], count: int) -> np.ndarray | None:
-    """Rows of the same length, if there are as many as wanted."""
+    """The rows as one array, if there are `count` rows of the same length; otherwise None."""
     alike = len(several) == count and len({len(each) for each in several}) == 1
     return np.stack(several) if alike else None
 
 
 def interval(cell: Cell) -> tuple[float, float] | None:
-    """The 95 % interval of a cell's mean, over images and seeds; None where it is not known."""
+    """The 95 % interval of a cell's mean, over images and seeds; None if it is not known."""
     if cell.right is None and cell.resampled is None:
         return None
     nothing = (None if x is None else np.zeros_like(x[:1]) for x in (cell.right, cell.resampled))
@@ -68,7 +68,7 @@ def interval(cell: Cell) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class Finding:
-    """A difference of two cells and what it says of a claim."""
+    """The difference of two cells, and the verdict on a claim."""
 
     difference: float
     interval: tuple[float, float]
@@ -78,19 +78,20 @@ class Finding:
 
 
 def compare(one: Cell, other: Cell, *, within: float = 0.0) -> Finding:
-    """Whether `one` is larger than `other`; or, with `within`, as large up to so much.
+    """Tests whether `one` is larger than `other` or, with `within`, equal up to this margin.
 
-    Seed s of one is compared with seed s of the other, image by image; a cell of one seed with
-    every seed of the other. The standard error of the mean difference is sqrt(v_i / n + v_s / S).
-    v_i is the variance over the n test images of the difference averaged over seeds, v_s that over
-    the S seeds of the difference averaged over images. Of one seed only the images count. The
-    interval is 1.96 standard errors to each side. Of figures that are no share of images, v_i / n
-    is the variance of the mean difference over resamples of the images (the paired bootstrap).
+    Seed s of one cell is compared with seed s of the other, image by image. A cell with one seed is
+    compared with every seed of the other. The standard error of the mean difference is sqrt(v_i / n
+    + v_s / S). v_i is the variance over the n test images of the difference averaged over seeds,
+    v_s the variance over the S seeds of the difference averaged over images. With one seed only the
+    images count. The interval is 1.96 standard errors to each side. For metrics that are no share
+    of images, v_i / n is the variance of the mean difference over resamples of the images (the
+    paired bootstrap).
 
     Args:
       one: a cell.
       other: a cell of the same test images.
-      within: a share; 0 asks for a larger value.
+      within: the margin, a share; 0 tests for a larger value.
 
     Raises:
       ValueError: the cells are of other images, or it is not known which images were right.
@@ -108,7 +109,7 @@ def compare(one: Cell, other: Cell, *, within: float = 0.0) -> Finding:
     seeds = max(counts) if 1 in counts else min(counts)
     differences = a[:seeds] - b[:seeds]
     variance = differences.mean(0).var()
-    if number == 0:  # of the mean over images; resamples are such means
+    if number == 0:  # variance of the mean over images; resamples are such means
         variance /= differences.shape[1]
     by_seed = np.array(one.values[:seeds]) - np.array(other.values[:seeds])
     if seeds > 1:

@@ -1,6 +1,6 @@
-"""What one can see without any network: pixels, and gradients with colours.
+"""Baselines without a network: pixels, and gradients with colours.
 
-A network is worth keeping where it says more than these.
+A network is useful only if its features are better than these.
 """
 
 import jax
@@ -8,20 +8,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 ORIENTATIONS = 9
-CELLS = 8  # a side, of gradients
-_REGIONS = 4  # a side, of colours
+CELLS = 8  # per side, of gradients
+_REGIONS = 4  # per side, of colours
 _LEVELS = 8  # of each colour
 _EPSILON = 1e-5
 
 
 def small_pixels(images: Float[Array, "b s s 3"], side: int) -> Float[Array, "b d"]:
-    """The image resized to side x side, d = 3 side^2; grey levels of 0..255."""
+    """The image resized to side x side, d = 3 side^2. Grey levels are 0..255."""
     small = jax.image.resize(images, (images.shape[0], side, side, 3), "linear")
     return small.reshape(images.shape[0], -1)
 
 
 def hog_dims(cells: int) -> int:
-    """How many numbers `hog_and_colour` gives: 2,148 of 8 cells."""
+    """The number of dimensions of `hog_and_colour`: 2,148 for 8 cells."""
     return 4 * ORIENTATIONS * (cells - 1) ** 2 + 3 * _LEVELS * _REGIONS**2
 
 
@@ -29,16 +29,16 @@ def hog_and_colour(images: Float[Array, "b s s 3"], cells: int = CELLS) -> Float
     """Histograms of oriented gradients (Dalal & Triggs 2005), and of colours by region.
 
     Gradients: of the grey image, 9 orientations without sign, cells x cells cells, blocks of 2 x 2
-    cells normalised by L2-Hys: 1,764 numbers of 8 cells, as scikit-image's `hog` gives them.
-    Colours: the shares of 8 levels of red, green and blue in each of 4 x 4 regions: 384 numbers.
-    Grey levels of 0..255.
+    cells normalised by L2-Hys. For 8 cells these are 1,764 numbers, equal to those of
+    scikit-image's `hog`. Colours: the shares of 8 levels of red, green and blue in each of 4 x 4
+    regions (384 numbers). Grey levels are 0..255.
     """
     rows = [_gradients(images.mean(-1), cells), _colours(images)]
     return jnp.concatenate(rows, axis=1)
 
 
 def _gradients(grey: Float[Array, "b s s"], count: int) -> Float[Array, "b d"]:
-    # As scikit-image: central differences, zero at the border.
+    # As in scikit-image: central differences, zero at the border.
     down = jnp.pad(grey[:, 2:] - grey[:, :-2], ((0, 0), (1, 1), (0, 0)))
     across = jnp.pad(grey[:, :, 2:] - grey[:, :, :-2], ((0, 0), (0, 0), (1, 1)))
     strength = jnp.hypot(across, down)
@@ -64,7 +64,7 @@ def _colours(images: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
 
 
 def _mean_by_region(x: Float[Array, "b s t *d"], regions: int) -> Float[Array, "b r q *d"]:
-    """Means over regions x regions squares; the rows and columns that do not fill one are cut."""
+    """Means over regions x regions squares; rows and columns that do not fill one are cut off."""
     side = x.shape[1] // regions
     whole = x[:, : side * regions, : side * regions]
     split = whole.reshape(x.shape[0], regions, side, regions, side, *x.shape[3:])

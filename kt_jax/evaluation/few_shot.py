@@ -1,4 +1,4 @@
-"""How few labels are enough: ridge regression on frozen features of some labelled images."""
+"""Accuracy with few labels: ridge regression on frozen features of some labelled images."""
 
 import logging
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Options(protocol.Protocol):
-    """Ridge regression to the classes of a few images."""
+    """Options of ridge regression with few labels."""
 
     per_class: tuple[int, ...] = (10, 50, 100)
-    """Labelled images of each class, or all of a class that has fewer."""
+    """Numbers of labelled images per class. A class with fewer images has all of them labelled."""
     shares: tuple[float, ...] = (0.01, 0.1)
-    """Shares of each class that are labelled, at least one image."""
+    """Shares of each class that are labelled, with at least one image."""
     draws: int = 5
-    """Labelled images are drawn so often; every subject gets the same."""
+    """The number of random draws of labelled images. All subjects get the same draws."""
     most_rows: int = 5_000
-    """An amount that asks for more labelled images in all is skipped: `linear` answers it."""
+    """Amounts of more labelled images in all are skipped: use the kind `linear` for them."""
 
     def __post_init__(self) -> None:
-        """Refuses counts below 1, and what is no share."""
+        """Refuses counts below 1, and shares that are out of range."""
         super().__post_init__()
         for name, values in (
             ("per_class", self.per_class),
@@ -47,12 +47,12 @@ class Options(protocol.Protocol):
 
 
 def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
-    """A row for each amount of labels, with the layer that the labelled images choose."""
+    """A row for each amount of labels, at the layer that the labelled images choose."""
     chosen: Options = stage.options
     train = stage.inputs.images["train_images"]
     labels, classes = protocol.labels_of(train), len(train.class_names)
     tested = protocol.labels_of(stage.inputs.images["test_images"])
-    # The same images for every subject, so that they can be compared.
+    # Every subject gets the same images, so that subjects can be compared.
     drawn = dict(_draw(chosen, labels, seed))
     used = np.unique(np.concatenate([rows for some in drawn.values() for rows in some]))
     whole = views.fixed_views(1)
@@ -114,9 +114,9 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
 def _draw(
     chosen: Options, labels: Int[np.ndarray, " n"], seed: int
 ) -> Iterator[tuple[str, list[Int[np.ndarray, " m"]]]]:
-    """The labelled images of every draw, by the words for their amount.
+    """The labelled images of every draw, by amount in words.
 
-    A larger amount holds the images of a smaller one.
+    Larger amounts include the images of smaller ones.
     """
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     shuffled = [
@@ -147,14 +147,14 @@ def _draw(
 def fit(
     rows: Float64[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], classes: int, channels: int
 ) -> tuple[ridge.Classifier, float]:
-    """As `ridge.fit` with the penalty that classifies best the images left out one at a time.
+    """As `ridge.fit`, with the penalty of the best leave-one-out accuracy.
 
-    In the dual: with K = X X^T of centred rows and D = p (K + p I)^-1 for a penalty p, the residual
-    of row i is (D Y)_i, and (D Y)_i / (D_ii - 1/n) if row i is left out and the intercept fitted
-    again (Rifkin & Lippert 2007, with the intercept's share 1/n of the leverage).
+    It uses the dual: with K = X X^T of centred rows and D = p (K + p I)^-1 for a penalty p, the
+    residual of row i is (D Y)_i. If row i is left out and the intercept fitted again, it is (D Y)_i
+    / (D_ii - 1/n) (Rifkin & Lippert 2007, with the intercept's share 1/n of the leverage).
 
     Returns:
-      The classifier, and the share of rows that were classified right when left out.
+      The classifier, and its leave-one-out accuracy: a share of the rows.
     """
     mean = rows.mean(0)
     by_channel = mean.reshape(-1, channels).mean(0)

@@ -1,6 +1,7 @@
-"""Networks of which a part is frozen: the arrays that a layer depends on, found by tracing it.
+"""Partly frozen networks: the arrays that a layer depends on, found by tracing.
 
-No list of names for each architecture: whatever the program of an activation reads is frozen.
+There is no list of names for each architecture. Everything that the program of an activation reads
+is frozen.
 """
 
 from collections.abc import Collection
@@ -18,24 +19,24 @@ Path = tuple[str | int, ...]
 
 
 class Frozen(nnx.BatchStat):
-    """An array that training leaves as it is.
+    """An array that training does not change.
 
-    Training carries it with the batch statistics: it is neither differentiated nor decayed, and
-    adds nothing to the norm that gradients are clipped by.
+    It is part of the batch statistics of the training state. It has no gradient and no weight
+    decay, and does not count in the norm for gradient clipping.
     """
 
 
 class PartlyFrozen(models.Classifier):
-    """A classifier some of whose arrays are `Frozen`.
+    """A classifier in which some arrays are `Frozen`.
 
-    Modules that hold frozen arrays are as in evaluation even while the others train: batch norms
-    normalise by their running statistics and leave them alone, and nothing is drawn. (DeepCluster's
-    VOC figure of fc6-8 fell from 72.0 to 70.4 when its frozen batch norms were frozen in fact, as
-    its authors' erratum says.)
+    Modules with frozen arrays stay in evaluation mode while others train: batch norms use their
+    running statistics and do not change them, and nothing is dropped. (DeepCluster's result for VOC
+    fc6-8 fell from 72.0 to 70.4 when its frozen batch norms were really frozen; see the authors'
+    erratum.)
     """
 
     def freeze(self, paths: Collection[Path]) -> None:
-        """Freezes the parameters and batch statistics at these places, such as ("output", "bias").
+        """Freezes the parameters and batch statistics at these paths, such as ("output", "bias").
 
         Raises:
           ValueError: there is no such array.
@@ -50,7 +51,7 @@ class PartlyFrozen(models.Classifier):
             raise ValueError(f"a network has no array {sorted(map(str, wanted))[0]} to freeze")
 
     def train(self, **attributes: Any) -> None:
-        """Turns training on, apart from what is frozen."""
+        """Turns training on, except for frozen modules."""
         super().train(**attributes)
         for _, module in nnx.iter_modules(self):
             if any(isinstance(each, Frozen) for each in vars(module).values()):
@@ -62,8 +63,8 @@ class PartlyFrozen(models.Classifier):
 def find_needed(make_model: training.MakeModel, layer: str, size: int) -> frozenset[Path]:
     """The parameters and batch statistics that an activation of a network depends on.
 
-    As the network is in evaluation, for images of `size` px; nothing is computed. JAX drops the
-    inputs of a program that its result does not need, and says which it kept.
+    The network is in evaluation mode, for images of `size` px; nothing is computed. JAX drops
+    inputs of a program that its result does not need, and tells which it kept.
 
     Raises:
       ValueError: the network has no such activation.
@@ -86,19 +87,19 @@ def find_needed(make_model: training.MakeModel, layer: str, size: int) -> frozen
 
 
 def to_path(keys: Collection[Any]) -> Path:
-    """The names on the way to an array in nested dicts, from JAX's keys of a leaf."""
+    """The path to an array in nested dicts, from JAX's keys of a leaf."""
     return tuple(each.key for each in keys)
 
 
 def flatten(tree: Any) -> dict[Path, Any]:
-    """Nested dicts as one, by the names on the way."""
+    """Nested dicts as one dict by paths."""
     return {to_path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def put(tree: Any, arrays: dict[Path, np.ndarray]) -> Any:
-    """The tree with these arrays in their places, on the devices where those before were.
+    """The tree with these arrays in their places, on the same devices as those before.
 
-    Arrays whose place the tree lacks are skipped.
+    Arrays that have no place in the tree are skipped.
 
     Raises:
       ValueError: an array has another shape than the one in its place.

@@ -1,4 +1,4 @@
-"""Features that somebody else computed: rows in a file, and the keys of their images."""
+"""Given features: rows in a file of another program, and the keys of their images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from jaxtyping import Int, Shaped
 from kt_jax.models import torch_files
 
 _NAMED = 3  # of each kind of key, in messages
-_NO_FEATURES = ("label", "index", "class")  # what `index.parquet` has beside keys
+_NO_FEATURES = ("label", "index", "class")  # other columns of `index.parquet` than the keys
 _PANDAS_INDEX = "__index_level_"
 _TENSORS = (".safetensors", ".pth", ".pt")
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Features as they are in a file."""
+    """The features in a file."""
 
     values: Shaped[np.ndarray, "n d"]
-    """Numbers; a memory map where the file is .npy."""
+    """The numbers; a memory map if the file is .npy."""
     keys: tuple[str, ...] | None
-    """Of the images, if the file says them."""
+    """The key of each row, if the file has keys."""
     columns: tuple[str, ...] = ()
-    """Of a .parquet file, those that the numbers are from."""
+    """The columns of a .parquet file that the numbers come from."""
 
 
 def read_rows(
@@ -37,16 +37,16 @@ def read_rows(
 
     Args:
       path: .npy [n, d]; .safetensors, .pth or .pt with a tensor [n, d]; or .parquet with a column
-        of lists of d numbers, or d columns of numbers, of which label, index, class and a pandas
-        index (`__index_level_0__`) are left out.
-      column: the tensor or the column of lists; "" is the only one that there is.
-      key_column: of a .parquet file, the keys.
+        of lists of d numbers, or d columns of numbers. The columns label, index, class and a pandas
+        index (`__index_level_0__`) are skipped.
+      column: the tensor or the column of lists; "" if there is only one.
+      key_column: the column of the keys in a .parquet file.
       needs_keys: whether a .parquet file must have that column.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is another kind of file, lacks the keys, or holds no matrix of numbers, or
-        several.
+      ValueError: the file is of another kind, has no keys, or does not have exactly one matrix of
+        numbers.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -78,11 +78,11 @@ def read_rows(
 
 
 def read_keys(path: Path, *, key_column: str = "key") -> tuple[str, ...]:
-    """The keys in a file: a line each, or a column of a .parquet file.
+    """The keys in a file: one key a line, or a column of a .parquet file.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it has no such column, or is no text.
+      ValueError: the file has no such column, or is not text.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -101,13 +101,13 @@ def read_keys(path: Path, *, key_column: str = "key") -> tuple[str, ...]:
 def match(
     keys: Sequence[str], wanted: Sequence[str], *, origin: str, images: str
 ) -> Int[np.ndarray, " n"]:
-    """The row of each of the `wanted` keys.
+    """The number of the row of each of the `wanted` keys.
 
     Args:
-      keys: of the rows.
-      wanted: of the images.
-      origin: where the keys are, for the message.
-      images: what the images are called there.
+      keys: the keys of the rows.
+      wanted: the keys of the images.
+      origin: where the keys come from, for the message.
+      images: the name of the images in the message.
 
     Raises:
       ValueError: a key is there twice, or an image has no row.
@@ -156,11 +156,11 @@ def _choose_tensor(path: Path, tensors: dict[str, np.ndarray], name: str) -> np.
         (name,) = matrices
     if name not in tensors:
         raise ValueError(f"{path} has no tensor {name!r}{_among(list(tensors))}")
-    return tensors[name].astype(np.float32)  # NumPy alone knows no bfloat16
+    return tensors[name].astype(np.float32)  # NumPy has no bfloat16
 
 
 def _choose_columns(path: Path, table: pa.Table, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Their numbers, and the columns that these are from."""
+    """The numbers, and the columns that they come from."""
     lists = [each.name for each in table.schema if _is_list(each.type)]
     if name and name not in lists:
         raise ValueError(f"{path} has no column of lists {name!r}{_among(lists)}")

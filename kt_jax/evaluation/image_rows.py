@@ -1,7 +1,7 @@
-"""How an image becomes a row of Features: its views, the layers taken, and their scales.
+"""From images to rows of Features: views, layers, pooling and scales.
 
-The stage that writes Features and all that make the rows of other images (labels, atlases,
-embeddings) use these functions, so that they agree to the bit.
+The stage that writes Features and everything that makes rows of other images (labels, atlases,
+embeddings) use these functions, so that rows agree to the bit.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +17,11 @@ from kt_jax.models import views
 from kt_jax.runs import artifacts
 from kt_jax.runs.stage import Notice
 
-_ROWS = 8_192  # at a time, of a shard
+_ROWS = 8_192  # rows of a shard at a time
 
 
 def split_layers(layer: str) -> tuple[str, ...]:
-    """The activations that a row is joined from, in their order.
+    """The activations that are joined in a row, in their order.
 
     >>> split_layers("conv2_2+conv3_2")
     ('conv2_2', 'conv3_2')
@@ -41,12 +41,12 @@ def extract(
 ) -> Iterator[tuple[Int[np.ndarray, " rows"], Float16[np.ndarray, "rows d"]]]:
     """Yields (indices, rows) batch by batch, in the order of the images.
 
-    A row is what `about` says: of each layer the mean over the views, pooled, the layers side by
-    side; and divided by `about.scales`, if it has any.
+    `about` describes the rows: for each layer the pooled mean over the views. Layers are
+    concatenated, and divided by `about.scales` if there are any.
 
     Raises:
-      ValueError: for values beyond float16.
-      SystemExit: when `notice`, asked before every batch, says to stop.
+      ValueError: a value exceeds the range of float16.
+      SystemExit: `notice`, asked before every batch, says to stop.
     """
     layers = split_layers(about.layer)
     for index, parts in backbones.extract(
@@ -68,10 +68,10 @@ def extract(
 def divide(
     rows: Float16[np.ndarray, "n d"], widths: Sequence[int], scales: Sequence[float]
 ) -> Float16[np.ndarray, "n d"]:
-    """The rows, each part of these widths divided by its scale; as they are without scales.
+    """The rows, with each part of these widths divided by its scale; unchanged without scales.
 
     Raises:
-      ValueError: for values beyond float16.
+      ValueError: a value exceeds the range of float16.
     """
     if not scales:
         return rows
@@ -89,15 +89,16 @@ def divide(
 def find_scales(
     shards: Iterable[Path], layers: Sequence[str], widths: Sequence[int]
 ) -> tuple[float, ...]:
-    """What the parts of joined rows are divided by, so that no layer outweighs another.
+    """The scales of the parts of joined rows, which give all layers the same weight.
 
-    Each is the root mean square of the part's length over all rows, over the square root of d / p
-    for p parts of d numbers in all: divided, every part has a mean squared length of d / p.
+    A scale is the root mean square of the part's length over all rows, divided by the square root
+    of d / p (p parts, d numbers in all). After division every part has a mean squared length of d /
+    p.
 
     Args:
-      shards: .npy files of the rows [n, d], undivided.
+      shards: .npy files of the rows [n, d], before division.
       layers: the names of the parts.
-      widths: how many numbers each has.
+      widths: the number of dimensions of each part.
 
     Raises:
       ValueError: a layer is 0 on all images.

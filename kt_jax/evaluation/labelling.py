@@ -17,26 +17,26 @@ from kt_jax.runs.stage import Notice
 COLUMNS = ("cluster", "distance", "second_cluster", "margin")
 LABELS = "labels.parquet"
 NEAREST = "nearest.safetensors"
-RANKED = ("clusters", "distances")  # what NEAREST holds
+RANKED = ("clusters", "distances")  # the arrays in NEAREST
 _ROWS_AT_A_TIME = 4_096
 
 
 @dataclass(frozen=True, eq=False)
 class Labeller:
-    """Centroids, and the backbone whose features they are centroids of."""
+    """Centroids, and the backbone of the features that were clustered."""
 
     features: artifacts.Features
-    """How an image becomes a row."""
+    """The settings of the features: layer, pooling, views."""
     backbone: backbones.FrozenBackbone
     scaling: Mapping[str, Any]
-    """What `kmeans.assign` needs besides rows; see `load_scaling`."""
+    """Arguments of `kmeans.assign` other than rows; see `load_scaling`."""
 
 
 def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifacts.Features:
-    """The features that clusters are of.
+    """The features of the clusters.
 
     Raises:
-      ValueError: they were given, so that nobody knows those of other images.
+      ValueError: the features were given, so no backbone can compute those of other images.
     """
     features = clusters.about.features
     if features is None or features.backbone is None:
@@ -48,7 +48,7 @@ def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifact
 
 
 def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
-    """The labeller of clusters that carry their backbone.
+    """The labeller of clusters, with the backbone that they contain.
 
     Raises:
       ValueError: as `check_features`.
@@ -60,9 +60,10 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
 
 
 def load_scaling(clusters: artifacts.Artifact[artifacts.Clusters]) -> dict[str, Any]:
-    """What `kmeans.assign` needs besides rows.
+    """The arguments of `kmeans.assign` other than rows.
 
-    Centroids, mean, l2, and None where rows are not reduced (components) or balanced (weights).
+    Centroids, mean, l2, components (None if rows are not reduced) and weights (None if clusters are
+    not balanced).
     """
     tensors = files.read_tensors(clusters / "centroids.safetensors")
     named = {name: tensors.get(name) for name in ("centroids", "mean", "components", "weights")}
@@ -70,9 +71,9 @@ def load_scaling(clusters: artifacts.Artifact[artifacts.Clusters]) -> dict[str, 
 
 
 def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images) -> bool:
-    """Whether clusters are of given features, and these very images have them.
+    """Whether clusters are of given features, and these images have the features.
 
-    Other files of the same names are other images; see `data.hash_keys`.
+    Other files with the same names are other images; see `data.hash_keys`.
     """
     features = clusters.about.features
     return (
@@ -90,15 +91,15 @@ def write_given(
     *,
     mesh: Mesh,
 ) -> None:
-    """Writes labels.parquet of the images whose features were given, into their clusters.
+    """Writes labels.parquet for images whose features were given, from their clusters.
 
-    `scaling` is what `load_scaling` would load.
+    `scaling` is the result of `load_scaling`.
     """
     index = files.read_table(features / "index.parquet")
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
     found = kmeans.assign(shards, **scaling, mesh=mesh)
     columns = {name: getattr(found, name) for name in COLUMNS}
-    # Of two as near, the one that k-means took.
+    # If two centroids are equally near, the one that k-means chose.
     other = found.cluster != assignment
     columns["second_cluster"] = np.where(other, found.cluster, found.second_cluster)
     columns["cluster"] = assignment
@@ -118,9 +119,9 @@ def label(
 ) -> dict[str, np.ndarray]:
     """The columns COLUMNS of images, in their order, and RANKED [n, m]; see `kmeans.Assignment`.
 
-    RANKED are of the `nearest` centroids, where more than two are asked for. Images are seen as
-    those that were clustered: layers, pooling, views and normalisation. After every batch,
-    `on_batch` is called with the number of its images.
+    RANKED has the `nearest` centroids, if more than two are asked for. Layers, pooling, views and
+    normalisation are those of the clustered images. After every batch, `on_batch` is called with
+    the number of its images.
     """
     parts: list[kmeans.Assignment] = []
     waiting: list[np.ndarray] = []
@@ -140,7 +141,7 @@ def label(
         notice=notice,
     ):
         waiting.append(rows)
-        # A call looks at all centroids first, whatever the number of rows.
+        # Every call reads all centroids, for any number of rows.
         if sum(map(len, waiting)) >= _ROWS_AT_A_TIME:
             assign()
         on_batch(len(index))

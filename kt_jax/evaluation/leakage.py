@@ -1,6 +1,6 @@
-"""Whether a probe's test images are among the images that the run learned from.
+"""Leakage: test images that are among the training images of a run.
 
-A stage that learns writes down from what; the probe reads it and compares.
+A stage that learns writes its images; an evaluation reads and compares them.
 """
 
 import logging
@@ -25,7 +25,7 @@ def write_images(
 ) -> None:
     """Writes images.parquet: key, sha256 and phash of every image that a network learned from.
 
-    And of the images that others wrote down, such as its teacher's.
+    `and_those_in` are files of the same form, such as its teacher's, whose images are added.
     """
     hashes = data.hash_images(images)
     columns = {"key": images.keys, "sha256": hashes.content, "phash": hashes.perceptual}
@@ -37,18 +37,18 @@ def write_images(
 def find_leakage(
     learners: Mapping[str, Path], train_images: data.Images, test_images: data.Images
 ) -> list[dict[str, Any]]:
-    """Counts the test images that were learned from, and logs it.
+    """Counts and logs the test images that networks learned from.
 
     Args:
       learners: the images.parquet of each network, by its name.
-      train_images: which the evaluation learns from itself.
-      test_images: which it tests on.
+      train_images: the training images of the evaluation itself.
+      test_images: the test images of the evaluation.
 
     Returns:
-      A dict for each training set: training, evaluation (the two sets), images (how many are
-      tested on), exact and near (how many of them are there, see `data.find_leaks`),
-      max_distance (of near, in bits), examples (at most 20 pairs of keys, test and training, the
-      exact ones first).
+      A dict for each training set: training, evaluation (the two sets), images (the number of test
+        images), exact and near (how many of them are in the training set, see `data.find_leaks`),
+        max_distance (of near, in bits), examples (at most 20 pairs of keys, test and training, the
+        exact ones first).
     """
     learned = {name: _read_images(path) for name, path in learners.items()}
     learned["probe train_images"] = train_images.keys, data.hash_images(train_images)

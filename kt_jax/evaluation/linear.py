@@ -18,7 +18,7 @@ from kt_jax.models import views
 from kt_jax.runs.stage import Stage
 
 VERSION = 2
-# Sums of float32 on the devices are added up in float64 on the host so often.
+# After this many rows the float32 sums of the devices are added to float64 sums on the host.
 _ROWS_OF_A_SUM = 65_536
 _SELECTION = (
     "penalty and layer by a stratified tenth of the training images, then fitted to all; "
@@ -28,14 +28,14 @@ _SELECTION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options(protocol.Protocol):
-    """Ridge regression to the classes, layer by layer."""
+    """Options of ridge regression to the classes, layer by layer."""
 
     test_views: int = 1
-    """How many views of a test image are scored, whose scores are added: 1, 2 or 10; see
-    `views.fixed_views`. In training each image is seen as it is and mirrored."""
+    """The number of views of a test image whose scores are added: 1, 2 or 10; see
+    `views.fixed_views`. Training uses each image and its mirror image."""
 
     def __post_init__(self) -> None:
-        """Refuses counts that do not exist."""
+        """Refuses a number of views that does not exist."""
         super().__post_init__()
         try:
             views.fixed_views(self.test_views)
@@ -44,7 +44,7 @@ class Options(protocol.Protocol):
 
 
 def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
-    """A row for each layer; `chosen` marks the one that the held-out images choose."""
+    """A row for each layer. `chosen` marks the layer that the held-out images choose."""
     chosen: Options = stage.options
     train = stage.inputs.images["train_images"]
     labels, classes = protocol.labels_of(train), len(train.class_names)
@@ -67,7 +67,7 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
         penalties, values = {}, {}
         for layer, found in guesses.items():
             right = {n: float((x == labels[held_out]).mean()) for n, x in found.items()}
-            # Of equally good ones the strongest.
+            # The strongest of equally good penalties.
             penalties[layer] = max(right, key=lambda n: (right[n], n))
             values[layer] = right[penalties[layer]]
         final = {
@@ -110,7 +110,7 @@ def sum_up(
     shown: Sequence[views.View],
     on_batch: Any = lambda rows: None,
 ) -> dict[str, ridge.Moments]:
-    """The moments of training images by layer, each view of an image being a row."""
+    """The moments of training images by layer. Each view of an image is a row."""
     targets = jnp.asarray(labels[np.asarray(rows)], jnp.int32)
     totals: dict[str, list[np.ndarray]] = {}
     state: dict[str, Any] = {}
@@ -165,7 +165,7 @@ def predict(
     *,
     on_batch: Any = lambda rows: None,
 ) -> dict[str, dict[int, np.ndarray]]:
-    """The class of each image by every classifier of every layer; the views' scores are added."""
+    """The class of each image by layer and classifier, from the sum of the views' scores."""
     weights = {
         layer: (
             np.stack([each.weights for each in some.values()]).astype(np.float32),

@@ -1,9 +1,9 @@
 """Linear classifiers of frozen features by stochastic gradient descent: the paper's Table 4.
 
-After Zhang et al. 2016: every layer's activation, frozen, max-pooled (they resize) to a pinned
-grid, a batch normalisation without parameters (of each channel) and one linear layer; all layers
-in one pass. Training sees the central view or its mirror image, testing the central view. The last
-step counts. No layer is chosen: every layer has its row.
+After Zhang et al. 2016: the activation of every layer is frozen and max-pooled (they resize) to a
+fixed grid. Then come a batch normalisation without parameters (of each channel) and one linear
+layer. All layers are trained in one pass. Training uses the central view or its mirror image, the
+test uses the central view. The last step counts. No layer is chosen: every layer has its row.
 """
 
 import functools
@@ -35,13 +35,13 @@ _SELECTION = "last step; no test image was used to choose anything"
 
 @dataclass(frozen=True, kw_only=True)
 class Options(protocol.Protocol):
-    """A linear layer on each layer of a frozen network, trained by gradient descent."""
+    """Options of linear classifiers on each layer, trained by gradient descent."""
 
     epochs: int = 28
-    """140,000 steps of 256 on ImageNet (FAIR's benchmark)."""
+    """The number of epochs. 28 are 140,000 steps of 256 on ImageNet (FAIR's benchmark)."""
     optimizer: Optimizer = Optimizer(learning_rate=0.01, clip=0.0, warmup=0)
     batch_size: int = 256
-    """Rows of a step, over all devices."""
+    """The number of rows in a step, over all devices."""
 
     def __post_init__(self) -> None:
         """Refuses counts below 1."""
@@ -119,7 +119,7 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
 def _sum_of_losses(
     logits: Mapping[str, jax.Array], labels: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The layers' probes do not touch one another: their losses are added."""
+    """The sum of the losses of all layers. Their probes are independent."""
     losses = {
         layer: optax.softmax_cross_entropy_with_integer_labels(x, labels).mean()
         for layer, x in logits.items()
@@ -137,7 +137,7 @@ def _cache(
     scratch: Path,
     shown: tuple[views.View, ...],
 ) -> dict[str, np.ndarray]:
-    """Each layer's features [views * n, d] float16 as a file that the page cache holds."""
+    """The features of each layer [views * n, d] float16, as memory-mapped files."""
     directory = scratch / split
     directory.mkdir(parents=True, exist_ok=True)
     matrices: dict[str, np.memmap] = {}
@@ -157,7 +157,7 @@ def _cache(
                     matrices[layer][view * count + index[mask]] = x[mask]
             counted.add(int(mask.sum()))
     for matrix in matrices.values():
-        matrix.flush()  # where other hosts see it
+        matrix.flush()  # so that other hosts see it
     partition.wait_for_all(str(directory))
     return {layer: np.load(directory / f"{layer}.npy", mmap_mode="r") for layer in subject.layers}
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours among frozen features: classes by vote, and pictures like this one."""
+"""Nearest neighbours among frozen features: classes by vote, and retrieved pictures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,23 +19,23 @@ from kt_jax.runs.stage import Stage
 VERSION = 1
 TEMPERATURE = 0.07  # DINO, eval_knn.py
 RETRIEVED = "retrieved.json"
-_PICTURES = 8  # test images whose neighbours are written down
+_PICTURES = 8  # test images whose neighbours are written
 _BLOCK = 8_192  # training rows that are compared at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(protocol.Protocol):
-    """Neighbours by the cosine of their features."""
+    """Options of nearest neighbours by the cosine of features."""
 
     k: int = 20
-    """How many neighbours."""
+    """The number of neighbours."""
     whiten: int = 256
-    """The rows' principal components, each of variance 1, that are compared (Caron et al. 2018,
-    section 3): at most so many. It took a teacher's vote from 49 to 54 % at 48 px. 0: the rows as
-    they are, which have to fit in memory."""
+    """The largest number of principal components of the rows that are compared, each scaled to
+    variance 1 (Caron et al. 2018, section 3). It changed a teacher's vote from 49 to 54 % at 48 px.
+    0: rows are not whitened; they must fit in memory."""
 
     def __post_init__(self) -> None:
-        """Refuses counts that do not exist."""
+        """Refuses counts that are out of range."""
         super().__post_init__()
         for name, least in (("k", 1), ("whiten", 0)):
             if getattr(self, name) < least:
@@ -51,7 +51,7 @@ class _Rows:
 
 
 def vote(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
-    """The class that the k nearest training images vote for, each with exp(cosine / 0.07)."""
+    """The class that the k nearest training images vote for, with weights exp(cosine / 0.07)."""
     chosen: Options = stage.options
     train = stage.inputs.images["train_images"]
     labels, classes = protocol.labels_of(train), len(train.class_names)
@@ -109,9 +109,10 @@ def retrieve(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
 def find_neighbours(
     queries: Float[np.ndarray, "m d"], rows: Float[np.ndarray, "n d"], k: int
 ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
-    """The largest products of each query with rows, and which rows these are; nearest first.
+    """The k largest products of each query with rows, and the numbers of these rows, nearest first.
 
-    Of equal products that of the earlier row. Fewer than k where there are fewer rows.
+    If products are equal, the earlier row comes first. If there are fewer than k rows, all are
+    returned.
     """
     k = min(k, len(rows))
     best = jnp.full((len(queries), k), -jnp.inf), jnp.zeros((len(queries), k), jnp.int32)
@@ -138,7 +139,7 @@ def _merge(
 def weigh(
     cosines: Float[np.ndarray, "m k"], labels: Int[np.ndarray, "m k"], classes: int
 ) -> Int[np.ndarray, " m"]:
-    """The class with the largest sum of exp(cosine / 0.07) over the neighbours that have it.
+    """The class with the largest sum of exp(cosine / 0.07) over its neighbours.
 
     >>> weigh(np.array([[0.9, 0.8, 0.8]]), np.array([[2, 1, 1]]), 3).tolist()
     [2]
@@ -150,11 +151,11 @@ def weigh(
 
 
 def _see(stage: Stage, subject: Subject) -> _Rows:
-    """Rows of the central views, whitened if the options say so, of length 1."""
+    """Rows of the central views, whitened if the options say so, and scaled to length 1."""
     chosen: Options = stage.options
     train, test = (stage.inputs.images[f"{split}_images"] for split in ("train", "test"))
     every = range(len(train))
-    # (mean, components) by layer.
+    # (mean, components) by layer
     maps: dict[str, Any] = dict.fromkeys(subject.layers)
     passes = 2 if chosen.whiten else 1
     total = passes * len(train) + len(test)
@@ -179,7 +180,7 @@ def _see(stage: Stage, subject: Subject) -> _Rows:
 
 
 def _whitening(moments: ridge.Moments, dims: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean [d], and the principal components [d, dims] over their standard deviations."""
+    """The mean [d], and the principal components [d, dims] divided by their standard deviations."""
     rows = moments.counts.sum()
     mean = moments.by_class.sum(1) / rows
     covariance = moments.products / rows - np.outer(mean, mean)
@@ -187,7 +188,7 @@ def _whitening(moments: ridge.Moments, dims: int) -> tuple[np.ndarray, np.ndarra
     largest = [max(0, width - dims), width - 1]
     found = scipy.linalg.eigh(covariance, subset_by_index=largest)
     variances, directions = (np.asarray(each) for each in found)
-    # Directions in which the rows hardly differ would become noise.
+    # Directions in which rows hardly differ would only be noise.
     kept = np.flatnonzero(variances > 1e-6 * variances[-1])[::-1]
     components = directions[:, kept] / np.sqrt(variances[kept])
     return mean.astype(np.float32), components.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Average precision of images ranked by a score, for each class by itself, and its mean.
+"""Average precision of images ranked by a score, for each class, and its mean.
 
-Labels are those of PASCAL VOC: 1 present, -1 absent, 0 present but only as "difficult": such an
-image is left out of the ranking of that class.
+Labels are those of PASCAL VOC: 1 present, -1 absent, 0 "difficult". Difficult images are left out
+of the ranking of their class.
 """
 
 from collections.abc import Iterator
@@ -22,20 +22,20 @@ def average_precision(
 ) -> Float[np.ndarray, "*r"]:
     """The average precision of one class.
 
-    Equal scores are one threshold, so that negatives among them count against the positives. It
+    Equal scores are one threshold, so negatives among them count against the positives. The result
     equals scikit-learn's `average_precision_score`, and that of Krahenbuhl et al. 2016, who
-    subtract a little from the scores of positives lest a constant score do well.
+    subtract a little from the scores of positives so that a constant score gains nothing.
 
     Args:
-      scores: higher for images that are thought to show the class.
+      scores: higher for images that are more likely to show the class.
       labels: 1, 0 (left out) or -1 for each image.
-      points: 0 is the area below the curve, sum of (R_i - R_i-1) P_i over the thresholds i; 11 is
-        VOC 2007's mean, over the recalls 0, 0.1, ..., 1, of the largest precision at that recall
-        or a higher one.
-      weights: how often each image counts, once unless given; several rows give several results.
+      points: 0 is the area below the curve, sum of (R_i - R_i-1) P_i over the thresholds i. 11 is
+        VOC 2007's mean, over the recalls 0, 0.1, ..., 1, of the largest precision at that recall or
+        a higher one.
+      weights: how often each image counts; by default once. Several rows give several results.
 
     Returns:
-      A share from 0 to 1; NaN where no image shows the class.
+      A share from 0 to 1; NaN if no image shows the class.
 
     >>> scores, labels = np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, -1, 1, -1])
     >>> round(float(average_precision(scores, labels)), 4)  # (1/1 + 2/3) / 2
@@ -70,7 +70,7 @@ def mean_average_precision(
     points: int = 0,
     weights: Int[np.ndarray, "*r n"] | None = None,
 ) -> Float[np.ndarray, "*r"]:
-    """The mean over the classes that some image shows; see `average_precision`.
+    """The mean over the classes with at least one positive image; see `average_precision`.
 
     Raises:
       ValueError: no image shows any class.
@@ -93,8 +93,8 @@ def resample(
 ) -> Float[np.ndarray, " r"]:
     """The mean average precision of 1,000 resamples of the images.
 
-    The same resamples for any scores of as many images, so that two networks are compared resample
-    by resample. A 95 % interval is `np.percentile(found, [2.5, 97.5])`.
+    The resamples depend only on the number of images. So two networks can be compared resample by
+    resample. A 95 % interval is `np.percentile(found, [2.5, 97.5])`.
     """
     values = [
         mean_average_precision(scores, labels, points=points, weights=weights)
@@ -104,7 +104,7 @@ def resample(
 
 
 def _resample(n: int) -> Iterator[Int[np.ndarray, "r n"]]:
-    """How often each of n images is drawn, in resamples of n with replacement."""
+    """How often each of n images is drawn, in resamples of n images with replacement."""
     generator = np.random.default_rng(0)
     for _ in range(_RESAMPLES // _AT_ONCE):
         drawn = generator.integers(0, n, (_AT_ONCE, n))

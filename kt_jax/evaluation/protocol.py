@@ -1,4 +1,4 @@
-"""What the evaluations of frozen networks share: their options, their checks, their rows."""
+"""What the evaluations of frozen networks share: options, checks, rows."""
 
 import logging
 import urllib.parse
@@ -24,25 +24,27 @@ Measure = Callable[[Stage, subjects.Subject, int], Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How networks are evaluated; pixels and HOG with colours always are, too."""
+    """Options of evaluations of frozen networks. They also evaluate pixels and HOG with colours."""
 
     backbones: tuple[str, ...] = options.reads(artifacts.Backbone)
-    """The networks; `random:NAME` is NAME with new weights."""
+    """The networks to evaluate. `random:NAME` is the network NAME with random weights."""
     train_images: str = options.images("train")
     test_images: str = options.images("test")
     train_features: tuple[str, ...] = options.reads(artifacts.Features, default=())
-    """Given features of the training images, which are evaluated too."""
+    """Given features of the training images, to be evaluated too."""
     test_features: tuple[str, ...] = options.reads(artifacts.Features, default=())
-    """Those of the test images: one for each of `train_features`, by whose name it is called."""
+    """Given features of the test images, one for each of `train_features`. The subject has the name
+    of the training features."""
     size: int
     """The side of the central view, in pixels."""
     batch_size: int = options.incidental(256)
-    """Images at a time, over all devices."""
+    """The number of images in a batch, over all devices."""
     max_dims: int = 9600
-    """Layers are pooled to at most so many numbers (Zhang et al. 2016), or to one number a
-    channel where there are more channels."""
+    """The largest number of dimensions to which layers are pooled (Zhang et al. 2016). A layer with
+    more channels is pooled to one number per channel."""
     seeds: tuple[int, ...] = (0,)
-    """Everything is done once with each: new weights of `random:NAME`, other held-out images."""
+    """The evaluation is repeated with each seed: other weights of `random:NAME`, other held-out
+    images."""
 
     def __post_init__(self) -> None:
         """Refuses counts and lengths below 1."""
@@ -54,16 +56,16 @@ class Protocol:
 def evaluate(
     stage: Stage, name: str, *, version: int, measure: Measure
 ) -> tuple[artifacts.Scores, dict[str, Any]]:
-    """Measures every subject of a stage with each of its seeds; writes what `scores.write` says.
+    """Measures every subject of a stage with each seed, and writes the scores (`scores.write`).
 
-    A finished subject's rows are kept, so that an interrupted stage does not repeat them. Images
-    without one label each leave nothing to measure: there are no rows, and `skipped` says why.
+    The rows of a finished subject are kept, so a resumed stage does not repeat them. If images do
+    not have one label each, there are no rows, and `skipped` says why.
 
     Args:
-      stage: whose options are a `Protocol`.
-      name: of the protocol, in the rows.
-      version: of the protocol; another one gives other figures for the same network.
-      measure: what gives the rows of one subject.
+      stage: a stage whose options are a `Protocol`.
+      name: the name of the protocol in the rows.
+      version: the version of the protocol. Another version gives other values for the same network.
+      measure: gives the rows of one subject.
     """
     inputs = stage.inputs
     seen, tested = (inputs.images[option] for option in ("train_images", "test_images"))
@@ -95,7 +97,7 @@ def _measure_once(stage: Stage, name: str, seed: int, measure: Measure) -> list[
 
 
 def describe_rows(stage: Stage, name: str, version: int) -> dict[str, Any]:
-    """What all rows of a protocol have: its name and version, and which images were seen."""
+    """What all rows of a protocol have: its name and version, and the images."""
     seen, tested = (stage.inputs.images[option] for option in ("train_images", "test_images"))
     return {
         "protocol": name,
@@ -106,7 +108,7 @@ def describe_rows(stage: Stage, name: str, version: int) -> dict[str, Any]:
 
 
 def find_leakage(stage: Stage) -> tuple[list[dict[str, Any]], list[str]]:
-    """Which test images the networks learned from; and whose training images are not known."""
+    """The test images that networks learned from, and networks with unknown training images."""
     inputs = stage.inputs
     given = [each for each in inputs.artifacts["backbones"] if not each.is_random]
     learned = {x.name: x / backbones.IMAGES for x in given if (x / backbones.IMAGES).exists()}
@@ -122,7 +124,7 @@ def labels_of(images: data.Images) -> np.ndarray:
     """The label of each image.
 
     Raises:
-      ValueError: they have not one each.
+      ValueError: the images do not have one label each.
     """
     labels = images.single_labels
     if labels is None:
@@ -131,9 +133,9 @@ def labels_of(images: data.Images) -> np.ndarray:
 
 
 def hold_out(labels: np.ndarray, seed: int) -> tuple[list[int], list[int]]:
-    """Splits training images into those to fit and a tenth to choose by, class by class.
+    """Splits training images class by class: nine tenths to fit, one tenth to choose by.
 
-    A class of two images or more has one held out at least.
+    Every class with two or more images has at least one held-out image.
 
     >>> fit, held_out = hold_out(np.repeat([0, 1], [20, 3]), seed=0)
     >>> np.bincount(np.repeat([0, 1], [20, 3])[held_out]).tolist()
@@ -154,7 +156,7 @@ def hold_out(labels: np.ndarray, seed: int) -> tuple[list[int], list[int]]:
 
 
 def choose_layer(held_out: Mapping[str, float]) -> str:
-    """The layer that held-out images choose; of equally good ones the last, which learned most.
+    """The layer with the best held-out accuracy. If several are equal, the last of them.
 
     >>> choose_layer({"conv1": 0.9, "conv2": 1.0, "conv3": 1.0, "conv4": 0.8})
     'conv3'
@@ -164,10 +166,10 @@ def choose_layer(held_out: Mapping[str, float]) -> str:
 
 
 def plan(chosen: Protocol, inputs: Inputs, *, how: str) -> Plan:
-    """What a stage of frozen evaluations would do; `how` describes it in its line.
+    """Checks the options of an evaluation, and describes it; `how` is a part of its line.
 
     Raises:
-      ValueError: for images that are too small, a test set of other classes, or features of other
+      ValueError: images are too small, the test set has other classes, or features are of other
         images.
     """
     partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
@@ -218,7 +220,7 @@ def _check_features(inputs: Inputs) -> None:
     """Refuses features of other images than those that are evaluated.
 
     Raises:
-      ValueError: saying which.
+      ValueError: it names the features and the images.
     """
     counts = {}
     for option, images in (("train_features", "train_images"), ("test_features", "test_images")):

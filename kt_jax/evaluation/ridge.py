@@ -1,7 +1,7 @@
 """Linear classifiers in closed form: ridge regression to one-hot labels, from streamed moments.
 
-The rows are never held together: a classifier of n rows of d numbers needs their sums, their
-products [d, d] and the sums by class, which add up over batches, views and devices.
+Rows need not be in memory together. A classifier of n rows of d numbers needs their sums by class
+and their products [d, d], which add up over batches, views and devices.
 """
 
 import dataclasses
@@ -12,18 +12,18 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float64, Int
 
-# Shares of the mean eigenvalue of the rows' covariance.
+# As shares of the mean eigenvalue of the rows' covariance.
 PENALTIES = tuple(float(x) for x in 10.0 ** np.arange(-3, 2, 0.5))
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a ridge regression needs of its rows x [d] and their classes."""
+    """The sums that a ridge regression needs of its rows x [d] and their classes."""
 
     counts: Float64[np.ndarray, " classes"]
-    """Rows of each class."""
+    """The number of rows of each class."""
     by_class: Float64[np.ndarray, "d classes"]
-    """The sums of the rows of each class."""
+    """The sum of the rows of each class."""
     products: Float64[np.ndarray, "d d"]
     """The sum of x x^T."""
 
@@ -43,7 +43,7 @@ class Classifier:
 def moments_of(
     rows: Float64[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], classes: int
 ) -> Moments:
-    """Those of rows that fit in memory."""
+    """The moments of rows that fit in memory."""
     one_hot = np.eye(classes)[labels]
     return Moments(one_hot.sum(0), rows.T @ one_hot, rows.T @ rows)
 
@@ -53,14 +53,14 @@ def fit(
 ) -> Iterator[Classifier]:
     """Yields for each penalty the W that minimises |X W - Y|^2 + penalty n v |W|^2.
 
-    X are the rows less their mean, each channel divided by its standard deviation over rows and
-    positions (the batch norm without parameters of Zhang et al. 2016); Y are the one-hot labels
-    less their mean, and v is the mean variance of X. A penalty is raised where rounding leaves the
+    X is the rows minus their mean, with each channel divided by its standard deviation over rows
+    and positions (the batch norm without parameters of Zhang et al. 2016). Y is the one-hot labels
+    minus their mean, and v is the mean variance of X. A penalty is raised if rounding makes the
     system indefinite.
 
     Args:
-      moments: of the training rows.
-      channels: the last axis of the map [h, w, channels] that a row is, flattened.
+      moments: moments of the training rows.
+      channels: the last axis of the map [h, w, channels]; a row is a flattened map.
       penalties: as shares of v.
     """
     rows = moments.counts.sum()
@@ -68,7 +68,8 @@ def fit(
     second = np.diag(moments.products) / rows
     by_channel = mean.reshape(-1, channels).mean(0)
     variance = second.reshape(-1, channels).mean(0) - by_channel**2
-    # A channel that hardly varies says nothing: divided by less, its rounding errors would count.
+    # A channel that hardly varies has no information: a smaller divisor would amplify its rounding
+    # errors.
     deviation = np.sqrt(np.maximum(variance, 1e-4 * by_channel**2 + 1e-10))
     scale = 1 / np.tile(deviation, len(mean) // channels)
     covariance = (moments.products / rows - np.outer(mean, mean)) * np.outer(scale, scale)
@@ -83,7 +84,7 @@ def fit(
         try:
             factor = scipy.linalg.cho_factor(covariance, lower=True)
         except np.linalg.LinAlgError:
-            # The sums were of float32: what they leave of an eigenvalue of 0 may be below it.
+            # The sums were float32: rounding may make an eigenvalue of 0 negative.
             diagonal[:] = variances
             shift = 2 * abs(float(np.linalg.eigvalsh(covariance)[0]))
             diagonal[:] = variances + added + shift

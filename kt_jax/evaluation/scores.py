@@ -1,7 +1,7 @@
-"""What an evaluation found: rows, the predictions behind them, and how sure they are.
+"""Scores of an evaluation: rows, the predictions behind them, and intervals.
 
-scores.json holds the rows, predictions.parquet the predicted class of every test image, so that
-any two rows on the same images can be compared image by image.
+scores.json has the rows, and predictions.parquet the predicted class of every test image. So any
+two rows on the same images can be compared image by image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,22 @@ from kt_jax.runs import files
 
 SCORES = "scores.json"
 PREDICTIONS = "predictions.parquet"
-# Of rows that are no share of images: their values in resamples of the test images.
+# For metrics that are no share of images: the values in resamples of the test images.
 RESAMPLED = "resampled.parquet"
 _DRAWS = 10_000
 
 
 def bootstrap(values: Float[np.ndarray, " n"], *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the mean of values of n test images, by 10,000 resamplings of images.
+    """The 95 % interval of the mean of values of n test images, by 10,000 resamples of images.
 
-    Give the differences of two networks image by image for a paired interval (Efron & Tibshirani
+    For a paired interval, give the differences of two networks image by image (Efron & Tibshirani
     1993, chapter 13, percentiles).
 
     >>> low, high = bootstrap(np.repeat([0.0, 1.0], 50))
     >>> round(low, 1), round(high, 1)
     (0.4, 0.6)
     """
-    # Resampled images are counted by their value: there are few values, however many images.
+    # It counts how often each different value is drawn: there are few, even for many images.
     different, counts = np.unique(values, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), _DRAWS)
     means = drawn @ different / len(values)
@@ -41,7 +41,7 @@ def bootstrap(values: Float[np.ndarray, " n"], *, seed: int = 0) -> tuple[float,
 def accuracy(
     predictions: Sequence[Int[np.ndarray, " n"]], labels: Int[np.ndarray, " n"]
 ) -> dict[str, Any]:
-    """`value`, `n` and `interval` of a row whose images were predicted once or several times."""
+    """`value`, `n` and `interval` of a row, from one or several predictions of each image."""
     right = np.mean([each == labels for each in predictions], axis=0)
     return {"value": float(right.mean()), "n": len(labels), "interval": list(bootstrap(right))}
 
@@ -55,11 +55,11 @@ def write(
     """Writes scores.json and predictions.parquet.
 
     Args:
-      directory: of the artifact.
-      rows: each with `predictions`, int arrays [n] (empty where a row is of no classes), which
-        become columns; in scores.json, `columns` names them.
-      labels: the true classes, column `label`; None without any.
-      others: what scores.json holds beside the rows: leakage, unknown, skipped, ...
+      directory: the directory of the artifact.
+      rows: each with `predictions`: int arrays [n] (none if the row is not about classes), which
+        become columns. `columns` in scores.json has their names.
+      labels: the true classes, for the column `label`; None if there are none.
+      others: other entries of scores.json: leakage, unknown, skipped, ...
     """
     columns = {} if labels is None else {"label": np.asarray(labels, np.int32)}
     shown = []
@@ -79,10 +79,10 @@ def write(
 def difference(
     directory: Path, row: Mapping[str, Any], other: Mapping[str, Any]
 ) -> tuple[float, tuple[float, float]]:
-    """How much better `row` is than `other`, both of the scores in `directory`: a share.
+    """How much better `row` is than `other`; both are in the scores in `directory`.
 
     Returns:
-      The difference of the accuracies, and its 95 % interval, paired by test image.
+      The difference of the accuracies (a share), and its 95 % interval, paired by test image.
     """
     table = files.read_table(directory / PREDICTIONS)
 

@@ -1,4 +1,4 @@
-"""How well a network does its pretext task on images that it did not learn from."""
+"""The accuracy of a network in its pretext task, on images that it did not learn from."""
 
 import logging
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def make_inputs(
     task: str,
     rules: PuzzleRules,
 ) -> tuple[Float[Array, "b p t t c"], tasks.Examples]:
-    """What a network is shown, standardised as the rules say, and the examples that it is made of.
+    """Standardised inputs of a network, and the examples that they are made from.
 
     Raises:
       ValueError: as `tasks.make_examples`.
@@ -36,7 +36,7 @@ def make_inputs(
     pictures = examples.pictures
     if rules.normalise == "tile":
         return views.standardise(pictures), examples
-    # Below one another, the tiles of an example are one picture.
+    # Stacked vertically, the tiles of an example are one picture.
     count, _, _, width, channels = pictures.shape
     whole = views.standardise(pictures.reshape(count, -1, width, channels))
     return whole.reshape(pictures.shape), examples
@@ -50,7 +50,7 @@ def make_all(
     asked: tasks.Asked,
     rules: PuzzleRules,
 ) -> tuple[Any, Any]:
-    """The inputs of one task and its labels; of several, dicts of both by task."""
+    """Inputs and labels of one task; of several tasks, dicts of both by task."""
     permuted = None if permutations is None else jnp.asarray(permutations)
     inputs, labels = {}, {}
     for number, name in enumerate(asked.parts):
@@ -67,10 +67,9 @@ def solve(
     images: data.Images,
     permutations: UInt8[np.ndarray, "permutations tiles"] | None,
 ) -> dict[str, Any]:
-    """The results of each task that the network learned: of the first, and "others".
+    """The results of each task that the network learned: those of the first, and "others".
 
-    Every image is shown `test_repeats` times, in other examples; the draws depend on the seed
-    alone.
+    Every image is used `test_repeats` times, in different examples. Draws depend only on the seed.
     """
     asked = tasks.ask(stage.options.task)
     first, *others = (
@@ -89,9 +88,9 @@ def _solve_one(
     images: data.Images,
     permutations: UInt8[np.ndarray, "permutations tiles"] | None,
 ) -> dict[str, Any]:
-    """The share of held-out examples that the network solves, overall and by kind of example.
+    """The share of held-out examples that the network solves, in all and by kind of example.
 
-    Kinds are numbers of occluders for puzzles ("by_occluders"), and labels for other tasks
+    Kinds are the numbers of occluders in puzzles ("by_occluders"), and the labels in other tasks
     ("by_label"). A `joint` network has a head for each of several tasks.
     """
     chosen = stage.options
@@ -150,7 +149,7 @@ def choose_loss(asked: tasks.Asked) -> training.LossFn:
 def _joint_loss(
     outputs: Mapping[str, Mapping[str, Array]], labels: Mapping[str, Array]
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The sum of the tasks' cross-entropies; and the mean of their accuracies, and each."""
+    """The sum of the tasks' cross entropies; the mean of their accuracies, and each of them."""
     found = {name: training.cross_entropy(outputs[name], labels[name])[1] for name in labels}
     loss = jnp.stack([each["loss"] for each in found.values()]).sum()
     accuracy = jnp.stack([each["accuracy"] for each in found.values()]).mean()
@@ -162,5 +161,5 @@ def _joint_loss(
 
 
 def _whole_groups(mask: np.ndarray, group: int) -> np.ndarray:
-    """Leaves out the examples of a partly padded group: their occluders might be padding."""
+    """Drops the examples of a partly padded group: their occluders might be padding."""
     return np.repeat(mask.reshape(-1, group).all(axis=1), group)

@@ -1,4 +1,4 @@
-"""Networks that a training begins from: a backbone's weights, perhaps with other options."""
+"""Networks from which a training starts: a backbone's weights, perhaps with other options."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ from kt_jax.training.learning import Head
 
 @dataclass(frozen=True)
 class Start:
-    """What a training begins from."""
+    """The start of a training."""
 
     name: str
     about: artifacts.Backbone
     arrays: Mapping[freezing.Path, np.ndarray]
-    """By their places in a `models.Classifier`: those of the backbone, and those of the hidden
-    fully connected layers that it was learned with, if any."""
+    """The arrays of the backbone and of its own hidden fully connected layers, if any, by their
+    paths in a `models.Classifier`."""
 
     @property
     def own_head(self) -> Head:
-        """The hidden layers that it was learned with; no widths where there are none."""
+        """The hidden layers of the network's own training; without widths if there were none."""
         kernels = {path[1]: x for path, x in self.arrays.items() if path[2:] == _KERNEL}
         widths = tuple(kernels[number].shape[1] for number in sorted(kernels))
         return Head(hidden=widths, batch_norm=("hidden", 0, "norm", "scale") in self.arrays)
@@ -43,15 +43,15 @@ def open_start(
     seed: int,
     calibrated_on: data.Images | None,
 ) -> Start:
-    """The network that a stage begins from.
+    """The network from which a stage starts.
 
     Args:
-      stage: which reads it, and sees images of `stage.options.size` px.
-      artifact: a finished backbone; of `random:NAME`, new weights are drawn.
+      stage: the stage; its images have `stage.options.size` px.
+      artifact: a finished backbone. `random:NAME` gets random weights.
       overrides: options of the architecture, see `override`.
-      seed: of new weights.
-      calibrated_on: the images whose statistics the batch norms of new weights get, since frozen
-        ones would have none; None leaves the mean 0 and the variance 1.
+      seed: the seed of random weights.
+      calibrated_on: the images whose statistics the batch norms of random weights get, because
+        frozen ones would have none. None: mean 0 and variance 1.
     """
     about = override(artifact.about, overrides)
     if artifact.is_random:
@@ -83,7 +83,7 @@ def override(about: artifacts.Backbone, overrides: Mapping[str, Any]) -> artifac
     """The backbone with other options, which its parameters must fit.
 
     Raises:
-      ValueError: an unknown option, or parameters of other shapes.
+      ValueError: an option is unknown, or changes the shapes of parameters.
     """
     if not overrides:
         return about
@@ -109,7 +109,7 @@ def override(about: artifacts.Backbone, overrides: Mapping[str, Any]) -> artifac
 
 
 def describe_changes(before: artifacts.Backbone, overrides: Mapping[str, Any]) -> str:
-    """What `override` changes, for people; empty if nothing."""
+    """The changes that `override` makes, for people; empty if there are none."""
     after = override(before, overrides).architecture
     changes = [
         f"{option} {before.architecture.get(option)} -> {value}"

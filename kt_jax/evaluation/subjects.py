@@ -1,4 +1,4 @@
-"""What is evaluated: frozen networks, given features, and what needs no network."""
+"""Subjects of an evaluation: frozen networks, given features, and baselines without a network."""
 
 import functools
 import math
@@ -21,9 +21,9 @@ Seen = Iterator[tuple[dict[str, jax.Array], list[dict[str, jax.Array]]]]
 
 PIXELS, HOG = "pixels", "hog_colour"
 BASELINES = (PIXELS, HOG)
-# Pixels beyond these make no linear classifier better.
+# More pixels do not improve a linear classifier.
 _MOST_PIXELS = 32
-# Zhang et al. 2016 resize AlexNet's maps to these sides; the maps of other networks to the last.
+# Zhang et al. 2016 resize AlexNet's maps to these sides. Maps of other networks get the last.
 _SIDES = {"conv1": 10, "conv2": 6, "conv3": 5, "conv4": 5, "conv5": 6}
 _SIDE = 6
 _WHOLE = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3}
@@ -31,28 +31,28 @@ _WHOLE = {"mean": (0.0,) * 3, "deviation": (1.0,) * 3}
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """Something that gives rows of numbers for images, by layer."""
+    """A source of features: rows of numbers for images, by layer."""
 
     name: str
     role: str
-    """"network", "random" (a network with new weights), "given" (features) or "baseline"."""
+    """"network", "random" (a network with random weights), "given" (features) or "baseline"."""
     channels: Mapping[str, int]
-    """By layer: a row is a map [h, w, channels], flattened."""
+    """The number of channels by layer: rows are flattened maps [h, w, channels]."""
     see: Callable[[str, Sequence[int], Sequence[views.View]], Seen]
-    """(split, rows, views) -> as `backbones.see`, of those images of "train" or "test"."""
+    """(split, rows, views) -> as `backbones.see`, for these images of "train" or "test"."""
 
     def describe_views(self, views: str) -> str:
-        """What is seen of an image, in words; given features are as somebody made them."""
+        """The views of an image in words. Given features have only their own."""
         return "the rows as they were given" if self.role == "given" else views
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """In the order of the network."""
+        """The layers in the order of the network."""
         return tuple(self.channels)
 
 
 def names(inputs: Inputs) -> dict[str, str]:
-    """The role of every subject of a stage, by its name."""
+    """The role of every subject of a stage, by name."""
     roles = dict.fromkeys(BASELINES, "baseline")
     roles |= {pair[0].name: "given" for pair in pairs(inputs)}
     for each in inputs.artifacts["backbones"]:
@@ -61,15 +61,16 @@ def names(inputs: Inputs) -> dict[str, str]:
 
 
 def pairs(inputs: Inputs) -> list[tuple[Features, Features]]:
-    """Given features of the training and of the test images."""
+    """Given features of the training and of the test images, in pairs."""
     both = (inputs.artifacts.get(option, ()) for option in ("train_features", "test_features"))
     return list(zip(*both, strict=True))
 
 
 def make_subject(stage: Stage, name: str, *, seed: int) -> Subject:
-    """A subject that the inputs of a stage name; its options say `size` and `max_dims`.
+    """The subject called `name` of a stage whose options have `size` and `max_dims`.
 
-    `random:NAME` has weights drawn by `seed`, and batch statistics measured on the training images.
+    `random:NAME` has weights drawn from `seed`, and batch statistics measured on the training
+    images.
     """
     chosen, role = stage.options, names(stage.inputs)[name]
     if role == "baseline":
@@ -111,10 +112,10 @@ def make_subject(stage: Stage, name: str, *, seed: int) -> Subject:
 
 
 def grids(about: artifacts.Backbone, *, size: int, max_dims: int) -> dict[str, int]:
-    """The side that each layer of a network is pooled to, on views of `size` px.
+    """The side to which each layer of a network is pooled, for views of `size` px.
 
-    10, 6, 5, 5 and 6 for conv1 to conv5, and 6 for layers of other names (Zhang et al. 2016); less
-    where max_dims asks for less, and at least 1.
+    10, 6, 5, 5 and 6 for conv1 to conv5, and 6 for other names (Zhang et al. 2016). The side is
+    smaller if max_dims requires it, and at least 1.
     """
     shapes = backbones.layer_shapes(about, size)
     return {
@@ -124,7 +125,7 @@ def grids(about: artifacts.Backbone, *, size: int, max_dims: int) -> dict[str, i
 
 
 def widths(about: artifacts.Backbone, *, size: int, max_dims: int) -> dict[str, int]:
-    """How many numbers a row of each layer has."""
+    """The number of dimensions of each layer."""
     shapes = backbones.layer_shapes(about, size)
     sides = grids(about, size=size, max_dims=max_dims)
     return {
@@ -169,7 +170,7 @@ def _see_given(
     rows: Sequence[int],
     shown: Sequence[views.View],
 ) -> Seen:
-    """Given features are of one view, whatever `shown` asks for."""
+    """Given features have one view, so `shown` is not used."""
     del shown
     features = pair[("train", "test").index(split)]
     matrix, size = _open(features), stage.options.batch_size
@@ -193,7 +194,7 @@ def _open(features: Features) -> np.ndarray:
 def collect(
     subject: Subject, split: str, rows: Sequence[int], shown: Sequence[views.View]
 ) -> dict[str, np.ndarray]:
-    """The rows [n, d] float32 of some images by layer, each the mean of its views."""
+    """The rows [n, d] float32 of some images by layer, as means over the views."""
     parts: dict[str, list[Any]] = {layer: [] for layer in subject.layers}
     for batch, seen in subject.see(split, rows, shown):
         means = {layer: sum(each[layer] for each in seen) / len(seen) for layer in parts}

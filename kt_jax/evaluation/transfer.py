@@ -1,7 +1,7 @@
-"""Networks that begin from a backbone's weights and learn true labels, with a part frozen.
+"""Training true labels from a backbone's weights, with or without frozen layers.
 
-Each training is done once: its predictions of the test images are kept, so that an interrupted
-stage repeats none.
+Each training is done once. Its predictions of the test images are kept, so a resumed stage does not
+repeat it.
 """
 
 import dataclasses
@@ -32,22 +32,22 @@ Crop = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(learning.Training):
-    """What all evaluations that train share."""
+    """Options of evaluations that train."""
 
     backbones: tuple[str, ...] = options.reads(artifacts.Backbone)
-    """The networks to begin from; `random:NAME` is NAME with new weights."""
+    """The networks to start from. `random:NAME` is the network NAME with random weights."""
     train_images: str = options.images("train")
     test_images: str = options.images("test")
     seeds: tuple[int, ...] = (0,)
-    """Everything is done once with each."""
+    """All trainings are repeated with each seed."""
     size: int
-    """The side of the squares that the networks see, in pixels."""
+    """The side of the networks' input, in pixels."""
     backbone: dict[str, Any] | None = None
-    """Options of the architecture that replace those that the weights were learned with, where the
-    parameters keep their shapes. The authors' puzzle network has a conv1 of stride 2, and is
+    """Options of the architecture that replace those of the weights' own training. The shapes of
+    parameters must not change. The authors' puzzle network has a conv1 of stride 2, and is
     evaluated on whole images with {"stem_stride": 4} (their code)."""
     head: Head = Head()
-    """What is put on the backbone, with new weights."""
+    """The new head on the backbone."""
 
     def __post_init__(self) -> None:
         """Refuses sizes below 1, and no seeds."""
@@ -62,25 +62,25 @@ class Job:
     """One training and its test."""
 
     name: str
-    """No two jobs of a stage share it."""
+    """A unique name within the stage."""
     start: starts.Start
     head: Head
     frozen_to: str = ""
-    """The layer up to which all is frozen: what follows gets new weights. "" freezes nothing,
-    and the head alone gets new weights."""
+    """The layer up to which the network is frozen; everything after it gets new weights. "":
+    nothing is frozen, and only the head gets new weights."""
     seed: int
     classes: int
     loss_fn: training.LossFn
     crop: Crop
-    """What training shows of images."""
+    """Makes the training crops."""
     views: int
-    """How many views of each test image there are."""
+    """The number of views of each test image."""
     view: Callable[[Array, Array, Array], Array]
     """(keys of the images, images, number of the view) -> inputs of the network."""
     add_up: Callable[[Array], Array]
-    """What is added up over the views: a function of the logits [b, classes]."""
+    """The function of the logits [b, classes] whose values are added over the views."""
     keep: Callable[[np.ndarray], np.ndarray]
-    """What is kept of these scores [n, classes]."""
+    """The function of the added scores [n, classes] whose value is kept."""
 
 
 def make_network(
@@ -91,7 +91,7 @@ def make_network(
     classes: int,
     frozen: frozenset[freezing.Path] = frozenset(),
 ) -> training.MakeModel:
-    """The backbone for views of `size` px, and a head on it."""
+    """The backbone for views of `size` px, with a head."""
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
         model = freezing.PartlyFrozen(
@@ -112,10 +112,12 @@ def make_network(
 def make_partly_frozen(
     about: artifacts.Backbone, head: Head, layer: str, *, size: int, classes: int
 ) -> tuple[training.MakeModel, frozenset[freezing.Path]]:
-    """The network, frozen in all that `layer` depends on; and what that is: of "", nothing.
+    """The network with a frozen part, and the frozen arrays: all that `layer` depends on.
+
+    If `layer` is "", nothing is frozen.
 
     Raises:
-      ValueError: it has no such layer.
+      ValueError: the network has no such layer.
     """
     network = make_network(about, head, size=size, classes=classes)
     if not layer:
@@ -125,7 +127,7 @@ def make_partly_frozen(
 
 
 def make_examples(about: artifacts.Backbone, crop: Crop) -> training.MakeExamples:
-    """Crops of a batch, preprocessed as the backbone learned, and their labels."""
+    """Makes crops of a batch, preprocessed as in the backbone's training, and labels."""
 
     def make(key: jax.Array, batch: training.Batch) -> tuple[jax.Array, jax.Array]:
         images = batch["image"]
@@ -136,7 +138,7 @@ def make_examples(about: artifacts.Backbone, crop: Crop) -> training.MakeExample
 
 
 def preprocess(about: artifacts.Backbone, grey: Float[Array, "b t t c"]) -> Float[Array, "b t t c"]:
-    """The input of a backbone from grey levels of 0..255."""
+    """The input of a backbone, from grey levels 0..255."""
     if about.mean:
         return views.normalise(grey, about.mean, about.deviation)
     return views.standardise(grey)
@@ -145,9 +147,9 @@ def preprocess(about: artifacts.Backbone, grey: Float[Array, "b t t c"]) -> Floa
 def learn_and_test(
     stage: Stage, job: Job, train_images: data.Images, test_images: data.Images
 ) -> np.ndarray:
-    """What `job.keep` makes of the test images' scores, added up over the views.
+    """Trains and tests: `job.keep` of the test images' scores, added over the views.
 
-    The last step counts. The result of a finished job is on disk, and read from there.
+    The network of the last step is tested. The result of a finished job is read from disk.
 
     Raises:
       ValueError: a frozen layer's weights do not fit views of this size.
@@ -215,7 +217,7 @@ def _test(
     state: training.TrainState,
     images: data.Images,
 ) -> Float[np.ndarray, "n classes"]:
-    """The sum over the views of each image; random ones depend on the seed and the image alone."""
+    """The sum over the views of each image. Random views depend only on seed and image."""
     graphdef = training.structure(make_model, training=False)
     key = jax.random.key(stage.seed + job.seed)
 

@@ -1,4 +1,4 @@
-"""Evaluations that train on images of one class each, and count those that are told right."""
+"""Evaluations that train on images with one class each, and measure the accuracy."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ from kt_jax.runs.stage import Inputs, Plan, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(transfer.Protocol):
-    """How one class an image is learned and tested."""
+    """Options of training and test on images with one class each."""
 
     crop_area: tuple[float, float] = (0.4, 1.0)
-    """The least and the largest share of an image that a square in training shows."""
+    """The smallest and the largest share of an image that a training crop covers."""
     views: int = 1
-    """Of a test image, whose softmax outputs are added up: 1, its centre; 2, that and its mirror
-    image; or 10 (Krizhevsky's; `models.views.fixed_views`)."""
+    """The number of views of a test image whose softmax outputs are added: 1, the centre; 2, with
+    its mirror image; or 10 (Krizhevsky's; `models.views.fixed_views`)."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be shown."""
+        """Refuses values that cannot be used."""
         super().__post_init__()
         least, most = self.crop_area
         if not 0 < least <= most <= 1:
@@ -47,7 +47,7 @@ def run(
     """Trains and tests each network, frozen up to each of its layers, with each seed.
 
     Raises:
-      ValueError: a fully connected layer that a network was not learned with.
+      ValueError: a network was not trained with the fully connected layer.
     """
     chosen: Protocol = stage.options
     images, tested = (stage.inputs.images[option] for option in ("train_images", "test_images"))
@@ -81,7 +81,7 @@ def run(
 def plan(
     chosen: Protocol, inputs: Inputs, layers: Callable[[artifacts.Backbone], Sequence[str]]
 ) -> Plan:
-    """What a stage would do; see `transfer_stage.plan` for what it refuses."""
+    """Checks the options, and describes the stage; see `transfer_stage.plan` for the errors."""
     transfer_stage.check_labels(inputs, several=False)
     return transfer_stage.plan(chosen, inputs, layers=layers, crop=_make_crop(chosen))
 
@@ -89,10 +89,10 @@ def plan(
 def choose_head(
     chosen: transfer.Protocol, start: starts.Start, layer: str, *, origin: str
 ) -> transfer.Head:
-    """The head that a network gets: its own where a layer of that is frozen.
+    """The head of a network: its own if one of the head's layers is frozen, otherwise a new one.
 
     Raises:
-      ValueError: it was learned without such a layer.
+      ValueError: the network was trained without such a layer.
     """
     if not layer.startswith("fc"):
         return chosen.head

@@ -1,4 +1,4 @@
-"""What the stages of evaluations that train share: plans that refuse, and scores on disk."""
+"""Plans and scores of the stages of evaluations that train."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,14 +15,15 @@ _SELECTION = "nothing was chosen: the last step counts"
 
 
 def check_labels(inputs: Inputs, *, several: bool) -> None:
-    """Refuses images that have not the labels that an evaluation needs.
+    """Refuses images without the labels that an evaluation needs.
 
     Args:
       inputs: with train_images and test_images.
-      several: whether an image may show several classes.
+      several: whether an image may have several classes.
 
     Raises:
-      ValueError: no labels, labels of the other sort, one class, or a test set of other classes.
+      ValueError: there are no labels, labels of the wrong sort, only one class, or other classes in
+        the test set.
     """
     for option in ("train_images", "test_images"):
         images, why = inputs.images[option], ""
@@ -54,19 +55,19 @@ def plan(
     loss_fn: training.LossFn = training.cross_entropy,
     label_shape: tuple[int, ...] = (),
 ) -> Plan:
-    """What a stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Args:
-      chosen: its options.
-      inputs: its inputs, whose labels are checked.
-      layers: those up to which a network is frozen, a training each.
-      crop: what training shows.
-      loss_fn: what training minimises.
-      label_shape: of the label of an image.
+      chosen: the options.
+      inputs: the inputs, whose labels are checked.
+      layers: the layers up to which a network is frozen, one training for each.
+      crop: makes the training crops.
+      loss_fn: the loss of the training.
+      label_shape: the shape of the label of an image.
 
     Raises:
-      ValueError: no networks, images that are too small, a layer or an option that a network does
-        not have, or a batch that the devices cannot share.
+      ValueError: there are no networks, images are too small, a network has no such layer or
+        option, or the devices cannot share the batch evenly.
     """
     chosen.check(inputs.origin)
     given = inputs.artifacts["backbones"]
@@ -120,12 +121,12 @@ def plan(
 def write_scores(
     stage: Stage, name: str, version: int, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[artifacts.Scores, dict[str, Any]]:
-    """Writes what `scores.write` says, with the leaks that there are.
+    """Writes scores and leaks; see `scores.write`.
 
     Args:
-      stage: whose scores they are.
-      name: of the protocol.
-      version: of the protocol; another one gives other figures for the same network.
+      stage: the stage of the scores.
+      name: the name of the protocol.
+      version: the version of the protocol. Another version gives other values for the same network.
       rows: with subject, layer, seed, details, metric, value, n, interval and predictions.
     """
     seen, tested = (stage.inputs.images[option] for option in ("train_images", "test_images"))

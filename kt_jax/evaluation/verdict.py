@@ -1,4 +1,4 @@
-"""Which network to take home, by how much, or that none is worth it."""
+"""The recommended network and its lead over the baselines, or that none is worth it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,29 +14,29 @@ TRAINED = ("network", "given")
 
 @dataclass(frozen=True)
 class Standing:
-    """One subject under one protocol: means over the seeds."""
+    """One subject under one protocol, as means over the seeds."""
 
     subject: str
     role: str
     layer: str
-    """Where the protocol chooses one, that which held-out training images chose; else ""."""
+    """The layer that held-out training images chose, if the protocol chooses one; otherwise ""."""
     value: float
-    """A share of the test images, from 0 to 1; without a chosen layer, that of the first."""
+    """A share of the test images, from 0 to 1. Without a chosen layer it is of the first layer."""
     held_out: float | None
     """The share of the held-out training images."""
     interval: tuple[float, float]
-    """95 %; NaN where the rows do not say."""
+    """The 95 % interval; NaN if the rows have none."""
     by_layer: Mapping[str, float]
     columns: tuple[str, ...]
-    """Of predictions.parquet: those of the chosen layer."""
+    """The columns of predictions.parquet for the chosen layer."""
     metric: str
-    """"accuracy", or another mean over the test images of something that is right."""
+    """"accuracy", or another mean of shares over the test images."""
 
 
 def read_standings(rows: Sequence[Mapping[str, Any]]) -> list[Standing]:
-    """The subjects of rows of scores.json that share a protocol, in their order.
+    """The subjects of rows of scores.json with the same protocol, in their order.
 
-    Seeds may choose different layers; then that which most of them chose counts.
+    If seeds choose different layers, the layer that most seeds chose counts.
     """
     return [_read(list(some)) for some in _group(rows, "subject").values()]
 
@@ -50,7 +50,7 @@ def _read(rows: Sequence[Mapping[str, Any]]) -> Standing:
     layer = max(dict.fromkeys(chosen), key=chosen.count) if chosen else ""
     counted = [row for row in rows if row["layer"] == (layer or rows[0]["layer"])]
     held_out = [row["held_out"] for row in counted if "held_out" in row]
-    # Scores of an older version have none.
+    # scores of older versions have none
     ends = np.array([row.get("interval", (np.nan, np.nan)) for row in counted])
     low, high = ends.mean(0).tolist()
     return Standing(
@@ -75,34 +75,34 @@ def _group(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Mappi
 
 @dataclass(frozen=True)
 class Verdict:
-    """The best trained network compared with the best that needs no training."""
+    """The best trained network compared with the best baseline without training."""
 
     best: Standing
     baseline: Standing
     difference: float
-    """Of their accuracies: a share."""
+    """The difference of their accuracies, as a share."""
     interval: tuple[float, float]
     """95 %, paired by test image."""
     sentence: str
 
     @property
     def worth_it(self) -> bool:
-        """Whether the network is better beyond the interval."""
+        """Whether the network is better, with the whole interval above 0."""
         return self.interval[0] > 0
 
 
 def judge(directory: Path, standings: Sequence[Standing], n: int) -> Verdict | None:
     """Compares networks and given features with random networks, pixels and HOG.
 
-    Both sides are chosen by held-out training images, and compared on the test images.
+    Held-out training images choose both sides, and the test images compare them.
 
     Args:
-      directory: of the scores.
-      standings: of one protocol that chooses by held-out images.
-      n: how many test images there are.
+      directory: the directory of the scores.
+      standings: those of one protocol that uses held-out images.
+      n: the number of test images.
 
     Returns:
-      None where one side is missing.
+      None if there is no network, or nothing to compare it with.
     """
     trained = [each for each in standings if each.role in TRAINED and each.held_out is not None]
     others = [each for each in standings if each.role not in TRAINED and each.held_out is not None]
@@ -133,7 +133,7 @@ def judge(directory: Path, standings: Sequence[Standing], n: int) -> Verdict | N
 def compare_networks(
     directory: Path, verdict: Verdict, standings: Sequence[Standing]
 ) -> Iterator[str]:
-    """A line for every other trained network: how far it is below the best."""
+    """A line for each other trained network: how far it is below the best."""
     for each in standings:
         if each.role not in TRAINED or each.held_out is None or each == verdict.best:
             continue
@@ -157,7 +157,7 @@ def _name(standing: Standing) -> str:
 
 
 def _points(share: float) -> str:
-    """A difference in percentage points; zero has no minus sign.
+    """A difference in percentage points. Zero has no minus sign.
 
     >>> _points(-0.0001)
     '+0.0'

@@ -3,14 +3,15 @@
     python -m kt_jax.kmeans --features F.npy --k 1000 --out DIR
     python -m kt_jax.kmeans --features RUN/features --k 1000 --centre --l2 --out DIR
 
-Writes DIR: centroids.safetensors (centroids [k, d], mean [d]: subtract it from new rows before
-they are compared; with --dims, also components [d, dims]: multiply them by it next, the centroids
-are [k, dims]), assignment.npy [n] int32, clusters.json (how it went), and manifest.json last.
+Writes into DIR: centroids.safetensors, assignment.npy [n] int32, clusters.json (a summary), and
+manifest.json last. centroids.safetensors has centroids [k, d] and mean [d]; with --dims, centroids
+[k, dims] and also components [d, dims]. To compare new rows, subtract the mean, then multiply by
+the components.
 
-The same command run again goes on from the last iteration of one that was killed, and does
-nothing if it has finished. With other arguments, or other features, it refuses. Features are
-told apart by path, size and time of modification, not by what they hold: a copied file counts
-as another, and one rewritten with the same size and time as the same.
+If a command was killed, the same command resumes from the last iteration. If it has finished, the
+same command does nothing. With other arguments or features it stops with an error. Features are
+compared by path, size and time of modification, not by content: a copied file counts as another,
+and a file rewritten with the same size and time counts as the same.
 """
 
 import argparse
@@ -42,11 +43,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--features", nargs="+", action="extend", required=True, metavar="PATH",
         help=".npy files [rows, d], or directories of them: one matrix")  # fmt: skip
-    add("shards", nargs="*", metavar="SHARD", help="more of them")
+    add("shards", nargs="*", metavar="SHARD", help="more .npy files or directories")
     add("--k", type=int, required=True, help="number of clusters")
     add("--seed", type=int, default=0)
     add("--subsample", type=int, metavar="N",
-        help="cluster N rows drawn evenly, then assign all rows to their centroids")  # fmt: skip
+        help="cluster N random rows, then assign all rows to their centroids")  # fmt: skip
     add("--warn_share", type=_share, default=0.25, metavar="SHARE",
         help="warn of a cluster with more than this share of the rows, if it is also more than "
         "twice an equal share (0.25)")  # fmt: skip
@@ -84,7 +85,7 @@ def _run(argv: Sequence[str] | None) -> None:
             made = {"section": options, "facts": facts, "seconds": seconds}
             artifacts.finish(arguments.out, about, fingerprint, **made)
             _log.info("finished in %s: %s", progress.format_seconds(seconds), arguments.out)
-        # After the manifest: a kill between the two has nothing to compute again.
+        # After the manifest: if killed between the two, nothing is computed again.
         _state(arguments.out).unlink(missing_ok=True)
 
 
@@ -95,7 +96,7 @@ def _state(out: Path) -> Path:
 def _cluster(
     arguments: argparse.Namespace, paths: list[Path], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes the results, and returns the facts that the manifest states."""
+    """Writes the results, and returns the facts for the manifest."""
     rows = paths
     if arguments.subsample is not None:
         rows = _draw(paths, arguments.subsample, arguments.k, arguments.seed)
@@ -134,7 +135,7 @@ def _cluster(
 
 
 def _draw(paths: list[Path], count: int, k: int, seed: int) -> np.ndarray:
-    """Rows of the whole matrix, each as likely as any other, in their order."""
+    """Draws `count` rows of the whole matrix uniformly; returns them in row order."""
     source = open_source(paths)
     total = source.shape[0]
     if not 1 <= count <= total:

@@ -1,10 +1,10 @@
-"""Clusters of about equal size: what is subtracted from the distances to a centroid.
+"""Weights that make clusters of about equal size. They are subtracted from squared distances.
 
 Labels of equal frequency are an optimal transport of n rows to k centroids, each of which takes
 n / k (Asano et al., "Self-labelling via simultaneous clustering and representation learning",
-2020, section 3). Its dual has one number w_j for each centroid, and a row belongs to the centroid
-of the least |x - c_j|^2 - w_j. Sinkhorn's iteration (Cuturi, "Sinkhorn distances", 2013) finds them
-for labels that are soft: shares softmax_j((w_j - |x - c_j|^2) / e) of a row for a small e.
+2020, section 3). The dual problem has one weight w_j per centroid: a row belongs to the centroid
+with the smallest |x - c_j|^2 - w_j. Sinkhorn's iteration (Cuturi, "Sinkhorn distances", 2013) finds
+the weights for soft labels: a row's shares are softmax_j((w_j - |x - c_j|^2) / e) for a small e.
 """
 
 import functools
@@ -22,12 +22,12 @@ from kt_jax.kmeans import device, labelling
 
 _log = logging.getLogger(__name__)
 
-# e, of the rows' mean squared distance from their nearest centroids: where it begins, and ends. A
-# large one converges in a few passes, a small one is nearer to the labels.
+# First and last e, as fractions of the rows' mean squared distance from their nearest centroids. A
+# large e converges in a few passes. A small e is nearer to hard labels.
 _SOFTNESS = 0.5, 0.02
-_FALL = 0.9  # in every pass
+_FALL = 0.9  # factor of e in every pass
 _MOST_PASSES = 60
-_TOLERANCE = 0.05  # of the size that each cluster should have
+_TOLERANCE = 0.05  # relative error of the cluster sizes
 
 
 def balance(
@@ -40,13 +40,14 @@ def balance(
     mesh: Mesh | None = None,
     chunk_rows: int | None = None,
 ) -> Float32[np.ndarray, " k"]:
-    """The `weights` [k] for `assign` with which clusters of these rows have about equal sizes.
+    """Returns the `weights` [k] with which `assign` gives clusters of about equal size.
 
-    Their mean is 0. Every pass over the rows costs about as much as an iteration of k-means; there
-    are at most 60, until the soft sizes are within 5 % of n / k. Those of labels differ more.
+    Their mean is 0. The arguments are those of `assign`. It stops when the soft sizes are within
+    5 % of n / k, after at most 60 passes over the rows. A pass costs about as much as an iteration
+    of k-means. The sizes of hard labels differ more.
 
     Raises:
-      ValueError: as `assign`, whose arguments these are.
+      ValueError: as `assign`.
     """
     nearest = labelling.assign(
         features,
@@ -71,7 +72,7 @@ def balance(
     matrix, k = opened.matrix, len(opened.centroids)
     weights = np.zeros(len(opened.to.square), np.float64)
     scale = usable.mean() if len(usable) else 0
-    if k == 1 or scale == 0:  # nothing to choose, or every row lies on its centroid
+    if k == 1 or scale == 0:  # one cluster, or every row is equal to its centroid
         return np.zeros(k, np.float32)
     passes, error = 0, np.inf
     while passes < _MOST_PASSES:
@@ -95,7 +96,7 @@ def balance(
 
 @device.program((P("data"), P(), P(), P()), P("data"))
 def _sizes(setting, block, to, potentials, softness):
-    """Returns the sums of the rows' shares in each cluster, on this device [1, p]."""
+    """Returns the sums of the rows' shares in each cluster on this device, [1, p]."""
 
     def add(sums, rows, counts):
         logits = potentials[:, None] - device.scores(rows, to, setting.precision) / softness

@@ -1,4 +1,4 @@
-"""What k-means refuses, before anything is compiled where that can be known."""
+"""Checks of k-means arguments and rows, before compilation if possible."""
 
 import contextlib
 import hashlib
@@ -18,21 +18,21 @@ from kt_jax.kmeans import device, rows, seeding, sources
 
 PRECISIONS = ("auto", "float32", "exact", "bfloat16", "tensorfloat32")
 
-_STATE_VERSION = 2  # of what a state holds; counted up where an older one would mislead
-_ROUNDED_SHARE = 1e-5  # of the rows' spread, from which on the rounding to float32 is warned of
+_STATE_VERSION = 2  # version of saved states; raised if older states would mislead
+_ROUNDED_SHARE = 1e-5  # of the rows' spread: warn if rounding to float32 exceeds it
 
 _log = logging.getLogger(__name__)
 
 
 def check_functions(**functions: Any) -> None:
-    """Refuses what is neither a function nor None, by its name."""
+    """Raises ValueError for a value that is neither a function nor None."""
     for name, value in functions.items():
         if not (value is None or callable(value)):
             raise ValueError(f"{name} = {value!r} is no function: give one, or None")
 
 
 def platform_of(mesh: Mesh | None) -> str:
-    """cpu, gpu or tpu."""
+    """Returns "cpu", "gpu" or "tpu"."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
@@ -40,7 +40,7 @@ def whole_number(name: str, value: Any) -> int:
     """Returns an integer of any type as an int.
 
     Raises:
-      ValueError: for anything else.
+      ValueError: the value is not an integer.
     """
     if not isinstance(value, bool):
         try:
@@ -66,10 +66,10 @@ def check_options(
     dims: int = 0,
     whiten: bool = False,
 ) -> None:
-    """Refuses what `fit` would refuse before it sees the features.
+    """Checks the options of `fit` that do not depend on the features.
 
     Raises:
-      ValueError: beginning with the name of the option.
+      ValueError: an option is not valid. The message begins with its name.
     """
     if mesh is not None and not isinstance(mesh, Mesh):
         raise ValueError(f"mesh is a {type(mesh).__name__}: give a jax.sharding.Mesh, or None")
@@ -113,10 +113,10 @@ def check_options(
 
 
 def checked_centroids(centroids: Any, name: str) -> Float32[np.ndarray, "k d"]:
-    """Returns given centroids as float32; refuses what is no matrix of finite numbers."""
+    """Returns centroids as float32. ValueError if they are not a matrix of finite numbers."""
     given = sources.as_array(centroids, name)
     sources.check_matrix(given, name)
-    with np.errstate(over="ignore"):  # infinity is refused below
+    with np.errstate(over="ignore"):  # infinity raises below
         found = np.asarray(given).astype(np.float32)
     bad = ~(np.abs(found) <= device.value_limit(found.shape[1]))
     if bad.any():
@@ -127,7 +127,7 @@ def checked_centroids(centroids: Any, name: str) -> Float32[np.ndarray, "k d"]:
 
 
 def check_dims(centroids: Float32[np.ndarray, "k c"], name: str, d: int) -> None:
-    """Refuses centroids of other dimensions than the features'."""
+    """Raises ValueError if the centroids' dimension is not that of the features."""
     if centroids.shape[1] != d:
         raise ValueError(
             f"{name} have d = {centroids.shape[1]}, features have d = {d}: "
@@ -136,7 +136,7 @@ def check_dims(centroids: Float32[np.ndarray, "k c"], name: str, d: int) -> None
 
 
 def checked_seeds(init: Any, k: int, *, spherical: bool) -> Float32[np.ndarray, "k d"]:
-    """Returns the centroids to start from as float32; refuses those that are not k."""
+    """Returns the initial centroids as float32. ValueError if there are not k of them."""
     seeds = checked_centroids(init, "init")
     if len(seeds) != k:
         raise ValueError(f"init has {len(seeds)} centroids, k = {k}: give as many as k")
@@ -149,7 +149,7 @@ def checked_seeds(init: Any, k: int, *, spherical: bool) -> Float32[np.ndarray, 
 
 
 def checked_mean(mean: Any, d: int) -> Float32[np.ndarray, " d"]:
-    """Returns a given mean row as float32; refuses what is not d finite numbers."""
+    """Returns the mean row as float32. ValueError if it is not d finite numbers."""
     given = sources.as_array(mean, "mean")
     if given.shape != (d,):
         raise ValueError(
@@ -159,7 +159,7 @@ def checked_mean(mean: Any, d: int) -> Float32[np.ndarray, " d"]:
 
 
 def checked_components(components: Any, d: int) -> Float32[np.ndarray, "d c"]:
-    """Returns given components as float32; refuses what is not d rows of finite numbers."""
+    """Returns components as float32. ValueError if they are not d rows of finite numbers."""
     found = checked_centroids(components, "components")
     if len(found) != d:
         raise ValueError(
@@ -170,7 +170,7 @@ def checked_components(components: Any, d: int) -> Float32[np.ndarray, "d c"]:
 
 
 def checked_weights(weights: Any, k: int) -> Float32[np.ndarray, " k"]:
-    """Returns given weights as float32; refuses what is not k finite numbers."""
+    """Returns weights as float32. ValueError if they are not k finite numbers."""
     given = sources.as_array(weights, "weights")
     if given.shape != (k,):
         raise ValueError(f"weights have shape {given.shape}: one for each of k = {k} centroids")
@@ -178,7 +178,7 @@ def checked_weights(weights: Any, k: int) -> Float32[np.ndarray, " k"]:
 
 
 def checked_labels(labels: Any, name: str) -> Int[np.ndarray, " n"]:
-    """Returns labels of rows as an array; refuses what is not one whole number for each."""
+    """Returns row labels as an array. ValueError if they are not one integer for each row."""
     found = np.asarray(labels)
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or np.ma.is_masked(labels):
         raise ValueError(
@@ -199,16 +199,16 @@ def _not_finite(where: str, value: Any, column: int, d: int) -> str:
 def check_rows(
     matrix: rows.Rows,
 ) -> tuple[Float32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Returns the rows' squared distances from the origin, and which rows count.
+    """Returns the rows' squared distances from the origin [n], and which rows count [n].
 
-    The squares of rows that do not count are 0.
+    Rows that do not count have the squared distance 0.
 
     Raises:
-      ValueError: a row is not finite.
+      ValueError: a row is not finite, or too large.
     """
     parts = matrix.for_each(lambda _, block: (block.square, block.counts))
     squares, counts = (matrix.join(part) for part in zip(*parts, strict=True))
-    good = squares <= device.value_limit(1) ** 2  # NaN fails the comparison too
+    good = squares <= device.value_limit(1) ** 2  # False for NaN too
     if good.all():
         return np.where(counts, squares, 0), counts
     row = int(np.argmin(good))
@@ -221,7 +221,7 @@ def check_rows(
 def check_unchanged(
     matrix: rows.Rows, before: Float32[np.ndarray, " n"], after: Float32[np.ndarray, " n"]
 ) -> None:
-    """Refuses rows whose squared distances from the origin are no longer what they were."""
+    """Raises ValueError if a row's squared distance from the origin has changed."""
     if not np.array_equal(before, after):
         where, _ = matrix.locate(int(np.argmax(before != after)), 0)
         raise ValueError(
@@ -231,7 +231,7 @@ def check_unchanged(
 
 
 def check_directions(counts: Bool[np.ndarray, " n"], k: int) -> None:
-    """Warns of rows without a direction, and refuses more clusters than there are others."""
+    """Warns of rows without a direction. ValueError if fewer than k rows have one."""
     missing, n = int((~counts).sum()), len(counts)
     if not missing:
         return
@@ -249,12 +249,12 @@ def check_directions(counts: Bool[np.ndarray, " n"], k: int) -> None:
 
 
 def _spread_limit(d: int) -> float:
-    """The least distance from the middle of all: squares in float32 must not underflow."""
+    """Returns the least distance from the middle whose square does not underflow float32."""
     return 1e-15 * float(np.sqrt(d))
 
 
 def check_spread(matrix: rows.Rows, squares: Float32[np.ndarray, " n"]) -> None:
-    """Refuses rows that differ, but by so little that their squared distances are lost."""
+    """Raises ValueError if rows differ by so little that their squared distances underflow."""
     limit = _spread_limit(matrix.d)
     if squares.max() < limit**2 and seeding.count_distinct(matrix, 2) > 1:
         raise ValueError(_too_close("the rows of features", limit))
@@ -263,7 +263,7 @@ def check_spread(matrix: rows.Rows, squares: Float32[np.ndarray, " n"]) -> None:
 def check_centroids_spread(
     centroids: Float32[np.ndarray, "k d"], middle: Float32[np.ndarray, " d"]
 ) -> None:
-    """Refuses centroids that differ, but by too little."""
+    """Raises ValueError if centroids differ by so little that their squared distances underflow."""
     squares = np.square(centroids - middle[None], dtype=np.float64).sum(1)
     limit = _spread_limit(len(middle))
     if 0 < squares.max() < limit**2:
@@ -278,15 +278,15 @@ def _too_close(what: str, limit: float) -> str:
 
 
 def warn_of_rounding(sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray, " d"]) -> None:
-    """Warns of rows so far from zero, or from their mean, that float32 hardly tells them apart.
+    """Warns of rows so far from zero, or from their mean, that float32 rounds their differences.
 
     Args:
-      sample: rows as they were read, finite.
-      mean: what is subtracted from them; one wild row moves it away from all others.
+      sample: finite rows, as they were read.
+      mean: the row that is subtracted. One outlier can move it away from all rows.
     """
     near = sample.astype(np.float32)
     wide = near.astype(np.float64)
-    # Medians: a wild row among them says nothing of the others.
+    # Medians, so that an outlier does not change the result.
     spread = np.median(np.square(wide - np.median(wide, axis=0)[None]).sum(1))
     size = np.maximum(np.abs(near), np.abs(mean)[None])
     rounding = np.median(np.square(np.spacing(size), dtype=np.float64).sum(1)) / 12  # uniform
@@ -301,7 +301,7 @@ def warn_of_rounding(sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray
 
 
 def check_distinct(matrix: rows.Rows, k: int) -> None:
-    """Refuses more clusters than there are different rows."""
+    """Raises ValueError if there are fewer than k distinct rows."""
     distinct = seeding.count_distinct(matrix, k)
     if distinct < k:
         raise ValueError(
@@ -311,7 +311,7 @@ def check_distinct(matrix: rows.Rows, k: int) -> None:
 
 
 def describe_call(**options: Any) -> UInt8[np.ndarray, " b"]:
-    """What tells a call from others, as its states hold it: JSON, with hashes of arrays."""
+    """Returns the arguments of a call, to compare states: JSON, with hashes of arrays."""
 
     def plain(value: np.ndarray | np.generic) -> Any:
         if isinstance(value, np.generic):
@@ -323,10 +323,10 @@ def describe_call(**options: Any) -> UInt8[np.ndarray, " b"]:
 
 
 def check_resume(state: Mapping[str, np.ndarray], call: UInt8[np.ndarray, " b"]) -> None:
-    """Refuses a state that another call, or another version of k-means, left."""
+    """Raises ValueError for a state of another call, or of another version of k-means."""
     here, found = json.loads(bytes(call)), {}
     if isinstance(state, Mapping) and "call" in state:
-        with contextlib.suppress(ValueError, TypeError):  # of another program
+        with contextlib.suppress(ValueError, TypeError):  # written by another program
             found = dict(json.loads(bytes(state["call"])))
     if found.get("version") != here["version"]:
         raise ValueError("resume is no state of this version of k-means: begin anew without it")

@@ -1,6 +1,6 @@
-"""k-means with a directory: lines of progress, a state to resume from, results on disk.
+"""k-means with files: log lines, a state to resume from, and results on disk.
 
-What the stage `clusters` and `python -m kt_jax.kmeans` share; k-means itself knows no files.
+The stage `clusters` and `python -m kt_jax.kmeans` share this module. `kmeans.fit` writes no files.
 """
 
 import logging
@@ -33,16 +33,25 @@ def fit(
     progress_file: Path | None = None,
     **options: Any,
 ) -> kmeans.KMeans:
-    """`kmeans.fit`, one line in the log for each iteration and its state in a file.
+    """Runs `kmeans.fit`, logs a line for each iteration, and saves the state in a file.
 
-    If the file exists, it was written by the same call, which resumes from there with the same
-    result. The caller deletes it when the results are on disk. `check_stop` is called after every
-    iteration, once its state is written, and after every step of the seeding, whose state is
-    written every few seconds. `progress_file` is that of `runs.progress.write`.
+    Args:
+      name: prefix of the log lines.
+      features: as in `kmeans.fit`.
+      k: as in `kmeans.fit`.
+      state: file of the state. If it exists, the same call wrote it, and this call resumes with
+        the same result. The caller deletes it when the results are on disk.
+      max_iterations: as in `kmeans.fit`.
+      restarts: as in `kmeans.fit`.
+      check_stop: called after every iteration, when its state is written, and after every step of
+        the seeding, whose state is written every few seconds.
+      progress_file: file for `runs.progress.write`.
+      **options: other options of `kmeans.fit`.
 
     Raises:
-      ValueError, FileNotFoundError: as `kmeans.fit`; a state that is broken.
-      OSError: if the state cannot be written.
+      ValueError: as `kmeans.fit`, or the state is broken or from another call.
+      FileNotFoundError: as `kmeans.fit`.
+      OSError: the state cannot be written.
     """
     resume, begun = None, time.monotonic()
     if state.exists():
@@ -60,7 +69,7 @@ def fit(
         if restarts > 1:
             done += f" of restart {int(resume['restart']) + 1} of {restarts}"
         _log.info("%s: resuming after %s", name, done)
-    times: list[float] = []  # of this process's iterations, without seeding
+    times: list[float] = []  # seconds of this process's iterations, without seeding
     saved = begun
 
     def tell(*work: Any) -> None:
@@ -129,9 +138,8 @@ def write(
 ) -> None:
     """Writes centroids.safetensors (centroids, mean, components), assignment.npy, clusters.json.
 
-    There are components only where rows were reduced, and weights where they are given.
-
-    clusters.json holds the description and how the fit went.
+    components are written only if rows were reduced, and weights only if given. clusters.json has
+    the description and the course of the fit.
     """
     tensors: dict[str, Float32[np.ndarray, ...]] = {
         "centroids": found.centroids,
@@ -156,9 +164,9 @@ def write(
 
 
 def largest_share(name: str, sizes: Int32[np.ndarray, " k"], warn_share: float) -> float:
-    """The share of the rows in the largest cluster.
+    """Returns the share of the rows in the largest cluster, in 0..1.
 
-    Logs a warning if it is above `warn_share`, and twice what it would be of equal clusters.
+    Logs a warning if it is above `warn_share` and above twice the share of equal clusters.
     """
     share = float(sizes.max() / sizes.sum())
     limit = max(warn_share, 2 / len(sizes))

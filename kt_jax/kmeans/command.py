@@ -1,4 +1,4 @@
-"""The options that the two commands share."""
+"""Command-line options that `kmeans` and `sweep` share."""
 
 import argparse
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 from kt_jax.kmeans.checks import PRECISIONS
 from kt_jax.kmeans.seeding import METHODS
 
-# How rows are moved, reduced and scaled before they are compared, and what is not done.
+# Options that transform rows before they are compared, with their defaults.
 SCALING = {"centre": False, "l2": False, "spherical": False, "dims": 0, "whiten": False}
-_LATER = ("dims", "whiten")  # options that a finished DIR may be older than
-# Of `fit`, by the same names.
+_LATER = ("dims", "whiten")  # newer options: results in an old DIR do not have them
+# Options of `fit` with the same names.
 OPTIONS = (
     "init",
     "max_iterations",
@@ -27,9 +27,9 @@ OPTIONS = (
 
 
 def make_parser(name: str, doc: str | None, *, of_run: bool = False) -> argparse.ArgumentParser:
-    """A parser of the options that both commands hand on to `fit`.
+    """Returns a parser with the options that both commands pass to `fit`.
 
-    With `of_run`, those of SCALING are None where they are not given.
+    With `of_run`, the options in SCALING are None if they are not given.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {name}",
@@ -38,10 +38,10 @@ def make_parser(name: str, doc: str | None, *, of_run: bool = False) -> argparse
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--out", type=_directory, required=True, metavar="DIR", help="where the results go")
+    add("--out", type=_directory, required=True, metavar="DIR", help="directory for the results")
     add("--init", choices=METHODS, default=METHODS[0], help="how the seeds are chosen")
-    add("--max_iterations", type=int, default=100, help="at most so many updates (100)")
-    add("--tolerance", type=float, default=1e-4, help="stop at a smaller relative gain (1e-4)")
+    add("--max_iterations", type=int, default=100, help="largest number of updates (100)")
+    add("--tolerance", type=float, default=1e-4, help="stop at a relative gain up to this (1e-4)")
     choice: Any = {
         "action": argparse.BooleanOptionalAction,
         "default": None if of_run else False,
@@ -49,17 +49,17 @@ def make_parser(name: str, doc: str | None, *, of_run: bool = False) -> argparse
     add("--centre", **choice, help="subtract the mean row")
     add("--l2", **choice, help="divide every row by its length")
     add("--spherical", **choice, help="as --l2, with centroids of length 1")
-    add("--dims", type=int, default=None if of_run else 0, help="reduce rows to so many principal "
-        "components, after --centre and before --l2 (0: keep all)")  # fmt: skip
+    add("--dims", type=int, default=None if of_run else 0, help="keep this number of principal "
+        "components of the rows, after --centre and before --l2 (0: keep all)")  # fmt: skip
     add("--whiten", **choice, help="give all of these components the variance 1")
-    add("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the products")
-    add("--restarts", type=int, default=1, help="the best of so many (1)")
-    add("--chunk_rows", type=int, help="rows that a device works on at a time (chosen for it)")
+    add("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the matrix products")
+    add("--restarts", type=int, default=1, help="number of runs; the best is kept (1)")
+    add("--chunk_rows", type=int, help="rows per device at a time (default: by device)")
     return parser
 
 
 def without_later(options: dict[str, Any]) -> dict[str, Any]:
-    """The options but for those that are newer than they, where they are off."""
+    """Returns the options, without the newer ones that are off, to compare with an old DIR."""
     return {name: x for name, x in options.items() if x or name not in _LATER}
 
 

@@ -1,4 +1,4 @@
-"""One run of Lloyd's iteration, from seeds to where it stops, on the host's side."""
+"""The host's part of Lloyd's iteration, from seeds to the stop."""
 
 import dataclasses
 import functools
@@ -12,43 +12,43 @@ from jaxtyping import Bool, Float32, Int
 from kt_jax.kmeans import checks, device, lloyd, rows
 from kt_jax.kmeans.labelling import nearest_to_zero
 
-# An iteration is compiled for all centroids and, for when few change, for this share of them...
+# An iteration is compiled for all centroids, and for this share of them if few change.
 _SUBSET = 1 / 8
-_PRUNED_WORK = 1e10  # ... if it has so many products that compiling pays.
+_PRUNED_WORK = 1e10  # The second is compiled only from this number of products on.
 _ROW_STATE = ("cluster", "upper", "lower")
-# From this ratio of the rows' spread to the inertia on, it is measured row by row.
+# From this ratio of the rows' spread to the inertia on, the inertia is measured row by row.
 _SPREAD = 16
-# From this ratio of squared distances from the origin on, sums are made anew in every iteration.
+# From this ratio of squared distances from the origin on, every iteration adds up all rows again.
 _WILD = 1e6
-_REPAIR_CHOICE = 4  # far rows to choose from, for each empty cluster
+_REPAIR_CHOICE = 4  # number of far rows to choose from, per empty cluster
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """One iteration, as `on_iteration` sees it; iteration 0 is the seeding."""
+    """Progress after one iteration, passed to `on_iteration`. Iteration 0 is the seeding."""
 
     restart: int
     iteration: int
     inertia: float
-    moved: int  # rows that changed their cluster; all of them at iteration 0
-    repaired: int  # clusters that were empty and moved before this iteration
-    # All that `fit(resume=...)` needs to go on from here, as NumPy arrays by name. To be called
-    # before `on_iteration` returns, and among several processes by all of them.
+    moved: int  # rows that changed their cluster; at iteration 0, all rows
+    repaired: int  # empty clusters that moved before this iteration
+    # Returns the state for `fit(resume=...)`, as NumPy arrays by name. Call it before
+    # `on_iteration` returns. With several processes, all must call it.
     state: Callable[[], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass
 class Found:
-    """What one restart has found so far."""
+    """The result of one restart so far."""
 
-    centroids: Float32[np.ndarray, "k d"]  # whose inertia is the last of the curve
+    centroids: Float32[np.ndarray, "k d"]  # their inertia is the last of the curve
     curve: list[float]
     repaired: list[int]
     stopped: str = ""
-    clusters: list[Any] | None = None  # of the rows, by block; None where they are to be found
+    clusters: list[Any] | None = None  # of the rows, by block; None if they must be computed
 
     def pack(self, prefix: str) -> dict[str, np.ndarray]:
-        """All but the clusters, as arrays by name."""
+        """Returns all but the clusters, as arrays by name."""
         return {
             f"{prefix}centroids": self.centroids,
             f"{prefix}curve": np.array(self.curve, np.float64),
@@ -58,7 +58,7 @@ class Found:
 
     @classmethod
     def unpack(cls, state: Mapping[str, np.ndarray], prefix: str) -> "Found":
-        """What `pack` packed."""
+        """Restores the result of `pack`."""
         return cls(
             centroids=state[f"{prefix}centroids"],
             curve=state[f"{prefix}curve"].tolist(),
@@ -69,10 +69,10 @@ class Found:
 
 @dataclasses.dataclass
 class _Members:
-    """Who belongs to which cluster."""
+    """The clusters of the rows, and the clusters' sums and sizes."""
 
-    rows: list[Any]  # for each block (cluster, upper, lower), as lloyd.step returns them
-    sums: Any  # float32 [2, k, d]: sums of the clusters' rows, and what rounding took from them
+    rows: list[Any]  # (cluster, upper, lower) of each block, from lloyd.step
+    sums: Any  # float32 [2, k, d]: sums of the clusters' rows, and their rounding errors
     counts: Any  # int32 [k]
 
     @classmethod
@@ -99,47 +99,47 @@ class _Members:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What all restarts share."""
+    """Data that all restarts share."""
 
     matrix: rows.Rows
-    # The rows' squared distances from the origin as they were first read, 0 if a row never counts.
+    # The rows' squared distances from the origin, as first read; 0 if a row does not count.
     squares: Float32[np.ndarray, " n"]
-    counts: Bool[np.ndarray, " n"]  # which rows have a direction, where they need one
+    counts: Bool[np.ndarray, " n"]  # False for rows that need a direction but have none
     max_iterations: int
     tolerance: int | float
-    kept: Mapping[str, np.ndarray]  # in all its states, such as `call`: `checks.describe_call`
+    kept: Mapping[str, np.ndarray]  # is in all states, such as `call` (`checks.describe_call`)
 
     @functools.cached_property
     def square(self) -> float:
-        """The inertia if all centroids were the origin."""
+        """The inertia with all centroids at the origin."""
         return float(self.squares.sum(dtype=np.float64))
 
     @functools.cached_property
     def has_wild_rows(self) -> bool:
-        """Whether a row that leaves a cluster may take digits of the others' sum with it."""
+        """Whether subtracting an outlier from a cluster's sum may lose digits of the other rows."""
         return bool(self.squares.max() > _WILD * np.median(self.squares[self.counts]))
 
 
 @dataclasses.dataclass
 class Descent:
-    """One restart between two iterations: what it has found, and what it tries next."""
+    """State of one restart between two iterations: its result, and the next centroids."""
 
     restart: int
     found: Found
     candidate: Float32[np.ndarray, "k d"]
-    changed: Bool[np.ndarray, " k"]  # which centroids are others than in the last iteration
-    repairs: int  # how many of them were moved because they were empty
+    changed: Bool[np.ndarray, " k"]  # which centroids changed since the last iteration
+    repairs: int  # number of empty clusters that were moved
     members: _Members
 
     @classmethod
     def begin(cls, matrix: rows.Rows, restart: int, seeds: Float32[np.ndarray, "k d"]) -> "Descent":
-        """From seeds."""
+        """Starts from seeds."""
         k = len(seeds)
         members = _Members.none(matrix, k)
         return cls(restart, Found(seeds, [], []), seeds, np.ones(k, bool), 0, members)
 
     def pack(self, matrix: rows.Rows) -> dict[str, np.ndarray]:
-        """All of it as arrays by name."""
+        """Returns the state as arrays by name."""
         return {
             "restart": np.array(self.restart),
             "candidate": self.candidate,
@@ -151,7 +151,7 @@ class Descent:
 
     @classmethod
     def unpack(cls, matrix: rows.Rows, state: Mapping[str, np.ndarray]) -> "Descent":
-        """What `pack` packed."""
+        """Restores the result of `pack`."""
         members = _Members.unpack(matrix, state)
         found = Found.unpack(state, "")
         found.clusters = members.clusters
@@ -171,25 +171,25 @@ def descend(
     best: Found | None,
     on_iteration: Callable[[Progress], None] | None,
 ) -> Found:
-    """Lloyd's iteration until it stops."""
+    """Runs Lloyd's iteration until it stops."""
     matrix, found = task.matrix, at.found
     while not found.stopped:
         iteration, tried, moved_empties = len(found.curve), at.candidate, at.repairs
         updated, moved, share = _iterate(task, tried, at.changed, at.members)
         inertia = task.square + float(share.sum(dtype=np.float64))
-        if inertia * _SPREAD < task.square:  # a difference of huge numbers
+        if inertia * _SPREAD < task.square:  # else it would be a difference of huge numbers
             squared = _measure_own(matrix, tried, at.members.clusters)
             inertia = sum(matrix.fetch(x).clip(0).sum(dtype=np.float64) for x in squared)
         before = found.curve[-1] if found.curve else np.inf
         if inertia > before:
-            # By rounding: keep the centroids before it, whose rows' clusters are gone.
+            # Rounding raised it: keep the last centroids. The clusters of their rows are lost.
             found.stopped, found.clusters = "inertia fell no further in float32", None
             break
         found.centroids, found.clusters = tried, at.members.clusters
         found.curve.append(inertia)
         found.repaired += [moved_empties] if iteration else []
         empty = np.flatnonzero(np.asarray(at.members.counts) == 0)
-        settled = not len(empty) and not moved_empties  # a moved cluster has yet to gather rows
+        settled = not len(empty) and not moved_empties  # a moved cluster has no rows yet
         if moved == 0:
             found.stopped = "no row moved"
         elif iteration and settled and before - inertia <= task.tolerance * before:
@@ -210,10 +210,10 @@ def descend(
 
 
 def finish(task: Task, found: Found) -> tuple[np.ndarray, float]:
-    """The assignment to the centroids that were found, and its inertia, measured row by row.
+    """Returns the assignment to the final centroids, and its inertia, measured row by row.
 
     Raises:
-      ValueError: the rows are no longer what they were when they were first read.
+      ValueError: the rows have changed since they were first read.
     """
     matrix = task.matrix
     clusters = found.clusters
@@ -241,14 +241,14 @@ def _points(
     keep: Bool[np.ndarray, " k"] | None = None,
     size: int | None = None,
 ) -> device.Points:
-    """The centroids to keep (all: None), ready to be compared."""
+    """Returns the centroids marked by `keep` (None: all), prepared for comparison."""
     k = len(centroids)
     numbers, size = np.arange(k, dtype=np.int32), k if size is None else size
     return device.points(centroids - matrix.frame.origin[None], numbers, keep, size=size)
 
 
 def _measure_own(matrix: rows.Rows, centroids: np.ndarray, clusters: list[Any]) -> list[Any]:
-    """Every row's squared distance from its own centroid."""
+    """Returns each row's squared distance from its own centroid."""
     every = _points(matrix, centroids)
     return matrix.for_each(
         lambda number, block: lloyd.own_squared(matrix.setting, block, clusters[number], every)
@@ -258,7 +258,7 @@ def _measure_own(matrix: rows.Rows, centroids: np.ndarray, clusters: list[Any]) 
 def _iterate(
     task: Task, centroids: np.ndarray, changed: Bool[np.ndarray, " k"], members: _Members
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Updates the members; returns the new centroids, rows moved, shares of the inertia."""
+    """Updates the members; returns the new centroids, rows moved, terms of the inertia."""
     matrix, setting, k = task.matrix, task.matrix.setting, len(centroids)
     size = _subset_size(task, k, int(changed.sum()))
     full = size == k
@@ -292,7 +292,7 @@ def _iterate(
 
 
 def _subset_size(task: Task, k: int, changed: int) -> int:
-    """For how many centroids the iteration is compiled."""
+    """Returns the number of centroids that the iteration is compiled for."""
     matrix = task.matrix
     if matrix.n * matrix.d * k / matrix.mesh.size < _PRUNED_WORK:
         return k
@@ -303,11 +303,11 @@ def _subset_size(task: Task, k: int, changed: int) -> int:
 def _repair(
     task: Task, centroids: np.ndarray, empty: Int[np.ndarray, " e"], members: _Members
 ) -> tuple[np.ndarray, int]:
-    """Moves empty clusters to far rows; returns the centroids and how many moved."""
+    """Moves empty clusters to far rows; returns the centroids and the number moved."""
     if not len(empty):
         return centroids, 0
     matrix = task.matrix
-    # A power of two, so that few programs are compiled.
+    # A power of two, to compile few programs.
     count = 1 << int(_REPAIR_CHOICE * len(empty) + 60).bit_length()
     squares, numbers = [], []
     measured = _measure_own(matrix, centroids, members.clusters)
@@ -318,7 +318,7 @@ def _repair(
         numbers.append(place.astype(np.int64) + number * matrix.block_rows)
     square, number = np.concatenate(squares), np.concatenate(numbers)
     order = np.lexsort((number, -square))[:count]
-    order = order[square[order] > 0]  # what lies on its centroid is in place
+    order = order[square[order] > 0]  # a row equal to its centroid stays
     square, far = square[order].copy(), matrix.take(number[order])
     centroids, moved = centroids.copy(), 0
     for cluster in empty:

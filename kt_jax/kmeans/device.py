@@ -1,10 +1,11 @@
-"""What k-means runs on the devices, one block of rows at a time.
+"""The device programs of k-means, for one block of rows at a time.
 
-A row x is seen as `prepared(x) = l2((x - mean) components) - origin`: `origin` lies amid the rows,
-because far from it the |c|^2 - 2 x.c that rank the centroids would be differences of huge numbers.
-Within a device a scan goes over chunks of rows, so that the n x k distances never exist. `valid` is
-the number of rows of the block that are rows of the matrix; the padding after them never counts,
-nor does, where rows are divided by their lengths, a row of length 0: it has no direction.
+A row x is compared as `prepared(x) = l2((x - mean) components) - origin`. `origin` is in the middle
+of the rows: far from it, the scores |c|^2 - 2 x.c that rank the centroids would be differences of
+huge numbers. Each device scans over chunks of rows, so that the n x k distances never exist.
+`valid` is the number of rows in the block that are rows of the matrix. The padding after them does
+not count. If rows are divided by their lengths, rows of length 0 do not count either: they have no
+direction.
 """
 
 import dataclasses
@@ -20,25 +21,25 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int32, Shaped
 
-# Scores are searched in groups: the least of each group first, then within the best group. XLA
-# makes vector code of a minimum, but not of an argmin.
+# Scores are searched in groups: first the minimum of each group, then within the best group. XLA
+# makes vector code for a minimum, but not for an argmin.
 GROUP = 8
 
-# So many rows are added up one after another in float32, whose rounding is at most this many times
-# 2^-24 of the sum of their sizes. Such sums are then added up without a loss.
+# Number of rows that are added up one after another in float32. The rounding error is at most this
+# number times 2^-24 of the sum of their sizes. Such sums are then added up without loss.
 LANE_ROWS = 256
 
-# So many rows are reduced at a time.
+# Number of rows that are reduced at a time.
 _TILE_ROWS = 256
 
-# k-means is matrix products, which YNN runs faster than Eigen; for the convolutions of training
-# kt_jax.machine.partition turns it off for the whole process.
+# YNN computes the matrix products of k-means faster than Eigen. For the convolutions of training,
+# kt_jax.machine.partition turns YNN off for the whole process.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What all programs of a call share; hashable, hence part of what is compiled."""
+    """Settings of all programs of a call. Hashable: a static argument of the compilation."""
 
     mesh: Mesh
     chunk: int
@@ -48,7 +49,7 @@ class Setting:
 
     @property
     def platform(self) -> str:
-        """cpu, gpu or tpu."""
+        """Returns "cpu", "gpu" or "tpu"."""
         return self.mesh.devices.flat[0].platform
 
 
@@ -59,11 +60,11 @@ class Setting:
 )
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """Where rows are seen from."""
+    """The transformation of rows before they are compared."""
 
     mean: Any  # float32 [d]: subtracted from every row
-    origin: Any  # float32 [d], or [c] with components: of what is prepared
-    components: Any = None  # float32 [d, c]: rows are multiplied by it; None: they are not
+    origin: Any  # float32 [d], or [c] with components: subtracted last
+    components: Any = None  # float32 [d, c]: centred rows are multiplied by it; None: not
 
 
 @functools.partial(
@@ -73,13 +74,13 @@ class Frame:
 )
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A block of rows x as they are compared, less the origin, and for x' = bfloat16(x)."""
+    """A block of prepared rows x, and values for x' = bfloat16(x)."""
 
     values: Any  # float32 [rows, d]
     square: Any  # float32 [rows]: |x|^2
     rounding: Any  # float32 [rows]: |x - x'|
     length: Any  # float32 [rows]: |x'|
-    counts: Any  # bool [rows]: neither padding nor without a direction
+    counts: Any  # bool [rows]: False for padding and rows without a direction
 
 
 @functools.partial(
@@ -89,31 +90,31 @@ class Prepared:
 )
 @dataclasses.dataclass(frozen=True)
 class Points:
-    """Centroids c less the origin, ready to be compared with rows; padded to whole groups."""
+    """Centroids c minus the origin, prepared for comparison, padded to whole groups."""
 
     values: Any  # float32 [p, d]
-    square: Any  # float32 [p]: |c|^2, less the weight; inf marks padding
-    rounding: Any  # float32 [p]: |c - c'| for c' = bfloat16(c), and what summing up adds
+    square: Any  # float32 [p]: |c|^2 minus the weight; inf for padding
+    rounding: Any  # float32 [p]: |c - c'| for c' = bfloat16(c), plus the error of the sum
     length: Any  # float32 [p]: |c|
     numbers: Any  # int32 [p]: ascending
-    weight: Any = None  # float32 [p]: subtracted from squared distances that are compared
+    weight: Any = None  # float32 [p]: subtracted from squared distances in comparisons
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this CPU computes products of bfloat16 faster than of float32.
+    """Whether this CPU computes bfloat16 products faster than float32 products.
 
-    AVX512-BF16 alone does not say so: it is faster on AMD's CPUs, and slower on Intel's. To see it,
-    compare "exact" with "float32" in benchmarks/kmeans.py --only=main.
+    AVX512-BF16 alone is not enough: it is faster on AMD CPUs, and slower on Intel CPUs. To measure
+    it, compare "exact" with "float32" in benchmarks/kmeans.py --only=main.
     """
-    described = Path("/proc/cpuinfo")  # elsewhere nobody says
+    described = Path("/proc/cpuinfo")  # only Linux has it
     says = described.read_text() if described.exists() else ""
     return "amx_bf16" in says or ("avx512_bf16" in says and "AuthenticAMD" in says)
 
 
 def program(in_specs: Any, out_specs: Any, *, donate: tuple[int, ...] = ()) -> Any:
-    """Makes a function of one device's arrays one of global arrays, compiled.
+    """Decorates a function of one device's arrays: it then takes global arrays, and is compiled.
 
-    Called as f(setting, *arrays, **static), with the function's own arguments in that order.
+    Call it as f(setting, *arrays, **static), in the order of the function's own arguments.
     """
 
     def decorate(local: Any) -> Any:
@@ -137,14 +138,14 @@ def program(in_specs: Any, out_specs: Any, *, donate: tuple[int, ...] = ()) -> A
 
 
 def prepared(rows: Shaped[Array, "rows d"], frame: Frame, *, l2: bool) -> Float32[Array, "rows c"]:
-    """Returns the rows as they are compared: float32, less mean, divided by length, less origin.
+    """Returns prepared rows: float32, minus mean, divided by their length, minus origin.
 
-    With components they are reduced before they are divided.
+    With components, rows are reduced before the division.
     """
     rows = rows.astype(jnp.float32) - frame.mean[None]
     if frame.components is not None:
         rows = _reduced(rows, frame.components)
-    if l2:  # of the largest element first, so that small rows do not underflow
+    if l2:  # divide by the largest element first, so that small rows do not underflow
         for length in (lambda x: jnp.max(jnp.abs(x), axis=1), _length):
             divisor = length(rows)
             rows = rows / jnp.where(divisor > 0, divisor, 1)[:, None]
@@ -154,12 +155,12 @@ def prepared(rows: Shaped[Array, "rows d"], frame: Frame, *, l2: bool) -> Float3
 def _reduced(
     rows: Float32[Array, "rows d"], components: Float32[Array, "d c"]
 ) -> Float32[Array, "rows c"]:
-    """Returns rows @ components, with the same bits of a row whatever rows are beside it."""
+    """Returns rows @ components. The bits of a row do not depend on the other rows."""
 
     def reduce(tile: Float32[Array, "tile d"]) -> Float32[Array, "tile c"]:
         return jnp.matmul(tile, components, precision=lax.Precision.HIGHEST)
 
-    # The order of summing up in a product depends on its shape.
+    # Fixed tiles: the order of the sums in a product depends on its shape.
     reduced = lax.map(reduce, in_lanes(rows, _TILE_ROWS))
     return reduced.reshape(-1, reduced.shape[-1])[: len(rows)]
 
@@ -169,7 +170,7 @@ def _length(x: Float32[Array, "rows d"]) -> Float32[Array, " rows"]:
 
 
 def _rounded(x: Float32[Array, "rows d"]) -> Float32[Array, "rows d"]:
-    # reduce_precision, not two casts: XLA is free to leave those out.
+    # reduce_precision, not two casts, which XLA may remove.
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
@@ -181,9 +182,9 @@ def points(
     *,
     size: int,
 ) -> Points:
-    """Returns the values to keep (all: None) as Points, `size` rounded up to whole groups."""
+    """Returns the values marked by `keep` (None: all) as Points; `size` is rounded to groups."""
     length = _length(values)
-    # d 2^-24 |x'| |c'| bounds what summing up d products in float32 adds.
+    # d 2^-24 |x'| |c'| bounds the error of a float32 sum of d products.
     rounding = _length(values - _rounded(values)) + values.shape[1] * 2.0**-24 * length
     all_of_them = Points(values, jnp.sum(jnp.square(values), axis=1), rounding, length, numbers)
     size = -(-size // GROUP) * GROUP
@@ -205,7 +206,7 @@ def points(
 def products(
     values: Float32[Array, "p d"], rows: Float32[Array, "rows d"], precision: str
 ) -> Float32[Array, "p rows"]:
-    """Returns values @ rows.T in the precision of that name, summed up in float32."""
+    """Returns values @ rows.T in the named precision, with float32 sums."""
     how: Any = {
         "float32": lax.Precision.HIGHEST,
         "tensorfloat32": lax.DotAlgorithmPreset.TF32_TF32_F32,
@@ -218,15 +219,15 @@ def products(
 
 
 def scores(rows: Float32[Array, "rows d"], to: Points, precision: str) -> Float32[Array, "p rows"]:
-    """Returns |c|^2 - 2 c.x: the squared distances less |x|^2, which ranks no centroid.
+    """Returns |c|^2 - 2 c.x: squared distances minus |x|^2, which is equal for all centroids.
 
-    And less the weights of the centroids, if they have some.
+    If the centroids have weights, these are subtracted too.
     """
     return to.square[:, None] + products(-2 * to.values, rows, precision)
 
 
 def lowest(score: Float32[Array, "p rows"]) -> tuple[Array, Array, Array]:
-    """Returns where the lowest score of each row is, of equals the first; it; the next one."""
+    """Returns each row's first index of the lowest score, the lowest and the next score."""
     score = score.reshape(-1, GROUP, score.shape[1])
     of_group = jnp.min(score, axis=1)
     best_group = jnp.argmin(of_group, axis=0).astype(jnp.int32)
@@ -243,24 +244,24 @@ def lowest(score: Float32[Array, "p rows"]) -> tuple[Array, Array, Array]:
 
 
 def over_chunks(setting: Setting, run: Any, carry: Any, *arrays: Any) -> tuple[Any, Any]:
-    """Returns the last carry, and what run(carry, *chunks of the arrays) returns, joined."""
+    """Scans `run(carry, *chunks)` over the arrays; returns the last carry and joined results."""
     chunks = tuple(x.reshape(-1, setting.chunk, *x.shape[1:]) for x in arrays)
     carry, out = lax.scan(lambda carry, xs: run(carry, *xs), carry, chunks)
     return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
 
 def varying(tree: Any) -> Any:
-    """Says that a constant will differ between the devices."""
+    """Marks constants as varying between devices, for shard_map."""
     return lax.pcast(tree, "data", to="varying")
 
 
 def numbers(rows: Shaped[Array, "rows ..."]) -> Int32[Array, " rows"]:
-    """Returns where this device's rows stand in the block."""
+    """Returns the positions of this device's rows in the block."""
     return lax.axis_index("data") * len(rows) + jnp.arange(len(rows), dtype=jnp.int32)
 
 
 def in_lanes(rows: Shaped[Array, "rows ..."], size: int) -> Shaped[Array, "lanes size ..."]:
-    """Cuts rows into lanes of `size` rows; zeros fill the last."""
+    """Splits rows into lanes of `size` rows. The last is padded with zeros."""
     missing = -len(rows) % size
     rows = jnp.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
     return rows.reshape(-1, size, *rows.shape[1:])
@@ -268,7 +269,7 @@ def in_lanes(rows: Shaped[Array, "rows ..."], size: int) -> Shaped[Array, "lanes
 
 @program(P("data"), P("data"))
 def lane_sums(setting, block):
-    """Returns the sums of every `LANE_ROWS` rows [lanes, d]: short sums, for the host to add up."""
+    """Returns the sums of every `LANE_ROWS` rows, [lanes, d]. The host adds these up."""
 
     def add(carry, rows):
         return carry, jnp.sum(in_lanes(rows.astype(jnp.float32), LANE_ROWS), axis=1)
@@ -277,30 +278,30 @@ def lane_sums(setting, block):
 
 
 def value_limit(d: int) -> float:
-    """The largest size of a feature: sums of many squares must stay finite in float32."""
+    """Returns the largest allowed size of a feature, so that float32 sums of squares are finite."""
     return 1e15 / float(np.sqrt(d))
 
 
 def prepare_few(
     setting: Setting, rows: Shaped[np.ndarray, "m d"], frame: Frame
 ) -> Float32[np.ndarray, "m c"]:
-    """Returns rows of the host as they are compared, but not less the origin."""
+    """Prepares rows of the host, without subtraction of the origin."""
     still = dataclasses.replace(frame, origin=np.zeros_like(frame.origin))
     reduces = frame.components is not None and setting.platform == "cpu"
-    options = _CPU_OPTIONS if reduces else None  # the bits of `prepare`
+    options = _CPU_OPTIONS if reduces else None  # for the same bits as `prepare`
     prepare_them = jax.jit(prepared, static_argnames="l2", compiler_options=options)
     return np.asarray(prepare_them(rows, still, l2=setting.l2))
 
 
 @program((P("data"), P(), P()), P("data"))
 def prepare(setting, block, frame, valid):
-    """Returns the block as it is compared."""
+    """Returns the block prepared for comparison."""
     rows = prepared(block, frame, l2=setting.l2)
     counts = numbers(block) < valid
-    if setting.l2:  # a row of length 0 is less the origin exactly
+    if setting.l2:  # a row of length 0 is exactly -origin
         counts &= jnp.any(rows != -frame.origin[None], axis=1)
     square = jnp.sum(jnp.square(rows), axis=1)
-    if setting.precision != "exact":  # nobody asks how far bfloat16 is off
+    if setting.precision != "exact":  # the bfloat16 error is not used
         return Prepared(rows, square, jnp.zeros_like(square), jnp.zeros_like(square), counts)
     near = _rounded(rows)
     return Prepared(rows, square, _length(rows - near), _length(near), counts)
@@ -311,9 +312,9 @@ def nearest_two(
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """Returns (cluster, distance^2) of the nearest and of the second nearest centroid.
 
-    One matrix product ranks the centroids. The best two are then measured by the norm of the
-    difference, which decides between them: no cancellation, and ties between two are exact. With
-    weights, nearest is what has the least distance^2 less the weight; distances are as they are.
+    One matrix product ranks the centroids. The best two are then compared by the norm of the
+    difference, which has no cancellation, so that ties between two are exact. With weights, the
+    nearest has the smallest distance^2 - weight; the returned distances do not include weights.
     """
     score = scores(rows, to, precision)
 
@@ -339,7 +340,7 @@ def nearest_two(
 def label(setting, block, to, valid):
     """Returns cluster, distance, second cluster and margin of every row.
 
-    A chunk of padding alone costs nothing.
+    Chunks that are only padding are skipped.
     """
 
     def labelled(rows):

@@ -1,4 +1,4 @@
-"""What k-means does on the host: checks, seeds, decides when to stop, labels."""
+"""The host's part of k-means: checks, seeding, iterations, stopping, labels."""
 
 import dataclasses
 import logging
@@ -23,18 +23,18 @@ _SECONDS_BETWEEN_LINES = 10.0  # while seeds are drawn
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KMeans:
-    """What `fit` found; `assignment`, `sizes` and `inertia` belong to exactly these centroids."""
+    """The result of `fit`. `assignment`, `sizes` and `inertia` are exactly those of `centroids`."""
 
     centroids: Float32[np.ndarray, "k c"]
-    mean: Float32[np.ndarray, " d"]  # subtracted from every row; zeros without `centre` and `dims`
+    mean: Float32[np.ndarray, " d"]  # subtracted from every row; 0 without `centre` or `dims`
     assignment: Int32[np.ndarray, " n"]
     inertia: float
-    inertia_curve: tuple[float, ...]  # [0] belongs to the seeds, [i] to the i-th update
+    inertia_curve: tuple[float, ...]  # [0] is that of the seeds, [i] that after update i
     iterations: int  # updates of the centroids
-    repaired: tuple[int, ...]  # empty clusters that each update moved
+    repaired: tuple[int, ...]  # number of empty clusters moved in each update
     sizes: Int32[np.ndarray, " k"]
-    stopped: str  # why: no row moved, too small a gain, no gain in float32, or max_iterations
-    # What rows less the mean are multiplied by, before `l2`; None without `dims`.
+    stopped: str  # the reason: no row moved, small gain, no gain in float32, or max_iterations
+    # The centred rows are multiplied by it before `l2`. None without `dims`.
     components: Float32[np.ndarray, "d c"] | None = None
 
 
@@ -61,72 +61,74 @@ def fit(
 ) -> KMeans:
     """Clusters the rows of `features` [n, d] around k centroids.
 
-    The inertia never rises: for a fixed assignment the means minimise it, an empty cluster has no
-    rows and can be moved for free (repair), and then each row may only choose a nearer centroid.
-    What rounding adds to that is refused: an update that raises the inertia is undone.
+    The inertia never rises. For a fixed assignment the means minimise it. An empty cluster has no
+    rows, so moving it (repair) costs nothing. Then each row can only choose a nearer centroid. If
+    rounding makes an update raise the inertia, the update is undone.
 
-    Distances are told apart to about 1e-7 of the rows' squared distance from the middle of all:
-    where places lie a thousand times farther from one another than the rows of one, that limits
-    how well these can be divided further.
+    Distances have a resolution of about 1e-7 of the rows' squared distance from the middle of all
+    rows. This limits how well a group of rows can be divided if the groups lie a thousand times
+    farther from each other than the rows of one group.
 
-    An empty cluster moves to the row that is farthest from its own centroid (the lowest such row).
-    Several move one after another, each counting those before it, so no two land on equal rows.
+    An empty cluster moves to the row that is farthest from its own centroid (the first such row).
+    Several empty clusters move one after another, and each takes account of those before it, so no
+    two move to equal rows.
 
-    A row of length 0 has no direction, where rows are divided by their lengths (`l2`, `spherical`).
-    It gets the nearest cluster, and counts for neither seeds, centroids nor inertia.
+    With `l2` or `spherical`, a row of length 0 has no direction. It gets the nearest cluster, but
+    seeds, centroids and inertia ignore it.
 
-    The sums of the clusters' rows are kept as pairs of float32: a sum of m rows x is off by at most
-    min(m, lane) 2^-24 sum |x|, with x less the middle of all and lanes of 64 k rows (256 to 4,096).
+    Sums of rows are pairs of float32. The error of a sum of m rows x is at most
+    min(m, lane) 2^-24 sum |x|, with x relative to the middle of all rows and lanes of 64 k rows
+    (256 to 4,096).
 
     Args:
-      features: floats or integers: a NumPy array, a memory map, a jax.Array (sharded or not), what
-        NumPy or DLPack reads as an array (lists, pandas, pyarrow, torch on the CPU), or the paths
-        of .npy shards or of directories of them; among several processes each passes the same
-        matrix and reads only its own rows. Memory maps and shards are streamed on a CPU
-        from 128 MiB of float32 for each device on, and on an accelerator if they do not fit its
-        memory; the log says so. What is not streamed is kept as float32 beside what was passed.
-        float64 and wide integers are rounded to float32 as they are read, before anything is
-        subtracted: a warning is logged where that may tell.
+      features: floats or integers [n, d]: a NumPy array, a memory map, a jax.Array (sharded or
+        not), anything that NumPy or DLPack reads as an array (lists, pandas, pyarrow, torch on the
+        CPU), or paths of .npy shards or of directories of shards. With several processes, each
+        passes the same matrix and reads only its own rows. Memory maps and shards are streamed on a
+        CPU if they have at least 128 MiB of float32 per device, and on an accelerator if they do
+        not fit in its memory. The log says so. Other inputs are copied to float32 in memory.
+        float64 and wide integers are rounded to float32 when they are read, before the mean is
+        subtracted. A warning is logged if this may change the result.
       k: number of clusters, at most the number of distinct rows.
-      seed: of the draws; the same seed gives the same seeds on any number of devices.
-      init: "k-means||", "k-means++", "random" (rows), or the centroids [k, d] to start from, of any
-        kind that features are: with `centre`, `l2`, `spherical` or `dims`, near the rows as those
-        leave them (`KMeans.centroids` are).
-      max_iterations: limit on the updates of the centroids; 0 keeps the seeds.
-      tolerance: stops when an update lowers the inertia by no more than this fraction of it,
+      seed: seed of the draws. It gives the same seeds on any number of devices.
+      init: "k-means||", "k-means++", "random" (rows), or the initial centroids [k, d], in any
+        form that features may have. With `centre`, `l2`, `spherical` or `dims`, give centroids
+        of the transformed rows, such as `KMeans.centroids`.
+      max_iterations: largest number of centroid updates; 0 keeps the seeds.
+      tolerance: stops after an update that lowers the inertia by no more than this fraction, if it
         moved no empty cluster and left none.
       centre: subtracts the mean row.
-      l2: divides every row by its length (after the mean was subtracted); zeros stay zeros.
-      spherical: as `l2`, and the centroids are kept at length 1: k-means by cosine.
-      dims: reduces rows to so many principal components, after the mean was subtracted (whatever
-        `centre` says) and before `l2`: `KMeans.components` [d, dims]. 0 keeps all dimensions. The
-        rows are read once more, for their covariance [d, d], of which each device has two matrices
-        of float32; the reduced rows are kept where they fit (2 GiB a process on a CPU).
-      whiten: gives all components the variance 1, so that a small one counts as much as a large
-        one. With `l2` and dims = 256 it is the recipe of DeepCluster (Caron et al. 2018, section
-        3.4).
-      mesh: has the single axis "data"; all devices when None.
-      chunk_rows: rows whose distances to all centroids exist at one time on a device; chosen for
-        the device when None.
-      precision: of the products that rank the centroids. "float32"; "exact": products of bfloat16,
-        and rows that their rounding (within 2 |x - x'| |c| + 2 |x'| |c - c'| for rounded x', c',
-        at most 2^-6 |x| |c|) leaves open are compared again in float32: the labels of float32;
-        "auto": "exact" where bfloat16 products are faster (accelerators, CPUs with instructions for
-        them), else "float32"; "bfloat16" and "tensorfloat32" (GPUs; within 2^-9 |x| |c|) without
-        that second look. Sums, sizes and the inertia of the result are float32's in all of them.
-      restarts: runs from that many seeds, of which the one of the lowest inertia is kept.
+      l2: divides every row by its length, after the mean is subtracted. Zero rows stay zero.
+      spherical: as `l2`, and also keeps the centroids at length 1: k-means by cosine.
+      dims: reduces rows to this number of principal components (`KMeans.components` [d, dims]),
+        after the mean is subtracted (whatever `centre` is) and before `l2`. 0 keeps all dimensions.
+        This reads the rows once more, for their covariance [d, d]: two float32 matrices on each
+        device. The reduced rows stay in memory if they fit (2 GiB per process on a CPU).
+      whiten: scales all components to variance 1, so that small ones count as much as large ones.
+        With `l2` and dims = 256 it is the recipe of DeepCluster (Caron et al. 2018, section 3.4).
+      mesh: a mesh with the single axis "data"; None uses all devices.
+      chunk_rows: number of rows whose distances to all centroids are in a device's memory at the
+        same time; None chooses for the device.
+      precision: precision of the products that rank the centroids. "float32". "exact": bfloat16
+        products, with the labels of float32: rows that rounding leaves undecided (error within
+        2 |x - x'| |c| + 2 |x'| |c - c'| for rounded x', c', at most 2^-6 |x| |c|) are compared
+        again in float32. "auto": "exact" if bfloat16 products are faster (accelerators, CPUs with
+        instructions for them), else "float32". "bfloat16" and "tensorfloat32" (GPUs, error within
+        2^-9 |x| |c|) skip the second comparison. Sums, sizes and the final inertia are always
+        float32.
+      restarts: number of runs from different seeds. The run with the lowest inertia is kept.
       on_iteration: called after each iteration.
       on_seeding: called after each step of the seeding.
-      resume: what `Progress.state()` or `SeedingProgress.state()` returned in a call with the same
-        features and arguments, but for `mesh` and `chunk_rows`. Of the features the shape and 256
-        rows are compared.
+      resume: the result of `Progress.state()` or `SeedingProgress.state()` from a call with the
+        same features and arguments; only `mesh` and `chunk_rows` may differ. The shape and 256 rows
+        of the features are compared.
 
     Raises:
-      ValueError: features not [n, d], empty, not numbers, masked, not finite, or too large or too
-        close to one another for their squares in float32, or changed while they were read; k not
-        in 1..n or above the number of distinct rows that have a direction; an unknown or negative
-        option, or one of a wrong type; a mesh with other axes; a state to resume from another call;
-        dims not below n or above d, or more to whiten than the directions in which rows vary.
+      ValueError: features are not [n, d], empty, not numbers, masked, not finite, too large or too
+        close to each other for their squares in float32, or changed during the call; k is not in
+        1..n or above the number of distinct rows with a direction; an option is unknown, negative
+        or of a wrong type; the mesh has other axes; `resume` is from another call; dims is not
+        below n or is above d, or `whiten` asks for more directions than the rows vary in.
       FileNotFoundError: a shard is absent.
 
     >>> fit(np.array([[0, 0], [0, 2], [9, 9], [9, 7]]), k=2).inertia
@@ -149,7 +151,7 @@ def fit(
         whiten=whiten,
     )
     checks.check_functions(on_iteration=on_iteration, on_seeding=on_seeding)
-    # NumPy's small integers overflow where Python's do not.
+    # NumPy's small integers overflow, Python's do not.
     seed, max_iterations, restarts = int(seed), int(max_iterations), int(restarts)
     dims = int(dims)
     tolerance = float(tolerance)
@@ -184,7 +186,7 @@ def fit(
         spherical=bool(spherical),
         precision=matrix.setting.precision,
         restarts=restarts,
-        # States from before there were these stay those of the same call.
+        # Old states lack these options: leave out the defaults, so that they still match.
         **({"dims": dims, "whiten": bool(whiten)} if dims else {}),
     )
     if resume is not None:
@@ -193,7 +195,7 @@ def fit(
     mean = frames.find_mean(matrix) if centre or dims else np.zeros(matrix.d, np.float32)
     components = None
     if dims:
-        # On another mesh the last digits would differ, and so would the rows.
+        # Resume the saved components: on another mesh their last digits would differ.
         components = kept["components"] = (
             reduction.find_components(matrix, mean, dims, whiten=bool(whiten))
             if resume is None
@@ -224,7 +226,7 @@ def fit(
         found = descend(task, going, best, on_iteration)
         best = found if best is None or found.curve[-1] < best.curve[-1] else best
         going = None
-    assert best is not None  # restarts >= 1, and a resumed one is among them
+    assert best is not None  # restarts >= 1, and a resumed run counts as one
     assignment, inertia = finish(task, best)
     if not np.bincount(assignment[counts], minlength=k).all():
         checks.check_distinct(matrix, k)
@@ -250,7 +252,7 @@ def _seeds(
     best: Found | None,
     on_seeding: Callable[[SeedingProgress], None] | None,
 ) -> Float32[np.ndarray, "k d"]:
-    """Draws the seeds of a restart, or makes them of the centroids that were given."""
+    """Draws the seeds of a restart, or converts the given centroids."""
     matrix = task.matrix
     if not isinstance(init, str):
         if matrix.setting.spherical:

@@ -1,4 +1,4 @@
-"""Where the rows of a call are seen from: their mean, and an origin in their middle."""
+"""Finds the mean of the rows, and an origin in their middle."""
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
@@ -6,12 +6,12 @@ from jaxtyping import Float32, Int64, Shaped
 from kt_jax.kmeans import device, rows
 from kt_jax.kmeans.device import Frame
 
-_ORIGIN_ROWS = 256  # whose mean the origin is...
-_WILD = 10  # ... without those so many times farther from their median than half of them are
+_ORIGIN_ROWS = 256  # number of rows whose mean is the origin, without outliers
+_WILD = 10  # outliers: this many times farther from the median than half of these rows are
 
 
 def find_mean(matrix: rows.Rows) -> Float32[np.ndarray, " d"]:
-    """Returns the mean row; zeros where it is not finite, for `check_rows` to find out why."""
+    """Returns the mean row, or zeros if it is not finite: `check_rows` then reports the row."""
     parts = matrix.for_each_raw(lambda _, block: device.lane_sums(matrix.setting, block))
     mean = sum(matrix.fetch(part).sum(0, dtype=np.float64) for part in parts) / matrix.n
     return np.where(np.isfinite(mean).all(), mean, 0).astype(np.float32)
@@ -28,11 +28,11 @@ def find_middle(
     mean: Float32[np.ndarray, " d"],
     components: Float32[np.ndarray, "d c"] | None,
 ) -> Float32[np.ndarray, " c"]:
-    """Returns the mean of some rows, but for wild ones: far from the median, as distances go."""
+    """Returns the mean of sample rows, without outliers, which are far from their median."""
     none = mean if components is None else np.zeros(components.shape[1], np.float32)
     frame = Frame(mean, np.zeros_like(none), components)
     sample = device.prepare_few(matrix.setting, sample, frame)
-    sample = sample[np.abs(sample).max(1) <= device.value_limit(sample.shape[1])]  # not NaN
+    sample = sample[np.abs(sample).max(1) <= device.value_limit(sample.shape[1])]  # drops NaN
     if not len(sample):
         return none
     distance = np.linalg.norm(sample - np.median(sample, axis=0)[None], axis=1)

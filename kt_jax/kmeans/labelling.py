@@ -1,4 +1,4 @@
-"""Which centroid is nearest to each row, and how clearly."""
+"""Finds the nearest centroid of each row, and the margin to the second nearest."""
 
 import dataclasses
 from typing import Any
@@ -13,15 +13,15 @@ from kt_jax.kmeans.device import Frame
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Assignment:
-    """The nearest and second nearest centroid of every row, and more; distances are Euclidean."""
+    """The nearest and second nearest centroid of every row. Distances are Euclidean."""
 
     cluster: Int32[np.ndarray, " n"]
     distance: Float32[np.ndarray, " n"]
     second_cluster: Int32[np.ndarray, " n"]  # -1 when k == 1
     margin: Float32[np.ndarray, " n"]  # second distance - distance; inf when k == 1
-    directed: Bool[np.ndarray, " n"]  # False for a row of length 0 under `l2`: no cluster is nearer
-    clusters: Int32[np.ndarray, "n m"]  # the nearest, from the first on
-    distances: Float32[np.ndarray, "n m"]  # those of `clusters`
+    directed: Bool[np.ndarray, " n"]  # False for a row of length 0 with `l2`: no cluster is nearer
+    clusters: Int32[np.ndarray, "n m"]  # the `nearest` clusters, nearest first
+    distances: Float32[np.ndarray, "n m"]  # to `clusters`
 
 
 def assign(
@@ -37,20 +37,29 @@ def assign(
     precision: str = "auto",
     nearest: int = 2,
 ) -> Assignment:
-    """Gives every row of `features` [n, d] its nearest centroid [k, d]; ties go to the lowest.
+    """Finds the nearest centroid [k, d] of every row of `features` [n, d].
 
-    `mean` [d] is subtracted from the rows, which are then multiplied by `components` [d, dims], and
-    `l2` divides them by their lengths: pass what the centroids [k, dims] were fitted with
-    (`KMeans.mean`, `KMeans.components`). The distances are float32 in any precision. Calls with any
-    numbers of rows share a handful of compiled programs. `clusters` and `distances` have the
-    `nearest` centroids, or all k if these are fewer; more than two cost a second pass.
+    Ties go to the lowest cluster number. Distances are float32 in any precision. Calls with
+    different numbers of rows share a few compiled programs.
 
-    With `weights` [k] (of `balance`) a row belongs to the centroid of the least distance^2 less the
-    weight, and the second one is next by that: the margin is below 0 where it is nearer.
+    Args:
+      features: rows [n, d], in any form that `fit` takes.
+      centroids: [k, d], or [k, dims] with `components`.
+      mean: [d], subtracted from the rows: pass `KMeans.mean`.
+      components: [d, dims], multiplied with the centred rows: pass `KMeans.components`.
+      weights: [k], from `balance`. A row then belongs to the centroid with the smallest
+        distance^2 - weight. The second nearest is chosen in the same way, so the margin is negative
+        if the second centroid is nearer.
+      l2: divides rows by their lengths: pass the value that `fit` had.
+      mesh: as in `fit`.
+      chunk_rows: as in `fit`.
+      precision: as in `fit`.
+      nearest: number of centroids in `clusters` and `distances`, at most k. More than two need a
+        second pass.
 
     Raises:
-      ValueError: as in `fit`; features, centroids, mean and components of different d; weights of
-        another k; nearest below 1, or above 2 with weights.
+      ValueError: as in `fit`; features, centroids, mean and components differ in d; weights have
+        another k; nearest is below 1, or above 2 with weights.
 
     >>> assign([[1.0], [8.0]], [[0.0], [10.0]]).margin.tolist()
     [8.0, 6.0]
@@ -75,7 +84,7 @@ def assign(
     matrix, centroids, to = opened.matrix, opened.centroids, opened.to
     squares, directed = opened.squares, opened.directed
     k, setting = len(centroids), matrix.setting
-    if setting.precision == "exact":  # the same labels, and a second nearest to measure
+    if setting.precision == "exact":  # the same labels, and float32 gives the second nearest
         setting = dataclasses.replace(setting, precision="float32")
 
     def look(number: int, block: device.Prepared) -> tuple[Any, ...]:
@@ -99,19 +108,19 @@ def assign(
     if count > 2:
         others, lengths = neighbours.rank(matrix, setting, to, cluster, second, count=count - 2)
         clusters = np.concatenate([clusters, others], axis=1)
-        # Measured in another way: rounding may not turn the order round.
+        # Computed differently: keep rounding from reversing the order.
         distances = np.maximum.accumulate(np.concatenate([distances, lengths], axis=1), axis=1)
     return Assignment(cluster, distance, second, margin, directed, clusters, distances)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Opened:
-    """Rows, as centroids see them."""
+    """Rows and centroids, prepared for comparison."""
 
     matrix: rows.Rows
     centroids: Float32[np.ndarray, "k c"]
-    to: device.Points  # the centroids, padded to whole groups
-    squares: Float32[np.ndarray, " n"]  # of the rows' lengths, 0 of those without a direction
+    to: device.Points  # centroids, padded to whole groups
+    squares: Float32[np.ndarray, " n"]  # squared row lengths, 0 without a direction
     directed: Bool[np.ndarray, " n"]
 
 
@@ -127,7 +136,7 @@ def open_rows(
     chunk_rows: int | None,
     precision: str,
 ) -> Opened:
-    """Opens rows to compare with centroids; arguments and errors as of `assign`."""
+    """Opens rows to compare with centroids. Arguments and errors are those of `assign`."""
     centroids = checks.checked_centroids(centroids, "centroids")
     k = len(centroids)
     matrix = rows.Rows(
@@ -159,9 +168,9 @@ def open_rows(
 
 
 def _middle(centroids: Float32[np.ndarray, "k d"]) -> Float32[np.ndarray, " d"]:
-    """Returns the median of the centroids, by column: one of a wild row does not move it.
+    """Returns the median of the centroids, by column: a centroid of an outlier does not move it.
 
-    Between two in the middle it is the one nearer to zero, as either of two may be wild.
+    If two values are in the middle, it takes the one nearer to zero, as either may be an outlier.
     """
     ordered, k = np.sort(centroids, axis=0), len(centroids)
     low, high = ordered[(k - 1) // 2], ordered[k // 2]
@@ -169,9 +178,9 @@ def _middle(centroids: Float32[np.ndarray, "k d"]) -> Float32[np.ndarray, " d"]:
 
 
 def nearest_to_zero(centroids: Float32[np.ndarray, "k d"]) -> tuple[int, float]:
-    """The centroid of a row without a direction, and its distance.
+    """Returns the cluster of a row without a direction, and its distance.
 
-    Centroids of length 1 are all as near, whatever rounding says: the first is meant.
+    Centroids of length 1 are equally near, apart from rounding: then it is the first.
     """
     lengths = np.linalg.norm(centroids.astype(np.float64), axis=1)
     cluster = int(np.argmax(lengths <= lengths.min() * (1 + 1e-6)))

@@ -1,10 +1,11 @@
-"""Lloyd's iteration on one block: nearest centroids, and the sums that the next ones are made of.
+"""Lloyd's iteration on one block: nearest centroids, and the sums for the next centroids.
 
-Exactness without all the work. A row keeps its cluster, an upper bound on that one's score and a
-lower bound on the scores of all others. Where few centroids changed, only those are compared: the
-score of an unchanged centroid is what it was. The precision "exact" compares by bfloat16 products,
-whose rounding has a bound. A row that this leaves open is compared with all centroids in float32,
-after the open rows were gathered: shapes stay static, the number of chunks does not.
+The result is exact, but most comparisons are skipped. Each row keeps its cluster, an upper bound on
+the score of this cluster, and a lower bound on the scores of all others. If few centroids changed,
+rows are compared only with these: the score of an unchanged centroid stays the same. The precision
+"exact" compares by bfloat16 products, whose rounding error has a bound. Rows that stay undecided
+("open") are gathered and compared with all centroids in float32. Shapes are static; the number of
+chunks is not.
 """
 
 import jax
@@ -16,26 +17,26 @@ from jaxtyping import Array, Bool, Float32, Int32
 from kt_jax.kmeans import device
 from kt_jax.kmeans.device import Points, over_chunks, program
 
-# Float32 scatter-add is a compare-and-swap loop on GPUs there: up to thousands of times slower.
+# On GPUs, their float32 scatter-add is a compare-and-swap loop, up to thousands of times slower.
 _SLOW_SCATTER = {"0.10.2", "0.11.0"}
 
-# Rows of a lane of sums, in clusters: the sums of all lanes take little compared with the rows. Not
-# more than so many rows: an iteration in which no more move adds them up in one lane.
+# Rows per lane of sums, as a multiple of k: the sums of all lanes are small compared with the rows.
+# The limit on this number: an iteration in which no more rows move adds them up in one lane.
 _LANE_SHARE = 64
 _MOST_LANE_ROWS = 4096
 
-_RESCUED = 256  # open rows compared at a time; the last of these chunks is seldom full
+_RESCUED = 256  # open rows compared at a time; the last chunk is seldom full
 
 State = tuple[Array, Array, Array]  # int32 cluster, float32 upper, float32 lower: [rows] each
 
 
 def update_method(platform: str) -> str:
-    """How sums are made: "scatter", "two scatters" or "one-hot".
+    """Returns how sums are computed: "scatter", "two scatters" or "one-hot".
 
-    "one-hot" is a matrix product, as slow as the scores'. On a CPU a scatter takes a few per cent
-    of its time (benchmarks/kmeans.md). A TPU runs a scatter as a loop, and some jaxlibs do so on a
-    GPU. The others have an atomic addition there but no subtraction: rows that leave a cluster are
-    added up apart, and their sums subtracted.
+    "one-hot" is a matrix product, as slow as the product for the scores. On a CPU, a scatter takes
+    a few per cent of this time (benchmarks/kmeans.md). A TPU runs a scatter as a loop, as do some
+    jaxlibs on a GPU. Other jaxlibs have an atomic addition on a GPU, but no subtraction: rows that
+    leave a cluster are added up separately, and their sums are subtracted.
     """
     if platform == "tpu" or (platform == "gpu" and jax.lib.__version__ in _SLOW_SCATTER):
         return "one-hot"
@@ -50,16 +51,16 @@ def step(setting, block, state, totals, subset, every, changed, full, anew):
     """Returns (cluster, upper, lower) of every row, and the totals so far.
 
     Args:
-      setting: the call's.
+      setting: settings of the call.
       block: Prepared rows.
-      state: what the last iteration returned for them.
-      totals: what the clusters win by the rows that moved, up to here, on each device: sums
-        [2, k, d] (in two parts: see `_two_sum`), counts [k], and the number of these rows [1].
+      state: the state of these rows after the last iteration.
+      totals: changes of the clusters on each device so far, by rows that moved: sums [2, k, d] (in
+        two parts, see `_two_sum`), counts [k], and the number of moved rows [1].
       subset: the centroids that changed.
       every: all centroids.
-      changed: bool [k].
-      full: whether subset is all of them; then `state` is only asked for the old clusters.
-      anew: whether the totals are of all rows, not only of those that moved.
+      changed: bool [k], marks the centroids that changed.
+      full: whether subset has all centroids. Then only the clusters of `state` are used.
+      anew: whether totals are sums over all rows, not only over those that moved.
     """
 
     def settle(carry, *chunk):
@@ -73,7 +74,7 @@ def step(setting, block, state, totals, subset, every, changed, full, anew):
     leaves = moves & ~anew & (state[0] >= 0)
     sums, counts, moved = totals
     moved += jnp.sum(moves, dtype=jnp.int32)
-    k = len(counts)  # beyond the last: dropped
+    k = len(counts)  # an index after the last: dropped
     came, left = jnp.where(joins, found[0], k), jnp.where(leaves, state[0], k)
     counts = counts.at[came].add(1, mode="drop").at[left].add(-1, mode="drop")
     return found, (_add(setting, sums, block.values, came, left), counts, moved)
@@ -88,7 +89,7 @@ def _compare(
     changed: Bool[Array, " k"],
     full: Bool[Array, ""],
 ) -> tuple[Array, Array, Array, Bool[Array, " rows"]]:
-    """Returns the state of a chunk (of values, rounding, length), and which rows it leaves open."""
+    """Returns the new state of a chunk (values, rounding, length), and which rows are open."""
     values, rounding, length = rows
     cluster, upper, lower = state
     exact = setting.precision == "exact"
@@ -110,7 +111,7 @@ def _compare(
     stay = (low_old < low) | ((low_old == low) & (cluster < new))
     rest = jnp.minimum(others, jnp.where(stay, low, jnp.minimum(following, low_old)))
     upper = jnp.where(stay, upper, low + width)
-    # Without rounding, the lowest number wins among equals; but not known is who equals `others`.
+    # Without rounding, ties go to the lowest number. But which centroid has `others` is unknown.
     is_open = ~(upper < (rest if exact else others))
     return jnp.where(stay, cluster, new), upper, rest, is_open
 
@@ -121,7 +122,7 @@ def _rounding(
     point_rounding: Float32[Array, "*#points"],
     point_length: Float32[Array, "*#points"],
 ) -> Float32[Array, "..."]:
-    """Returns how far a bfloat16 score may be from the true one, for rows x and centroids c.
+    """Returns the bound on the error of bfloat16 scores, for rows x and centroids c.
 
     |2 x.c - 2 x'.c'| <= 2 |x - x'| |c| + 2 |x'| |c - c'| for x', c' rounded.
     """
@@ -135,7 +136,7 @@ def _rescue(
     is_open: Bool[Array, " rows"],
     every: Points,
 ) -> State:
-    """Compares the open rows with all centroids in float32, gathered into chunks."""
+    """Gathers the open rows into chunks, and compares them with all centroids in float32."""
     count, beyond = jnp.sum(is_open, dtype=jnp.int32), len(is_open)
     chunk = min(_RESCUED, beyond)
     order = jnp.flatnonzero(is_open, size=-(-beyond // chunk) * chunk, fill_value=beyond)
@@ -165,11 +166,11 @@ def _add(
     came: Int32[Array, " rows"],
     left: Int32[Array, " rows"],
 ) -> Float32[Array, "2 k d"]:
-    """Adds rows to the sums of the clusters they came to, and takes them from those they left.
+    """Adds rows to the sums of their new clusters, and subtracts them from their old clusters.
 
-    A sum of m rows x is off by at most min(m, lane) 2^-24 sum |x|: the rows of a lane are added up
-    one after another in float32. Nothing is lost between lanes, blocks and iterations, and one
-    rounding between devices.
+    The error of a sum of m rows x is at most min(m, lane) 2^-24 sum |x|: the rows of a lane are
+    added up one after another in float32. Sums over lanes, blocks and iterations have no loss. The
+    sum over devices has one rounding.
     """
     k, d = sums.shape[1:]
     lane = min(max(_LANE_SHARE * k, device.LANE_ROWS), _MOST_LANE_ROWS)
@@ -185,7 +186,7 @@ def _add(
         if method == "scatter":
             change = change.at[to].add(values, mode="drop").at[of].subtract(values, mode="drop")
         else:
-            # Without the barriers XLA makes a subtraction of the second addition.
+            # Without the barriers, XLA turns the second addition into a subtraction.
             won, lost = (change.at[at].add(values, mode="drop") for at in (to, of))
             change = lax.optimization_barrier(won) - lax.optimization_barrier(lost)
         return _joined(change.reshape(lanes, k, d))
@@ -205,7 +206,7 @@ def _add_products(
     left: Int32[Array, " rows"],
     lane: int,
 ) -> Float32[Array, "2 k d"]:
-    """As `_add`, by matrix products."""
+    """Does the same as `_add` by matrix products."""
     k = sums.shape[1]
 
     def add(sums, *chunk):
@@ -223,10 +224,9 @@ def _add_products(
 
 
 def _two_sum(a: Float32[Array, "..."], b: Float32[Array, "..."]) -> tuple[Array, Array]:
-    """Returns a + b as float32, and what rounding took from it (Knuth's two-sum: exact).
+    """Returns a + b as float32, and its rounding error (Knuth's two-sum: exact).
 
-    Millions of rows, block after block, iteration after iteration, would else be lost on a sum
-    that has grown large.
+    Otherwise a large sum would lose the small contributions of many blocks and iterations.
     """
     total = a + b
     added = total - a
@@ -234,13 +234,13 @@ def _two_sum(a: Float32[Array, "..."], b: Float32[Array, "..."]) -> tuple[Array,
 
 
 def plus(sums: Float32[Array, "2 k d"], change: Float32[Array, "2 k d"]) -> Float32[Array, "2 k d"]:
-    """Adds sums that are kept as a float32 and what rounding took from it."""
+    """Adds sums that are pairs of a float32 value and its rounding error."""
     total, lost = _two_sum(sums[0], change[0])
     return jnp.stack([total, sums[1] + change[1] + lost])
 
 
 def _joined(lanes: Float32[Array, "lanes k d"]) -> Float32[Array, "2 k d"]:
-    """Adds up the sums of the lanes, two by two."""
+    """Adds up the sums of the lanes pairwise."""
     high, low = lanes, jnp.zeros_like(lanes)
     while len(high) > 1:
         pairs = (device.in_lanes(x, 2) for x in (high, low))
@@ -252,7 +252,7 @@ def _joined(lanes: Float32[Array, "lanes k d"]) -> Float32[Array, "2 k d"]:
 
 @program((P(),), _TOTALS)
 def zero_totals(setting, centroids):
-    """Returns totals of nothing, for `step`."""
+    """Returns zero totals for `step`."""
     sums = jnp.zeros((2, *centroids.shape), jnp.float32)
     zeros = sums, jnp.zeros(len(centroids), jnp.int32), jnp.zeros(1, jnp.int32)
     return device.varying(zeros)
@@ -260,10 +260,10 @@ def zero_totals(setting, centroids):
 
 @program((_TOTALS, P(), P(), P(), P()), P())
 def update(setting, totals, sums, counts, centroids, origin):
-    """Returns new sums, sizes and centroids, rows moved, and each cluster's share of the inertia.
+    """Returns new sums, sizes and centroids, the rows moved, and the inertia's cluster terms.
 
-    A share is of the old centroids and less the rows' squared distances from the origin:
-    n_j |c_j|^2 - 2 c_j.S_j with S_j the sum of the cluster's rows.
+    The term of cluster j uses its old centroid, and leaves out the rows' squared distances from
+    the origin: n_j |c_j|^2 - 2 c_j.S_j, with S_j the sum of the cluster's rows.
     """
     change, gained, moved = lax.psum(totals, "data")
     sums = plus(sums, change)
@@ -280,7 +280,7 @@ def update(setting, totals, sums, counts, centroids, origin):
 
 @program((P("data"), P("data"), P()), P("data"))
 def own_squared(setting, block, cluster, every):
-    """Returns every row's squared distance from its own centroid, -1 if the row never counts."""
+    """Returns each row's squared distance from its own centroid, or -1 if it does not count."""
 
     def measure(carry, rows, cluster):
         return carry, jnp.sum(jnp.square(rows - every.values[cluster]), axis=1)
@@ -291,6 +291,6 @@ def own_squared(setting, block, cluster, every):
 
 @program(P("data"), P("data"))
 def highest(setting, score, *, count: int):
-    """Returns each device's highest scores, and where in the block they are."""
+    """Returns each device's highest scores, and their positions in the block."""
     top, at = lax.top_k(score, min(count, len(score)))
     return top, device.numbers(score)[at]

@@ -1,4 +1,4 @@
-"""How groupings divide things and how well they agree, and what an accuracy is worth."""
+"""Measures of groupings: entropy, agreement, majority labels, and the noise of accuracies."""
 
 import numpy as np
 import scipy.special
@@ -6,7 +6,7 @@ from jaxtyping import Float, Int, Num
 
 
 def entropy(counts: Num[np.ndarray, " k"]) -> float:
-    """-sum p log p of the shares p = counts / sum(counts), in nats.
+    """Returns -sum p log p, in nats, of the shares p = counts / sum(counts).
 
     >>> round(entropy(np.array([1, 1, 0])), 6)
     0.693147
@@ -16,10 +16,10 @@ def entropy(counts: Num[np.ndarray, " k"]) -> float:
 
 
 def normalised_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
-    """2 I(a; b) / (H(a) + H(b)) of two groupings of the same n things, from 0 to 1.
+    """Returns 2 I(a; b) / (H(a) + H(b)) of two groupings of the same n items, from 0 to 1.
 
-    I(a; b) = H(a) + H(b) - H(a, b); two groupings into one group each agree (1). It does not
-    correct for chance: random groupings into many groups score above 0.
+    I(a; b) = H(a) + H(b) - H(a, b). The result is 1 if both groupings have a single group. It is
+    not corrected for chance: random groupings into many groups score above 0.
 
     >>> round(normalised_mutual_information(np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2])), 6)
     1.0
@@ -31,16 +31,16 @@ def normalised_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, "
     """
     table = _cross(a, b)
     apart = entropy(table.sum(1)) + entropy(table.sum(0))
-    # Rounding may leave -1e-16 where nothing is shared.
+    # Rounding may give -1e-16 for unrelated groupings.
     return max(0.0, 2 * (apart - entropy(table.ravel())) / apart) if apart > 0 else 1.0
 
 
 def adjusted_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
-    """(I - E) / ((H(a) + H(b)) / 2 - E): the mutual information, less what chance gives.
+    """Returns the mutual information corrected for chance: (I - E) / ((H(a) + H(b)) / 2 - E).
 
-    E is expected of I(a; b) when the things are shuffled (Vinh, Epps & Bailey, "Information
-    theoretic measures for clusterings comparison", 2010). 1 for equal groupings, about 0 for
-    unrelated ones however many groups they have, below 0 for less agreement than by chance.
+    E is the expected I(a; b) of shuffled items (Vinh, Epps & Bailey, "Information theoretic
+    measures for clusterings comparison", 2010). The result is 1 for equal groupings, about 0 for
+    unrelated ones with any number of groups, and negative for less agreement than by chance.
 
     >>> adjusted_mutual_information(np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2]))
     1.0
@@ -52,17 +52,17 @@ def adjusted_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m
     """
     table = _cross(a, b)
     if (table > 0).sum(0).max() == 1 and (table > 0).sum(1).max() == 1:
-        return 1.0  # also where all are together, or all apart: then the formula is 0 / 0
+        return 1.0  # also for one group each, or n groups each, where the formula is 0 / 0
     in_a, in_b = table.sum(1), table.sum(0)
     mean = (entropy(in_a) + entropy(in_b)) / 2
     expected = _expected_information(in_a, in_b)
     most = mean - expected
-    # Where all are apart in one, any grouping shares as much with it.
+    # If one grouping has n groups, every other shares the same information with it.
     return (2 * mean - entropy(table.ravel()) - expected) / most if most > 1e-12 else 0.0
 
 
 def _expected_information(in_a: Int[np.ndarray, " a"], in_b: Int[np.ndarray, " b"]) -> float:
-    """The mean of I(a; b), in nats, over all ways to shuffle things into groups of these sizes."""
+    """Returns the mean I(a; b), in nats, over all shuffles of items into groups of these sizes."""
     n = int(in_a.sum())
     # log m! for m = 0 .. n.
     log_factorial: Float[np.ndarray, " m"] = scipy.special.gammaln(np.arange(n + 1) + 1.0)
@@ -70,8 +70,8 @@ def _expected_information(in_a: Int[np.ndarray, " a"], in_b: Int[np.ndarray, " b
     sizes_b, times_b = np.unique(in_b, return_counts=True)
     total = 0.0
     for a, times in zip(sizes_a.tolist(), times_a.tolist(), strict=True):
-        # Of a things, m fall into a group of b with the hypergeometric probability; beyond twelve
-        # standard deviations it is nothing in float64.
+        # The overlap m of two groups is hypergeometric. Beyond twelve standard deviations its
+        # probability is negligible in float64.
         centre = a * sizes_b / n
         spread = 12 * np.sqrt(centre * (n - a) / n * (n - sizes_b) / max(n - 1, 1)) + 30
         low = np.maximum.reduce(
@@ -99,12 +99,12 @@ def _expected_information(in_a: Int[np.ndarray, " a"], in_b: Int[np.ndarray, " b
 
 
 def adjusted_rand_index(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
-    """How many pairs two groupings of the same n things treat alike, less what chance gives.
+    """Returns the share of pairs that two groupings of n items treat alike, corrected for chance.
 
-    (S - E) / ((A + B) / 2 - E): of the n (n - 1) / 2 pairs, A are together in a, B in b and S in
-    both; E = A B / (n (n - 1) / 2) is expected of S when the things are shuffled (Hubert & Arabie,
-    "Comparing partitions", 1985). 1 for equal groupings, about 0 for unrelated ones, below 0
-    for less agreement than by chance; names of groups do not count.
+    The index is (S - E) / ((A + B) / 2 - E). A of the n (n - 1) / 2 pairs are together in a, B in
+    b, and S in both. E = A B / (n (n - 1) / 2) is the expected S of shuffled items (Hubert and
+    Arabie, "Comparing partitions", 1985). It is 1 for equal groupings, about 0 for unrelated ones,
+    and negative for less agreement than by chance. The names of groups do not matter.
 
     >>> adjusted_rand_index(np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2]))
     1.0
@@ -120,12 +120,12 @@ def adjusted_rand_index(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> f
         for counts in (table, table.sum(1), table.sum(0), table.sum())
     )
     most = (in_a + in_b) * pairs - 2 * in_a * in_b
-    # All together in both, or all apart in both: equal groupings.
+    # One group in both, or n groups in both: equal groupings.
     return 2 * (both * pairs - in_a * in_b) / most if most else 1.0
 
 
 def _cross(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> Int[np.ndarray, "a b"]:
-    """How many things are in the i-th group of a and the j-th of b."""
+    """Returns the number of items in group i of a and group j of b."""
     if len(a) != len(b) or len(a) == 0:
         raise ValueError(
             f"groupings of {len(a)} and of {len(b)} things cannot be compared: give one group "
@@ -140,9 +140,9 @@ def _cross(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> Int[np.ndarray
 def find_majority(
     members: Int[np.ndarray, " m"], labels: Int[np.ndarray, " n"]
 ) -> tuple[int, float, float]:
-    """The commonest label of a group's members, its share of them and its share of all.
+    """Returns a group's most frequent label, its share of the members, and its share of all items.
 
-    Labels below 0 are unknown and left out; (-1, 0, 0) where none is known.
+    Negative labels are unknown and ignored. Returns (-1, 0, 0) if no member has a known label.
 
     >>> find_majority(np.array([2, 2, 2, 1, -1]), np.array([2, 2, 2, 1, 1, 0, 0, 0]))
     (2, 0.75, 0.375)
@@ -155,9 +155,9 @@ def find_majority(
 
 
 def noise_of_difference(n: int) -> float:
-    """Twice the standard error of the difference of two accuracies on n examples each.
+    """Returns twice the standard error of the difference of two accuracies on n examples each.
 
-    2 sqrt(2 p (1 - p) / n) at its largest, p = 1/2.
+    This is 2 sqrt(2 p (1 - p) / n) at its largest, p = 1/2.
 
     >>> noise_of_difference(200)
     0.1
@@ -166,9 +166,9 @@ def noise_of_difference(n: int) -> float:
 
 
 def choose_by_size(sizes: Int[np.ndarray, " k"], count: int, least: int) -> Int[np.ndarray, " c"]:
-    """At most `count` groups, evenly over the ranking by size of those with `least` members.
+    """Returns at most `count` groups with at least `least` members, evenly spaced by size rank.
 
-    The largest comes first; of equal groups, that of the lower number.
+    The largest comes first. Of equal groups, the lower number comes first.
 
     >>> choose_by_size(np.array([5, 9, 1, 7]), 2, 3).tolist()
     [1, 0]

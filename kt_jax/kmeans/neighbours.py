@@ -1,4 +1,4 @@
-"""The centroids that follow the nearest two of each row."""
+"""Finds the third nearest and further centroids of each row."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,18 +20,19 @@ def rank(
     *,
     count: int,
 ) -> tuple[Int32[np.ndarray, "n m"], Float32[np.ndarray, "n m"]]:
-    """The `count` centroids nearest to each row apart from two, nearest first, and the distances.
+    """Returns the `count` nearest centroids of each row except two, and their distances.
 
-    Of equally near ones the lowest comes first. A distance is the root of |x|^2 - 2 x.c + |c|^2 in
-    float32, seen from amid the rows: its square is off by some 1e-7 of |x|^2 and |c|^2.
+    They are sorted by distance, and ties by number. A distance is the root of |x|^2 - 2 x.c + |c|^2
+    in float32, relative to the middle of the rows. The error of its square is about 1e-7 of |x|^2
+    and |c|^2.
 
     Args:
-      matrix: the rows, as they are prepared.
-      setting: of the call.
-      to: all centroids; there must be `count` besides the two.
-      first: the centroid of each row that is left out.
-      second: another one.
-      count: how many.
+      matrix: the prepared rows.
+      setting: settings of the call.
+      to: all centroids, at least `count` + 2.
+      first: `[n]` centroids to skip.
+      second: `[n]` other centroids to skip.
+      count: number m of centroids to return.
     """
     taken = [matrix.split(each) for each in (first, second)]
 
@@ -48,7 +49,7 @@ def _rank(setting, block, to, first, second, *, count):
         score = device.scores(rows, to, setting.precision)
         numbers = to.numbers[:, None]
         out = (numbers == first[None]) | (numbers == second[None])
-        # Padding has an infinite score, too.
+        # The score of padding is infinite, too.
         low, place = lax.top_k(-jnp.where(out, jnp.inf, score).T, count)
         return carry, (to.numbers[place], jnp.sqrt(jnp.maximum(square[:, None] - low, 0)))
 

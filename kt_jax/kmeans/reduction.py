@@ -1,4 +1,4 @@
-"""Fewer dimensions: the principal components of the rows, of equal variance if whitened.
+"""Reduces rows to principal components, with equal variance if whitened.
 
 A row x becomes (x - mean) V, with the eigenvectors V [d, dims] of the rows' covariance matrix that
 have the largest eigenvalues (Jolliffe, "Principal component analysis", 2002). Whitened, each column
@@ -20,19 +20,19 @@ from kt_jax.kmeans import checks, device, lloyd, rows
 
 _log = logging.getLogger(__name__)
 
-# Sums of products in float32 say no more of a smaller share of the largest variance.
+# Float32 sums of products cannot resolve variances below this share of the largest.
 _LEAST_VARIANCE = 1e-6
-_SLOW = 4096  # dimensions, from which on the eigenvectors take a minute or more
+_SLOW = 4096  # from this d on, the eigenvectors take a minute or more
 
 
 def find_components(
     matrix: rows.Rows, mean: Float32[np.ndarray, " d"], dims: int, *, whiten: bool
 ) -> Float32[np.ndarray, "d c"]:
-    """The matrix that rows less their mean are multiplied by, [d, dims].
+    """Returns the matrix [d, dims] that the centred rows are multiplied with.
 
     Raises:
-      ValueError: as `find_directions`; dims is more than the rows have, or a direction to be
-        whitened hardly varies.
+      ValueError: as `find_directions`; dims is above the number of directions that rows have, or a
+        direction to whiten hardly varies.
     """
     most = min(matrix.n - 1, matrix.d)
     if dims > most:
@@ -52,11 +52,11 @@ def find_components(
 def find_directions(
     matrix: rows.Rows, mean: Float32[np.ndarray, " d"], dims: int
 ) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, "d c"]]:
-    """The variances of the rows along their first `dims` principal components, and these [d, dims].
+    """Returns the variances [dims] along the first principal components, and these [d, dims].
 
-    The rows are read once; their products are summed up as pairs of float32, on the devices that
-    have the rows; then it costs O(d^3) operations of the host. Of each component, of length 1, the
-    entry of the largest size is positive. Variances are over n - 1.
+    This reads the rows once, and adds up their products as pairs of float32 on the devices of the
+    rows. Then the host computes O(d^3) operations. Components have length 1, and their entry with
+    the largest absolute value is positive. Variances are divided by n - 1.
 
     Raises:
       ValueError: a row is not finite, or too large.
@@ -64,7 +64,7 @@ def find_directions(
     covariance = _covariance(matrix, mean)
     if not np.isfinite(covariance).all():
         matrix.look_from(device.Frame(mean, np.zeros_like(mean)))
-        checks.check_rows(matrix)  # says which row is to blame
+        checks.check_rows(matrix)  # names the row
         raise ValueError("the rows of features are too large for their products in float32")
     found: Any = scipy.linalg.eigh(
         covariance, subset_by_index=(matrix.d - dims, matrix.d - 1), overwrite_a=True
@@ -75,7 +75,7 @@ def find_directions(
 
 
 def vary(variances: Float64[np.ndarray, " c"]) -> Bool[np.ndarray, " c"]:
-    """Which directions vary by more than rounding; `variances` fall."""
+    """Returns which directions vary by more than rounding. `variances` must be descending."""
     return variances > _LEAST_VARIANCE * max(variances[0], 0)
 
 
@@ -97,7 +97,7 @@ def _covariance(matrix: rows.Rows, mean: Float32[np.ndarray, " d"]) -> Float64[n
     def add(number: int, block: Shaped[jax.Array, "rows d"]) -> None:
         nonlocal totals
         totals = _add_products(setting, totals, block, mean, matrix.valid(number))
-        jax.block_until_ready(totals)  # before a further block is read
+        jax.block_until_ready(totals)  # before the next block is read
 
     matrix.for_each_raw(add)
     high, low = matrix.fetch(_sum_products(setting, totals)).astype(np.float64)
@@ -109,13 +109,13 @@ _TOTALS = P(None, "data")
 
 @device.program((P(),), _TOTALS)
 def _no_products(setting, mean):
-    """Returns products of nothing: each device's [2, d, d], in two parts (see `lloyd.plus`)."""
+    """Returns zero sums for each device, [2, d, d], in two parts (see `lloyd.plus`)."""
     return device.varying(jnp.zeros((2, len(mean), len(mean)), jnp.float32))
 
 
 @device.program((_TOTALS, P("data"), P(), P()), _TOTALS, donate=(0,))
 def _add_products(setting, totals, block, mean, valid):
-    """Returns the totals with the products of this block's rows, less the mean."""
+    """Adds the products of this block's centred rows to the totals."""
     values = block.astype(jnp.float32) - mean[None]
     values = jnp.where((device.numbers(block) < valid)[:, None], values, 0)
     products = lax.dot_general(

@@ -1,8 +1,8 @@
 """The rows of a feature matrix as equal blocks over the mesh, resident or streamed.
 
-Both ways hand the same blocks to the same programs, so that they give the same bits. A block is
-what is read at a time: every device holds an equal part of it, whole chunks of rows. The last
-block ends in zero rows as padding.
+Resident and streamed rows give the same blocks to the same programs, so the results are equal to
+the bit. A block is read as a whole. Every device has an equal part of it: whole chunks of rows. The
+last block is padded with zero rows.
 """
 
 import concurrent.futures
@@ -20,14 +20,14 @@ from kt_jax.kmeans import device, sources
 from kt_jax.kmeans.device import Frame, Prepared, Setting
 
 _T = TypeVar("_T")
-# Of float32 on a device: little beside its memory, and much beside the sums of the clusters.
+# Float32 bytes of a block on a device: small for its memory, large compared with cluster sums.
 _BLOCK_BYTES = {"cpu": 64 * 2**20, "gpu": 512 * 2**20, "tpu": 512 * 2**20}
-# Of the distances of a chunk: measured on a CPU, where they should stay in its cache.
+# Bytes of a chunk's distances. Measured on a CPU, where they should stay in the cache.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "gpu": 64 * 2**20, "tpu": 64 * 2**20}
-# Of float32 rows of fewer dimensions, which a process keeps on a CPU: reading them again means to
-# reduce them again.
+# Bytes of reduced float32 rows that a process keeps on a CPU: after reading rows again, it would
+# have to reduce them again.
 _REDUCED_BYTES = 2 * 2**30
-_FEWEST_ROWS = 64  # of a block, where matrices of all sizes share shapes
+_FEWEST_ROWS = 64  # of a block, with any_size
 
 
 class Rows:
@@ -52,12 +52,13 @@ class Rows:
           mesh: as in `fit`.
           chunk_rows: as in `fit`.
           precision: as in `fit`.
-          any_size: matrices of all sizes share a few shapes of blocks, hence compiled programs; up
-            to three quarters of the last chunk, or whole chunks, are padding.
-          **options: of the `Setting`.
+          any_size: use a few block shapes for all sizes of matrices, to share compiled programs.
+            Up to three quarters of the last chunk, or whole chunks, are then padding.
+          **options: options of `Setting`.
 
         Raises:
-          ValueError: for what is no matrix of numbers; FileNotFoundError for absent shards.
+          ValueError: the features are not a matrix of numbers.
+          FileNotFoundError: a shard is absent.
         """
         self._source = sources.open_source(features)
         self.n, self.d = self._source.shape
@@ -76,12 +77,12 @@ class Rows:
         self.setting = Setting(mesh, chunk, precision=_chosen(precision, platform), **options)
         self.frame = Frame(np.zeros(self.d, np.float32), np.zeros(self.d, np.float32))
         self._sharding = NamedSharding(mesh, P("data"))
-        # Two blocks are in memory anyway.
+        # Streaming has two blocks in memory, too.
         self.resident = self._source.in_memory(mesh) or self.block_count <= 2
         self._kept: list[Prepared] = []
 
     def describe(self) -> str:
-        """One line: the size, and whether the rows stay in memory."""
+        """Returns a line with the size, and whether the rows stay in memory."""
         size = self.n * self.d * self._source.dtype.itemsize
         where = "resident" if self.resident else f"streamed, {self.block_rows:,} rows at a time"
         return (
@@ -90,11 +91,11 @@ class Rows:
         )
 
     def valid(self, number: int) -> np.int32:
-        """How many rows of a block are rows of the matrix."""
+        """Returns the number of rows in a block that are not padding."""
         return np.int32(min(self.n - number * self.block_rows, self.block_rows))
 
     def look_from(self, frame: Frame) -> None:
-        """Sets how rows are prepared; with components, `d` becomes their number."""
+        """Sets how rows are prepared. With components, `d` becomes their number."""
         self.frame = frame
         if frame.components is not None:
             self.d = len(frame.origin)
@@ -108,7 +109,7 @@ class Rows:
         return sources.fits((self.n, self.d), self.mesh)
 
     def for_each(self, run: Callable[[int, Prepared], _T]) -> list[_T]:
-        """What `run(number, block)` returns for each prepared block."""
+        """Returns `run(number, block)` for each prepared block."""
         if self.resident:
             return [run(number, block) for number, block in enumerate(self._kept)]
         return self.for_each_raw(lambda number, block: run(number, self._prepare(number, block)))
@@ -117,9 +118,9 @@ class Rows:
         return device.prepare(self.setting, block, self.frame, self.valid(number))
 
     def for_each_raw(self, run: Callable[[int, Shaped[Array, "rows d"]], _T]) -> list[_T]:
-        """What `run(number, block)` returns for each block as it was read.
+        """Returns `run(number, block)` for each block, as it was read.
 
-        While one block is worked on the next is read, and none after it.
+        During the computation on one block the next is read, but no further ones.
         """
         results = []
         for number, block in enumerate(self._read()):
@@ -146,26 +147,26 @@ class Rows:
                 del block
 
     def take(self, numbers: Int[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
-        """The rows of these numbers, prepared but not less the origin."""
+        """Returns the rows with these numbers, prepared without subtraction of the origin."""
         return device.prepare_few(self.setting, self.take_raw(numbers), self.frame)
 
     def take_raw(self, numbers: Int[np.ndarray, " m"]) -> Shaped[np.ndarray, "m d"]:
-        """The rows of these numbers as they were read."""
+        """Returns the rows with these numbers, as they were read."""
         return self._source.take(numbers)
 
     def zeros(self, dtype: Any, fill: int = 0) -> list[Shaped[Array, " rows"]]:
-        """One number a row, for every block."""
+        """Returns an array of one `fill` value per row, for every block."""
         shape = (self.block_rows,)
         return [
             jnp.full(shape, fill, dtype, device=self._sharding) for _ in range(self.block_count)
         ]
 
     def join(self, parts: Sequence[Shaped[Array, "rows ..."]]) -> Shaped[np.ndarray, "n ..."]:
-        """Block-wise numbers of the rows as one array on every host."""
+        """Joins per-block arrays into one array [n, ...] on every host."""
         return np.concatenate([self.fetch(part) for part in parts])[: self.n]
 
     def split(self, joined: Shaped[np.ndarray, " n"]) -> list[Shaped[Array, " rows"]]:
-        """What `join` joined, on the devices again."""
+        """Splits an array [n] into blocks on the devices: the inverse of `join`."""
         padded = np.zeros(self.block_count * self.block_rows, joined.dtype)
         padded[: self.n] = joined
         return [
@@ -176,23 +177,23 @@ class Rows:
         ]
 
     def fetch(self, array: Shaped[Array, "..."]) -> Shaped[np.ndarray, "..."]:
-        """The whole of an array, on every host."""
+        """Returns the whole array on every host."""
         return sources.fetch(array, self.mesh)
 
     def locate(self, row: int, column: int) -> tuple[str, Any]:
-        """Where a row stands, for messages, and its value at a column as it is there."""
+        """Returns the place of a row, for messages, and its stored value in a column."""
         return self._source.locate(row, column)
 
 
 def _equal_chunks(rows: int, most: int, chunk_rows: int) -> tuple[int, int]:
-    """Chunks in a block, rows in a chunk, for a device's rows: equal, so that little is padding."""
+    """Returns chunks per block and rows per chunk of a device: equal, for little padding."""
     part = -(-rows // -(-rows // most))
     chunk_count = -(-part // chunk_rows)
     return chunk_count, -(-part // chunk_count)
 
 
 def _few_shapes(rows: int, most: int, chunk_rows: int) -> tuple[int, int]:
-    """As `_equal_chunks`, but powers of 4 rows up to a chunk, then powers of 2 chunks."""
+    """As `_equal_chunks`, but with powers of 4 rows up to a chunk, then powers of 2 chunks."""
     chunk_rows = min(chunk_rows, most)
     if rows > chunk_rows:
         chunk_count = 1 << (-(-rows // chunk_rows) - 1).bit_length()
@@ -207,9 +208,9 @@ def _make_mesh() -> Mesh:
 
 
 def _chosen(precision: str, platform: str) -> str:
-    """What "auto" means here."""
+    """Returns the precision that "auto" means on this platform."""
     if precision != "auto":
         return precision
-    # Several hosts must choose alike, and their CPUs may differ.
+    # Several hosts must make the same choice, but their CPUs may differ.
     fast = platform != "cpu" or (jax.process_count() == 1 and device.has_fast_bfloat16())
     return "exact" if fast else "float32"

@@ -1,10 +1,10 @@
-"""Where Lloyd's iteration starts: random rows, k-means++ or k-means||.
+"""The first centroids for Lloyd's iteration: random rows, k-means++ or k-means||.
 
 k-means++ (Arthur & Vassilvitskii, "k-means++: the advantages of careful seeding", 2007) takes row
 i as the next seed with probability proportional to D_i^2, its squared distance to the nearest
-seed. As in their experiments several rows are drawn and the one is kept that lowers sum D^2 most.
+seed. As in their experiments, several rows are drawn, and the one that lowers sum D^2 most is kept.
 k-means|| (Bahmani et al., "Scalable k-means++", 2012) draws many rows at a time in a few passes,
-weighs each with the rows nearest to it, and reduces them to k by weighted k-means++.
+weights each by the number of rows nearest to it, and reduces them to k by weighted k-means++.
 """
 
 import dataclasses
@@ -25,29 +25,29 @@ from kt_jax.kmeans import device, rows
 METHODS = ("k-means||", "k-means++", "random")
 
 _PASSES = 5  # of k-means||, after the first draw
-_DRAWN = 0.8  # rows that each draws, in clusters: 4.8 candidates a cluster in all
-_ALL_ROWS = 10  # up to so many rows a cluster, all are candidates of k-means||
-# Up to so many rows a cluster, k-means++ takes the farthest of the rows that it tries for a seed: a
-# seed then covers hardly more than itself, and the farthest lowers sum D^2 most, without measuring.
+_DRAWN = 0.8  # rows drawn in each, per cluster: 4.8 candidates per cluster in all
+_ALL_ROWS = 10  # with at most this many rows per cluster, k-means|| takes all as candidates
+# With at most this many rows per cluster, k-means++ takes the farthest of the rows that it tries. A
+# seed then covers little more than itself, so the farthest lowers sum D^2 most: no need to measure.
 _FEW_ROWS = 4
-# k-means++ draws one seed after another, and later this share of those that there are at a time:
-# matrix products instead of thousands of passes. So few more hardly change the odds.
+# k-means++ first draws one seed at a time, later this share of the present number of seeds at once:
+# matrix products replace thousands of passes. So few new seeds hardly change the probabilities.
 _AT_A_TIME, _AT_A_TIME_OF_FEW_ROWS = 1 / 100, 1 / 20
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedingProgress:
-    """How far the seeding of a restart has come, as `on_seeding` sees it."""
+    """Progress of the seeding of a restart, passed to `on_seeding`."""
 
     restart: int
-    drawn: int  # seeds so far; 0 while candidates are drawn
+    drawn: int  # number of seeds; 0 while candidates are drawn
     k: int
     state: Callable[[], dict[str, np.ndarray]]  # as `Progress.state`
 
 
 @dataclasses.dataclass
 class Seeding:
-    """The draw of one restart's seeds, between two steps."""
+    """State of one restart's seeding, between two steps."""
 
     restart: int
     random: np.random.Generator
@@ -56,7 +56,7 @@ class Seeding:
     chosen: Int64[np.ndarray, " s"] = dataclasses.field(default_factory=lambda: _no_rows())
 
     def pack(self) -> dict[str, np.ndarray]:
-        """All of it as arrays by name."""
+        """Returns the state as arrays by name."""
         random = json.dumps(self.random.bit_generator.state).encode()
         return {
             "restart": np.array(self.restart),
@@ -68,7 +68,7 @@ class Seeding:
 
     @classmethod
     def unpack(cls, state: Mapping[str, np.ndarray]) -> "Seeding":
-        """What `pack` packed."""
+        """Restores the result of `pack`."""
         random = np.random.default_rng()
         random.bit_generator.state = json.loads(bytes(state["random"]))
         numbers = state["candidates"], state["chosen"]
@@ -87,17 +87,17 @@ def draw(
     at: Seeding,
     report: Callable[[], None],
 ) -> Float32[np.ndarray, "k d"]:
-    """Returns k seeds, rows as they are compared (but not less the origin).
+    """Returns k seeds: rows prepared for comparison, without the subtraction of the origin.
 
-    The same on every mesh, but for rounding. Two seeds may be equal rows; Lloyd's iteration
-    then finds one cluster empty and moves it.
+    Seeds are the same on every mesh, apart from rounding. Two seeds may be equal rows. Lloyd's
+    iteration then finds one cluster empty and moves it.
 
     Args:
       matrix: the rows.
-      counts: which of them may be seeds, at least k.
+      counts: marks the rows that may be seeds, at least k.
       k: number of seeds.
       init: one of METHODS.
-      at: where the draw is; it is changed as the draw goes on.
+      at: state of the draw, updated in place.
       report: called after each step.
     """
     usable = np.flatnonzero(counts)
@@ -119,7 +119,7 @@ def draw(
 
 
 def count_distinct(matrix: rows.Rows, enough: int) -> int:
-    """Returns how many rows that count differ, as they are compared; at most `enough`."""
+    """Returns the number of distinct rows that count, as prepared; at most `enough`."""
     seen: set[bytes] = set()
 
     def look(_: int, block: device.Prepared) -> None:
@@ -132,16 +132,16 @@ def count_distinct(matrix: rows.Rows, enough: int) -> int:
 
 
 class _Nearest:
-    """The nearest of some points to every row: its number, and its squared distance."""
+    """For every row, the number of the nearest point, and its squared distance."""
 
     def __init__(self, matrix: rows.Rows, counts: Bool[np.ndarray, " n"]) -> None:
         self._matrix = matrix
         self._points = 0
-        self.squared = matrix.split(counts.astype(np.float32))  # at first all are as far
+        self.squared = matrix.split(counts.astype(np.float32))  # at first all are equally far
         self.number = matrix.zeros(jnp.int32)
 
     def approach(self, values: Float32[np.ndarray, "m d"]) -> None:
-        """Adds points."""
+        """Adds points, and updates the nearest ones."""
         first, fresh = np.int32(self._points), np.bool_(self._points == 0)
         to = _points(values)
 
@@ -165,7 +165,7 @@ def _draw_greedily(
 ) -> None:
     """Chooses k seeds by greedy k-means++ of weighted rows.
 
-    Seeds that are drawn at a time do not know of one another; equal ones among them count once.
+    Seeds that are drawn together are independent. Equal ones among them count once.
     """
     trials = 2 + int(np.log(k))
     at_a_time = _AT_A_TIME_OF_FEW_ROWS if few_rows else _AT_A_TIME
@@ -175,17 +175,17 @@ def _draw_greedily(
     of_blocks = matrix.split(weights)
     while len(at.chosen) < k:
         squared = matrix.join(nearest.squared)
-        squared[at.chosen] = 0  # whatever rounding says
+        squared[at.chosen] = 0  # despite rounding
         chance = np.cumsum(weights * squared, dtype=np.float64)
-        if chance[-1] == 0:  # only equal rows left: any will do, and Lloyd's iteration moves them
+        if chance[-1] == 0:  # only equal rows remain: take any, Lloyd's iteration moves them
             rest = np.full(k - len(at.chosen), at.chosen[-1])
             at.chosen = np.concatenate([at.chosen, rest])
             break
         count = min(1 + int(at_a_time * len(at.chosen)), k - len(at.chosen))
-        count = 4 ** ((count.bit_length() - 1) // 2)  # few programs are compiled
+        count = 4 ** ((count.bit_length() - 1) // 2)  # powers of 4, to compile few programs
         tried = (count, trials if len(at.chosen) else 1)
         drawn = np.searchsorted(chance, at.random.random(tried) * chance[-1], side="right")
-        drawn = np.minimum(drawn, np.searchsorted(chance, chance[-1]))  # rounded up to the sum
+        drawn = np.minimum(drawn, np.searchsorted(chance, chance[-1]))  # rounding may reach the sum
         score = squared[drawn]
         if len(at.chosen) and not few_rows:
             values = _centred(matrix, drawn.ravel())
@@ -201,7 +201,7 @@ def _draw_greedily(
 def _measure_gain(
     matrix: rows.Rows, squared: list[Any], weights: list[Any], values: Float32[np.ndarray, "t d"]
 ) -> Float[np.ndarray, " t"]:
-    """Returns by how much each of some points would lower the weighted sum of squared distances."""
+    """Returns how much each point would lower the weighted sum of squared distances, [t]."""
     to = _points(values)
     parts = matrix.for_each(
         lambda at, block: _gain(matrix.setting, block, squared[at], weights[at], to)
@@ -217,7 +217,7 @@ def _draw_candidates(
     at: Seeding,
     report: Callable[[], None],
 ) -> Float32[np.ndarray, " c"]:
-    """Draws the candidates of k-means||; returns how many rows are nearest to each."""
+    """Draws the candidates of k-means||; returns the number of rows nearest to each, [c]."""
     count = int(np.ceil(_DRAWN * k))
     nearest = _Nearest(matrix, counts)
     if len(at.candidates):
@@ -225,7 +225,7 @@ def _draw_candidates(
     while at.passes <= _PASSES:
         key = jax.random.key(int(at.random.integers(2**32)), impl="threefry2x32")
         drawn = _race(matrix, nearest.squared, key, count)
-        if not len(drawn):  # every row lies on a candidate, as a resumed draw shall know
+        if not len(drawn):  # every row is equal to a candidate; saved for a resumed draw
             at.passes = _PASSES + 1
             break
         nearest.approach(_centred(matrix, drawn))
@@ -236,7 +236,7 @@ def _draw_candidates(
 
 
 def _points(values: Float32[np.ndarray, "m d"]) -> device.Points:
-    """Returns points to compare with in float32; repeats of the first fill up a whole group."""
+    """Returns points for float32 comparison, padded to whole groups by repeats of the first."""
     missing = -len(values) % device.GROUP
     values = np.concatenate([values, np.repeat(values[:1], missing, axis=0)])
     square, none = np.square(values).sum(1), np.zeros(len(values), np.float32)
@@ -248,10 +248,10 @@ def _centred(matrix: rows.Rows, numbers: Int[np.ndarray, " m"]) -> Float32[np.nd
 
 
 def _race(matrix: rows.Rows, squared: list[Any], key: Any, count: int) -> Int[np.ndarray, " m"]:
-    """Returns the numbers of `count` rows, drawn without replacement in proportion to `squared`.
+    """Returns `count` row numbers, drawn without replacement in proportion to `squared`.
 
-    Every row runs for an exponential time divided by its weight, and the first to arrive are
-    drawn. Devices send only their own first, which are merged here.
+    Every row gets an exponential random time divided by its weight. The rows with the earliest
+    times are drawn. Each device returns only its own earliest rows, which are merged here.
     """
     times, numbers = [], []
     for at, weight in enumerate(squared):
@@ -267,12 +267,12 @@ def _race(matrix: rows.Rows, squared: list[Any], key: Any, count: int) -> Int[np
 
 @device.program((P("data"), P(), P()), P("data"))
 def _arrivals(setting, weight, key, first, *, count: int):
-    """Returns this device's earliest times and whose they are."""
+    """Returns this device's earliest times and the numbers of their rows."""
     place = device.numbers(weight)
     bits = jax.vmap(lambda n: jax.random.bits(jax.random.fold_in(key, n), dtype=jnp.uint32))(
         place + first
     )
-    # All 32 bits: the winners' times are near 0, where 23 would often tie. Never 0 nor 1.
+    # Use all 32 bits: the earliest times are near 0, where 23 bits often tie. Never 0 nor 1.
     uniform = jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
     time = -jnp.log1p(-uniform) / weight  # inf for a row of weight 0
     early, at = lax.top_k(-time, min(count, len(time)))
@@ -281,7 +281,7 @@ def _arrivals(setting, weight, key, first, *, count: int):
 
 @device.program((P("data"), P("data"), P(), P(), P()), (P("data"), P("data")), donate=(1,))
 def _approach(setting, block, state, to, first, fresh):
-    """Returns squared distance to, and number of, the nearest candidate of every row."""
+    """Returns the squared distance and the number of every row's nearest candidate."""
 
     def compare(carry, rows, square, counts, squared, number):
         at, low, _ = device.lowest(device.scores(rows, to, "float32"))
@@ -296,7 +296,7 @@ def _approach(setting, block, state, to, first, fresh):
 
 @device.program((P("data"), P("data"), P("data"), P()), P("data"))
 def _gain(setting, block, squared, weights, to):
-    """Returns by how much each point lowers this device's weighted squared distances [1, t]."""
+    """Returns how much each point lowers this device's weighted squared distances, [1, t]."""
 
     def measure(gain, rows, square, squared, weights):
         distance = jnp.maximum(device.scores(rows, to, "float32") + square[None], 0)

@@ -1,4 +1,4 @@
-"""Where a feature matrix is: NumPy arrays, memory maps, .npy shards or a jax.Array."""
+"""Reads feature matrices from NumPy arrays, memory maps, .npy shards or a jax.Array."""
 
 import dataclasses
 import functools
@@ -20,12 +20,12 @@ from kt_jax.machine import memory
 _log = logging.getLogger(__name__)
 
 _KEPT_TYPES = {"float16", "bfloat16", "float32", "int8", "uint8", "int16", "uint16"}
-_RESIDENT_SHARE = 0.4  # of an accelerator's memory: what is kept is float32
+_RESIDENT_SHARE = 0.4  # of an accelerator's memory, for rows in float32
 
 
 def fetch(array: Shaped[Array, "..."], mesh: Any) -> Shaped[np.ndarray, "..."]:
-    """The whole of an array, on every host."""
-    if not array.is_fully_addressable:  # other processes hold a part of it
+    """Returns the whole array on every host."""
+    if not array.is_fully_addressable:  # other processes have parts of it
         array = _replicate(mesh)(array)
     return np.asarray(array)
 
@@ -36,19 +36,19 @@ def _replicate(mesh: Any) -> Any:
 
 
 def as_array(value: Any, name: str) -> np.ndarray | jax.Array:
-    """Returns what NumPy or DLPack can read as an array: lists, pandas, pyarrow, torch on the CPU.
+    """Converts a value to an array by NumPy or DLPack: lists, pandas, pyarrow, torch on the CPU.
 
     Raises:
-      ValueError: naming the value and what it is.
+      ValueError: it cannot be converted. The message has its name and type.
     """
     if isinstance(value, np.ndarray | jax.Array):
         return value
     readers: list[Callable[[Any], np.ndarray | jax.Array]] = []
     if isinstance(value, list | tuple) and any(isinstance(x, np.ma.MaskedArray) for x in value):
-        readers += [np.ma.array]  # masked values are refused later, not taken for numbers
+        readers += [np.ma.array]  # keep the mask: masked values raise later
     elif isinstance(value, list | tuple) or hasattr(value, "__array__"):
         readers += [np.asarray]
-    if hasattr(value, "__dlpack__"):  # JAX knows types that NumPy does not, such as bfloat16
+    if hasattr(value, "__dlpack__"):  # JAX has types that NumPy lacks, such as bfloat16
         readers += [np.from_dlpack, jax.dlpack.from_dlpack]
     kind = type(value).__name__
     if not readers:
@@ -59,19 +59,19 @@ def as_array(value: Any, name: str) -> np.ndarray | jax.Array:
     for read in readers:
         try:
             array = read(value)
-            # Rows that are lists or arrays, as of pyarrow and pandas.
+            # Rows are lists or arrays, as in pyarrow and pandas.
             listed = array.dtype == object and array.ndim == 1
             return np.array(array.tolist()) if listed else array
-        except Exception as error:  # RuntimeError, BufferError, ...: every library has its own
+        except Exception as error:  # each library has its own: BufferError, ...
             reasons.append(f"{type(error).__name__}: {error}")
     raise ValueError(f"{name} is a {kind} that cannot be read as an array: {reasons[0]}")
 
 
 def check_matrix(array: Any, name: str) -> None:
-    """Refuses what is no matrix of numbers.
+    """Checks that an array is a matrix of numbers.
 
     Raises:
-      ValueError: naming the array and what it is.
+      ValueError: it is not. The message has its name, and its shape or dtype.
     """
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must be [rows, d] with rows, d >= 1; got shape {array.shape}")
@@ -83,10 +83,11 @@ def check_matrix(array: Any, name: str) -> None:
 
 
 def open_source(features: Any) -> "OnDevice | OnHost":
-    """Opens what `fit` takes as features.
+    """Opens features in any form that `fit` takes.
 
     Raises:
-      ValueError: for what is no matrix of numbers; FileNotFoundError for absent shards.
+      ValueError: they are not a matrix of numbers.
+      FileNotFoundError: a shard is absent.
     """
     if isinstance(features, str | Path):
         features = [features]
@@ -109,19 +110,20 @@ def open_source(features: Any) -> "OnDevice | OnHost":
 
 
 def _is_of_one_cpu(array: jax.Array) -> bool:
-    """Whether NumPy sees the array in place; JAX would compile for every number of rows."""
+    """Whether NumPy can read the array in place. JAX would compile for every number of rows."""
     devices = array.sharding.device_set
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
-    """The .npy files named, and those of the directories named, in the order of their rows.
+    """Returns the .npy files of the given files and directories, in row order.
 
-    From a directory, features-IIIII-of-NNNNN.npy if there are any, else all .npy by name, numbers
-    in names as numbers: 2.npy before 10.npy. Files that are named stay in their order.
+    From a directory it takes features-IIIII-of-NNNNN.npy if there are any, else all .npy files,
+    sorted by name with numbers as numbers: 2.npy before 10.npy. Given files keep their order.
 
     Raises:
-      FileNotFoundError: where there is no file; ValueError: for a directory that lacks shards.
+      FileNotFoundError: there is no such file, or a directory has no .npy file.
+      ValueError: shards are missing in a directory.
     """
     found: list[Path] = []
     for name in names:
@@ -130,7 +132,7 @@ def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
             raise FileNotFoundError(f"{origin}: there is no {path}")
         found += _list_shards(origin, path) if path.is_dir() else [path]
     by_number = sorted(found, key=_by_number)
-    if found == sorted(found) != by_number:  # as a shell lists them
+    if found == sorted(found) != by_number:  # the order of a shell's glob
         first = next(at for at, path in enumerate(by_number) if found[at] != path)
         _log.warning(
             "%s: rows are in the order that the files are named in, %s before %s; name their "
@@ -141,7 +143,7 @@ def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
 
 
 def _by_number(path: Path) -> tuple[list[str | int], str]:
-    """Sorts 2 before 10, and 01 before 1."""
+    """Returns a sort key that puts 2 before 10, and 01 before 1."""
     name = str(path)
     return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", name)], name
 
@@ -164,7 +166,7 @@ def _list_shards(origin: str, directory: Path) -> list[Path]:
 
 
 def _without_explicit_axes(array: jax.Array) -> jax.Array:
-    """Returns the same array on a mesh whose axes leave shardings to the compiler."""
+    """Returns the array on a mesh with automatic axes: the compiler chooses shardings."""
     sharding = array.sharding
     if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
         return array
@@ -179,10 +181,10 @@ def open_array(path: Path) -> np.ndarray:
     """Maps a .npy file into memory.
 
     Raises:
-      ValueError: for what is none, or is cut short, naming the file.
+      ValueError: it is not a .npy file, or is truncated. The message names the file.
     """
     try:
-        # Not np.load, which opens .npz as well, and of all else says that it may be a pickle.
+        # Not np.load: it also opens .npz, and reports any other file as a possible pickle.
         return np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
         raise ValueError(
@@ -192,18 +194,18 @@ def open_array(path: Path) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A .npy file that is open only while it is read: thousands need no more files at a time."""
+    """A .npy file that is open only during a read, so that thousands do not exhaust open files."""
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype
-    order: Any  # as NumPy names it: C or F
-    offset: int  # bytes before the rows
-    stamp: tuple[int, int]  # bytes, and time of modification in ns
+    order: Any  # NumPy's memory order, C or F
+    offset: int  # size of the header in bytes
+    stamp: tuple[int, int]  # size in bytes, modification time in ns
 
     @classmethod
     def open(cls, path: Path) -> "Shard":
-        """Reads what the file says of itself; errors as of `open_array` and `check_matrix`."""
+        """Reads the header of the file. Errors are those of `open_array` and `check_matrix`."""
         stamp = _stamp(path)
         array: Any = open_array(path)
         check_matrix(array, str(path))
@@ -229,7 +231,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class OnHost:
-    """NumPy arrays, memory maps and files, one after another."""
+    """NumPy arrays, memory maps and files, concatenated by rows."""
 
     parts: tuple[np.ndarray | Shard, ...]
     names: tuple[str, ...]
@@ -242,20 +244,20 @@ class OnHost:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of what `place` and `take` give."""
+        """The dtype of the results of `place` and `take`."""
         kinds = {part.dtype for part in self.parts}
-        # float64 and wide integers become float32 as they are read: k-means works in float32.
+        # k-means uses float32: float64 and wide integers are converted when they are read.
         kept = len(kinds) == 1 and self.parts[0].dtype.name in _KEPT_TYPES
         return kinds.pop().newbyteorder("=") if kept else np.dtype(np.float32)
 
     def in_memory(self, mesh: Mesh) -> bool:
-        """Whether the rows may be kept on the devices."""
+        """Whether the rows stay on the devices."""
         if mesh.devices.flat[0].platform == "cpu":
             return not any(isinstance(part, Shard) or _is_mapped(part) for part in self.parts)
         return fits(self.shape, mesh)
 
     def place(self, start: int, shape: tuple[int, int], sharding: NamedSharding) -> jax.Array:
-        """The rows from `start` on, zeros beyond the end."""
+        """Returns rows from `start` on as an array of `shape`, zeros beyond the end."""
 
         def local(index):
             first, last, _ = index[0].indices(shape[0])
@@ -264,20 +266,20 @@ class OnHost:
         return jax.make_array_from_callback(shape, sharding, local)
 
     def _read(self, start: int, stop: int) -> np.ndarray:
-        """Rows start..stop, zeros beyond the end."""
+        """Returns rows start..stop, zeros beyond the end."""
         block = _aligned((stop - start, self.shape[1]), self.dtype)
         at = 0
         for part, first in self._firsts():
             begin, end = max(start, first), min(stop, first + len(part))
             if begin < end:
-                with np.errstate(over="ignore"):  # the check of the values names what overflows
+                with np.errstate(over="ignore"):  # the check of the values reports overflows
                     block[begin - start : end - start] = part[begin - first : end - first]
                 at = end - start
         block[at:] = 0
         return block
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """The rows of these numbers."""
+        """Returns the rows with these numbers."""
         rows = np.zeros((len(numbers), self.shape[1]), self.dtype)
         for part, first in self._firsts():
             here = (numbers >= first) & (numbers < first + len(part))
@@ -294,7 +296,7 @@ class OnHost:
             first += len(part)
 
     def locate(self, row: int, column: int) -> tuple[str, Any]:
-        """Where a row stands, for messages, and its value at a column."""
+        """Returns the place of a row, for messages, and its value in a column."""
         for (part, first), name in zip(self._firsts(), self.names, strict=True):
             if row < first + len(part):
                 return f"{name} row {row - first}", part[row - first : row - first + 1][0, column]
@@ -303,7 +305,7 @@ class OnHost:
 
 @dataclasses.dataclass(frozen=True)
 class OnDevice:
-    """A jax.Array, sharded or not."""
+    """Rows of a jax.Array, sharded or not."""
 
     array: jax.Array
     has_to_be_read = False
@@ -315,22 +317,22 @@ class OnDevice:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of what `place` and `take` give."""
+        """The dtype of the results of `place` and `take`."""
         return self.array.dtype
 
     def in_memory(self, mesh: Mesh) -> bool:
-        """Whether the rows may be kept on the devices."""
+        """Whether the rows stay on the devices."""
         return mesh.devices.flat[0].platform == "cpu" or fits(self.shape, mesh)
 
     def place(self, start: int, shape: tuple[int, int], sharding: NamedSharding) -> jax.Array:
-        """The rows from `start` on, zeros beyond the end."""
-        if self.array.is_fully_addressable:  # it may be on other devices than the mesh
+        """Returns rows from `start` on as an array of `shape`, zeros beyond the end."""
+        if self.array.is_fully_addressable:  # its devices may differ from the mesh's
             return jax.device_put(_cut(self.array, start, rows=shape[0]), sharding)
         cut = jax.jit(_cut, static_argnames="rows", out_shardings=sharding)
         return cut(self.array, start, rows=shape[0])
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """The rows of these numbers."""
+        """Returns the rows with these numbers."""
         rows = self.array[jnp.asarray(numbers)]
         sharding = self.array.sharding
         return (
@@ -338,7 +340,7 @@ class OnDevice:
         )
 
     def locate(self, row: int, column: int) -> tuple[str, Any]:
-        """Where a row stands, for messages, and its value at a column."""
+        """Returns the place of a row, for messages, and its value in a column."""
         return f"features row {row}", self.take(np.array([row]))[0, column]
 
 
@@ -350,8 +352,8 @@ def _cut(array: Shaped[Array, "n d"], start: Any, *, rows: int) -> Shaped[Array,
 
 
 def fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
-    """Whether float32 rows of this shape may be kept on the devices."""
-    # Of the limit, not of what is free: several processes must find the same.
+    """Whether float32 rows of this shape fit on the devices."""
+    # Use the limit, not the free memory: all processes must find the same result.
     limit = _RESIDENT_SHARE * memory.read(mesh.local_devices[0]).get("bytes_limit", 0)
     return 4 * shape[0] * shape[1] / mesh.size <= limit
 
@@ -365,7 +367,7 @@ def _is_mapped(array: Any) -> bool:
 
 
 def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """An array that JAX on a CPU takes over without copying it: it starts at 64 bytes."""
+    """Returns an array aligned to 64 bytes, which JAX on a CPU uses without a copy."""
     size = shape[0] * shape[1] * dtype.itemsize
     room = np.empty(size + 64, np.uint8)
     start = -room.ctypes.data % 64

@@ -13,7 +13,7 @@ from kt_jax.kmeans.rows import Rows
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """What turns a row x into (x - mean) @ components, whose columns have variance 1."""
+    """Maps a row x to (x - mean) @ components, whose columns have variance 1."""
 
     mean: Float32[np.ndarray, " d"]
     components: Float32[np.ndarray, "d m"]
@@ -24,12 +24,12 @@ class Whitening:
 
 
 def fit(features: Any, dims: int, *, mesh: Mesh | None = None) -> Whitening:
-    """The first `dims` principal components of rows [n, d].
+    """Finds the first `dims` principal components of rows [n, d].
 
-    See `reduction.find_directions` for what it costs.
+    See `reduction.find_directions` for the cost.
 
     Raises:
-      ValueError: as `kmeans.fit` for what is no matrix of finite numbers; dims not from 1 to d.
+      ValueError: the features are not a matrix of finite numbers, or dims is not in 1..d.
 
     >>> fit([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]], 1).variances.tolist()
     [4.0]
@@ -49,10 +49,10 @@ def fit(features: Any, dims: int, *, mesh: Mesh | None = None) -> Whitening:
 def apply(
     whitening: Whitening, features: Any, *, l2: bool = False, mesh: Mesh | None = None
 ) -> Float32[np.ndarray, "n m"]:
-    """The whitened rows of `features` [n, d]; with `l2` divided by their lengths, if above 0.
+    """Returns the whitened rows of `features` [n, d]. `l2` divides nonzero rows by their lengths.
 
     Raises:
-      ValueError: features of another d than those that were whitened, or no matrix of numbers.
+      ValueError: the features have another d than in `fit`, or are not a matrix of numbers.
     """
     checks.check_options(mesh=mesh, l2=l2)
     matrix = Rows(features, 1, mesh=mesh, chunk_rows=None, l2=l2)

@@ -1,1 +1,1 @@
-"""What is true of the computer: devices, processes, signals."""
+"""The computer: devices, processes, signals."""

@@ -1,4 +1,4 @@
-"""What devices say of their memory: GPUs and TPUs do, CPUs do not."""
+"""The memory of devices. GPUs and TPUs report it, CPUs do not."""
 
 import contextlib
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ import jax
 
 
 def read(device: Any) -> Mapping[str, int]:
-    """Bytes by name, such as "bytes_limit"; empty of a device that does not say."""
+    """The memory statistics of a device in bytes, such as "bytes_limit"; empty if not reported."""
     with contextlib.suppress(RuntimeError, NotImplementedError):
         return device.memory_stats() or {}
     return {}
 
 
 def find_peak() -> int:
-    """The most bytes that were in use at once on a device of this process, since it began.
+    """The peak memory in bytes of the fullest device of this process, since the process began.
 
-    JAX cannot set it back. It counts what programs and arrays use, not what JAX reserves. 0 where
-    no device says.
+    JAX cannot reset the peak. It counts programs and arrays, not memory that JAX only reserves.
+    0 if no device reports it.
     """
     return max(read(device).get("peak_bytes_in_use", 0) for device in jax.local_devices())

@@ -1,4 +1,4 @@
-"""One mesh with one axis: batches are split over it, everything else is replicated."""
+"""Data parallelism: a mesh with one axis. Batches are split over it, all else is replicated."""
 
 import collections
 import json
@@ -19,11 +19,11 @@ _YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
 
 
 def configure_xla() -> None:
-    """Turns off XLA:CPU's YNN fusion unless the user's own XLA_FLAGS say otherwise.
+    """Turns off XLA:CPU's YNN fusion, unless the user's XLA_FLAGS set it.
 
     The fusion more than halves the training speed of small convolutional networks on jaxlib
-    0.10..0.12. XLA reads the flag once, when the backend starts, so this must come before
-    the first array; on other backends the flag has no effect.
+    0.10..0.12. XLA reads the flag once, when the backend starts: call this before the first array
+    is made. The flag has no effect on other backends.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _YNN_FUSION in flags:
@@ -32,7 +32,7 @@ def configure_xla() -> None:
     if _has_begun():
         if jax.default_backend() == "cpu":
             _log.warning(
-                "JAX has begun to compute, too early for XLA_FLAGS: training takes twice as long. "
+                "JAX had started before kt_jax could set XLA_FLAGS: training takes twice as long. "
                 "Start again, and call kt_jax first or set XLA_FLAGS=%s",
                 _YNN_FUSION,
             )
@@ -42,7 +42,7 @@ def configure_xla() -> None:
 
 
 def _has_begun() -> bool:
-    """Whether JAX has started its backends: then this setting, as it says, can no longer change."""
+    """Whether JAX has started its backends, after which this setting can no longer change."""
     devices = jax.config.values["jax_num_cpu_devices"]
     try:
         jax.config.update("jax_num_cpu_devices", devices + 1)
@@ -53,10 +53,10 @@ def _has_begun() -> bool:
 
 
 def make_mesh() -> Mesh:
-    """All devices on the axis "data".
+    """A mesh of all devices with the axis "data".
 
-    `Auto` is said aloud because the default became `Explicit`, under which folding tiles into
-    the batch, (n, 9, h, w, c) -> (9n, h, w, c) and back, is refused.
+    The axis type must be `Auto`. The default `Explicit` refuses to fold tiles into the batch,
+    (n, 9, h, w, c) -> (9n, h, w, c), and back.
     """
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
@@ -67,7 +67,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of every array become its part of the global batch, on the devices."""
+    """Puts a batch on the devices. Each process gives its own rows of the global batch."""
     sharding = NamedSharding(mesh, P("data"))
     return {
         name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
@@ -75,7 +75,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def put_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The same global batch, which every process holds whole, on the devices."""
+    """Puts a batch on the devices. Each process gives the whole global batch."""
     sharding = NamedSharding(mesh, P("data"))
     return {
         name: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
@@ -84,22 +84,22 @@ def put_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
 
 def fetch(tree: Any) -> Any:
-    """Arrays of the devices whole on the host, on every process."""
+    """Copies arrays from the devices to the host. Every process gets the whole arrays."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def wait_for_all(what: str) -> None:
-    """Returns when every process has come to the same place; at once if there is only one."""
+    """A barrier: waits until every process calls it. `what` names the place in the program."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def decided_by_first(decide: Callable[[], Any]) -> Any:
-    """What `decide` returns in process 0, in every process, as plain values of JSON.
+    """Calls `decide` in process 0, and returns its result (plain JSON values) in every process.
 
-    For what depends on the disk: two hosts may see the same file at different times.
+    Use it for decisions that depend on files: two hosts may see the same file at different times.
 
     Raises:
       ValueError, OSError: `decide` raised it in process 0.
@@ -116,7 +116,7 @@ def decided_by_first(decide: Callable[[], Any]) -> Any:
             outcome = {"error": str(error), "kind": kind, "number": number}
     text = np.frombuffer(json.dumps(outcome).encode(), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(text))))
-    padded = np.resize(text, length)  # what others have in it is not looked at
+    padded = np.resize(text, length)  # the content is ignored in other processes
     told = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
     if told.get("kind") == "OSError":
         error = OSError(told["error"])
@@ -128,7 +128,7 @@ def decided_by_first(decide: Callable[[], Any]) -> Any:
 
 
 def is_as_in_first(number: int) -> bool:
-    """Whether all processes ask this with a number, and this one's is that of process 0."""
+    """Whether `number` is the same as in process 0. All processes must call it."""
     return jax.process_count() == 1 or bool(
         multihost_utils.broadcast_one_to_all(np.uint32(number)) == number
     )
@@ -137,7 +137,7 @@ def is_as_in_first(number: int) -> bool:
 def put_ahead(
     batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, *, ahead: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yields the batches on the devices, to which `ahead` more are then on their way."""
+    """Yields the batches on the devices, while `ahead` more batches are being copied there."""
     sent: collections.deque[dict[str, jax.Array]] = collections.deque()
     for batch in batches:
         sent.append(put_batch(batch, mesh))
@@ -147,12 +147,15 @@ def put_ahead(
 
 
 def check_batch_size(name: str, batch_size: int, *, multiple_of: int = 1) -> None:
-    """Refuses a batch that the devices cannot share evenly.
+    """Checks that a batch can be split evenly over the devices.
 
-    `multiple_of` is the number of consecutive examples that must stay on one device.
+    Args:
+      name: the option, for the error message.
+      batch_size: the number of examples in the global batch.
+      multiple_of: the number of consecutive examples that must stay on one device.
 
     Raises:
-      ValueError: with the two nearest sizes that work.
+      ValueError: it cannot. The message has the nearest sizes that work.
     """
     unit = jax.device_count() * multiple_of
     if batch_size > 0 and batch_size % unit == 0:

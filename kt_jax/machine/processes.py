@@ -1,4 +1,4 @@
-"""Several processes as one run: who they are, and how they find each other."""
+"""Runs of several processes: how they find each other, and which of them writes."""
 
 import logging
 import multiprocessing
@@ -6,28 +6,28 @@ import os
 import sys
 from typing import NoReturn
 
-# After so long without a sign of life from one process, the others end too.
+# If a process sends no heartbeat for this long, the other processes end.
 HEARTBEAT_SECONDS = 60
 
 
 def initialize(
     coordinator: str = "", num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the processes of this run; does nothing for a run of one.
+    """Connects the processes of a run (jax.distributed). Does nothing for a single process.
 
-    Must come before anything asks for devices. On TPUs in GKE, in a Slurm step of several tasks
-    and under Open MPI, JAX finds out all three by itself; elsewhere they are given.
+    Call it before anything asks for devices. On TPUs in GKE, in Slurm steps of several tasks and
+    under Open MPI, JAX finds all three arguments by itself. Elsewhere, give all of them.
 
     Args:
-      coordinator: HOST:PORT on which process 0 listens; "auto" where JAX is to find out all
-        three though no variable says that there are several, as on Cloud TPU VMs.
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
+      coordinator: HOST:PORT on which process 0 listens. "auto" lets JAX find all three arguments
+        where no environment variable shows that there are several processes, as on Cloud TPU VMs.
+      num_processes: the number of processes.
+      process_id: the number of this process, from 0.
 
     Raises:
-      ValueError: some of the three are given, but not all, or they do not fit together.
+      ValueError: only some of the three arguments are given, or they do not fit together.
     """
-    import jax  # here, since commands that need no JAX import this module
+    import jax  # imported here: commands without JAX import this module
 
     given = {
         "--coordinator": coordinator or None,
@@ -64,16 +64,16 @@ def initialize(
 
 
 def writes() -> bool:
-    """Whether this process writes files: the first of a run's processes, or one that is alone."""
-    jax = sys.modules.get("jax")  # what has not imported it is alone
+    """Whether this process writes files: process 0, or the only process."""
+    jax = sys.modules.get("jax")  # without JAX there is only one process
     return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def end(status: int, message: str) -> NoReturn:
-    """Ends this process and its children with a last word.
+    """Prints a message and ends this process and its children at once, without exit handlers.
 
-    At once: processes of the same run wait for one that waits for them, and what libraries do at
-    exit prints, where the disk is full, long stack traces below that word.
+    A normal exit would wait for other processes of the run, which wait for this one. On a full
+    disk, exit handlers of libraries would print long stack traces below the message.
     """
     for child in multiprocessing.active_children():
         child.terminate()
@@ -84,7 +84,7 @@ def end(status: int, message: str) -> NoReturn:
 
 
 def _is_one_of_several() -> bool:
-    """Whether the environment says that a cluster started this process among others."""
+    """Whether environment variables show that a cluster started several processes."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     sizes = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
     return "," in hosts or any(size.isdigit() and int(size) > 1 for size in sizes)

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM, as batch systems and clouds send it before they kill."""
+"""SIGTERM, which batch systems and clouds send before they kill a process."""
 
 import contextlib
 import logging
@@ -16,12 +16,14 @@ _log = logging.getLogger(__name__)
 
 
 class Notice:
-    """Listens for SIGTERM while it is entered.
+    """Listens for SIGTERM inside a `with`.
 
-    A loop that asks `reached` is told after a step, so that it can save; any other work, which
-    loses little, is stopped at once. Either way the process ends with status 75 (os.EX_TEMPFAIL):
-    the same command resumes. Among several processes JAX listens, and they agree at which of
-    their questions to stop: all must ask equally often, and other work asks by `check`.
+    Training loops call `reached` after each step (inside `deferred`), so that they can save first.
+    Other work, which loses little, is stopped at once. In both cases the process ends with status
+    75 (os.EX_TEMPFAIL), and the same command resumes.
+
+    In a run of several processes JAX listens, and the processes agree at which call to stop. So all
+    of them must call `reached` or `check` equally often.
     """
 
     def __init__(self) -> None:
@@ -30,7 +32,7 @@ class Notice:
         self._before: Any = None
 
     def __enter__(self) -> "Notice":
-        # Signals belong to the main thread; in another, as in some notebooks, nobody listens.
+        # Only the main thread may handle signals: elsewhere (some notebooks) there is no handler.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._on_signal)
         return self
@@ -41,25 +43,29 @@ class Notice:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """While this lasts, the work asks by itself."""
+        """Inside this `with`, SIGTERM does not stop the work: it must call `reached` itself."""
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
-        if self._given:  # since the last question
+        if self._given:  # SIGTERM came after the last call of `reached`
             raise SystemExit(os.EX_TEMPFAIL)
 
     def reached(self) -> bool:
-        """Whether to stop here."""
+        """Whether the process should save and stop here."""
         if jax.process_count() > 1:
-            # Counted over the whole run: JAX names one number, which must come in every process.
+            # JAX picks one number at which all processes stop: count over the whole run.
             self._asked += 1
             return multihost_utils.reached_preemption_sync_point(self._asked)
         return self._given
 
     def check(self) -> None:
-        """Ends the process here if it has been told to stop."""
+        """Ends the process here if SIGTERM has come.
+
+        Raises:
+          SystemExit: with status 75 (os.EX_TEMPFAIL).
+        """
         if self.reached():
             _log.warning("told to stop (SIGTERM); the same command resumes")
             raise SystemExit(os.EX_TEMPFAIL)

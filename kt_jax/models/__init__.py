@@ -29,27 +29,27 @@ from kt_jax.runs.options import convert
 class _Architecture:
     make: Callable[..., Backbone]
     defaults: dict[str, Any]
-    """Its options."""
+    """Options whose defaults differ from those of the class."""
 
 
 _ARCHITECTURES: dict[str, _Architecture] = {}
 
 
 def register(name: str, make: Callable[..., Backbone], **defaults: Any) -> None:
-    """Makes an architecture known by a name, as configs use it: backbone.name.
+    """Registers an architecture under a name, so that configs can use it: backbone.name.
 
     Args:
-      name: a new one.
-      make: a class (`flax.nnx.Module`) as `Backbone` describes it: called with `size`, `rngs` and
-        options by keyword, which have types and defaults.
-      **defaults: of its options, where they differ from those of the class.
+      name: a new name.
+      make: a class (`flax.nnx.Module`) with the interface of `Backbone`. It is called with `size`,
+        `rngs` and options by keyword; options have types and defaults.
+      **defaults: defaults of options that differ from those of the class.
 
     Raises:
-      ValueError: another class has the name, the class is no `Backbone` (says what it lacks), or
-        it does not have an option of `defaults`.
+      ValueError: another class has the name, the class does not have the interface of `Backbone`
+        (the message says what is missing), or it has no such option as in `defaults`.
     """
     known = _ARCHITECTURES.get(name)
-    # A notebook's cell that is run again makes the same class again.
+    # Running a notebook's cell again defines the same class again.
     if known and (known.make.__module__, known.make.__qualname__) != (
         make.__module__,
         make.__qualname__,
@@ -100,7 +100,7 @@ register("vit_b", ViT, heads=12)
 
 
 def make_backbone(name: str, *, size: int, rngs: nnx.Rngs, **options: Any) -> Backbone:
-    """The backbone called `name`, for images of `size` px, with its own options.
+    """The backbone called `name`, for images of `size` px, with options of its architecture.
 
     Raises:
       ValueError: as `complete`.
@@ -119,11 +119,11 @@ def class_of(architecture: Mapping[str, Any]) -> Callable[..., Backbone]:
 
 
 def complete(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The name of an architecture and all its options, with their defaults.
+    """The name of an architecture and all its options, with defaults filled in.
 
     Raises:
-      ValueError: no name or an unknown one; an option that this architecture does not have, of
-        another type, or below 1 (or 0, of a number that need not be whole).
+      ValueError: the name is missing or unknown, or an option is unknown, of another type, or out
+        of range: whole numbers must be 1 or more, others above 0.
     """
     name = architecture.get("name")
     if name not in _ARCHITECTURES:
@@ -151,7 +151,7 @@ def complete(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shorten(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The name of an architecture and those of its options that differ from their defaults.
+    """The name of an architecture, and its options that differ from their defaults.
 
     Raises:
       ValueError: as `complete`.

@@ -1,4 +1,4 @@
-"""AlexNet: the paper's, as Caffe's CaffeNet, the batch-norm variant, and torchvision's."""
+"""AlexNet: the paper's (Caffe's CaffeNet), a variant with batch norms, and torchvision's."""
 
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -13,23 +13,23 @@ from kt_jax.models.layers import (
     max_pool,
 )
 
-# From a side of so many px on: the kernel and the stride of conv1.
+# From a side of this many px on: the kernel and the stride of conv1.
 _STEMS = ((128, 11, 4), (64, 7, 2), (24, 5, 2), (0, 3, 1))
-# Kernel, stride and zeros around the map of each convolution.
+# Kernel, stride and padding of each convolution.
 _TORCHVISION = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
 
 
 class AlexNet(nnx.Module):
     """The convolutional part of AlexNet.
 
-    Without batch_norm it is the paper's: pooling before LRN, two groups in conv2, conv4 and
-    conv5, Gaussian weights of deviation 0.01, biases 1 in those three layers; its standardised
-    inputs are multiplied by 50, to the scale that this initialisation was made for (authors'
-    code). With batch_norm: no groups, no LRN, He's weights. Pooling is in ceil mode in both.
+    Without batch_norm it is the paper's: pooling before LRN; two groups in conv2, conv4 and conv5;
+    Gaussian weights of deviation 0.01, and biases 1 in those three layers. Its standardised inputs
+    are multiplied by 50, the scale that this initialisation was made for (authors' code). With
+    batch_norm it has no groups, no LRN, and He's weights. Both have poolings in ceil mode.
 
     stem_kernel, stem_stride: of conv1. 0 chooses by `size`: 11 and 4 from 128 px on, 7 and 2 from
-      64 px on, 5 and 2 from 24 px on, 3 and 1 below. The authors' puzzle network takes 11 and 2
-      for tiles of 64 px.
+      64 px on, 5 and 2 from 24 px on, 3 and 1 below. The authors' puzzle network has 11 and 2 for
+      tiles of 64 px.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class AlexNet(nnx.Module):
 
     @property
     def probe_layers(self) -> tuple[str, ...]:
-        """The layers that one would probe."""
+        """The layers to use in linear probes by default."""
         return tuple(f"conv{number}" for number in range(1, 6))
 
     def __call__(
         self, x: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None
     ) -> dict[str, Float[Array, "..."]]:
         """conv1..conv5 after ReLU, and the pooled maps; the last entry is the output, pool5."""
-        del key  # nothing is dropped
+        del key  # there is no dropout
         activations = {}
         x = x * self.scale
         for number, layer in enumerate(self.layers, start=1):
@@ -91,8 +91,8 @@ class AlexNet(nnx.Module):
 class TorchvisionAlexNet(nnx.Module):
     """The convolutional part of torchvision's AlexNet (Krizhevsky 2014): 2,469,696 parameters.
 
-    Neither groups nor LRN, zeros around the image, and poolings that drop an incomplete window.
-    For images from 63 px on. The initial weights are He's.
+    It has no groups and no LRN, pads the image with zeros, and its poolings drop an incomplete
+    window. Images need 63 px or more. The initial weights are He's.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TorchvisionAlexNet(nnx.Module):
         channels: tuple[int, ...] = (64, 192, 384, 256, 256),
         rngs: nnx.Rngs,
     ) -> None:
-        del size  # the stem is published
+        del size  # the stem is the published one
         if len(channels) != 5:
             raise ValueError(f"channels {tuple(channels)}: AlexNet has five convolutions.")
         inputs, layers = 3, []
@@ -115,14 +115,14 @@ class TorchvisionAlexNet(nnx.Module):
 
     @property
     def probe_layers(self) -> tuple[str, ...]:
-        """The layers that one would probe."""
+        """The layers to use in linear probes by default."""
         return tuple(f"conv{number}" for number in range(1, 6))
 
     def __call__(
         self, x: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None
     ) -> dict[str, Float[Array, "..."]]:
         """conv1..conv5 after ReLU, and the pooled maps; the last entry is the output, pool5."""
-        del key  # nothing is dropped
+        del key  # there is no dropout
         activations = {}
         for number, conv in enumerate(self.convs, start=1):
             x = activations[f"conv{number}"] = nnx.relu(conv(x))

@@ -1,7 +1,7 @@
-"""Random squares of whole images, in grey levels of 0..255, on the device.
+"""Random squares of whole images, in grey levels 0..255, on the device.
 
-Each is a function of the image's own key: draw the same keys, and the same squares come out,
-whatever batch an image is in.
+Each square depends only on the image and its own key: the same keys give the same squares in any
+batch.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def random_by_area(
 ) -> Float[Array, "b t t c"]:
     """A random square of each image, mirrored half the time, resized to size x size.
 
-    `area` bounds the square's share of the image, drawn uniformly.
+    The square's share of the image is uniform between the two values of `area`.
     """
     side = images.shape[1]
 
@@ -37,10 +37,10 @@ def random_by_scale(
     size: int,
     scales: tuple[float, float],
 ) -> Float[Array, "b t t c"]:
-    """A random size x size square of each image once it is enlarged, mirrored half the time.
+    """A random size x size square of each enlarged image, mirrored half the time.
 
-    The factor is drawn uniformly from `scales`. Where the image, so enlarged, is smaller than the
-    square, the whole image is resized to it.
+    The factor of the enlargement is uniform between the two values of `scales`. If the enlarged
+    image is smaller than the square, the whole image is resized to it.
     """
     side = images.shape[1]
 
@@ -54,7 +54,7 @@ def random_by_scale(
 def _cut_at_random(
     keys: Array, images: Array, size: int, draw_side: Callable[[Array], Array]
 ) -> Array:
-    """Squares of a drawn side (in pixels of the images) at drawn places, resized to `size`."""
+    """Squares of a random side (in pixels of the images) at random places, resized to `size`."""
     side = images.shape[1]
 
     def one(key: Array, image: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What is put on a backbone: a classifier of images, a solver of puzzles, linear probes."""
+"""Heads on a backbone: a classifier of images, a solver of puzzles, linear probes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,21 +11,21 @@ from jaxtyping import Array, Float, Key
 
 from kt_jax.models.layers import BatchNorm, he_normal, identity, small_normal
 
-_BACKBONE = 1_000  # folded into a key: other draws than the layers of a head
-_SIZES = 2_000  # likewise, of crops of another size
+_BACKBONE = 1_000  # folded into a key, so that the backbone draws other numbers than the head
+_SIZES = 2_000  # the same for crops of another size
 
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A network without a head: images in, every activation by name out.
+    """The interface of a backbone: a network without a head. Images in, activations by name out.
 
-    Its class is called with `size`, the side in pixels of the images that it will learn from,
-    `rngs`, and options by keyword, which have defaults.
+    The class is called with `size` (the side of the training images in pixels), `rngs`, and options
+    by keyword, which have defaults.
     """
 
     @property
     def probe_layers(self) -> tuple[str, ...]:
-        """The layers that one would probe."""
+        """The layers to use in linear probes by default."""
         ...
 
     def __call__(
@@ -33,8 +33,8 @@ class Backbone(Protocol):
     ) -> dict[str, Float[Array, "n ..."]]:
         """Activations in the order of the layers: maps [n, h, w, c] or vectors [n, d].
 
-        The last is the backbone's output, which a head takes. `key` draws what training drops;
-        without one nothing is dropped.
+        The last one is the output of the backbone, the input of a head. `key` is for dropout and
+        the like; without a key nothing is dropped.
         """
         ...
 
@@ -42,10 +42,10 @@ class Backbone(Protocol):
 class Classifier(nnx.Module):
     """A backbone and fully connected layers: hidden ones with ReLU and dropout, then logits.
 
-    hidden: their widths. By default AlexNet's (4096, 4096) where the backbone ends in a map, and
-      none where it ends in a vector, as ResNets do.
-    batch_norm: in the hidden layers, with He's weights; without it Caffe's Gaussian weights
-      (0.005 and biases 1, the last layer 0.01), as in the paper's AlexNet.
+    hidden: widths of the hidden layers. The default is AlexNet's (4096, 4096) if the backbone's
+      output is a map, and none if it is a vector, as in ResNets.
+    batch_norm: whether hidden layers have batch norms, and He's weights. Otherwise weights are
+      Caffe's Gaussian (0.005 and biases 1, the last layer 0.01), as in the paper's AlexNet.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Classifier(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.backbone = backbone
-        self.shape = _output_shape(backbone, size)  # of what the first layer takes
+        self.shape = _output_shape(backbone, size)  # of the first layer's input
         if hidden is None:
             hidden = (4096, 4096) if len(self.shape) > 1 else ()
         inputs, layers = math.prod(self.shape), []
@@ -77,14 +77,14 @@ class Classifier(nnx.Module):
     ) -> dict[str, Float[Array, "..."]]:
         """The backbone's activations, then fc6, fc7, ... and logits [b, classes].
 
-        A tuple holds several crops of each image, an array for each size: then logits [b, crops of
-        all sizes, classes] alone. Each size is a forward pass, so that batch norms normalise it by
-        itself; their running averages are those of the first size.
+        A tuple has several crops of each image, one array for each size. The result is then only
+        the logits [b, crops of all sizes, classes]. Each size is a forward pass, so batch norms
+        normalise each size separately; their running averages are those of the first size.
 
-        Where the backbone ends in a map, that of another size than the network was made for is
-        resized (bilinear), because the head has weights for each position.
+        If the backbone's output is a map, the map of another size is resized (bilinear) to that of
+        the network's own size, because the head has weights for each position.
 
-        `key` draws the dropout; it may be None in evaluation.
+        `key` is for dropout; it may be None in evaluation.
         """
         if isinstance(images, tuple):
             return {"logits": self._classify_crops(images, key)}
@@ -104,7 +104,7 @@ class Classifier(nnx.Module):
         for number, crops in enumerate(sizes):
             running = nnx.to_pure_dict(nnx.state(self, nnx.BatchStat))
             flat = crops.reshape(-1, *crops.shape[2:])
-            # A size draws by itself; its crops lie at other places of the batch.
+            # Each size has its own draws: its crops have other positions in the batch.
             made = self(flat, _fold(key, _SIZES + number) if number else key)["logits"]
             logits.append(made.reshape(*crops.shape[:2], -1))
             if number and running:
@@ -113,7 +113,7 @@ class Classifier(nnx.Module):
 
 
 class Solver(nnx.Module):
-    """The head of a network of a pretext task; see `JigsawNet`."""
+    """The head for a pretext task; see `JigsawNet`."""
 
     def __init__(
         self,
@@ -143,10 +143,10 @@ class Solver(nnx.Module):
 
 
 class JigsawNet(Solver):
-    """One backbone shared by all pictures of an example, fc6 on each, fc7 on all, logits.
+    """A backbone shared by all pictures of an example, fc6 on each, fc7 on all, then logits.
 
-    The context-free network of the 2016 paper, with any backbone (fc6 1024, fc7 4096).
-    pictures: of an example: the nine tiles of a puzzle, or fewer for another pretext task.
+    This is the context-free network of the 2016 paper with any backbone (fc6 1024, fc7 4096).
+    pictures: pictures of an example: the nine tiles of a puzzle, or fewer in another pretext task.
     batch_norm: as in `Classifier`.
     """
 
@@ -183,10 +183,10 @@ class JigsawNet(Solver):
 
 
 class LinearProbes(nnx.Module):
-    """One linear classifier a layer, each behind a batch normalisation without parameters.
+    """One linear classifier per layer, each after a batch normalisation without parameters.
 
-    dims: how many numbers a row of each layer has.
-    channels: a row is a map [h, w, channels], flattened; each channel is normalised.
+    dims: the number of dimensions of each layer.
+    channels: rows are flattened maps [h, w, channels]; each channel is normalised.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class LinearProbes(nnx.Module):
     def __call__(
         self, features: Mapping[str, Float[Array, "b d"]], key: Key[Array, ""] | None = None
     ) -> dict[str, Float[Array, "b classes"]]:
-        """Logits by layer; nothing is drawn from `key`."""
+        """Logits by layer. `key` is not used."""
         del key
 
         def normalise(name: str, x: Array) -> Array:
@@ -226,7 +226,7 @@ class LinearProbes(nnx.Module):
 
 
 class _Dense(nnx.Module):
-    """Linear, normalisation, ReLU, dropout."""
+    """Linear layer, normalisation, ReLU, dropout."""
 
     def __init__(
         self, inputs: int, outputs: int, *, dropout: float, norm: bool, rngs: nnx.Rngs
@@ -246,7 +246,7 @@ class _Dense(nnx.Module):
 
 
 def _flatten(activations: Mapping[str, Array]) -> Array:
-    """The backbone's output, its last activation, as one row an image."""
+    """The backbone's output (its last activation), one row per image."""
     output = list(activations.values())[-1]
     return output.reshape(output.shape[0], -1)
 
@@ -257,7 +257,7 @@ def _resize(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _make_output(inputs: int, classes: int, *, batch_norm: bool, rngs: nnx.Rngs) -> nnx.Linear:
-    """Logits, with Caffe's weights where there are no batch norms."""
+    """The layer of logits, with Caffe's weights if there are no batch norms."""
     kernel_init = small_normal if batch_norm else nnx.initializers.normal(0.01)
     return nnx.Linear(inputs, classes, kernel_init=kernel_init, rngs=rngs)
 
@@ -270,14 +270,14 @@ def activation_shapes(backbone: Backbone, size: int) -> dict[str, tuple[int, ...
     """The shapes of the activations of one image of `size` px, by name; nothing is computed.
 
     Raises:
-      ValueError: an activation has no elements, so that the images are too small.
+      ValueError: an activation has no elements, because the images are too small.
     """
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     names: list[str] = []
 
     def activations(backbone: Backbone, x: Array) -> list[Array]:
         made = backbone(x)
-        names.extend(made)  # JAX would sort a dict
+        names.extend(made)  # in this order: JAX would sort a dict
         return list(made.values())
 
     try:

@@ -13,17 +13,17 @@ from kt_jax.models.heads import Backbone, Solver, activation_shapes
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What one of several pretext tasks asks."""
+    """The input and output of one of several pretext tasks."""
 
     pictures: int
-    """Of an example."""
+    """The number of pictures in an example."""
     size: int
-    """Their side in px."""
+    """The side of the pictures in px."""
     classes: int
 
 
 class JointNet(nnx.Module):
-    """One backbone that learns several pretext tasks, with a head as JigsawNet's for each."""
+    """One backbone for several pretext tasks, with a head as JigsawNet's for each."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class JointNet(nnx.Module):
     def __call__(
         self, pictures: Mapping[str, Float[Array, "b _ _ _ 3"]], key: Key[Array, ""] | None = None
     ) -> dict[str, dict[str, Float[Array, "..."]]]:
-        """For each task whose pictures are given, what JigsawNet gives.
+        """The outputs of JigsawNet for each task whose pictures are given.
 
-        Each task is a forward pass, in which batch norms normalise its pictures by themselves;
-        running averages are of all of them.
+        Each task is a forward pass, so batch norms normalise its pictures separately. Running
+        averages are over all tasks.
         """
         return {
             name: self.heads[name].solve(

@@ -1,4 +1,4 @@
-"""Layers that flax lacks, or that XLA makes slow as it spells them."""
+"""Layers that flax does not have, or whose flax versions are slow with XLA."""
 
 import functools
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from kt_jax.models.sums import channel_sums, spread
 KEPT = "kept"  # the name of activations that rematerialisation keeps
 
 he_normal = nnx.initializers.he_normal()
-# Of the residual networks, by what a kernel writes instead of what it reads, as torchvision's.
+# As torchvision's residual networks: by the outputs of a kernel instead of its inputs.
 he_normal_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 # A tenth of He's deviation: the first logits are near zero and the first loss near ln(classes).
 small_normal = nnx.initializers.variance_scaling(0.02, "fan_in", "truncated_normal")
 
 
 def pooled_size(size: int, window: int, stride: int) -> int:
-    """The side of a map of `size` after pooling in Caffe's ceil mode."""
+    """The side of a map of side `size` after pooling in Caffe's ceil mode."""
     return -(-(size - window) // stride) + 1
 
 
@@ -31,8 +31,8 @@ def max_pool(
     """Maxima over window x window squares.
 
     `ceil` keeps the last, incomplete window, as Caffe does: the map is padded with -inf at the
-    right and at the bottom. Written as maxima of strided slices because the gradient of
-    `reduce_window` becomes scatters on XLA:CPU.
+    right and at the bottom. It uses maxima of strided slices because XLA:CPU turns the gradient of
+    `reduce_window` into scatters.
 
     Raises:
       ValueError: the map is smaller than a window.
@@ -55,7 +55,7 @@ def max_pool(
         ]
         return functools.reduce(_larger, slices)
 
-    # By this name exports know it, as profiles do.
+    # Exports recognise the operation by this name; profiles show it.
     with jax.named_scope(f"max_pool_{window}_{stride}"):
         if padding is not None:
             x = jnp.pad(x, padding, constant_values=-jnp.inf)
@@ -63,21 +63,21 @@ def max_pool(
 
 
 def _larger(a: Array, b: Array) -> Array:
-    """The maximum, or NaN; of equal values `a` gets the gradient.
+    """The maximum, or NaN. If values are equal, `a` gets the gradient.
 
-    Not jnp.maximum: its gradient asks which operand equals the result. Where XLA:CPU computes an
-    operand twice, rounded otherwise, neither does, and the gradient is lost.
+    jnp.maximum finds the operand of the gradient by comparing operands with the result. If XLA:CPU
+    computes an operand twice with different rounding, neither is equal, and the gradient is lost.
     """
     return jnp.where((a >= b) | (a != a), a, b)
 
 
 def keep(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Marks what `training.make_step(remat=True)` keeps: it computes the rest again."""
+    """Marks what `training.make_step(remat=True)` keeps. It computes everything else again."""
     return checkpoint_name(x, KEPT)
 
 
 def pool(x: Float[Array, "n *h_w c"], grid: int) -> Float[Array, "n *g_g c"]:
-    """Maxima over grid x grid nearly equal windows; vectors and maps no larger stay as they are.
+    """Maxima over grid x grid nearly equal windows. Vectors and smaller maps do not change.
 
     Window i covers floor(i h / g) .. ceil((i + 1) h / g), as in PyTorch.
 
@@ -100,10 +100,11 @@ def local_response_norm(
 ) -> Float[Array, "n h w c"]:
     """Caffe's LRN: x / (1 + alpha / size * sum of `size` neighbouring squares) ** beta.
 
-    In float32, whatever `x` is: in bfloat16 the 1 would swallow sums below 98.
+    It is computed in float32 for any dtype of `x`: in bfloat16 sums below 98 would vanish beside
+    the 1.
     """
     half = size // 2
-    # By this name exports know it, as profiles do.
+    # Exports recognise the operation by this name; profiles show it.
     with jax.named_scope(f"local_response_norm_{size}_{alpha}_{beta}"):
         wide = x.astype(jnp.float32)
         squares = jnp.pad(jnp.square(wide), ((0, 0), (0, 0), (0, 0), (half, half)))
@@ -115,9 +116,9 @@ def local_response_norm(
 
 
 class Conv(nnx.Module):
-    """A convolution of images, whose gradient flax's makes slow on CPUs.
+    """A convolution of images. flax's own has a gradient that is slow on CPUs.
 
-    use_bias: False where a normalisation follows.
+    use_bias: False if a normalisation follows.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Conv(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q d"]:
-        """In the precision of `x`."""
+        """In the dtype of `x`."""
         x = jax.lax.conv_general_dilated(
             x,
             self.kernel[...].astype(x.dtype),
@@ -153,10 +154,10 @@ class Conv(nnx.Module):
 
 
 class GroupedConv(nnx.Module):
-    """A convolution in groups, as dense convolutions of the channel groups and a concatenation.
+    """A convolution in groups: dense convolutions of the channel groups, concatenated.
 
-    XLA's partitioner gathers the whole batch on every device for a grouped convolution, and
-    XLA:CPU and GPU differentiate one slowly (openxla/xla#47945, jax-ml/jax#13800).
+    For a grouped convolution XLA's partitioner gathers the whole batch on every device, and XLA:CPU
+    and GPU have slow gradients (openxla/xla#47945, jax-ml/jax#13800).
     """
 
     def __init__(self, in_features: int, out_features: int, *, groups: int, **options) -> None:
@@ -173,11 +174,11 @@ class GroupedConv(nnx.Module):
 
 
 class DepthwiseConv(nnx.Module):
-    """A convolution of each channel with its own kernel, half a kernel of zeros around the map.
+    """A convolution of each channel with its own kernel, padded with half a kernel of zeros.
 
-    Written as a sum of shifted products, in float32. On two cores, 64 images of 48 px, the forward
-    and backward passes of MobileNetV3-Small's eleven take 0.09 s; the grouped convolution of lax
-    takes 1.0 s, and XLA's partitioner gathers the batch for it (see `GroupedConv`).
+    It is a sum of shifted products in float32. On two cores and 64 images of 48 px, forward and
+    backward passes of MobileNetV3-Small's eleven take 0.09 s. lax's grouped convolution takes 1.0
+    s, and XLA's partitioner gathers the batch for it (see `GroupedConv`).
     """
 
     def __init__(self, features: int, kernel_size: int, stride: int = 1, *, rngs: nnx.Rngs) -> None:
@@ -186,7 +187,7 @@ class DepthwiseConv(nnx.Module):
         self.kernel = nnx.Param(he_normal_out(rngs.params(), shape, jnp.float32))
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
-        """In the precision of `x`."""
+        """In the dtype of `x`."""
         kernel = self.kernel[...].astype(jnp.float32)[:, :, None, None]
         size, stride = kernel.shape[0], self.stride
         rows, columns = ((side - 1) // stride * stride + 1 for side in x.shape[1:3])
@@ -201,20 +202,20 @@ class DepthwiseConv(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over the global batch, with sums that are quick on CPUs.
+    """Batch normalisation over the global batch, with sums that are fast on CPUs.
 
-    Moments in float32, the result in the precision of what comes in; running averages, which
-    `eval()` normalises with.
+    Moments are in float32, and the result has the dtype of the input. After `eval()` it normalises
+    with the running averages.
     """
 
     def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5) -> None:
-        self.momentum, self.epsilon = momentum, epsilon  # momentum: of the running averages
+        self.momentum, self.epsilon = momentum, epsilon  # momentum of the running averages
         self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
         self.mean, self.var = nnx.BatchStat(jnp.zeros(features)), nnx.BatchStat(jnp.ones(features))
         self.use_running_average = False
 
     def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
-        """Normalises over all but the last axis."""
+        """Normalises over all axes but the last."""
         scale, bias = (each[...].astype(jnp.float32) for each in (self.scale, self.bias))
         wide = x.astype(jnp.float32)
         if self.use_running_average:
@@ -223,7 +224,7 @@ class BatchNorm(nnx.Module):
             count = x.size // x.shape[-1]
             mean = channel_sums(wide) / count
             variance = channel_sums(jnp.square(wide)) / count - jnp.square(mean)
-            variance = jnp.maximum(variance, 0.0)  # rounding may say less
+            variance = jnp.maximum(variance, 0.0)  # rounding may make it negative
             for running, now in ((self.mean, mean), (self.var, variance)):
                 running[...] = self.momentum * running[...] + (1 - self.momentum) * now
         factor = scale * jax.lax.rsqrt(variance + self.epsilon)
@@ -234,7 +235,8 @@ class BatchNorm(nnx.Module):
 class ConvNorm(nnx.Module):
     """A convolution without bias and its batch normalisation, as in torchvision's networks.
 
-    Half a kernel of zeros around the map: "SAME" would pad otherwise where a convolution strides.
+    The map is padded with half a kernel of zeros. "SAME" would pad differently in strided
+    convolutions.
     """
 
     def __init__(
@@ -266,9 +268,10 @@ class ConvNorm(nnx.Module):
 
 
 def choose_stem(stem: int, size: int) -> int:
-    """How many times smaller than the image the maps behind the stem are: 1, 2 or 4.
+    """The factor by which maps after the stem are smaller than the image: 1, 2 or 4.
 
-    `stem` is that, or 0 to choose by the side of the images: 4 from 96 px on, 2 from 32 px on.
+    `stem` is the factor, or 0 to choose it by the side of the images: 4 from 96 px on, 2 from 32 px
+    on, otherwise 1.
 
     Raises:
       ValueError: `stem` is another number.
@@ -279,5 +282,5 @@ def choose_stem(stem: int, size: int) -> int:
 
 
 def identity(x: Array) -> Array:
-    """Stands where a variant of a network has no normalisation."""
+    """Replaces a normalisation in networks without one."""
     return x

@@ -1,4 +1,4 @@
-"""MobileNetV3: a network for phones (Howard et al. 2019) as torchvision has it."""
+"""MobileNetV3: a network for phones (Howard et al. 2019), as in torchvision."""
 
 from collections.abc import Callable
 
@@ -31,20 +31,21 @@ BLOCKS = (
     (5, 576, 96, True, True, 1),
 )
 _EPSILON = 1e-3
-# The running averages have the momentum 0.9 of the other networks here. torchvision's 0.99 is for
-# ImageNet's 10^5 steps: after 400 steps its averages would be those of weights of 100 steps ago.
+# The momentum of running averages is 0.9, as in the other networks here. torchvision's 0.99 is for
+# ImageNet's 10^5 steps: after 400 steps its averages would be of weights of 100 steps ago.
 
 
 class MobileNetV3Small(nnx.Module):
-    """All but the classifier, 927,008 parameters at width 1.
+    """The network without the classifier, 927,008 parameters at width 1.
 
     width: multiplies all channels, in steps of 8.
-    stem: how many times smaller than the image the maps of the first block are. 4 is published:
-      the first convolution and the first block stride. With 2 the convolution alone does, with 1
-      neither. 0 chooses by `size`: 4 from 96 px on, 2 from 32 px on, 1 below.
+    stem: the factor by which the first block's maps are smaller than the image. With 4, the
+      published one, the first convolution and the first block have a stride of 2. With 2 only the
+      convolution has, with 1 neither. 0 chooses by `size`: 4 from 96 px on, 2 from 32 px on, 1
+      below.
 
-    Kernels are drawn from a normal distribution of variance 2 / (outputs * height * width); the
-    scales of normalisations are 1, all biases 0.
+    Kernels are drawn from a normal distribution of variance 2 / (outputs * height * width). Scales
+    of normalisations are 1, all biases 0.
     """
 
     def __init__(self, *, size: int, width: float = 1.0, stem: int = 0, rngs: nnx.Rngs) -> None:
@@ -74,7 +75,7 @@ class MobileNetV3Small(nnx.Module):
 
     @property
     def probe_layers(self) -> tuple[str, ...]:
-        """The layers that one would probe: the last of every size, and the output."""
+        """The layers to use in linear probes by default: the last of every size, and the output."""
         return ("conv1", "block1", "block3", "block8", "block11", "conv2", "average")
 
     def __call__(
@@ -82,9 +83,9 @@ class MobileNetV3Small(nnx.Module):
     ) -> dict[str, Float[Array, "..."]]:
         """conv1, block1..block11, conv2; the output is average, the mean [n, c] of conv2.
 
-        conv1 and conv2 are after their hard swish; no activation function follows a block.
+        conv1 and conv2 are after their hard swish. Blocks end without an activation function.
         """
-        del key  # nothing is dropped
+        del key  # there is no dropout
         activations = {}
         x = activations["conv1"] = nnx.hard_swish(self.conv1(x))
         for number, block in enumerate(self.blocks, start=1):
@@ -95,7 +96,7 @@ class MobileNetV3Small(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """An inverted residual: 1x1 to more channels, depthwise, squeeze-and-excitation, 1x1 to few."""
+    """An inverted residual: 1x1 to more channels, depthwise, squeeze-and-excitation, 1x1."""
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class _Block(nnx.Module):
 
 
 class _SqueezeAndExcitation(nnx.Module):
-    """Multiplies each channel by a factor in 0..1, which a small network makes of their means."""
+    """Multiplies each channel by a factor in 0..1, computed by a small network from their means."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs) -> None:
         squeezed = in_eights(channels // 4)
@@ -146,7 +147,7 @@ class _SqueezeAndExcitation(nnx.Module):
 
 
 def in_eights(channels: int | float) -> int:
-    """The nearest multiple of 8, at least 8, and not over a tenth below.
+    """The nearest multiple of 8, at least 8, and at most a tenth below `channels`.
 
     >>> [in_eights(x) for x in (2.0, 12.0, 18.0, 36.0)]
     [8, 16, 24, 40]

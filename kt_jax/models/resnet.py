@@ -1,4 +1,4 @@
-"""ResNet: residual networks (He et al. 2015) as torchvision has them."""
+"""ResNet: residual networks (He et al. 2015), as in torchvision."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -8,18 +8,19 @@ from kt_jax.models.layers import ConvNorm, choose_stem, identity, keep, max_pool
 
 
 class ResNet(nnx.Module):
-    """All but the classifier; by default ResNet-18, 11,176,512 parameters at width 1.
+    """The network without the classifier; by default ResNet-18, 11,176,512 parameters at width 1.
 
-    blocks: residual blocks in each stage. The first stage has 64 channels, each other one twice as
-      many as the one before and maps of half the side; a bottleneck puts out four times as many.
-    bottleneck: blocks of a 1x1, a 3x3 and a 1x1 convolution instead of two of 3x3.
+    blocks: residual blocks in each stage. The first stage has 64 channels. Each further stage has
+      twice as many channels, and maps of half the side. A bottleneck's output has four times as
+      many.
+    bottleneck: whether blocks are a 1x1, a 3x3 and a 1x1 convolution, instead of two of 3x3.
     width: multiplies all channels.
-    stem: how many times smaller than the image the first stage's maps are. 4 is the published
+    stem: the factor by which the first stage's maps are smaller than the image. 4 is the published
       stem, a 7x7 convolution of stride 2 and a pooling; 2 and 1 are a 3x3 convolution of that
       stride. 0 chooses by `size`: 4 from 96 px on, 2 from 32 px on, 1 below.
 
-    Kernels are drawn from a normal distribution of variance 2 / (outputs * height * width); the
-    scales of normalisations are 1 and their biases 0.
+    Kernels are drawn from a normal distribution of variance 2 / (outputs * height * width). Scales
+    of normalisations are 1, their biases 0.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ResNet(nnx.Module):
 
     @property
     def probe_layers(self) -> tuple[str, ...]:
-        """The layers that one would probe."""
+        """The layers to use in linear probes by default."""
         return ("conv1", *(f"layer{n}" for n in range(1, len(self.stages) + 1)), "average")
 
     def __call__(
@@ -60,11 +61,11 @@ class ResNet(nnx.Module):
 
         Maps are after ReLU.
         """
-        del key  # nothing is dropped
+        del key  # there is no dropout
         activations = {}
         x = activations["conv1"] = nnx.relu(self.conv1(x))
         if self.pools:
-            # After a ReLU, zeros around the map never win.
+            # After a ReLU, zero padding never is the maximum.
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
             x = activations["pool1"] = max_pool(x, 3, 2)
         for number, stage in enumerate(self.stages, start=1):
@@ -76,9 +77,10 @@ class ResNet(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Convolutions whose output is added to their input, which a stride or new channels project.
+    """Convolutions plus their input. A projection adapts the input to a stride or new channels.
 
-    The 3x3 convolution of a bottleneck strides, not the first 1x1: torchvision's, known as v1.5.
+    The stride of a bottleneck is in the 3x3 convolution, not in the first 1x1: as torchvision's
+    v1.5.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""Sums over large arrays. XLA:CPU takes ten times as long for a `sum` as for adding slices.
+"""Sums over large arrays. On XLA:CPU a `sum` takes ten times as long as adding slices.
 
-It rewrites a `sum` to windows of 32 that are neither vectorised nor fused with what makes the
-summands, so that a square is written out first. Other platforms get the plain `sum`.
+XLA:CPU rewrites a `sum` to windows of 32. They are neither vectorised nor fused with the
+computation of the summands, so squares are first written to memory. Other platforms use the plain
+`sum`.
 """
 
 import functools
@@ -44,9 +45,9 @@ def global_norm(tree: Any) -> Float[Array, ""]:
 
 
 def _sum(_: tuple[()], x: Array) -> Array:
-    """Over all axes but the last."""
+    """Sums over all axes but the last."""
     axes = tuple(range(x.ndim - 1))
-    # The places of a picture, not the first axis: that is the batch, which the devices share.
+    # Slices are along the positions of a map, not along the first axis: devices share the batch.
     count = _slices(math.prod(x.shape[1:-1]))
 
     def by_slices(x: Array) -> Array:
@@ -71,8 +72,8 @@ def _sum_of_squares(x: Array) -> Array:
 
 
 def _slices(size: int) -> int:
-    """The largest number of equal slices, up to 13: more compile for longer, and save nothing.
+    """The largest number of equal slices, up to 13. More take longer to compile, and save nothing.
 
-    A size without such divisors gets one, and the plain `sum`.
+    The result is 1 (the plain `sum`) if the size has no such divisor.
     """
     return max(count for count in range(1, _MOST_SLICES + 1) if size % count == 0)

@@ -1,8 +1,8 @@
 """Reads the tensors of PyTorch's files, .pth, .pt or .safetensors, without PyTorch.
 
-A .pth file is a pickle, and a pickle may call anything. Here it may build dicts, lists, numbers and
-tensors; a file that names anything else is refused. Both formats of torch.save are read: the zip
-archive, and the older sequence of pickles.
+A .pth file is a pickle, and a pickle may call any function. Here it may only build dicts, lists,
+numbers and tensors; a file that names anything else is refused. Both formats of torch.save are
+read: the zip archive, and the older sequence of pickles.
 """
 
 import collections
@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 # torch.serialization.MAGIC_NUMBER: the first pickle of the older format.
 _MAGIC = 0x1950A86A20F9469CFC6C
-# By names: a pickle could change what hangs on a type.
+# By names: a pickle could change the attributes of a type.
 _DTYPES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -38,14 +38,15 @@ _DTYPES = {
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a file by their names; those of nested dicts are joined by ".".
+    """All tensors of a file by name. Names of nested dicts are joined by ".".
 
-    {"model": {"conv1.weight": ...}} gives model.conv1.weight. What is no tensor is left out. A
-    dict that is there several times is read once, under its first name.
+    {"model": {"conv1.weight": ...}} gives model.conv1.weight. Other values than tensors are
+    skipped. A dict that occurs several times is read once, under its first name.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no file of tensors, it is broken, or it names what a pickle would call.
+      ValueError: the file is not of tensors, is broken, or names something that a pickle would
+        call.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -88,7 +89,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def view(self) -> np.ndarray:
-        """The values, once the storage has them; in elements of it, not bytes."""
+        """The values, once they are loaded; offset and strides count elements, not bytes."""
         array, numbers = self.storage.array, (self.offset, *self.shape, *self.strides)
         if len(self.shape) != len(self.strides) or any(
             type(number) is not int or number < 0 for number in numbers
@@ -106,7 +107,7 @@ class _Tensor:
 
 @dataclass
 class _Reader:
-    """Unpickles with the storages that it meets."""
+    """An unpickler that collects the storages."""
 
     storages: dict[str, _Storage] = field(default_factory=dict)
 
@@ -114,11 +115,11 @@ class _Reader:
         return _Unpickler(file, self.persistent).load()
 
     def persistent(self, given: Any) -> _Storage:
-        # ("storage", type, key, where it was, elements), and a view in the older format.
+        # ("storage", type, key, location, number of elements), and a view in the older format.
         kind, dtype, key, _, count, *view = given
         if kind != "storage" or any(part is not None for part in view):
             raise ValueError(f"a storage {given!r} of a kind that is not known")
-        dtype = jnp.dtype(dtype)  # NumPy alone knows no bfloat16
+        dtype = jnp.dtype(dtype)  # NumPy has no bfloat16
         return self.storages.setdefault(str(key), _Storage(dtype, str(key), int(count)))
 
 
@@ -139,8 +140,8 @@ class _Unpickler(pickle.Unpickler):
         return allowed
 
 
-# No functions: a pickle may set the attributes of what it names, and those of a function, such as
-# its defaults, would stay for the next file. These objects have none that can be set.
+# Objects instead of functions: a pickle may set attributes of what it names. Those of a function,
+# such as its defaults, would stay for the next file. These objects have no attributes to set.
 class _RebuildTensor:
     __slots__ = ()
 
@@ -196,7 +197,7 @@ def _load_archive(archive: zipfile.ZipFile) -> Any:
 def _load_sequence(file: io.BufferedIOBase) -> Any:
     """Pickles of a magic number, a version, the machine, the object and the keys of its storages.
 
-    Then each storage: how many elements as int64, and the elements.
+    Then each storage follows: the number of elements as int64, and the elements.
     """
     reader = _Reader()
     if reader.unpickle(file) != _MAGIC:
@@ -219,7 +220,7 @@ def _load_sequence(file: io.BufferedIOBase) -> Any:
 def _flatten(value: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, _Tensor):
         yield prefix, value.view()
-    # Dicts that hold one another twice, 40 deep, would take years.
+    # Dicts that contain each other twice, 40 levels deep, would take years.
     elif isinstance(value, Mapping) and id(value) not in seen:
         seen.add(id(value))
         for name, each in value.items():

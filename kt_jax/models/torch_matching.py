@@ -1,4 +1,4 @@
-"""Finds a backbone among the tensors of a file: its prefix, what is missing, what is too much."""
+"""Finds a backbone among the tensors of a file: its prefix, missing and unknown tensors."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from kt_jax.models import torch_names
 from kt_jax.models.torch_tables import Table
 
 _NAMED = 3  # of each kind of difference
-# What stands on a backbone in published files, and what only their training needs.
+# Heads in published files, and parts that only their training needs.
 _HEADS = (
     "classifier.",
     "embeddings.mask_token",
@@ -26,8 +26,8 @@ _HEADS = (
     "pre_logits.",
 )
 _COUNTS = "num_batches_tracked"
-# Of two equal networks in a file, the one that is meant to be used: a part of its prefix is one of
-# these, or ends in "_ema".
+# If a file has two equal networks, the one to use has a prefix with one of these parts, or with a
+# part that ends in "_ema".
 _PREFERRED = ("teacher", "ema")
 
 
@@ -38,21 +38,21 @@ def load(
     *,
     prefix: str = "",
 ) -> tuple[torch_names.Tree, torch_names.Tree]:
-    """The parameters and batch statistics of a backbone among PyTorch's tensors.
+    """The parameters and batch statistics of a backbone, from PyTorch's tensors.
 
-    Names may have anything before them that ends in a dot, such as "module." or "model.backbone.";
-    tensors behind other prefixes and those of usual heads are left out.
+    Names may have any prefix that ends in a dot, such as "module." or "model.backbone.". Tensors
+    with other prefixes and those of usual heads are skipped.
 
     Args:
       architecture: its name and its options.
-      tensors: by name, as `torch_files.read` gives them.
-      like: two nested dicts of arrays or of their shapes, as those that come out.
-      prefix: where the network stands, if it is there twice.
+      tensors: by name, as from `torch_files.read`.
+      like: two nested dicts of arrays or of their shapes, in the form of the result.
+      prefix: the network's prefix, if the file has several networks.
 
     Raises:
-      ValueError: no names are known for this architecture, the network is not there or there
-        twice, or tensors are missing, unknown, of other shapes, of no floating point or not
-        finite: in one line, naming some.
+      ValueError: no names are known for this architecture; there is no such network or there are
+        two; or tensors are missing, unknown, of other shapes, not of floating point or not finite.
+        The message is one line, and names some of them.
     """
     known = torch_names.tables(architecture)
     prefix = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
@@ -82,7 +82,7 @@ def _find(
     tensors: Mapping[str, np.ndarray],
     prefix: str,
 ) -> tuple[Table, str]:
-    """The table that names most of the tensors, and what stands before its names."""
+    """The table that names most of the tensors, and the prefix of its names."""
     found: list[tuple[int, int, str]] = []
     for number, table in enumerate(known):
         wanted = [name for row in table for name in row.theirs]
@@ -144,7 +144,7 @@ def _is_broken(values: np.ndarray | None) -> bool:
 def _compare_shapes(
     table: Table, wanted: Mapping[str, tuple[int, ...]], named: Mapping[str, np.ndarray]
 ) -> list[str]:
-    # The row of the class token may be left out, see `torch_names`.
+    # The row of the class token may be missing, see `torch_names`.
     positions = {name for row in table if row.layout == "positions" for name in row.theirs}
     found = []
     for name, shape in wanted.items():

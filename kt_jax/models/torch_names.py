@@ -1,9 +1,9 @@
-"""A network's tensors by the names and in the layouts of PyTorch, and back.
+"""Names and layouts of a network's tensors in PyTorch, and the conversion to and from them.
 
-The names are torchvision's for VGG, ResNet, MobileNetV3 and `alexnet_torchvision`, and timm's for
-ViT (DeiT, DINO), with DINOv2's own where it has more. The paper's AlexNet and its batch-norm
-variant have no twin there: their tensors are called conv1.weight, norm1.weight and so on. ViTs are
-also read under torchvision's names and under those of Hugging Face's transformers. A head is no
+Names are torchvision's for VGG, ResNet, MobileNetV3 and `alexnet_torchvision`, and timm's for ViT
+(DeiT, DINO), with DINOv2's own for its additional tensors. The paper's AlexNet and its batch-norm
+variant have no equivalent there: their tensors are called conv1.weight, norm1.weight and so on.
+ViTs are also read with the names of torchvision and of Hugging Face's transformers. A head is not
 part of a backbone.
 """
 
@@ -19,11 +19,11 @@ from kt_jax.models.torch_tables import Path, Table
 
 Tree = dict[Any, Any]
 
-# Of ours to PyTorch's, and back.
+# From our layout to PyTorch's, and back.
 _LAYOUTS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
     "as it is": (lambda x: x, lambda x: x),
     "linear": (np.transpose, np.transpose),
-    # Ours are [height, width, inputs, outputs], PyTorch's [outputs, inputs, height, width].
+    # Ours is [height, width, inputs, outputs], PyTorch's [outputs, inputs, height, width].
     "convolution": (lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0)),
     "tokens": (lambda x: x[None], lambda x: x[0]),
     "positions": (lambda x: x[None], lambda x: _with_class_row(x[0])),
@@ -49,7 +49,7 @@ def to_torch(
     Args:
       architecture: its name and its options, as in `Backbone.architecture` of an artifact.
       params: nested dicts of arrays, without a head.
-      batch_stats: likewise; empty for a network without batch norms.
+      batch_stats: the same; empty for a network without batch norms.
 
     Raises:
       ValueError: no names are known for this architecture.
@@ -61,7 +61,7 @@ def to_torch(
 def arrange(
     table: Table, params: Mapping[Any, Any], batch_stats: Mapping[Any, Any]
 ) -> dict[str, np.ndarray]:
-    """As `to_torch`, by the names of one table; most are views of what is given."""
+    """As `to_torch`, with the names of one table. Most arrays are views of the inputs."""
     tree, made = {"params": params, "batch_stats": batch_stats}, {}
     for row in table:
         there, _ = _LAYOUTS[row.layout]
@@ -74,9 +74,9 @@ def arrange(
 def from_torch(
     architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
 ) -> tuple[Tree, Tree]:
-    """The parameters and batch statistics, float32, of what `to_torch` gives.
+    """The parameters and batch statistics, float32, from tensors as `to_torch` gives.
 
-    Any table of the architecture will do, see `tables`; other tensors are left out.
+    Tensors may have the names of any of the architecture's `tables`. Other tensors are skipped.
 
     Raises:
       ValueError: no names are known for this architecture, or a tensor is missing.
@@ -90,7 +90,7 @@ def from_torch(
 
 
 def collect(table: Table, tensors: Mapping[str, np.ndarray]) -> tuple[Tree, Tree]:
-    """As `from_torch`, by the names of one table, all of which are there."""
+    """As `from_torch`, with the names of one table, all of which exist."""
     tree: Tree = {"params": {}, "batch_stats": {}}
     for row in table:
         _, back = _LAYOUTS[row.layout]
@@ -105,10 +105,10 @@ def collect(table: Table, tensors: Mapping[str, np.ndarray]) -> tuple[Tree, Tree
 
 
 def tables(architecture: Mapping[str, Any]) -> tuple[Table, ...]:
-    """The correspondences of an architecture; the first is that of `to_torch`.
+    """The tables of names of an architecture. `to_torch` uses the first.
 
     Raises:
-      ValueError: no names are known: it is an architecture of one's own.
+      ValueError: no names are known, because a user registered the architecture.
     """
     made = models.class_of(architecture)
     if made not in _FAMILIES:
@@ -120,10 +120,10 @@ def tables(architecture: Mapping[str, Any]) -> tuple[Table, ...]:
 
 
 def as_published(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The architecture with the first layers of the published weights, whatever the images' size.
+    """The architecture with the first layers of the published weights, for images of any size.
 
-    That is stem 4 of ResNet and MobileNetV3, patches of 16 px of ViT, and a kernel of 11 with
-    stride 4 of the paper's AlexNet, where the options do not say otherwise.
+    These are stem 4 of ResNet and MobileNetV3, patches of 16 px of ViT, and a kernel of 11 with
+    stride 4 of the paper's AlexNet. Options that are given do not change.
 
     Raises:
       ValueError: as `models.complete`.
@@ -146,7 +146,8 @@ def _get(tree: Mapping[Any, Any], path: Path) -> Any:
 def _with_class_row(positions: np.ndarray) -> np.ndarray:
     """Position embeddings of the class token and the patches [1 + n, d].
 
-    timm's of networks with registers are of the patches alone: the class token has its own inside.
+    In timm, networks with registers have embeddings of the patches only: the class token already
+    includes its own.
     """
     if math.isqrt(len(positions)) ** 2 == len(positions):
         positions = np.concatenate([np.zeros_like(positions[:1]), positions])

@@ -12,10 +12,10 @@ Table = tuple["Row", ...]
 
 @dataclass(frozen=True)
 class Row:
-    """Tensors that correspond: several on one side are the parts of the other's first axis."""
+    """Tensors that correspond. Several on one side are the parts of the other's first axis."""
 
     ours: tuple[Path, ...]
-    """Where they are in {"params": ..., "batch_stats": ...}."""
+    """Their paths in {"params": ..., "batch_stats": ...}."""
     theirs: tuple[str, ...]
     layout: str = "as it is"
 
@@ -28,7 +28,7 @@ def _conv(ours: Path, theirs: str, *, bias: bool = True) -> Iterator[Row]:
 
 def _linear(ours: Path, *theirs: str) -> Iterator[Row]:
     kernel, bias = (("params", *ours, each) for each in ("kernel", "bias"))
-    # PyTorch's MultiheadAttention has in_proj_weight, a parameter of its own.
+    # in_proj_weight is one name: a parameter of PyTorch's MultiheadAttention itself.
     dots = ["_" if each.endswith(".in_proj") else "." for each in theirs]
     pairs = list(zip(theirs, dots, strict=True))
     yield Row((kernel,), tuple(f"{name}{dot}weight" for name, dot in pairs), "linear")
@@ -49,7 +49,7 @@ def _conv_norm(ours: Path, conv: str, norm: str) -> Iterator[Row]:
 
 
 def vgg(chosen: Mapping[str, Any]) -> Iterator[Row]:
-    """Of a VGG, by the names of torchvision."""
+    """The rows of a VGG, with the names of torchvision."""
     place = 0  # in the Sequential: convolutions, norms, ReLUs and poolings
     for number, depth in enumerate(chosen["convs"]):
         for layer in range(depth):
@@ -62,7 +62,7 @@ def vgg(chosen: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def alexnet(chosen: Mapping[str, Any]) -> Iterator[Row]:
-    """Of the paper's AlexNet, whose groups are one tensor in PyTorch, or with batch norms."""
+    """The rows of the paper's AlexNet, whose groups are one tensor there, or with batch norms."""
     for number in range(5):
         ours, theirs = ("layers", number, "conv"), f"conv{number + 1}"
         if chosen["batch_norm"]:
@@ -80,13 +80,13 @@ def alexnet(chosen: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def torchvision_alexnet() -> Iterator[Row]:
-    """Of torchvision's AlexNet."""
+    """The rows of torchvision's AlexNet."""
     for number, place in enumerate((0, 3, 6, 8, 10)):
         yield from _conv(("convs", number), f"features.{place}")
 
 
 def resnet(chosen: Mapping[str, Any]) -> Iterator[Row]:
-    """Of a ResNet, by the names of torchvision and timm."""
+    """The rows of a ResNet, with the names of torchvision and timm."""
     yield from _conv_norm(("conv1",), "conv1", "bn1")
     for number, count in enumerate(chosen["blocks"]):
         for place in range(count):
@@ -100,7 +100,7 @@ def resnet(chosen: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def mobilenet(chosen: Mapping[str, Any]) -> Iterator[Row]:
-    """Of a MobileNetV3-Small, by the names of torchvision."""
+    """The rows of a MobileNetV3-Small, with the names of torchvision."""
     yield from _conv_norm(("conv1",), "features.0.0", "features.0.1")
     inputs = in_eights(chosen["width"] * 16)
     for number, (_, expanded, outputs, squeezes, *_) in enumerate(BLOCKS):
@@ -122,7 +122,7 @@ def mobilenet(chosen: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def vit(chosen: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[Row]:
-    """Of a ViT, by one of `VIT_NAMES`."""
+    """The rows of a ViT, with one of `VIT_NAMES`."""
     yield Row((("params", "class_token"),), (names["class_token"],), "tokens")
     yield Row((("params", "positions"),), (names["positions"],), "positions")
     if chosen["registers"]:
@@ -141,7 +141,7 @@ def vit(chosen: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[Row]:
     yield from _norm(("norm",), names["norm"], running=False)
 
 
-# DINOv2's register tokens and timm's have two names.
+# Register tokens have two names: DINOv2's and timm's.
 _TIMM = {
     "class_token": "cls_token",
     "positions": "pos_embed",
@@ -158,7 +158,7 @@ _TIMM = {
     "scale2": "ls2.gamma",
     "norm": "norm",
 }
-# It has neither registers nor layer scale: no file holds what these are called here.
+# torchvision has no registers and no layer scale: no file has the names below for them.
 _TORCHVISION = {
     **_TIMM,
     "class_token": "class_token",
@@ -190,7 +190,7 @@ _TRANSFORMERS = {
     "scale2": "layer_scale2.lambda1",
     "norm": "layernorm",
 }
-# As modules of transformers 5 have it in memory.
+# As transformers 5 names the modules in memory.
 _TRANSFORMERS_5 = {
     "qkv": tuple(f"attention.{each}_proj" for each in "qkv"),
     "projection": "attention.o_proj",

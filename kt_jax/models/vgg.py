@@ -9,9 +9,10 @@ from kt_jax.models.layers import BatchNorm, Conv, he_normal, identity, max_pool
 class Vgg(nnx.Module):
     """The convolutional part; by default VGG-16's 13 layers, 14,714,688 parameters at width 1.
 
-    channels: of each block, times `width`; convs: layers in each block.
-    batch_norm: between each convolution and its ReLU.
-    final_pool: whether the last block ends in a pooling (VGG-16's does; small tiles want not).
+    channels: the channels of each block, times `width`; convs: layers in each block.
+    batch_norm: whether there is a batch norm between each convolution and its ReLU.
+    final_pool: whether the last block ends in a pooling (VGG-16's does; small tiles are better
+      without).
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class Vgg(nnx.Module):
         final_pool: bool = True,
         rngs: nnx.Rngs,
     ) -> None:
-        del size  # convolutions of 3 x 3 suit any
+        del size  # convolutions of 3 x 3 suit any size
         if len(channels) != len(convs):
             raise ValueError(f"channels {tuple(channels)} and convs {tuple(convs)}: one each.")
         self.channels = tuple(max(1, round(width * count)) for count in channels)
@@ -41,14 +42,14 @@ class Vgg(nnx.Module):
 
     @property
     def probe_layers(self) -> tuple[str, ...]:
-        """The layers that one would probe: the last of every block."""
+        """The layers to use in linear probes by default: the last of every block."""
         return tuple(f"conv{n}_{len(block)}" for n, block in enumerate(self.blocks, start=1))
 
     def __call__(
         self, x: Float[Array, "n h w 3"], key: Key[Array, ""] | None = None
     ) -> dict[str, Float[Array, "..."]]:
         """conv1_1, conv1_2, pool1, ...; the last entry is the backbone's output."""
-        del key  # nothing is dropped
+        del key  # there is no dropout
         activations = {}
         for number, block in enumerate(self.blocks, start=1):
             for place, layer in enumerate(block, start=1):

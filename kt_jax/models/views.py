@@ -11,15 +11,15 @@ from kt_jax.models import crops
 
 
 def example_keys(key: Key[Array, ""], count: int) -> Key[Array, " b"]:
-    """One key an example, a function of its place in the global batch and nothing else."""
+    """One key per example. It depends only on `key` and the position in the global batch."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
 
 
 def standardise(x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
-    """Subtracts one mean and divides by one standard deviation per picture, over h, w and c.
+    """Subtracts the mean of each picture and divides by its standard deviation, over h, w and c.
 
-    A deviation under one grey level counts as one, lest a flat tile become amplified noise.
-    Grey levels of 0..255 are assumed.
+    A deviation below one grey level counts as one, so that the noise of flat tiles is not
+    amplified. Grey levels are 0..255.
 
     >>> standardise(jnp.full((1, 2, 2, 3), 7.0)).max().item()
     0.0
@@ -33,7 +33,7 @@ def standardise(x: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
 def normalise(
     x: Float[Array, "b h w c"], mean: Sequence[float], deviation: Sequence[float]
 ) -> Float[Array, "b h w c"]:
-    """Subtracts a mean and divides by a standard deviation for each channel, both in grey levels.
+    """Subtracts a mean from each channel and divides by a standard deviation, in grey levels.
 
     >>> normalise(jnp.full((1, 1, 1, 3), 7.0), (1.0, 2.0, 3.0), (1.0, 1.0, 2.0)).ravel().tolist()
     [6.0, 5.0, 2.0]
@@ -49,13 +49,13 @@ def centre_view(
     mean: Sequence[float] = (),
     deviation: Sequence[float] = (),
 ) -> Float[Array, "b t t c"]:
-    """The central size x size square: the view for features and probes.
+    """The central size x size square, normalised: the view for features and probes.
 
-    Normalised by `mean` and `deviation` of the channels, or standardised by itself if they are
-    empty.
+    It is normalised by `mean` and `deviation` of the channels. If they are empty, each image is
+    standardised.
 
     Raises:
-      ValueError: if the images are smaller than `size`.
+      ValueError: images are smaller than `size`.
     """
     view = central_square(images, size).astype(jnp.float32)
     return normalise(view, mean, deviation) if mean else standardise(view)
@@ -65,7 +65,7 @@ def central_square(images: UInt8[Array, "b s s c"], size: int) -> UInt8[Array, "
     """The central size x size square.
 
     Raises:
-      ValueError: if the images are smaller than `size`.
+      ValueError: images are smaller than `size`.
     """
     side = images.shape[1]
     if size > side:
@@ -76,29 +76,29 @@ def central_square(images: UInt8[Array, "b s s c"], size: int) -> UInt8[Array, "
 
 @dataclass(frozen=True)
 class View:
-    """A square of the central view of an image, enlarged to the side of that view."""
+    """A square of an image's central view, enlarged to the side of that view."""
 
     share: float = 1.0
-    """Its side, as a share of the side of the central view."""
+    """The side, as a share of the side of the central view."""
     y: float = 0.5
-    """Its place: 0 at the top, 1 at the bottom."""
+    """The vertical place: 0 at the top, 1 at the bottom."""
     x: float = 0.5
-    """0 at the left, 1 at the right."""
+    """The horizontal place: 0 at the left, 1 at the right."""
     mirrored: bool = False
-    """Whether left and right are exchanged afterwards."""
+    """Whether the square is then mirrored left to right."""
 
 
 VIEWS = (1, 2, 10)
 
 
 def fixed_views(count: int) -> tuple[View, ...]:
-    """The views that stand for an image: 1, its centre; 2, that and its mirror image; or 10.
+    """The views whose features are averaged: 1, the centre; 2, also its mirror image; or 10.
 
-    Ten are the central view and its four corners of 7/8 of its side, each also mirrored, after
-    Krizhevsky et al. 2012, section 4.1.
+    The ten views are the central view and its four corners (7/8 of its side), each also mirrored
+    (Krizhevsky et al. 2012, section 4.1).
 
     Raises:
-      ValueError: another number.
+      ValueError: `count` is another number.
     """
     if count not in VIEWS:
         raise ValueError(f"views = {count}: choose from {', '.join(map(str, VIEWS))}")
@@ -117,10 +117,10 @@ def cut_view(
     mean: Sequence[float] = (),
     deviation: Sequence[float] = (),
 ) -> Float[Array, "b t t c"]:
-    """A view (share, y, x, mirrored) of size x size, as `View`; normalised as `centre_view` does.
+    """A view (share, y, x, mirrored) of size x size; see `View`. Normalised as in `centre_view`.
 
     Raises:
-      ValueError: if the images are smaller than `size`.
+      ValueError: images are smaller than `size`.
     """
     share, place, mirrored = view[0], view[1:3], view[3] > 0
     crop = central_square(images, size).astype(jnp.float32)
@@ -133,7 +133,7 @@ def cut_view(
 
 
 def mirror(images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Left and right exchanged."""
+    """Images mirrored left to right."""
     return images[:, :, ::-1]
 
 
@@ -146,7 +146,7 @@ def random_resized_crop(
 ) -> Float[Array, "b t t c"]:
     """A random square of each image, resized to size x size, mirrored half the time, standardised.
 
-    `area` bounds the square's share of the image, drawn uniformly.
+    The square's share of the image is uniform between the two values of `area`.
     """
     keys = example_keys(key, images.shape[0])
     return standardise(crops.random_by_area(keys, images, size=size, area=area))
@@ -160,7 +160,7 @@ def random_crops(
     size: int,
     area: tuple[float, float],
 ) -> Float[Array, "b crops t t c"]:
-    """Several crops of each image, drawn apart; see `random_resized_crop`."""
+    """`count` independent random crops of each image; see `random_resized_crop`."""
 
     def crop(key: Array) -> Array:
         return random_resized_crop(key, images, size=size, area=area)

@@ -21,23 +21,25 @@ class ViT(nnx.Module):
 
     The defaults are timm's vit_tiny_patch16_224: 5,524,416 parameters for images of 224 px.
     vit_small_patch16_224 has 6 heads. The initial weights are DeiT's: linear layers, class token
-    and position embeddings are Gaussian with deviation 0.02 (DeiT's truncation is at 100
-    deviations), biases are 0. The patch embedding has PyTorch's default for convolutions: weights
-    and biases are uniform within 1 / sqrt(3 patch^2).
+    and position embeddings are Gaussian with deviation 0.02 (DeiT truncates at 100 deviations), and
+    biases are 0. The patch embedding has PyTorch's default for convolutions: weights and biases are
+    uniform within 1 / sqrt(3 patch^2).
 
-    heads: of each block's attention; the network has `heads` x `head_dim` channels.
-    width: multiplies the number of heads, rounded, at least 1. Their dimension stays.
-    patch: side of the patches in px; a rest at the right and at the bottom is dropped. 0 chooses
-      by `size`: 16 from 128 px on, below an eighth of `size` (8 x 8 patches), at least 2.
+    heads: attention heads of each block; the network has `heads` x `head_dim` channels.
+    width: multiplies the number of heads, rounded, at least 1. Their dimension does not change.
+    patch: the side of the patches in px; a remainder at the right and at the bottom is cut off. 0
+      chooses by `size`: 16 from 128 px on, below that an eighth of `size` (8 x 8 patches), at least
+      2.
     layer_scale: whether attention and MLP are multiplied by learned factors of each channel, as in
-      DINOv2; they begin at 1e-5.
-    registers: tokens behind the class token which no activation shows (Darcet et al. 2023), as in
-      DINOv2's later weights.
+      DINOv2. The factors start at 1e-5.
+    registers: additional tokens after the class token that are not in any activation (Darcet et al.
+      2023), as in DINOv2's later weights.
     drop_path: stochastic depth (Huang et al. 2016). In training, the attention and the MLP of the
-      last block are each skipped at this rate, those of the first never, linearly in between.
+      last block are each skipped at this rate, those of the first block never, and the rate is
+      linear in between.
 
     Raises:
-      ValueError: `drop_path` is no rate, or a patch is larger than the images.
+      ValueError: `drop_path` is not a rate, or a patch is larger than the images.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class ViT(nnx.Module):
         self.patch = patch or (16 if size >= 128 else max(2, size // 8))
         _check_patch(self.patch, size)
         self.side = size // self.patch
-        self.drop_path, self.deterministic = drop_path, False  # `eval()` sets the latter
+        self.drop_path, self.deterministic = drop_path, False  # `eval()` sets `deterministic`
         heads = max(1, round(width * heads))
         dim = heads * head_dim
         uniform = _uniform(1 / math.sqrt(3 * self.patch**2))
@@ -74,7 +76,7 @@ class ViT(nnx.Module):
             rngs=rngs,
         )
         self.class_token = nnx.Param(_normal(rngs.params(), (1, dim), jnp.float32))
-        # The class token's, then those of the patches, row by row.
+        # For the class token, then for the patches, row by row.
         self.positions = nnx.Param(_normal(rngs.params(), (1 + self.side**2, dim), jnp.float32))
         tokens = _normal(rngs.params(), (registers, dim), jnp.float32) if registers else None
         self.registers = None if tokens is None else nnx.Param(tokens)
@@ -85,7 +87,7 @@ class ViT(nnx.Module):
 
     @property
     def probe_layers(self) -> tuple[str, ...]:
-        """The layers that one would probe: a block for each quarter of the depth, the output."""
+        """The layers for linear probes by default: a block per quarter of the depth, the output."""
         depth = len(self.blocks)
         numbers = sorted({math.ceil(depth * quarter / 4) for quarter in range(1, 5)})
         return (*(f"block{number}" for number in numbers), "class_token")
@@ -95,9 +97,9 @@ class ViT(nnx.Module):
     ) -> dict[str, Float[Array, "..."]]:
         """The maps embedding, block1, block2, ... [n, rows, columns, d], then class_token [n, d].
 
-        The maps are of the patches. `embedding` includes the position embeddings, which are
+        The maps are those of the patches. `embedding` includes the position embeddings, which are
         resized (bicubic, antialiased) for images of another side than `size`. The class token,
-        which is the output, is normalised; the blocks' maps are not.
+        which is the output, is normalised; the maps of blocks are not.
 
         Raises:
           ValueError: a patch is larger than the images.
@@ -121,7 +123,7 @@ class ViT(nnx.Module):
         return activations
 
     def _positions(self, rows: int, columns: int) -> tuple[Array, Array]:
-        """The class token [1, d], and what is added to the patches [rows, columns, d]."""
+        """The class token [1, d], and the position embeddings of the patches [rows, columns, d]."""
         first, grid = jnp.split(self.positions[...].astype(jnp.float32), [1])
         grid = grid.reshape(self.side, self.side, -1)
         if (rows, columns) != grid.shape[:2]:
@@ -129,7 +131,7 @@ class ViT(nnx.Module):
         return self.class_token[...].astype(jnp.float32) + first, grid
 
     def _factors(self, key: Array | None, x: Array) -> Sequence[Array | None]:
-        """What each block's attention and MLP are multiplied by, [n, 2]; None: by 1."""
+        """The factors of each block's attention and MLP, [n, 2]; None: no factor."""
         count, depth = x.shape[0], len(self.blocks)
         if key is None or self.deterministic or not self.drop_path:
             return [None] * depth
@@ -141,7 +143,7 @@ class ViT(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Attention and an MLP, each normalised before and added to its input."""
+    """Attention and an MLP; the input of each is normalised, and added to its output."""
 
     def __init__(self, dim: int, *, heads: int, layer_scale: bool, rngs: nnx.Rngs) -> None:
         self.heads = heads
@@ -166,7 +168,7 @@ class _Block(nnx.Module):
         return x
 
     def _attention(self, x: Array) -> Array:
-        # As timm's: queries, keys and values lie one after the other.
+        # As in timm: queries, then keys, then values.
         qkv = self.qkv(self.norm1(x)).reshape(*x.shape[:2], 3, self.heads, -1)
         q, k, v = (qkv[:, :, each] for each in range(3))
         logits = jnp.einsum("nqhd,nkhd->nhqk", q * q.shape[-1] ** -0.5, k)
@@ -178,7 +180,7 @@ class _Block(nnx.Module):
 
 
 class _Linear(nnx.Module):
-    """In the precision of what comes in, which flax's would promote."""
+    """In the dtype of the input; flax's own would promote it."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(_normal(rngs.params(), (inputs, outputs), jnp.float32))
@@ -190,7 +192,7 @@ class _Linear(nnx.Module):
 
 
 class _LayerNorm(nnx.Module):
-    """Over the last axis, in float32; the result in the precision of what comes in."""
+    """Over the last axis, in float32; the result has the dtype of the input."""
 
     def __init__(self, dim: int) -> None:
         self.scale, self.bias = nnx.Param(jnp.ones(dim)), nnx.Param(jnp.zeros(dim))

@@ -1,8 +1,8 @@
 """Where is the second tile? The context task of Doersch, Gupta and Efros 2015, section 3.
 
-The centre of a grid of 3 x 3 cells and one of its eight neighbours are shown; the label says which
-neighbour it is, 0..7 in reading order. Tiles are cut and coloured as those of a puzzle are: the
-gaps, the shift of the colour channels and the projection answer the shortcuts of their section 3.1.
+An example shows the centre of a grid of 3 x 3 cells and one of its eight neighbours. The label is
+the neighbour, 0..7 in reading order. Tiles are cut and coloured as in a puzzle: gaps, shifted
+colour channels and projected colours prevent the shortcuts of their section 3.1.
 """
 
 import jax
@@ -24,10 +24,10 @@ _CELLS = np.array([0, 1, 2, 3, 5, 6, 7, 8], np.int32)
 def make_pairs(
     key: Key[Array, ""], images: UInt8[Array, "b s s c"], rules: PuzzleRules
 ) -> tuple[Float[Array, "b 2 t t c"], Int32[Array, " b"]]:
-    """The centre tile and a neighbour, in grey levels 0..255; and which neighbour, 0..7.
+    """The centre tile and a neighbour in grey levels 0..255, and which neighbour it is, 0..7.
 
     Raises:
-      ValueError: if the images are smaller than the crop, or the tiles leave their cells.
+      ValueError: images are smaller than the crop, or tiles exceed their cells.
     """
     squares = puzzles.central_squares(images, rules)
 

@@ -1,9 +1,9 @@
-"""The permutation set of the jigsaw puzzles, and its guarantee.
+"""The permutation set of jigsaw puzzles, and its guarantee.
 
-A puzzle's label says which permutation of the set its tiles show. With `m` tiles replaced by
-foreign ones the label stays readable only if two permutations differ in more than `m` places,
-so the minimal Hamming distance of the set must be at least m + 1 (paper, section on Jigsaw++;
-701 permutations, two occluders, distance 3).
+The label of a puzzle is the number of its permutation. If `m` tiles are replaced by foreign ones,
+the label is certain only if every two permutations differ in more than `m` places. So the minimal
+Hamming distance of the set must be at least m + 1 (paper, section on Jigsaw++; 701 permutations,
+two occluders, distance 3).
 """
 
 import itertools
@@ -22,13 +22,12 @@ def make_permutations(
 ) -> UInt8[np.ndarray, "permutations tiles"]:
     """Chooses `count` permutations of the nine tiles, pairwise at least `min_distance` apart.
 
-    Greedy over all 9! permutations: each step takes the admissible one that agrees least with
-    those already chosen, which is the set of maximal average distance of the 2016 paper, and
-    which uses every tile at every position nearly equally often. Ties fall by the seed.
+    The search is greedy over all 9! permutations. Each step takes the permutation that agrees least
+    with those already chosen. This gives the set of maximal average distance of the 2016 paper,
+    which uses every tile at every position almost equally often. The seed breaks ties.
 
     Raises:
-      ValueError: if the arguments are out of range or no such set was found; never a set that
-        breaks the promise.
+      ValueError: an argument is out of range, or the search finds no such set.
 
     >>> make_permutations(2, min_distance=9, seed=0).shape
     (2, 9)
@@ -41,7 +40,7 @@ def make_permutations(
             "places; it must be max_occluders + 1 or more."
         )
     pool = np.array(list(itertools.permutations(range(TILES))), np.uint8)
-    # One row a tile position: a comparison then runs along contiguous memory.
+    # One row per tile position: comparisons then read contiguous memory.
     columns = np.ascontiguousarray(np.random.default_rng(seed).permutation(pool).T)
     agreement = np.zeros(columns.shape[1], np.int32)
     excluded = np.iinfo(np.int32).max // 2
@@ -64,7 +63,7 @@ def make_permutations(
 
 
 def min_hamming_distance(permutations: Integer[np.ndarray, "permutations tiles"]) -> int:
-    """The least number of places in which two rows differ."""
+    """The smallest number of places in which two rows differ."""
     least = permutations.shape[1]
     for row in range(len(permutations) - 1):
         differing = (permutations[row + 1 :] != permutations[row : row + 1]).sum(axis=1)
@@ -73,7 +72,7 @@ def min_hamming_distance(permutations: Integer[np.ndarray, "permutations tiles"]
 
 
 def describe_distances(permutations: Integer[np.ndarray, "permutations tiles"]) -> str:
-    """The least and the mean number of places in which two rows differ.
+    """The smallest and the mean number of places in which two rows differ.
 
     The paper authors' set of 701 has "Hamming distance min 3, mean 7.999".
 
@@ -91,10 +90,10 @@ def describe_distances(permutations: Integer[np.ndarray, "permutations tiles"]) 
 def check_permutations(
     permutations: Integer[np.ndarray, "permutations tiles"], *, min_distance: int
 ) -> None:
-    """Proves the set by comparing every pair.
+    """Checks the set by comparing every pair of rows.
 
     Raises:
-      ValueError: if a row is not a permutation of 0..8, or two rows are too close.
+      ValueError: a row is not a permutation of 0..8, or two rows are too close.
     """
     ordered = np.sort(permutations, axis=1)
     bad = np.flatnonzero((ordered != np.arange(TILES)[None]).any(axis=1))
@@ -114,7 +113,7 @@ def read_permutations(path: str | Path) -> UInt8[np.ndarray, "permutations tiles
     """Reads the paper authors' file: int32 header (p, 9), then p rows of nine 1-based tiles.
 
     Raises:
-      ValueError: if the size does not fit the header, or a row is no permutation.
+      ValueError: the size does not fit the header, or a row is not a permutation.
     """
     words = np.fromfile(path, "<i4")
     if words.size < 2 or words[1] != TILES or words.size != 2 + words[0] * words[1]:
@@ -128,10 +127,10 @@ def read_permutations(path: str | Path) -> UInt8[np.ndarray, "permutations tiles
 
 
 def keep(path: Path, permutations: UInt8[np.ndarray, "permutations tiles"]) -> None:
-    """Writes the set; a resumed run must have the one that it began with.
+    """Writes the set. A resumed run must have the same set as before.
 
     Raises:
-      ValueError: if it has another.
+      ValueError: the file has another set.
     """
     if path.exists() and not np.array_equal(np.load(path, allow_pickle=False), permutations):
         raise ValueError(

@@ -22,9 +22,9 @@ def draw_row(
     task: str,
     rules: PuzzleRules,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A row of examples as a network sees them: of puzzles, the tiles in their shuffled order.
+    """A row of examples as a network sees them. The tiles of puzzles are shuffled.
 
-    `images` are a multiple of the task's group.
+    The number of `images` is a multiple of the task's group.
     """
     make = jax.jit(tasks.make_examples, static_argnames=("task", "rules"))
     arrays: tuple[Array | None, ...] = (
@@ -43,9 +43,9 @@ def draw_row(
 def draw_example(
     pictures: Float[np.ndarray, "p t t c"], *, times: int
 ) -> UInt8[np.ndarray, "h w c"]:
-    """The pictures of an example in reading order, white gaps between them; `times` enlarges them.
+    """The pictures of an example in reading order with white gaps, enlarged `times` times.
 
-    Nine stand in three rows, two side by side.
+    Nine pictures have three rows, two are side by side.
     """
     columns = count_columns(len(pictures))
     pictures = pictures.repeat(times, axis=1).repeat(times, axis=2)
@@ -59,10 +59,10 @@ def draw_example(
 
 
 def find_gap(size: int) -> int:
-    """The white px between drawn pictures of `size` px."""
+    """The width of the white gap between drawn pictures of `size` px, in px."""
     return size // 12
 
 
 def count_columns(pictures: int) -> int:
-    """How many pictures of an example are drawn side by side."""
+    """The number of pictures of an example in a row."""
     return math.ceil(math.sqrt(pictures))

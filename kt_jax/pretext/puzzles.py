@@ -1,9 +1,9 @@
-"""Jigsaw++ puzzles on the device: a batch of uint8 images in, nine tiles and a label each out.
+"""Jigsaw++ puzzles on the device: from a batch of uint8 images, nine tiles and a label each.
 
-Without occluders they are those of Noroozi and Favaro 2016, Jigsaw.
+Without occluders they are the puzzles of Jigsaw (Noroozi and Favaro 2016).
 
-Numbers and order of operations: paper, section on Jigsaw++, and the authors' released code
-(cut with jitter and channel shift, colour, permute, merge occluders, normalise).
+Numbers and the order of operations are from the paper, section on Jigsaw++, and the authors' code:
+cut with jitter and channel shift, colour, permute, insert occluders, normalise.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Key, UInt8
 from kt_jax.pretext.permutations import TILES
 
 GRID = 3
-# Occluders come from within groups of this many consecutive examples of the global batch, so
-# that the puzzles do not depend on how the batch is spread over devices.
+# Occluders come from the same group of this many consecutive examples of the global batch. So
+# puzzles do not depend on how devices share the batch.
 GROUP = 8
-# Projects away the green-magenta axis along which chromatic aberration shows (Doersch et al.).
+# Removes the green-magenta axis, on which chromatic aberration shows (Doersch et al.).
 _AXIS = np.array([-1.0, 2.0, -1.0], np.float32)
 _PROJECTION = np.eye(3, dtype=np.float32) - np.outer(_AXIS, _AXIS) / 6.0
 
@@ -29,23 +29,24 @@ _PROJECTION = np.eye(3, dtype=np.float32) - np.outer(_AXIS, _AXIS) / 6.0
 class PuzzleRules:
     """How puzzles are made; lengths in pixels. The defaults are the paper's, at short side 256.
 
-    crop: the square that is cut into 3 x 3 cells, in the centre of the image.
-    pre_crop: the square moves by a random 0..pre_crop px down and to the right, one draw an image,
-      so that cells do not begin at fixed multiples of JPEG's blocks of 8 px. The paper has none.
-      We measured that the phase of the blocks alone places a tile among the nine cells with
-      14.0 % (chance 11.1 %); 7 takes that away. The images must have crop + pre_crop px.
-    tile: the side of the tile within its cell.
-    jitter: a tile's offset within its cell is uniform on 0..jitter, both ways.
+    crop: the side of the square in the centre of the image that is cut into 3 x 3 cells.
+    pre_crop: the square moves down and to the right by a random 0..pre_crop px, one draw per image,
+      so that cells do not start at fixed multiples of JPEG's blocks of 8 px. The paper has no such
+      step. We measured that the phase of the blocks alone tells the cell of a tile in 14.0 % of
+      cases (chance 11.1 %); pre_crop = 7 removes this. Images need at least crop + pre_crop px.
+    tile: the side of a tile within its cell.
+    jitter: the offset of a tile within its cell is uniform on 0..jitter, in both directions.
     channel_shift: each colour channel of each tile moves by a further 0..channel_shift.
-    grey: the probability that the whole puzzle, occluders included, is grey.
-    projected: the probability that its colours lose the green-magenta axis instead
-      (authors' code: grey .5, projected .25).
-    max_occluders: 0..max_occluders tiles, uniformly, come from one other image.
+    grey: the probability that the whole puzzle, with its occluders, is grey.
+    projected: the probability that its colours lose the green-magenta axis instead (authors' code:
+      grey .5, projected .25).
+    max_occluders: the largest number of tiles from one other image; the number is uniform on
+      0..max_occluders.
     mirror: whether half of the images are mirrored first (the paper's are not).
-    normalise: "tile" standardises every tile by itself; "image" takes one mean and one deviation
-      for all tiles of an example, a shortcut that VISSL's standardisation of whole images leaves
-      open. Without normalisation of tiles Noroozi and Favaro (2016, Table 5) solved 90 instead of
-      88 % of their puzzles, and lost 9 mAP of detection.
+    normalise: "tile" standardises each tile by itself. "image" uses one mean and one deviation for
+      all tiles of an example; this leaves a shortcut, as VISSL's standardisation of whole images
+      does. Without normalisation of tiles Noroozi and Favaro (2016, Table 5) solved 90 instead of
+      88 % of their puzzles, and lost 9 mAP in detection.
     """
 
     crop: int = 255
@@ -60,7 +61,7 @@ class PuzzleRules:
     normalise: str = "tile"
 
     def __post_init__(self) -> None:
-        """Refuses rules that no example can follow."""
+        """Refuses values that allow no puzzle."""
         if self.crop < 1:
             raise ValueError(f"crop = {self.crop} px: give 1 or more.")
         if self.pre_crop < 0:
@@ -77,14 +78,14 @@ class PuzzleRules:
 
     @property
     def side(self) -> int:
-        """The least side of an image, in px."""
+        """The smallest side of an image, in px."""
         return self.crop + self.pre_crop
 
     def check_tiles(self) -> None:
-        """Refuses tiles that leave their cells.
+        """Refuses tiles that exceed their cells.
 
         Raises:
-          ValueError: with the sum that does not fit.
+          ValueError: it names the sum that does not fit.
         """
         cell = self.crop // GRID
         reach = self.tile + self.jitter + self.channel_shift
@@ -98,9 +99,10 @@ class PuzzleRules:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Puzzles:
-    """Nine tiles in grey levels 0..255 (not yet standardised), the permutation's index, and which.
+    """Nine tiles in grey levels 0..255 (not yet standardised), label, and the foreign slots.
 
-    slots hold foreign tiles. Typed loosely: JAX also fills it with shapes and shardings.
+    The label is the number of the permutation. The fields are typed loosely because JAX also fills
+    them with shapes and shardings.
     """
 
     tiles: Any  # float32 [b, 9, t, t, c]
@@ -114,13 +116,13 @@ def make_puzzles(
     permutations: UInt8[Array, "p tiles"],
     rules: PuzzleRules,
 ) -> Puzzles:
-    """One puzzle an image: slot i shows tile permutations[label][i] of the image.
+    """One puzzle per image: slot i shows tile permutations[label][i] of the image.
 
-    Occluders are distinct random tiles of one other image of the same group of eight.
+    Occluders are distinct random tiles of one other image in the same group of eight.
 
     Raises:
-      ValueError: if the images are smaller than the crop, the tiles leave their cells, or the batch
-        is not made of groups.
+      ValueError: images are smaller than the crop, tiles exceed their cells, or the batch is not a
+        multiple of the group.
     """
     count = images.shape[0]
     if count % GROUP:
@@ -129,8 +131,8 @@ def make_puzzles(
 
     def draw(key: Array, square: Array, place: Array) -> tuple[Array, ...]:
         keys = jax.random.split(key, 8)
-        # The ninth key is one that the split has not made: what was drawn before there was a
-        # pre_crop is drawn still.
+        # This key is outside the split, so that the draws of versions without pre_crop do not
+        # change.
         image = cut_crop(jax.random.fold_in(key, 8), keys[0], square, rules)
         tiles = cut_tiles(keys[1], image, rules)
         label = jax.random.randint(keys[2], (), 0, permutations.shape[0])
@@ -140,7 +142,7 @@ def make_puzzles(
         occluded = rank < occluders
         other = (place + jax.random.randint(keys[6], (), 1, GROUP)) % GROUP
         own_tile = permutations[label].astype(jnp.int32)
-        # Where each slot's tile lies among the 8 x 9 tiles of the group.
+        # The number of each slot's tile among the 8 x 9 tiles of the group.
         source = jnp.where(occluded, other * TILES + foreign_tile, place * TILES + own_tile)
         return tiles, label, occluded, source, jax.random.uniform(keys[7])
 
@@ -156,17 +158,17 @@ def make_puzzles(
 
 
 def example_keys(key: Key[Array, ""], count: int) -> Key[Array, " b"]:
-    """One key an example, a function of its place in the global batch and nothing else."""
+    """One key per example. It depends only on `key` and the position in the global batch."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
 
 
 def central_squares(
     images: UInt8[Array, "b s s c"], rules: PuzzleRules
 ) -> UInt8[Array, "b side side c"]:
-    """The central square of each image, within which the crop is drawn.
+    """The central square of each image, from which the crop is cut.
 
     Raises:
-      ValueError: if the images are smaller than that.
+      ValueError: an image is smaller than the square.
     """
     side = images.shape[1]
     if side < rules.side:
@@ -184,7 +186,7 @@ def cut_crop(
     square: UInt8[Array, "side side c"],
     rules: PuzzleRules,
 ) -> UInt8[Array, "crop crop c"]:
-    """The crop, at a random place in its square, mirrored half the time if the rules say so."""
+    """The crop at a random place in its square, mirrored half the time if the rules say so."""
     image = square
     if rules.pre_crop:
         top, left = jax.random.randint(place_key, (2,), 0, rules.pre_crop + 1)
@@ -198,10 +200,10 @@ def cut_crop(
 def cut_tiles(
     key: Key[Array, ""], image: UInt8[Array, "s s c"], rules: PuzzleRules
 ) -> Float[Array, "tiles t t c"]:
-    """The nine tiles in reading order, each at a random place in its cell, channel by channel.
+    """The nine tiles in reading order, each channel at a random place in the tile's cell.
 
     Raises:
-      ValueError: if the tiles leave their cells.
+      ValueError: tiles exceed their cells.
     """
     rules.check_tiles()
     cell = rules.crop // GRID
@@ -224,13 +226,13 @@ def cut_tiles(
 def mix_colours(
     tiles: Float[Array, "b tiles t t c"], colour: Float[Array, " b"], rules: PuzzleRules
 ) -> Float[Array, "b tiles t t c"]:
-    """Grey, projected or raw colours: one draw of 0..1 an example, `colour`."""
+    """Grey, projected or original colours: `colour` is one draw from 0..1 per example."""
     draw = colour[:, None, None, None, None]
     grey = jnp.broadcast_to(tiles.mean(-1, keepdims=True), tiles.shape)
     mixed = jnp.where(draw < rules.grey, grey, tiles)
     if rules.projected == 0:
         return mixed
-    # GPUs and TPUs would round the colours to a few bits, and leave some of the axis in them.
+    # By default GPUs and TPUs would round the colours to a few bits, and keep part of the axis.
     projected = jnp.matmul(tiles, jnp.asarray(_PROJECTION), precision=jax.lax.Precision.HIGHEST)
     chosen = (draw >= rules.grey) & (draw < rules.grey + rules.projected)
     return jnp.where(chosen, projected, mixed)

@@ -1,8 +1,8 @@
 """How far was the picture turned? The rotation task of Gidaris, Singh and Komodakis 2018.
 
-The whole crop is one picture, turned by label x 90 degrees counter-clockwise. They show each image
-in all four rotations (their section 3.1); here a step shows it in one, drawn at random. Colours
-stay as they are.
+The whole crop is one picture, turned by label x 90 degrees counter-clockwise. Gidaris et al. show
+each image in all four rotations (section 3.1). Here a step shows each image in one random rotation.
+Colours do not change.
 """
 
 import jax
@@ -18,10 +18,10 @@ ROTATIONS = ("upright", "90 degrees to the left", "upside down", "90 degrees to 
 def rotate(
     key: Key[Array, ""], images: UInt8[Array, "b s s c"], rules: PuzzleRules
 ) -> tuple[Float[Array, "b 1 crop crop c"], Int32[Array, " b"]]:
-    """The crop, turned, in grey levels 0..255; and by how many right angles, 0..3.
+    """The turned crop in grey levels 0..255, and the number of right angles, 0..3.
 
     Raises:
-      ValueError: if the images are smaller than the crop.
+      ValueError: images are smaller than the crop.
     """
     squares = puzzles.central_squares(images, rules)
 

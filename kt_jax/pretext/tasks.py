@@ -1,4 +1,4 @@
-"""The pretext tasks by name: examples with labels, made of a batch of images on the device."""
+"""The pretext tasks by name: examples and labels, made from a batch of images on the device."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from kt_jax.pretext.puzzles import PuzzleRules
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Examples:
-    """Pictures in grey levels 0..255 (not yet standardised), labels, and which are foreign.
+    """Pictures in grey levels 0..255 (not yet standardised), labels, and the foreign pictures.
 
-    Typed loosely: JAX also fills it with shapes and shardings.
+    The fields are typed loosely because JAX also fills them with shapes and shardings.
     """
 
     pictures: Any  # float32 [b, p, t, t, c]
@@ -31,26 +31,26 @@ Make = Callable[[Array, Array, PuzzleRules, Array | None], Examples]
 
 @dataclass(frozen=True)
 class Task:
-    """What a network is asked about images."""
+    """The properties of a pretext task."""
 
     make: Make
     pictures: int
-    """Of an example."""
+    """The number of pictures in an example."""
     follows: frozenset[str]
-    """The fields of `PuzzleRules` that it follows."""
+    """The fields of `PuzzleRules` that apply to the task."""
     labels: tuple[str, ...] = ()
-    """What each label means; empty where labels are permutations."""
+    """What each label means; empty if labels are permutations."""
     group: int = 1
-    """Consecutive examples of a batch that are mixed with each other."""
+    """The number of consecutive examples in a batch that are mixed with each other."""
 
     @property
     def has_permutations(self) -> bool:
-        """Whether a label is the number of a permutation."""
+        """Whether labels are numbers of permutations."""
         return not self.labels
 
     @property
     def has_tiles(self) -> bool:
-        """Whether pictures are tiles, and not the whole crop."""
+        """Whether pictures are tiles, rather than the whole crop."""
         return "tile" in self.follows
 
     def size(self, rules: PuzzleRules) -> int:
@@ -107,9 +107,9 @@ def make_examples(
     task: str,
     rules: PuzzleRules,
 ) -> Examples:
-    """One example an image; a function of the key, the images and their places in the batch.
+    """One example per image, from the key, the images and their positions in the batch.
 
-    `permutations` are those of puzzles; other tasks have none.
+    `permutations` is the set for puzzles, and None for other tasks.
 
     Raises:
       ValueError: as `make_puzzles`, `make_pairs` and `rotate`.
@@ -125,31 +125,31 @@ class Asked:
 
     @property
     def is_joint(self) -> bool:
-        """Whether there are several."""
+        """Whether there are several tasks."""
         return len(self.parts) > 1
 
     @property
     def follows(self) -> frozenset[str]:
-        """The fields of `PuzzleRules` that one of them follows."""
+        """The fields of `PuzzleRules` that apply to any of the tasks."""
         return frozenset().union(*(task.follows for task in self.parts.values()))
 
     @property
     def group(self) -> int:
-        """Consecutive examples of a batch that one of them mixes with each other."""
+        """The number of consecutive examples that any of the tasks mixes with each other."""
         return max(task.group for task in self.parts.values())
 
     @property
     def has_permutations(self) -> bool:
-        """Whether one of them has puzzles."""
+        """Whether one of the tasks is puzzles."""
         return any(task.has_permutations for task in self.parts.values())
 
     @property
     def has_tiles(self) -> bool:
-        """Whether one of them shows tiles."""
+        """Whether one of the tasks shows tiles."""
         return any(task.has_tiles for task in self.parts.values())
 
     def size(self, rules: PuzzleRules) -> int:
-        """The side of the smallest pictures, in px: the network is made for them."""
+        """The side of the smallest pictures, in px. The network is built for them."""
         return min(task.size(rules) for task in self.parts.values())
 
 
@@ -157,7 +157,7 @@ def ask(text: str) -> Asked:
     """The tasks of "NAME", or of "NAME+NAME", which one network learns together.
 
     Raises:
-      ValueError: for an unknown one, or one that is named twice.
+      ValueError: a task is unknown, or named twice.
 
     >>> ask("jigsaw+rotation").group
     8

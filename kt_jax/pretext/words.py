@@ -1,4 +1,4 @@
-"""What the console and the pages say of each pretext task. No jax: light commands read it."""
+"""Words for each pretext task, for console and pages. No jax: light commands import this."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Words:
-    """A task's examples, and what a network does with them."""
+    """The words for a task's examples, and for solving them."""
 
     examples: str
     does: str
@@ -22,9 +22,9 @@ WORDS = {
 
 
 def words_of(results: Mapping[str, Any]) -> Words:
-    """The words for what results.json or the facts of a stage tell.
+    """The words for a task, from results.json or the facts of a stage.
 
-    Versions that knew no task but puzzles named none.
+    Older versions had only puzzles, and wrote no name of a task.
 
     >>> words_of({"puzzle_accuracy": 0.5}).examples
     'puzzles'

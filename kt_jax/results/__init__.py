@@ -1,1 +1,1 @@
-"""What one does with finished artifacts: open, label, embed, look, compare, export."""
+"""Uses of finished artifacts: label or embed images, show clusters, compare runs, export."""

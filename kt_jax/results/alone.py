@@ -1,4 +1,4 @@
-"""One stage by itself, outside any run: for commands whose result is one artifact."""
+"""Runs one stage outside of any run, for commands whose result is one artifact."""
 
 import contextlib
 import shutil
@@ -17,20 +17,22 @@ _REQUEST = "request.json"
 def run(
     name: str, section: Mapping[str, Any], source: Mapping[str, Any], out: Path, *, workers: int = 0
 ) -> Iterator[Path]:
-    """Does a stage in a hidden directory beside `out`; gives its artifact, and then deletes all.
+    """Runs a stage in a hidden directory next to `out`, and yields the directory of its artifact.
 
-    The same call resumes after a kill.
+    Inside the `with`, the caller makes `out` from the artifact. Afterwards the hidden directory is
+    deleted. After a kill, the same call resumes.
 
     Args:
-      name: of the stage.
-      section: its kind and options; `images` is added.
+      name: the name of the stage.
+      section: its kind and options, without `images`.
       source: the set of images that it reads, as in `config.images`.
-      out: what the caller makes of the artifact, before this returns.
-      workers: processes that decode images.
+      out: the file or directory that the caller makes.
+      workers: processes that decode images; 0: threads.
 
     Raises:
       ValueError: `out` exists, lies in a run or an artifact, is being made by another process, or
-        was begun with other arguments or images; several processes; and as the stage.
+        was begun with other arguments or images; there are several processes; or the stage
+        raises it.
     """
     if out.exists():
         raise ValueError(f"--out={out} exists: delete it, or choose another")
@@ -39,7 +41,7 @@ def run(
         raise ValueError(f"--out={out} is written by one process, on all its devices: start one")
     work = out.absolute().with_name(f".{out.name}.unfinished")
     with lock.hold(work):
-        # Through JSON, as what was written is read.
+        # As plain JSON values, to compare them with the file.
         request = files.to_plain({"stage": section, "images": source})
         if (work / _REQUEST).exists() and files.read_json(work / _REQUEST) != request:
             raise ValueError(
@@ -56,10 +58,10 @@ def run(
         try:
             pipeline.run(config, made.parent)
         except (ValueError, FileNotFoundError) as error:
-            if not made.exists():  # nothing was begun: what was asked for cannot work
+            if not made.exists():  # nothing was begun: the request cannot work
                 shutil.rmtree(work)
                 raise
-            # The ways on that a run offers are not those of this call.
+            # Replace the remedy in the message of a run by that of this call.
             words, changed, _ = str(error).partition(provenance.WAYS_ON)
             remedy = f"To begin anew, delete {work}" if changed else ""
             raise type(error)(f"{words}{remedy}") from error

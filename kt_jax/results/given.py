@@ -1,4 +1,4 @@
-"""Images as a caller gives them: paths, a set that is open, or pixels."""
+"""Images as arguments: paths, an open set (`data.Images`), or pixels."""
 
 import hashlib
 import os
@@ -15,17 +15,21 @@ Given = Path_ | Sequence[Path_] | data.Images | np.ndarray | Sequence[np.ndarray
 
 
 def open_given(images: Given, size: int) -> data.Images:
-    """Images of `size` px.
+    """Opens images, decoded to squares of `size` px.
+
+    Args:
+      images: one or more paths, an open set, or pixels: uint8 [n, h, w, 3] or a list of [h, w, 3].
+      size: the side in pixels.
 
     Raises:
-      ValueError: no images, pixels of another type or shape, or a set of another size.
-      FileNotFoundError: there is no such path.
+      ValueError: no images, pixels of another dtype or shape, or a set of another size.
+      FileNotFoundError: a path does not exist.
     """
     if isinstance(images, data.Images):
         if images.size != size:
             raise ValueError(
-                f"images ({images.origin}) are decoded to {images.size} px, but are seen at "
-                f"{size} px here: open them with size={size}"
+                f"images ({images.origin}) are decoded to {images.size} px, but {size} px are "
+                f"needed here: open them with size={size}"
             )
         return images
     if _are_pixels(images):
@@ -34,10 +38,10 @@ def open_given(images: Given, size: int) -> data.Images:
 
 
 def check_paths(images: Any) -> str | list[str]:
-    """One or several paths, absolute.
+    """Makes one or several paths absolute, and sorts them.
 
     Raises:
-      ValueError: they are no paths.
+      ValueError: `images` is not one or more paths.
     """
     several = [images] if isinstance(images, str | os.PathLike) else images
     if not isinstance(several, list | tuple) or not several:

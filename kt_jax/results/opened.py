@@ -1,10 +1,10 @@
-"""Finished artifacts in Python: label images with clusters, get features from a network.
+"""Finished artifacts in Python: label images with clusters, compute features with a network.
 
     clusters = kt_jax.open("runs/mine/clusters")
     clusters.assign("photos/")                       # a table: key, cluster, distance, ...
     clusters.assign("photos/", out="labels.parquet")  # the same in a file; resumes after a kill
     kt_jax.open("runs/mine/student").embed(pixels, layer="conv5")
-    kt_jax.open("runs/mine/features").embed(pixels)   # as those features were made
+    kt_jax.open("runs/mine/features").embed(pixels)   # in the same way as those features
 
 Nothing is ever written into the directory that is opened.
 """
@@ -27,19 +27,23 @@ from kt_jax.models import views as fixed
 from kt_jax.results import given, tables, writing
 from kt_jax.runs import artifacts, marks
 
-_BATCH = 256  # images at a time, at most
+_BATCH = 256  # at most this many images at a time
 
 
 def open(path: str | Path) -> "Clusters | Backbone | Features | artifacts.Artifact[Any]":
-    """Opens a finished artifact, and compares its files with their SHA-256.
+    """Opens a finished artifact, and checks its files by their SHA-256.
+
+    Args:
+      path: the directory of the artifact, such as "runs/mine/clusters".
 
     Returns:
-      A `Clusters`, a `Backbone` or a `Features`; of other types, the artifact: its directory, what
-      it holds (`about`) and its manifest.
+      A `Clusters`, a `Backbone` or a `Features`. For other types an `Artifact`, with `directory`,
+      `about` (a description of the content) and `manifest`.
 
     Raises:
-      FileNotFoundError: it is not finished, or files of it have gone.
-      ValueError: another version of kt_jax made it, or its files are not what was written.
+      FileNotFoundError: the artifact is not finished, or files are missing.
+      ValueError: `path` is a run, another version of kt_jax made the artifact, or files have
+        changed.
     """
     artifact = open_artifact(path)
     kinds = {artifacts.Clusters: Clusters, artifacts.Backbone: Backbone}
@@ -51,10 +55,11 @@ def open(path: str | Path) -> "Clusters | Backbone | Features | artifacts.Artifa
 def open_artifact(
     path: str | Path, *wanted: type[artifacts.Description]
 ) -> artifacts.Artifact[Any]:
-    """The finished artifact in a directory, of one of the types that are wanted; none: of any.
+    """Opens a finished artifact of one of the types `wanted`; none given: of any type.
 
     Raises:
-      FileNotFoundError, ValueError: as `open`, and if it is of another type.
+      FileNotFoundError, ValueError: as `open`.
+      ValueError: the artifact has another type.
     """
     directory = Path(os.path.abspath(os.path.expanduser(path)))
     if not directory.is_dir():
@@ -70,7 +75,7 @@ def open_artifact(
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Centroids, with the network that gives the features of other images."""
+    """Centroids, with the network that computes the features of other images."""
 
     artifact: artifacts.Artifact[artifacts.Clusters]
 
@@ -82,28 +87,29 @@ class Clusters:
         form: str = "",
         workers: int = 0,
     ) -> pa.Table | None:
-        """The nearest centroid of each image.
+        """Finds the nearest centroid of each image.
 
         Args:
-          images: where they are, as PATH of `kt-jax images scan` (or a list of such), what
-            `kt_jax.data.open_images` returns, or pixels: uint8 [n, h, w, 3], or a list of
-            [h, w, 3] of any sizes. They are resized as those that were clustered. Batches of any
-            size share a handful of compiled programs.
-          out: a file (.parquet or .csv) or a directory, which must not exist; None: the table is
-            returned. With a file the same call resumes after a kill, and `images` must be paths.
-          form: of a directory; see `kt_jax.results.tables.FORMS`.
-          workers: processes that decode; with 0 threads do.
+          images: one or more paths (as PATH of `kt-jax images scan`), a set that
+            `kt_jax.data.open_images` returns, or pixels: uint8 [n, h, w, 3] or a list of
+            [h, w, 3] of any sizes. They are resized in the same way as the clustered images. Any
+            number of images uses one of a few compiled programs.
+          out: a file (.parquet or .csv) or a directory, which must not exist. Then `images` must be
+            paths, and after a kill the same call resumes. None: the table is returned.
+          form: the content of a directory `out`, one of `kt_jax.results.tables.FORMS`.
+          workers: processes that decode images; 0: threads.
 
         Returns:
-          The columns key, cluster, distance (Euclidean, in the space of the features),
-          second_cluster and margin (how much farther that is). And class and share, if the classes
-          of the clustered images are known: the most frequent class of the cluster, and how
-          many of its images have it.
+          None with `out`. Else a table with one row for each image: key, cluster, distance
+          (Euclidean, in the space of the features), second_cluster and margin (its distance minus
+          `distance`). If the classes of the clustered images are known, also class (the most
+          frequent class of the cluster) and share (the share of the cluster's images in that
+          class).
 
         Raises:
-          ValueError: the clusters are of given features; `out` exists or has no known form; the
-            images are no images.
-          FileNotFoundError: there is no such path.
+          ValueError: the clusters were made from given features, `out` exists or has no known
+            form, or `images` are not images.
+          FileNotFoundError: a path does not exist.
         """
         if out is not None:
             source = {"source": "auto", "path": given.check_paths(images)}
@@ -117,7 +123,7 @@ class Clusters:
         return tables.add_classes(table, self.artifact.directory)
 
     def embed(self, images: given.Given, *, workers: int = 0) -> Float16[np.ndarray, "n d"]:
-        """The features of images, made as those that were clustered; see `Features.embed`."""
+        """Computes features in the same way as those that were clustered; see `Features.embed`."""
         labeller = self._labeller
         return _embed(labeller.backbone, labeller.features, images, workers)
 
@@ -128,18 +134,21 @@ class Clusters:
 
 @dataclass(frozen=True, eq=False)
 class Features(artifacts.Artifact[artifacts.Features]):
-    """A matrix of features, with the network that gives those of other images."""
+    """A matrix of features, with the network that computes features of other images."""
 
     def embed(self, images: given.Given, *, workers: int = 0) -> Float16[np.ndarray, "n d"]:
-        """The features of other images, made as these: network, layers, views and scales.
+        """Computes features of other images, with the same network, layers, views and scales.
 
         Args:
-          images: as of `Clusters.assign`.
-          workers: processes that decode; with 0 threads do.
+          images: paths, a set of images or pixels, as in `Clusters.assign`.
+          workers: processes that decode images; 0: threads.
+
+        Returns:
+          One row for each image, in the order of the images.
 
         Raises:
-          ValueError: the features were given; images that are no images.
-          FileNotFoundError: there is no such path.
+          ValueError: these features were given, without a network, or `images` are not images.
+          FileNotFoundError: a path does not exist.
         """
         return _embed(self._backbone, self.about, images, workers)
 
@@ -147,8 +156,8 @@ class Features(artifacts.Artifact[artifacts.Features]):
     def _backbone(self) -> backbones.FrozenBackbone:
         if self.about.backbone is None:
             raise ValueError(
-                f"{self.name} are given features: no backbone is known that would give those of "
-                "other images"
+                f"{self.name} are given features: no backbone is known that could compute features "
+                "of other images"
             )
         return backbones.load_backbone(self / backbones.CARRIED, self.about.backbone)
 
@@ -181,21 +190,25 @@ class Backbone:
         views: int = 1,
         workers: int = 0,
     ) -> Float16[np.ndarray, "n d"]:
-        """The features of images: one activation, max-pooled to grid x grid and flattened.
+        """Computes features of images: one activation, max-pooled to grid x grid and flattened.
 
         Args:
-          images: as of `Clusters.assign`.
+          images: paths, a set of images or pixels, as in `Clusters.assign`.
           layer: the name of the activation.
-          grid: to which maps are pooled; vectors stay as they are.
-          size: the side of the view that the network sees, in pixels; 0: that of training.
-          image_size: the side that images are decoded to, whose centre the view is; 0: `size`.
-          views: the mean over 1, 2 or 10 views is taken; see `kt_jax.models.views.fixed_views`.
-          workers: processes that decode; with 0 threads do.
+          grid: activation maps are max-pooled to grid x grid; vectors are not pooled.
+          size: the side of the view that the network sees, in pixels; 0: as in training.
+          image_size: the side that images are decoded to, in pixels; the view is cut from the
+            centre. 0: `size`.
+          views: average over 1, 2 or 10 views; see `kt_jax.models.views.fixed_views`.
+          workers: processes that decode images; 0: threads.
+
+        Returns:
+          One row for each image, in the order of the images.
 
         Raises:
-          ValueError: no such layer or number of views, images that are no images, or activations
-            beyond float16.
-          FileNotFoundError: there is no such path.
+          ValueError: unknown `layer` or number of views, `images` are not images, or activations
+            exceed the range of float16.
+          FileNotFoundError: a path does not exist.
         """
         about = self.artifact.about
         size = size or about.size
@@ -215,7 +228,7 @@ class Backbone:
 
 
 def _pass(images: data.Images, workers: int) -> dict[str, Any]:
-    """How images are passed through a network: in one of a few sizes of batches."""
+    """Arguments for passing images through a network, with one of a few batch sizes."""
     mesh = partition.make_mesh()
     batch = mesh.size
     while batch < min(len(images), _BATCH):

@@ -1,4 +1,4 @@
-"""The forms that labels of images take outside kt_jax."""
+"""Formats for labels of images, for other programs."""
 
 import os
 from collections.abc import Callable
@@ -15,22 +15,23 @@ from kt_jax.data.sources import make_source
 from kt_jax.runs import files
 from kt_jax.stages.clusters import MAJORITY
 
-# Its functions are made at run time, where no type checker sees them.
+# Type checkers do not see the functions of this module, which are made at run time.
 pc: Any = pyarrow.compute
 
 Writer = Callable[[Path, Path, dict[str, Any]], None]
-"""Takes the directory of labels, that of the clusters, and the source of the images."""
+"""A function of the directory of the labels, the directory of the clusters, and the source of the
+images."""
 
 
 def find_writer(out: Path, form: str) -> Writer:
-    """What writes `out`: by its suffix or, of a directory, by the name of a form.
+    """The function that writes `out`, chosen by the suffix of a file or the form of a directory.
 
     Raises:
-      ValueError: there is no such form, or a form is given for a file.
+      ValueError: an unknown form or suffix, or a form for a file.
     """
     if out.suffix in _FILES:
         if form:
-            raise ValueError(f"--form={form} is of directories, but --out={out} is a file")
+            raise ValueError(f"--form={form} is for directories, but --out={out} is a file")
         return lambda labels, clusters, source: _FILES[out.suffix](
             out, add_classes(_read(labels), clusters)
         )
@@ -45,7 +46,7 @@ def find_writer(out: Path, form: str) -> Writer:
 
 
 def add_classes(labels: pa.Table, clusters: Path) -> pa.Table:
-    """Adds the most frequent class of each cluster, and its share, if they are known."""
+    """Adds the columns class and share (see `opened.Clusters.assign`), if they are known."""
     path = clusters / MAJORITY
     if not path.exists():
         return labels
@@ -69,13 +70,13 @@ def _write_csv(out: Path, table: pa.Table) -> None:
 
 
 def _take(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
-    """The artifact itself."""
+    """Moves the artifact itself."""
     del clusters, source
     os.replace(labels, out)
 
 
 def _link(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
-    """A folder for each cluster, of links to the images."""
+    """Writes a folder of links to the images for each cluster."""
     del clusters
     table = _read(labels)
     made = _begin(labels, "links")
@@ -87,7 +88,7 @@ def _link(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> No
 
 
 def _write_huggingface(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
-    """What Hugging Face's `imagefolder` loads: links to the images, and metadata.csv."""
+    """Writes a folder for Hugging Face's `imagefolder`: links to the images, and metadata.csv."""
     table = add_classes(_read(labels), clusters)
     made = _begin(labels, "huggingface")
     names, paths = _name_files(source, table, labels)
@@ -99,7 +100,7 @@ def _write_huggingface(out: Path, labels: Path, clusters: Path, source: dict[str
 
 
 def _write_fiftyone(out: Path, labels: Path, clusters: Path, source: dict[str, Any]) -> None:
-    """FiftyOneImageClassificationDataset: data.json (paths of the images) and labels.json."""
+    """Writes a FiftyOneImageClassificationDataset: data.json (paths of images) and labels.json."""
     del clusters
     table = _read(labels)
     made = _begin(labels, "fiftyone")
@@ -119,7 +120,8 @@ FORMS: dict[str, Callable[[Path, Path, Path, dict[str, Any]], None]] = {
     "huggingface": _write_huggingface,
     "fiftyone": _write_fiftyone,
 }
-"""Takes `out`, the directory of labels, that of the clusters, and the source of the images."""
+"""Functions of `out`, the directory of the labels, that of the clusters, and the source of the
+images, by the name of the form."""
 
 _FILES: dict[str, Callable[[Path, pa.Table], None]] = {
     ".parquet": _write_parquet,
@@ -128,19 +130,19 @@ _FILES: dict[str, Callable[[Path, pa.Table], None]] = {
 
 
 OF_FILES = ("links", "huggingface", "fiftyone")
-"""The forms that name the file of each image."""
+"""The forms that need a file for each image."""
 
 _NO_FILES = (
-    "the images of {} are no files of their own that a link could name: give --out a file "
+    "the images of {} are not single files, so there is nothing to link to: give --out a file "
     f"({' or '.join(_FILES)}), or unpack them"
 )
 
 
 def check_files(source: dict[str, Any]) -> None:
-    """Refuses images that are no files of their own, before they are labelled; only lists them.
+    """Checks that each image is a file, before the images are labelled. Only lists them.
 
     Raises:
-      ValueError: the images are in an archive or the like.
+      ValueError: the images are in an archive or a similar container.
     """
     options = {x: y for x, y in source.items() if x not in ("source", "subset", "holdout")}
     listed = make_source(source["source"], **options)
@@ -149,7 +151,7 @@ def check_files(source: dict[str, Any]) -> None:
 
 
 def _begin(labels: Path, form: str) -> Path:
-    """An empty place for what is made; a call that was killed may have left some there."""
+    """Makes an empty directory for the output, and deletes the rest of a killed call."""
     made = labels.with_name(form)
     files.delete(made)
     made.mkdir()
@@ -159,19 +161,19 @@ def _begin(labels: Path, form: str) -> Path:
 def _name_files(
     source: dict[str, Any], table: pa.Table, labels: Path
 ) -> tuple[list[str], list[str]]:
-    """For every image a file name that no other has, and the path of its file.
+    """A unique file name for each image, and the path of its file.
 
     Raises:
-      ValueError: the images are no files of their own, as in an archive.
+      ValueError: the images are not single files, as in an archive.
     """
-    # The scan of the pass before.
+    # Reuses the scan that labelling made.
     images = data.open_images(**source, cache_dir=labels.parent / "images")
     if images.root is None:
         raise ValueError(_NO_FILES.format(images.origin))
     names: dict[str, str] = {}
     for key in table["key"].to_pylist():
         name = key.strip("/").replace("/", "__")
-        while name in names:  # a/b and a__b
+        while name in names:  # such as a/b and a__b
             name = f"_{name}"
         names[name] = data.find_file(images.root, key)
     return list(names), list(names.values())

@@ -1,4 +1,4 @@
-"""Labels and features of any images, written from finished artifacts: what the commands do."""
+"""Writes labels or features of any images: the work of `kt-jax assign` and `kt-jax embed`."""
 
 import os
 from pathlib import Path
@@ -17,14 +17,17 @@ def write_assignment(
     form: str = "",
     workers: int = 0,
 ) -> None:
-    """Labels the images of a source, and writes them in a form; see `opened.Clusters.assign`.
+    """Labels the images of a source, and writes the labels; see `opened.Clusters.assign`.
 
     Args:
-      clusters: whose centroids are the labels.
+      clusters: the artifact with the centroids.
       source: the options of `data.open_images`, without the size.
-      out: the file or directory.
-      form: of a directory.
-      workers: processes that decode.
+      out: the file or directory to write.
+      form: the content of a directory.
+      workers: processes that decode images; 0: threads.
+
+    Raises:
+      ValueError, FileNotFoundError: as `opened.Clusters.assign`.
     """
     features = labelling.check_features(clusters)
     write = tables.find_writer(out, form)
@@ -49,15 +52,16 @@ def write_features(
     views: int = 0,
     workers: int = 0,
 ) -> None:
-    """Writes the features of the images of a source: a Features artifact, as of a stage.
+    """Computes the features of the images of a source, and writes a Features artifact.
 
-    The same call resumes after a kill. Arguments as of `write_assignment`, and of
-    `opened.Backbone.embed`, whose defaults 0 and "" stand for. Features, or Clusters of such, give
-    rows like their own, and decide all but `workers` themselves.
+    After a kill, the same call resumes. For `source`, `out` and `workers` see `write_assignment`;
+    for the others see `opened.Backbone.embed`, where 0 and "" mean the default. If `origin` is
+    Features or Clusters, features are computed in the same way as its own, and only `workers` may
+    be given.
 
     Raises:
-      ValueError: no such layer, `out` exists, the features of `origin` were given, or an argument
-        that they say themselves.
+      ValueError: unknown layer, `out` exists, `origin` has given features, or an argument is given
+        that `origin` determines.
     """
     _check_source(source)
     asked = {"layer": layer, "grid": grid, "size": size, "image_size": image_size, "views": views}
@@ -77,7 +81,7 @@ def write_features(
         for name, value in asked.items():
             if value:
                 raise ValueError(
-                    f"--{name}={value}: rows are as those of {origin.directory}: leave --{name} out"
+                    f"--{name}={value}: {origin.directory} determines this option: leave it out"
                 )
         like = about if isinstance(about, artifacts.Features) else about.features
         image_size = (like.image_size or like.size) if like is not None else 0
@@ -87,7 +91,7 @@ def write_features(
 
 
 def _check_source(source: dict[str, Any]) -> None:
-    """Refuses a size among the options of the source, which is not the caller's to choose."""
+    """Checks that the options of the source have no size: the artifact determines it."""
     if "size" in source:
         raise ValueError(
             f"--option size={source['size']}: the artifact says how images are decoded"

@@ -1,1 +1,1 @@
-"""A run: its stages, what they leave on disk, and what is done again."""
+"""A run: its stages, the artifacts that they write, and how it resumes."""

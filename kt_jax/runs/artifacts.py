@@ -1,8 +1,8 @@
-"""Typed artifacts: the directory that a stage leaves, and the manifest that marks it finished.
+"""Typed artifacts: the directory that a stage writes, and the manifest that marks it as finished.
 
-A directory holds all that its type promises, so that it can be copied to another machine and used
-alone. manifest.json, written last, says of what type it is, what it holds, what it was made from,
-and the SHA-256 of every file, which is compared when a reader opens it.
+The directory is complete: it can be copied to another machine and used there. manifest.json is
+written last. It has the type of the artifact, a description of its content, what it was made from,
+and the SHA-256 of every file. Opening an artifact checks these hashes.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from kt_jax.machine import processes
 from kt_jax.runs import files, marks
 from kt_jax.runs.marks import MANIFEST, STARTED
 
-# What differs between two runs of the same work: times, logs, training state.
+# Files that differ between two runs of the same work: times, logs, training state.
 _NOT_OUTPUTS = {
     MANIFEST,
     STARTED,
@@ -35,108 +35,108 @@ _PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gr
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network: network.safetensors and backbone.json; images.parquet where it has learned."""
+    """A network: network.safetensors and backbone.json; images.parquet if it was trained."""
 
     architecture: dict[str, Any]
-    """The name of the architecture and its options, as `models.make_backbone` takes them."""
+    """The name of the architecture and its options: the arguments of `models.make_backbone`."""
     size: int
-    """The side of the square views that it learned from, in pixels."""
+    """The side in pixels of the square views that it was trained on."""
     preprocessing: str
-    """How grey levels of 0..255 become its input: by the mean and the standard deviation of each
-    image, or by those of each channel."""
+    """How grey levels 0..255 are standardised: with the mean and the standard deviation of each
+    image, or with those of each channel."""
     layers: dict[str, tuple[int, ...]]
     """The shape of every activation of one view, by name: (height, width, channels)."""
     probe_layers: tuple[str, ...]
-    """The layers that one would probe."""
+    """The layers that are useful to probe."""
     parameters: int
     mean: tuple[float, ...] = ()
-    """Of each channel, in grey levels; empty if each image is standardised by itself."""
+    """The mean of each channel in grey levels; empty if each image has its own."""
     deviation: tuple[float, ...] = ()
-    """The standard deviation of each channel, likewise."""
+    """The standard deviation of each channel in grey levels; empty if each image has its own."""
 
 
 @dataclass(frozen=True)
 class Features:
     """A matrix: features-IIIII-of-NNNNN.npy [rows, dims] float16, and index.parquet.
 
-    With the backbone that gave them in backbone/, so that clusters of them can label images; or
-    somebody's own, whose backbone is not known.
+    backbone/ contains the network that computed them, so that their clusters can label other
+    images. The user's own ("given") features have no backbone.
     """
 
     rows: int
     dims: int
     layer: str
-    """The activation, or several joined by "+"; "given" of somebody's own."""
+    """The activation, or several joined by "+". "given" for given features."""
     grid: int
-    """Activations are max-pooled to grid x grid; 0 of somebody's own."""
+    """Activations are max-pooled to grid x grid; 0 for given features."""
     size: int
-    """The side of the views, in pixels; 0 of somebody's own."""
+    """The side of the views in pixels; 0 for given features."""
     backbone: Backbone | None
     image_size: int = 0
-    """The side that images were decoded to, whose centre the view is; 0: that of the view."""
+    """The side that images were decoded to; the view is their centre. 0: the side of the view."""
     keys: str = ""
-    """Of somebody's own, which images have them: see `data.hash_keys`."""
+    """For given features, a hash of the keys of their images; see `data.hash_keys`."""
     views: int = 1
-    """A row is the mean over so many views; see `models.views.fixed_views`."""
+    """Each row is the mean over this many views; see `models.views.fixed_views`."""
     scales: tuple[float, ...] = ()
-    """What the part of each layer is divided by; empty of one layer."""
+    """The divisor of each layer's part of a row; empty for one layer."""
     images: str = ""
-    """The fingerprint of the images that they are of, in this order; "" if that is not known."""
+    """The fingerprint of the images, in the order of the rows; "" if not known."""
 
 
 @dataclass(frozen=True)
 class Clusters:
     """Centroids: centroids.safetensors, clusters.json, assignment.npy; and backbone/.
 
-    And majority.parquet (cluster, size, class, share), if the classes of the images are known. Of
-    given features, labels.parquet, as Labels have it, in place of backbone/.
+    If the classes of the images are known, also majority.parquet (cluster, size, class, share).
+    Clusters of given features have labels.parquet (as in Labels) instead of backbone/.
     """
 
     k: int
     rows: int
-    """How many features were clustered."""
+    """The number of rows that were clustered."""
     l2: bool
-    """Whether rows are divided by their lengths before they are compared."""
+    """Whether rows are divided by their L2 norms."""
     features: Features | None
-    """How features of other images are made; None where the rows were somebody's own."""
+    """How to compute the features of other images; None if the rows were given."""
     dims: int = 0
-    """To how many dimensions rows less the mean are reduced, by the components in
-    centroids.safetensors; 0: they are not."""
+    """Rows minus the mean are reduced to this many dimensions, by the components in
+    centroids.safetensors; 0: no reduction."""
     balanced: bool = False
-    """Whether a row belongs to the centroid of the least squared distance less the weight that
-    centroids.safetensors has of it, so that clusters have about equal sizes."""
+    """Whether clusters have about equal sizes: a row is assigned to the centroid with the smallest
+    squared distance minus the centroid's weight in centroids.safetensors."""
 
 
 @dataclass(frozen=True)
 class Labels:
     """Pseudo-labels: labels.parquet (index, key, cluster, distance, second_cluster, margin).
 
-    And nearest.safetensors (clusters and distances, [rows, nearest]), if `nearest` is above 2.
+    If `nearest` is above 2, also nearest.safetensors (clusters and distances, [rows, nearest]).
     """
 
     rows: int
     classes: int
     images: str
-    """The fingerprint of the images that have them, in this order."""
+    """The fingerprint of the images, in the order of the rows."""
     origin: str
-    """Where the images came from, for people."""
+    """Where the images come from, as text for people."""
     nearest: int = 2
-    """To how many centroids, from the nearest on, the distances are known; 0 to none."""
+    """Distances are stored for this many nearest centroids of each image; 0: none."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Evaluations: scores.json, rows of subject, layer, metric, value, n, seed and so on."""
+    """Evaluations: scores.json, with rows of subject, layer, metric, value, n, seed and others."""
 
     subjects: tuple[str, ...]
     """The networks that were evaluated."""
     skipped: str = ""
-    """Why nothing was evaluated; empty if something was."""
+    """The reason why nothing was evaluated; else empty."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """k-means for several k and layers: sweep.json, and as a table sweep.md."""
+    """k-means for several k and layers: sweep.json, and the same as a table in sweep.md."""
 
     rows: int
 
@@ -151,10 +151,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """A page: index.html, which loads nothing from elsewhere, and summary.json."""
+    """A page: index.html, which works offline, and summary.json."""
 
     shown: tuple[str, ...]
-    """The stages whose artifacts it shows."""
+    """The stages that it shows."""
 
 
 Description = Backbone | Features | Clusters | Labels | Scores | Sweep | Table | Report
@@ -169,32 +169,33 @@ A = TypeVar("A", bound=Description)
 
 @dataclass(frozen=True)
 class Artifact(Generic[A]):
-    """A finished directory, or one that a run is about to make."""
+    """A finished artifact, or one that a run is going to make."""
 
     name: str
-    """As a config names it."""
+    """Its name in the config, or its path."""
     directory: Path
     about: A
+    """The description of its content."""
     manifest: Mapping[str, Any]
-    """Empty before the artifact is made."""
+    """The content of manifest.json; empty before the artifact is made."""
     is_random: bool = False
-    """Whether it stands for the same network with new weights (`random:NAME` in a config)."""
+    """Whether it means the same network with new random weights (`random:NAME` in a config)."""
 
     def __truediv__(self, name: str) -> Path:
         return self.directory / name
 
 
 def open_artifact(directory: Path, *, name: str, reader: str) -> Artifact[Any]:
-    """Opens a finished artifact, and compares its files with their SHA-256.
+    """Opens a finished artifact, and checks its files by their SHA-256.
 
     Args:
-      directory: where it is.
-      name: what the reader calls it.
-      reader: who reads it, for the message.
+      directory: the directory of the artifact.
+      name: the name of the artifact in error messages.
+      reader: the name of the stage or command that reads it, for error messages.
 
     Raises:
-      FileNotFoundError: it is not finished, or files of it have gone.
-      ValueError: another version of kt_jax made it, or its files are not what was written.
+      FileNotFoundError: the artifact is not finished, or files are missing.
+      ValueError: another version of kt_jax made it, or files have changed.
     """
     manifest = read_manifest(directory, name=name, reader=reader)
     marks.check_files(directory, manifest["files"], _remedy(directory))
@@ -202,7 +203,7 @@ def open_artifact(directory: Path, *, name: str, reader: str) -> Artifact[Any]:
 
 
 def read_manifest(directory: Path, *, name: str, reader: str) -> dict[str, Any]:
-    """The manifest of a finished artifact whose files are all there; see `open_artifact`."""
+    """Reads the manifest of a finished artifact. Like `open_artifact`, but computes no SHA-256."""
     path = directory / MANIFEST
     if not marks.is_finished(directory):
         found = "unfinished" if directory.exists() else "absent"
@@ -226,19 +227,19 @@ def _remedy(directory: Path) -> str:
 
 
 def describe(manifest: Mapping[str, Any]) -> Description:
-    """What a manifest says that its artifact holds."""
+    """The description of an artifact's content, from its manifest."""
     return _restore(TYPES[manifest["type"]], manifest["about"])
 
 
 def _restore(cls: type[Any], values: Mapping[str, Any]) -> Any:
-    """The dataclass that was written as JSON."""
+    """Makes a dataclass of the values that were read from JSON."""
     restored = {}
     for field in dataclasses.fields(cls):
         if field.name not in values and field.default is not dataclasses.MISSING:
-            continue  # it was written before there was this field
+            continue  # an older version of kt_jax, without this field, wrote it
         if field.name not in values:
             raise ValueError(
-                f"a manifest of a {cls.__name__} lacks {field.name!r}: another version of kt_jax "
+                f"a manifest of a {cls.__name__} has no {field.name!r}: another version of kt_jax "
                 "wrote it, or it is broken"
             )
         value = values[field.name]
@@ -264,15 +265,15 @@ def finish(
     facts: Mapping[str, Any],
     seconds: float,
 ) -> None:
-    """Writes the manifest, last: its presence is the finished mark.
+    """Writes manifest.json, which marks an artifact as finished. Must be the last file written.
 
     Args:
-      directory: that of the artifact.
-      about: what it holds.
-      fingerprint: all that decided the results.
-      section: the options, with those that decide nothing and those left to defaults.
-      facts: for people.
-      seconds: how long it took.
+      directory: the directory of the artifact.
+      about: the description of its content.
+      fingerprint: everything that determines the results.
+      section: all options of the stage, with defaults and with those that change no result.
+      facts: figures for people.
+      seconds: how long the stage took.
     """
     if not processes.writes():
         return
@@ -293,7 +294,7 @@ def finish(
 
 
 def hash_outputs(directory: Path) -> dict[str, str]:
-    """The SHA-256 of every file of an artifact, by its name: neither logs nor training state."""
+    """The SHA-256 of every file of an artifact, by name; logs and training state are left out."""
     names = []
     for path in directory.rglob("*"):
         relative = path.relative_to(directory)
@@ -303,6 +304,6 @@ def hash_outputs(directory: Path) -> dict[str, str]:
 
 
 def hash_of(hashes: Mapping[str, str]) -> str:
-    """One SHA-256 over the names and hashes of files."""
+    """One SHA-256 of several files, from their names and hashes."""
     lines = (f"{name}={digest}\n" for name, digest in sorted(hashes.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Whether a run can start here, and how fast: versions, devices, memory, disk, images, a config.
+"""Checks whether a run can start here: versions, devices, memory, disk, images and config.
 
-Each finding is one line that says what to do, if anything.
+Each finding is one line. It says what to do if something is wrong.
 """
 
 import concurrent.futures
@@ -29,16 +29,16 @@ from kt_jax.runs.images import Sources
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-# Wheels of JAX for accelerators hold their own compiled half of jaxlib.
+# Plugins of JAX for accelerators. Their version must be that of jaxlib.
 _PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm60-plugin", "jax-rocm7-plugin")
-_SAMPLE = 100_000  # images to draw from
+_SAMPLE = 100_000  # at most this many images are tried
 _LITTLE_MEMORY = 2e9
 _NEARLY_ALL = 0.8
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: str
     """OK, WARNING (a run can start) or ERROR (it cannot)."""
@@ -49,9 +49,9 @@ class Finding:
 
 
 def examine_machine(place: Path) -> Iterator[Finding]:
-    """Versions, devices, memory, and the disk where `place` is or would be.
+    """Checks versions, devices, memory, and the disk of the path `place` (which may not exist yet).
 
-    Starts JAX's backend, without taking the memory of a GPU.
+    Starts JAX's backend, without reserving the memory of a GPU.
     """
     yield from _examine_versions()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -89,7 +89,7 @@ def _examine_versions() -> Iterator[Finding]:
             yield Finding(
                 WARNING,
                 f"XLA_FLAGS turns on YNN fusion ({fusion}): training on CPUs takes twice as long; "
-                "take it out",
+                "remove it",
             )
 
 
@@ -114,13 +114,13 @@ def _examine_devices() -> Iterator[Finding]:
 
 
 def examine_folder(path: Path, *, size: int, seconds: float) -> Iterator[Finding]:
-    """How fast images are read and decoded to `size` px, and how many cannot be.
+    """Measures how fast images are read and decoded to `size` px, and how many are unreadable.
 
-    Takes about so many seconds, beyond those that it takes to list the images.
+    Takes about `seconds`, plus the time to list the images.
 
     Raises:
-      ValueError: there is no image.
-      FileNotFoundError: there is no such path.
+      ValueError: there are no images at `path`.
+      FileNotFoundError: `path` does not exist.
     """
     source = make_source("auto", path=str(path))
     count = len(source.entries)
@@ -139,7 +139,7 @@ def examine_folder(path: Path, *, size: int, seconds: float) -> Iterator[Finding
 def examine_images(
     name: str, load: Callable[[int], np.ndarray], count: int, *, size: int, seconds: float
 ) -> Iterator[Finding]:
-    """As `examine_folder`, of `count` images that `load` decodes to `size` px by number."""
+    """Like `examine_folder`, for images 0 to `count` - 1, which `load` decodes to `size` px."""
     threads = min(os.cpu_count() or 1, 8)  # as data.Reading
     rows = itertools.cycle(np.random.default_rng(0).permutation(count)[:_SAMPLE].tolist())
     tried: set[int] = set()
@@ -177,9 +177,9 @@ def examine_images(
 
 
 def examine_config(config: Any, workdir: Path, *, seconds: float) -> Iterator[Finding]:
-    """Whether a config can run in a workdir: its plans, its images, the disk that it needs.
+    """Checks whether a config can run in a workdir: its plans, images and disk space.
 
-    Nothing is written there. Each set of images is tried for an equal share of the seconds.
+    Nothing is written in the workdir. Each set of images gets an equal share of `seconds`.
     """
     if workdir.is_dir() and (workdir / status.CONFIG).exists():
         found = status.read_status(workdir)
@@ -237,10 +237,10 @@ def _compare_disk(needs: Mapping[str, int], place: Path) -> Finding:
 
 @contextlib.contextmanager
 def _scans_of(workdir: Path) -> Iterator[Path]:
-    """A directory with what a run has found of its images, which may be written."""
+    """A temporary directory with links to the run's scans of its images."""
     with tempfile.TemporaryDirectory(prefix="kt_jax-doctor-") as place:
         for path in (workdir / "images").glob("*.parquet"):
-            # A new scan is written beside its place and renamed: what a link points to stays.
+            # A new scan replaces the link by a rename, and does not change the file of the run.
             (Path(place) / path.name).symlink_to(path.absolute())
         yield Path(place)
 

@@ -1,19 +1,19 @@
-"""How a command's errors become one message and an exit status."""
+"""Turns errors of a command into one message and an exit status."""
 
 import errno
 import os
 import sys
 from collections.abc import Callable
 
-# Of disks and the networks that they hang on; another attempt may find them well.
+# Errors of disks and network disks that may be gone at the next attempt.
 _PASSING = (errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 def call(name: str, run: Callable[[], int | None]) -> int:
-    """Calls a command and returns its exit status; prints a user's error in one message.
+    """Calls a command and returns its exit status. A user's error is printed as one message.
 
     Raises:
-      Exception: a defect of ours, see `explain`.
+      Exception: a bug in kt_jax, see `explain`.
     """
     try:
         return run() or 0
@@ -26,10 +26,10 @@ def call(name: str, run: Callable[[], int | None]) -> int:
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """The status to end with, and what to say.
+    """The exit status and the message for an error.
 
-    2 is an error that will come again, 75 (os.EX_TEMPFAIL) one of a disk that fails for now, 130
-    Ctrl-C, 1 a defect of ours.
+    Status 2: an error that the user must fix. 75 (os.EX_TEMPFAIL): a temporary error of a disk.
+    130: Ctrl-C. 1: a bug in kt_jax.
     """
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted; run the same command again"

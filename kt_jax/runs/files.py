@@ -1,7 +1,7 @@
-"""Files that are whole or not there: written beside their place and renamed into it.
+"""Writes files so that they are complete or absent: to a temporary name, then renamed.
 
-Arrays at rest are .npy, .safetensors and .parquet; nothing is pickled. Of several processes with
-one disk, the first alone writes: in the others, what writes or deletes returns at once.
+Arrays are stored as .npy, .safetensors and .parquet; nothing is pickled. In a run of several
+processes only process 0 writes: in the others, functions that write or delete do nothing.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from kt_jax.machine import processes
 
 
 def remove(directory: Path) -> None:
-    """Deletes a stage; renamed first, so that a kill leaves no half of it under its name."""
+    """Deletes the directory of a stage. Renames it first, so that a kill leaves no half of it."""
     if not processes.writes():
         return
     doomed = directory.with_name(f".{directory.name}.deleted")
@@ -32,33 +32,33 @@ def remove(directory: Path) -> None:
 
 
 def delete(directory: Path) -> None:
-    """Deletes a directory of scratch files, if it is there."""
+    """Deletes a directory of temporary files, if it exists."""
     if processes.writes():
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def make_error(words: str, cause: BaseException) -> OSError:
-    """An OSError with other words and the number of its cause, which says whether it may pass."""
+    """An OSError with a new message and the errno of its cause (`errors.explain` reads it)."""
     error = OSError(words)
     error.errno = cause.errno if isinstance(cause, OSError) else None
     return error
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` write a file beside `path`, then renames it there.
+    """Calls `write` with a temporary path in the same directory, then renames the file to `path`.
 
     Raises:
-      OSError: if it cannot be written, as on a full disk; what stood there before still does.
+      OSError: the file cannot be written, as on a full disk. An older file at `path` is kept.
     """
     if not processes.writes():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A dot in front: left behind by a kill, it is no output, and the next try replaces it.
+    # The dot hides a file that a kill may leave; the next attempt replaces it.
     partial = path.with_name(f".{path.name}.partial{path.suffix}")
     try:
         write(partial)
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:  # neither of them names the file
+    except (OSError, SafetensorError) as error:  # their messages do not name the file
         raise make_error(f"{path} could not be written: {error}", error) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, hexadecimal."""
+    """The SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -90,7 +90,7 @@ def read_json(path: Path) -> Any:
     """The value of a JSON file.
 
     Raises:
-      ValueError: it holds no JSON.
+      ValueError: the file is not JSON.
     """
     try:
         return json.loads(path.read_text())
@@ -99,7 +99,7 @@ def read_json(path: Path) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """A config, or what JSON can hold, as plain dicts and lists."""
+    """A ConfigDict or any JSON value, as plain dicts and lists."""
     text = value.to_json() if hasattr(value, "to_json") else json.dumps(value)
     return json.loads(text)
 
@@ -110,7 +110,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Writes a .parquet file of equally long columns."""
+    """Writes a .parquet file. All columns must have the same length."""
     table = pa.table(dict(columns))
     write_file(path, lambda partial: pyarrow.parquet.write_table(table, partial))
 
@@ -124,16 +124,19 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
 def write_tensors(
     path: Path, tree: Mapping[str, Any], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes nested dicts of arrays as .safetensors, names joined by "/".
+    """Writes nested dicts of arrays as .safetensors, with names joined by "/".
 
-    metadata: for the header of the file.
+    Args:
+      path: the file.
+      tree: the arrays.
+      metadata: texts for the header of the file.
     """
     flat = {name: np.asarray(array, order="C") for name, array in _flatten(tree, "")}
 
     def save(partial: Path) -> None:
         partial.touch()
         mode = partial.stat().st_mode
-        # It makes a file that its owner alone may read.
+        # save_file restricts the file to its owner: restore the usual mode.
         save_file(flat, partial, None if metadata is None else dict(metadata))
         partial.chmod(mode)
 
@@ -141,7 +144,7 @@ def write_tensors(
 
 
 def read_tensors(path: Path) -> dict[Any, Any]:
-    """The nested dicts of arrays in a .safetensors file; numbers in names become ints."""
+    """Reads a .safetensors file as nested dicts of arrays. Numbers in names become ints."""
     tree: dict[Any, Any] = {}
     for name, array in load_file(path).items():
         *parents, leaf = (int(part) if part.isdigit() else part for part in name.split("/"))

@@ -1,4 +1,4 @@
-"""The stages of a config as a graph: the kind and options of each, and which read which."""
+"""The stages of a config as a graph: the kind, options and inputs of each stage."""
 
 import difflib
 import os
@@ -12,23 +12,23 @@ from typing import Any
 from kt_jax.runs import kinds, options
 from kt_jax.runs.artifacts import Backbone, Report
 
-# The keys of a config that are no stages.
+# The keys of a config that are not stages.
 _GENERAL = ("seed", "stages", "images", "loader")
 _RANDOM = "random:"
-# What else lies in a workdir, and what is probed besides networks.
+# Other names in a workdir, and the name of a baseline of the probes.
 _RESERVED = ("compilations", "config.json", "pixels")
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a stage reads: another stage, or a finished artifact of another run."""
+    """An input of a stage: another stage, or the path of a finished artifact."""
 
     text: str
-    """As the config says it."""
+    """The text in the config."""
     stage: str = ""
     path: Path | None = None
     is_random: bool = False
-    """Whether new weights take the place of those of that network."""
+    """Whether the network gets new random weights (`random:NAME`)."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,26 @@ class Node:
     name: str
     kind: str
     module: ModuleType
-    """The file of its kind: Options, GIVES, plan and run."""
+    """The module of its kind, with Options, GIVES, plan and run."""
     options: Any
     inputs: Mapping[str, tuple[Input, ...]]
-    """By option."""
+    """Inputs by option."""
     images: Mapping[str, str]
-    """Sets of images by option."""
+    """Names of sets of images by option."""
 
     @property
     def origin(self) -> str:
-        """Where its options stand."""
+        """Its section of the config, for error messages."""
         return f"config.{self.name}"
 
     @property
     def stages(self) -> list[str]:
-        """The stages that it reads."""
+        """The names of the stages that it reads."""
         return [x.stage for inputs in self.inputs.values() for x in inputs if x.stage]
 
     @property
     def section(self) -> dict[str, Any]:
-        """Its section of a config that leaves nothing to defaults."""
+        """Its section of the config, with every default filled in."""
         return {"kind": self.kind, **options.to_section(self.options)}
 
 
@@ -66,17 +66,17 @@ Graph = Mapping[str, Node]
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """How images are read, which changes no result."""
+    """How images are read. No option here changes results."""
 
     workers: int = 0
-    """Processes that decode; with 0 threads do, which is enough up to a dozen cores."""
+    """The number of processes that decode images; 0: threads, enough for up to a dozen cores."""
     cache: str = "auto"
-    """Where decoded images are kept; see `data.open_images`."""
+    """Where decoded images are cached; see `data.open_images`."""
     max_unreadable: float = 0.01
-    """The share of images that may turn unreadable before a run stops."""
+    """The run stops if a larger share of the images becomes unreadable."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be."""
+        """Raises ValueError for values out of range."""
         if self.workers < 0:
             raise ValueError(f"workers = {self.workers}: give 0 or more")
         if not 0 <= self.max_unreadable <= 1:
@@ -84,11 +84,11 @@ class Loader:
 
 
 def fill(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with every default written out; None stands for what must be given and is not.
+    """A config with every default filled in; None for a required option that is missing.
 
     Raises:
-      ValueError: a section without a kind, or with an unknown one; names that are no lists, or
-        images that are no options.
+      ValueError: a section without a kind or with an unknown kind, `stages` that is not a list, or
+        sections `images` and `loader` that are not dicts of options.
     """
     filled: dict[str, Any] = {"seed": 0, **config}
     names = [name for name in config if name not in _GENERAL]
@@ -115,35 +115,32 @@ def fill(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_loader(config: Mapping[str, Any]) -> Loader:
-    """How a filled config wants images to be read.
-
-    Raises:
-      ValueError: as `options.make`.
-    """
+    """The section `loader` of a filled config. Raises ValueError as `options.make`."""
     return options.make(Loader, config["loader"], "config.loader")
 
 
 def takes_any_option(path: Sequence[str]) -> bool:
-    """Whether the keys below `path` in a config are options that only their owner knows.
+    """Whether any key may stand below `path` in a config.
 
-    Those of a set of images belong to its source, those of a backbone to its architecture.
+    This is so for a set of images (its source checks the options) and for a backbone (its
+    architecture checks them).
     """
     return len(path) == 2 and (path[0] == "images" or path[1] == "backbone")
 
 
 def forget(section: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What overrides take away from a filled section: options of another choice, such as a task."""
+    """The options to reset in a filled section, as when overrides choose another pretext task."""
     module = kinds.KINDS.get(str(section.get("kind")))
     return module.forget(section, overrides) if hasattr(module, "forget") else {}
 
 
 def make_graph(config: Mapping[str, Any]) -> Graph:
-    """The stages of a config, each after those that it reads.
+    """The stages of a filled config, sorted so that each comes after its inputs.
 
     Raises:
-      ValueError: a section without a kind, or with an unknown one; options that its kind does not
-        have or that are of another type; an input or a set of images that does not exist, or is of
-        another type; stages that read each other.
+      ValueError: a section without a kind or with an unknown kind, unknown options or options of
+        the wrong type, inputs or sets of images that do not exist, inputs of the wrong type, or a
+        cycle of stages.
     """
     names = [name for name in config if name not in _GENERAL]
     options.convert(int, config["seed"], "config.seed")
@@ -151,25 +148,25 @@ def make_graph(config: Mapping[str, Any]) -> Graph:
     for name in names:
         if name in _RESERVED or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
             raise ValueError(
-                f"config.{name}: a stage cannot be called so: its name is a directory's; letters, "
-                "digits, '_', '-' and '.' will do"
+                f"config.{name}: a stage cannot have this name, because it names a directory: use "
+                "letters, digits, '_', '-' and '.'"
             )
     check_names("config.stages", config["stages"], names)
     nodes = {name: _make_node(name, config, names) for name in names}
     for node in nodes.values():
         _check_types(node, nodes)
     ordered: dict[str, Node] = {}
-    # In the order of the config, as far as the inputs allow.
+    # Keep the order of the config as far as the inputs allow.
     for name in (*config["stages"], *names):
         _add(name, nodes, ordered, ())
     return ordered
 
 
 def check_names(origin: str, chosen: Collection[str], names: Collection[str]) -> None:
-    """Refuses what is no stage.
+    """Checks that `chosen` are names of stages. `origin` says where they come from.
 
     Raises:
-      ValueError: saying where the name comes from.
+      ValueError: a name is not that of a stage.
     """
     unknown = [name for name in chosen if name not in names]
     if unknown:
@@ -177,7 +174,7 @@ def check_names(origin: str, chosen: Collection[str], names: Collection[str]) ->
 
 
 def with_readers(graph: Graph, names: Collection[str]) -> list[str]:
-    """The stages, and all that read them, in order."""
+    """The named stages and all that read them, directly or not, in the order of the graph."""
     found: list[str] = []
     for name, node in graph.items():
         if name in names or any(needed in found for needed in node.stages):
@@ -186,7 +183,7 @@ def with_readers(graph: Graph, names: Collection[str]) -> list[str]:
 
 
 def with_inputs(graph: Graph, names: Collection[str]) -> list[str]:
-    """The stages, and all that they read, in order."""
+    """The named stages and all that they read, directly or not, in the order of the graph."""
     found: set[str] = set()
     for name in reversed(list(graph)):
         if name in names or name in found:
@@ -195,10 +192,10 @@ def with_inputs(graph: Graph, names: Collection[str]) -> list[str]:
 
 
 def _find_kind(name: str, section: Any) -> str:
-    """The kind that a section says."""
+    """The kind of a stage, from its section."""
     if not isinstance(section, Mapping) or "kind" not in section:
         raise ValueError(
-            f"config.{name} is no stage: a section says its kind, one of {', '.join(kinds.KINDS)}"
+            f"config.{name} is no stage: give its kind, one of {', '.join(kinds.KINDS)}"
         )
     kind = section["kind"]
     if kind not in kinds.KINDS:
@@ -214,7 +211,7 @@ def _make_node(name: str, config: Mapping[str, Any], names: Collection[str]) -> 
     images = {}
     for option in options.fields_of(module.Options, "images"):
         if not getattr(made, option):
-            continue  # a set that need not be
+            continue  # an optional set that is not given
         images[option] = getattr(made, option)
         if images[option] not in config["images"]:
             raise ValueError(
@@ -224,7 +221,7 @@ def _make_node(name: str, config: Mapping[str, Any], names: Collection[str]) -> 
     inputs = {}
     for option in options.fields_of(module.Options, "reads"):
         value = getattr(made, option)
-        # A report of nothing in particular shows all other stages.
+        # A report that names no artifacts shows all other stages.
         texts = (value,) if isinstance(value, str) else value
         if value == "" and options.is_optional(module.Options, option):
             texts = ()
@@ -266,10 +263,17 @@ def _check_types(node: Node, nodes: Graph) -> None:
 def check_type(
     origin: str, text: str, given: type, wanted: tuple[type, ...], is_random: bool
 ) -> None:
-    """Refuses an input of another type than its reader takes.
+    """Checks that an input has one of the types that its reader accepts.
+
+    Args:
+      origin: the option for error messages, such as "config.clusters.features".
+      text: the input in the config.
+      given: the type of its artifact.
+      wanted: the types that are accepted; empty: all.
+      is_random: whether the config asks for new random weights.
 
     Raises:
-      ValueError: with both types.
+      ValueError: the input has another type, or random weights are asked of it in vain.
     """
     if wanted and given not in wanted:
         raise ValueError(
@@ -281,7 +285,7 @@ def check_type(
 
 
 def _add(name: str, nodes: Graph, ordered: dict[str, Node], path: tuple[str, ...]) -> None:
-    """Adds a stage behind those that it reads."""
+    """Adds a stage to `ordered`, after its inputs. `path` holds its readers, to find cycles."""
     if name in path:
         circle = " -> ".join((*path[path.index(name) :], name))
         raise ValueError(f"stages read each other: {circle}")

@@ -1,4 +1,4 @@
-"""The image sources that a config names."""
+"""The sets of images of a config, and how they have changed."""
 
 import itertools
 import logging
@@ -13,11 +13,11 @@ from kt_jax.machine import partition, processes
 from kt_jax.runs import files
 
 _log = logging.getLogger(__name__)
-_NAMED = 10  # images of each kind of change
+_NAMED = 10  # at most this many images are named for each kind of change
 
 
 class Sources(Mapping[str, data.Images]):
-    """The config's image sources, opened when first asked for."""
+    """The sets of images of a config by name. A set is opened on first use."""
 
     def __init__(self, config: Mapping[str, Any], cache_dir: Path | None) -> None:
         self._config, self._cache_dir = config, cache_dir
@@ -28,9 +28,9 @@ class Sources(Mapping[str, data.Images]):
             options = dict(self._config["images"][name])
             source, loader = options.pop("source"), self._config["loader"]
             if not processes.writes():
-                # The first process scans; this one finds what that has written.
+                # Process 0 scans the images; this process waits, and reads the scan.
                 partition.wait_for_all(f"images.{name}")
-            # A dry run keeps nothing.
+            # A dry run has no directory for a cache.
             kept = loader["cache"] if self._cache_dir is not None else "auto"
             self._opened[name] = data.open_images(
                 source,
@@ -51,7 +51,7 @@ class Sources(Mapping[str, data.Images]):
 
 
 def remember(workdir: Path, images: data.Images) -> None:
-    """Writes down which images a stage is made from, to say later what has changed."""
+    """Records the images that a stage reads in WORKDIR/images, so that changes can be explained."""
     path = _remembered(workdir, images.fingerprint)
     if path.exists():
         return
@@ -62,7 +62,7 @@ def remember(workdir: Path, images: data.Images) -> None:
 
 
 def explain_change(workdir: Path, before: str, images: data.Images) -> str:
-    """How a set of images differs from that of another fingerprint, in a few words."""
+    """Describes in a few words how a set of images differs from that of fingerprint `before`."""
     then = recall(workdir, before)
     if not then:
         return f"other images ({before[:12]} -> {images.fingerprint[:12]})"
@@ -85,9 +85,9 @@ def explain_change(workdir: Path, before: str, images: data.Images) -> str:
 
 
 def recall(workdir: Path, fingerprint: str) -> dict[str, str | None]:
-    """The images that `remember` wrote down: the SHA-256 of each file by key, None if it is none.
+    """The images that `remember` recorded: the SHA-256 of each by key, None for images without one.
 
-    Empty for a fingerprint that is not known.
+    Empty if the fingerprint is not known.
     """
     path = _remembered(workdir, fingerprint)
     table = files.read_table(path) if path.exists() else {"key": np.array([])}
@@ -100,7 +100,7 @@ def _remembered(workdir: Path, fingerprint: str) -> Path:
 
 
 def report_exclusions(workdir: Path, name: str, images: data.Images) -> None:
-    """Lists all excluded files in a file; opening the images has said for which reasons."""
+    """Writes the excluded files, with reasons, to WORKDIR/images/NAME.excluded.json."""
     _log.info("images.%s: %s, %d images", name, images.origin, len(images))
     if not images.excluded:
         return

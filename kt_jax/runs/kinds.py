@@ -1,4 +1,4 @@
-"""The kinds of stages, by the name that a config says."""
+"""The kinds of stages, by their name in a config (`kind`)."""
 
 from types import ModuleType
 

@@ -1,4 +1,4 @@
-"""One process at a time works in a directory."""
+"""A lock for a directory, so that one process at a time works in it."""
 
 import contextlib
 import fcntl
@@ -15,28 +15,28 @@ from kt_jax.runs import files
 _log = logging.getLogger(__name__)
 
 NAME = ".lock"
-# `look` holds the lock for less.
+# Seconds to wait for the lock; `look` holds it for less.
 _PATIENCE = 0.2
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a directory, or held it last."""
+    """The process that holds the lock of a directory, or held it last."""
 
     name: str
-    """Such as "process 12 on host"; empty where nobody ever held it."""
+    """Such as "process 12 on host"; empty if the directory was never locked."""
     is_alive: bool | None
-    """None where that cannot be told: another host, or a disk that knows no locks."""
+    """Whether it holds the lock now. None if unknown: another host, or a disk without locks."""
     since: float
-    """When it began, as Unix time."""
+    """When it took the lock, in Unix time."""
 
 
 @contextlib.contextmanager
 def hold(directory: Path) -> Iterator[None]:
-    """Keeps other processes that ask for it out of the directory; a kill lets go of it.
+    """Holds the lock of a directory, which is made if necessary. A kill releases the lock.
 
     Raises:
-      ValueError: another process holds it; says which.
+      ValueError: another process holds the lock (the message names it).
       OSError: the directory cannot be made or written.
     """
     try:
@@ -55,9 +55,9 @@ def hold(directory: Path) -> Iterator[None]:
                 "it, stop it, or choose another directory"
             ) from None
         except OSError as error:
-            # Some network file systems know no locks.
+            # Some network file systems have no locks.
             _log.warning("%s cannot be locked (%s): run nothing else in it", directory, error)
-        # What stays here after a kill is overwritten: only the lock itself says that it is held.
+        # The file stays after a kill and is overwritten here: only the lock itself counts.
         with contextlib.suppress(OSError):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -67,10 +67,10 @@ def hold(directory: Path) -> Iterator[None]:
 
 
 def look(directory: Path) -> Holder:
-    """Who works in a directory; nothing there is changed.
+    """The process that works in a directory. Changes nothing.
 
     Raises:
-      OSError: the lock cannot be read.
+      OSError: the file of the lock cannot be read.
     """
     try:
         file = (directory / NAME).open()
@@ -79,7 +79,7 @@ def look(directory: Path) -> Holder:
     with file:
         name, since = file.read().strip(), os.fstat(file.fileno()).st_mtime
         try:
-            # Shared, so that several may look; closing the file lets go of it.
+            # A shared lock, so that several may look. Closing the file releases it.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return Holder(name, True, since)
@@ -90,7 +90,7 @@ def look(directory: Path) -> Holder:
 
 
 def _lock(file: int) -> None:
-    """Locks a file for this process alone; somebody may just be looking."""
+    """Takes the exclusive lock of a file. Retries, because `look` may hold it for a moment."""
     end = time.monotonic() + _PATIENCE
     while True:
         try:

@@ -1,7 +1,7 @@
-"""A directory of results: begun, resumed, finished, or refused since it was made otherwise.
+"""The marks of a directory of results: whether it is begun or finished, and with which options.
 
-STARTED says with which options and from which inputs the work has begun. MANIFEST is written last:
-its presence is the finished mark.
+STARTED is written first. It has the options and inputs. MANIFEST is written last: a directory that
+has it is finished. Results that were made with other options or inputs are refused.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ _log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
-# Of a run: holds what a --redo asked for, from its deletions until its end.
+# In a workdir: the request of a --redo, from its deletions until the end of the run.
 PENDING_REDO = ".redo.json"
-FORMAT = 2  # of both; those without a number were written before artifacts had types
+FORMAT = 2  # of both files; files without a number are older than types of artifacts
 _MEGABYTE = 1_000_000
-_MANY_BYTES = 4_000 * _MEGABYTE  # which take seconds to hash
-_SHOWN = 10  # lines of a difference; there may be thousands of shards
+_MANY_BYTES = 4_000 * _MEGABYTE  # hashing more than this takes seconds: show progress
+_SHOWN = 10  # at most this many changes are named; there may be thousands of shards
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Found:
     """The marks of a directory."""
 
     request: dict[str, Any]
-    """The options and inputs that it was begun with."""
+    """The options and inputs that the work began with."""
     files: Mapping[str, str] | None = None
-    """The SHA-256 of each of its files, "" where it is not known; None before it is finished."""
+    """The SHA-256 of each file by name, "" if not known; None if the work is not finished."""
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether the work in a directory has ended."""
+    """Whether a directory has a MANIFEST."""
     return (directory / MANIFEST).exists()
 
 
@@ -56,27 +56,32 @@ def find(directory: Path) -> Found | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a MANIFEST or STARTED.
+    """Reads a MANIFEST or STARTED.
 
     Raises:
-      ValueError: it is broken, or this version of kt_jax did not write it.
+      ValueError: the file is broken, or another version of kt_jax wrote it.
     """
     written = files.read_json(path)
     is_ours = isinstance(written, dict) and "fingerprint" in written
     if not is_ours or written.get("format") != FORMAT:
         raise ValueError(
-            f"{path} was written by another version of kt_jax, which kept its results in another "
-            "way, or by another program: choose another directory, or delete this one"
+            f"{path} was written by another version of kt_jax, with another format, or by another "
+            "program: choose another directory, or delete this one"
         )
     return written
 
 
 def check_files(directory: Path, hashes: Mapping[str, str], remedy: str) -> None:
-    """Compares the files of a finished directory with their SHA-256, where that is not "".
+    """Checks the files of a finished directory.
+
+    Args:
+      directory: the directory.
+      hashes: the SHA-256 of each file by name; "" checks only that the file exists.
+      remedy: how to make the files again, for error messages.
 
     Raises:
-      FileNotFoundError: some have gone; `remedy` says how to make them again.
-      ValueError: one has changed.
+      FileNotFoundError: files are missing.
+      ValueError: a file has changed.
     """
     gone = [name for name in hashes if not (directory / name).exists()]
     if gone:
@@ -88,13 +93,13 @@ def check_files(directory: Path, hashes: Mapping[str, str], remedy: str) -> None
     for name, digest in found.items():
         if digest != hashes[name]:
             raise ValueError(
-                f"{directory / name} is not what was written (its SHA-256 differs): bring it "
-                f"back, or {remedy}"
+                f"{directory / name} has changed since it was written (its SHA-256 differs): bring "
+                f"it back, or {remedy}"
             )
 
 
 def hash_files(directory: Path, names: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of files of a directory, by their names; of many gigabytes it says how far."""
+    """The SHA-256 of files of a directory, by name. Shows progress for many gigabytes."""
     sizes = {name: (directory / name).stat().st_size for name in names}
     if sum(sizes.values()) < _MANY_BYTES:
         return {name: files.hash_file(directory / name) for name in sizes}
@@ -107,7 +112,7 @@ def hash_files(directory: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def describe_files(paths: Sequence[Path]) -> dict[str, Any]:
-    """What tells files from others without reading them: path, size and time of modification."""
+    """Identifies files without reading them, by path, size and time of modification."""
     stats = [path.stat() for path in paths]
     return {
         f"{number:05d}": {"path": str(path), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
@@ -116,22 +121,26 @@ def describe_files(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def check_unchanged(found: dict[str, Any], directory: Path) -> None:
-    """Refuses to finish results of files that are no longer as `describe_files` found them.
+    """Checks that input files have not changed since `describe_files`.
+
+    Args:
+      found: the result of `describe_files`.
+      directory: the directory of the results, for the error message.
 
     Raises:
-      ValueError: naming the first that has changed or has gone.
+      ValueError: a file has changed or is missing (the message names the first).
     """
     for file in found.values():
         path = Path(file["path"])
         if not path.exists() or describe_files([path])["00000"] != file:
             raise ValueError(
-                f"{path} has changed or gone while it was read: {directory} is not marked as "
+                f"{path} was changed or deleted while it was read: {directory} is not marked as "
                 "finished. Delete it, and run the same command once nothing writes to the files"
             )
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """One line for each value, or file of `describe_files`, that differs between nested dicts."""
+    """Compares nested dicts: one line for each value, or file of `describe_files`, that differs."""
     if found == wanted:
         return
     pair: list[Any] = [{} if value is None else value for value in (found, wanted)]
@@ -149,10 +158,15 @@ def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
 
 
 def refuse(results: str, changes: Sequence[str], remedy: str) -> None:
-    """Refuses to resume, or to reuse, results that were made otherwise, if there are changes.
+    """Refuses to resume or reuse results that were made with other options or inputs.
+
+    Args:
+      results: the name of the results, for the message.
+      changes: one line for each difference; nothing is raised if it is empty.
+      remedy: what the user can do, for the message.
 
     Raises:
-      ValueError: with ten of the changes, and what to do.
+      ValueError: there are changes. The message names the first ten.
     """
     if changes:
         more = [f"and {len(changes) - _SHOWN} more"] if len(changes) > _SHOWN else []
@@ -170,17 +184,23 @@ def working_in(
     find: Callable[[Path], Found | None] = find,
     start: Callable[[Path, dict[str, Any]], None] = start,
 ) -> Iterator[bool]:
-    """Whether there is anything to do in a command's --out; if so, it is locked and marked.
+    """Locks a command's --out and marks it as begun. Yields False if it is already finished.
+
+    Args:
+      directory: the directory of --out.
+      request: the options and inputs.
+      find: reads the marks of the directory.
+      start: writes the mark of the beginning.
 
     Raises:
-      ValueError: it was made with another request, it holds other files, its marks or files are
-        not what was written, or another process works in it; nothing is touched then.
-      FileNotFoundError: it is finished, and files of it have gone.
-      OSError: it can be neither made nor written.
+      ValueError: the directory was made with another request or contains other files, its files
+        have changed, or another process works in it. Nothing is changed then.
+      FileNotFoundError: the directory is finished, but files are missing.
+      OSError: the directory cannot be made or written.
     """
     is_done = _is_done(directory, request, find)
     with contextlib.nullcontext() if is_done else lock.hold(directory):
-        # Another process may have done it, or something else, before the lock.
+        # Check again: another process may have worked here before this one had the lock.
         if is_done or _is_done(directory, request, find):
             _log.info("%s: finished, nothing to do", directory)
             yield False
@@ -192,7 +212,7 @@ def working_in(
 def _is_done(
     directory: Path, request: dict[str, Any], find: Callable[[Path], Found | None]
 ) -> bool:
-    """Refuses, too, to work in what is not ours or was made otherwise."""
+    """Whether a directory is finished. Raises as `working_in`."""
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     others = sorted(name for name in names if not name.startswith("."))
     found = find(directory)
@@ -201,7 +221,7 @@ def _is_done(
             f"--out: {directory} holds other files, such as {others[0]}: choose another"
         )
     if found is None or names <= {STARTED, lock.NAME}:
-        return False  # what has begun so far has computed nothing
+        return False  # nothing was computed yet
     changes = list(differences(found.request, request))
     refuse(str(directory), changes, "Delete it, or choose another --out.")
     if found.files is not None:
@@ -211,11 +231,11 @@ def _is_done(
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a directory is the workdir of a run, which has stages."""
+    """Whether a directory is the workdir of a run."""
     config = folder / "config.json"
     try:
         found = files.read_json(config) if config.exists() else {}
-    except ValueError:  # another program's
+    except ValueError:  # a file of another program
         return False
     return isinstance(found, Mapping) and "stages" in found
 
@@ -224,11 +244,11 @@ def refuse_inside(out: Path) -> None:
     """Refuses to write into a run or a finished artifact: commands only read them.
 
     Raises:
-      ValueError: `out` lies in one.
+      ValueError: `out` is inside one.
     """
     for folder in out.absolute().parents:
         if is_finished(folder) or is_run(folder):
             raise ValueError(
-                f"--out={out} lies in {folder}, which is a run or an artifact, and only read: "
-                "choose another place"
+                f"--out={out} lies in {folder}, which is a run or an artifact: commands write "
+                "nothing there. Choose another place"
             )

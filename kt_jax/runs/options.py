@@ -1,6 +1,6 @@
-"""Options of a stage: a frozen dataclass with types and defaults, made from a config's section.
+"""Options of a stage: a frozen dataclass with types and defaults, made from a section of a config.
 
-A field is an option. `reads`, `images` and `incidental` say what else a field is.
+Each field is an option. `reads`, `images`, `file` and `incidental` make fields with a special role.
 """
 
 import dataclasses
@@ -19,41 +19,43 @@ _MISSING: Any = dataclasses.MISSING
 
 
 def reads(*wanted: type[Description], default: Any = _MISSING, needs_all: bool = True) -> Any:
-    """A field that names an input, or a tuple of inputs: finished artifacts of these types.
+    """A field that names an input (a finished artifact), or a tuple of inputs.
 
-    Of no type in particular, all types will do. An input whose default is "" may be left out.
-    Without `needs_all` the stage does with those that are finished when it begins.
+    Args:
+      wanted: the types of artifacts that are allowed; none given: all types.
+      default: "" makes the input optional.
+      needs_all: if False, the stage uses only the inputs that are finished when it begins.
     """
     metadata = {"reads": wanted, "needs_all": needs_all}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def images(default: Any = _MISSING) -> Any:
-    """A field that names a set of images of `config.images`; "" is none."""
+    """A field that names a set of images of `config.images`; "" means none."""
     return dataclasses.field(default=default, metadata={"images": True})
 
 
 def file(default: str = "") -> Any:
-    """A field that names a file: what it holds decides, and not where it is; "" is no file."""
+    """A field that names a file. Its content determines results, not its path. "" means no file."""
     return dataclasses.field(default=default, metadata={"file": True})
 
 
 def incidental(default: Any) -> Any:
-    """A field that decides no result: a run may resume with another value."""
+    """A field that changes no result: a run may resume with another value."""
     return dataclasses.field(default=default, metadata={"incidental": True})
 
 
 def make(cls: type[T], section: Mapping[str, Any], origin: str) -> T:
-    """The options of a section.
+    """Makes a dataclass of options from a section of a config.
 
     Args:
       cls: the dataclass.
-      section: plain values by name, as a config or JSON holds them.
-      origin: where the section stands, such as "config.clusters".
+      section: plain values by name, from a config or JSON.
+      origin: the place of the section for error messages, such as "config.clusters".
 
     Raises:
-      ValueError: an unknown name, with the nearest known ones; a missing option; a value of
-        another type, or one that the dataclass refuses.
+      ValueError: an unknown option (the message suggests the nearest ones), a missing option, a
+        value of the wrong type, or a value that the dataclass refuses.
     """
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     for name in section:
@@ -67,7 +69,7 @@ def make(cls: type[T], section: Mapping[str, Any], origin: str) -> T:
         if section.get(name) is not None:
             value = section[name]
             if dataclasses.is_dataclass(field.default) and isinstance(value, Mapping):
-                value = {**to_section(field.default), **value}  # the defaults of this very field
+                value = {**to_section(field.default), **value}  # this field's own defaults
             values[name] = convert(hints[name], value, f"{origin}.{name}")
         elif field.default is _MISSING and field.default_factory is _MISSING:
             raise ValueError(f"{origin}.{name} is missing: {describe_type(hints[name])} is needed")
@@ -79,10 +81,15 @@ def make(cls: type[T], section: Mapping[str, Any], origin: str) -> T:
 
 
 def convert(wanted: Any, value: Any, origin: str) -> Any:
-    """The value as the type wants it: lists become tuples, ints floats, sections dataclasses.
+    """Converts a value to a type: lists to tuples, ints to floats, sections to dataclasses.
+
+    Args:
+      wanted: the type.
+      value: the value, as it is in a config.
+      origin: the place of the value for error messages.
 
     Raises:
-      ValueError: it is of another type; `origin` is where it stands.
+      ValueError: the value has another type.
     """
     if dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
         return make(typing.cast(Any, wanted), value, origin)
@@ -114,7 +121,7 @@ def _tupled(value: Any) -> Any:
 
 
 def describe_type(wanted: Any) -> str:
-    """A type in words.
+    """Describes a type in words.
 
     >>> describe_type(tuple[int, ...])
     'several of a whole number'
@@ -131,7 +138,7 @@ def describe_type(wanted: Any) -> str:
 
 
 def fill(cls: Any, section: Mapping[str, Any]) -> dict[str, Any]:
-    """The section with every default written out; None stands for what must be given and is not."""
+    """A section with every default filled in; None for a required option that is missing."""
     filled = dict(section)
     for field in dataclasses.fields(cls):
         value, default = section.get(field.name), field.default
@@ -145,7 +152,7 @@ def fill(cls: Any, section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_section(options: Any) -> dict[str, Any]:
-    """All options as nested dicts: what a config would have to say if there were no defaults."""
+    """All options as nested dicts, as in a config without defaults."""
     return {
         field.name: to_section(value) if dataclasses.is_dataclass(value) else value
         for field in dataclasses.fields(options)
@@ -154,11 +161,11 @@ def to_section(options: Any) -> dict[str, Any]:
 
 
 def deciding(options: Any, default: Any = None) -> dict[str, Any]:
-    """The options that decide results and differ from their defaults, as plain dicts and lists.
+    """The options that change results and differ from their defaults, as nested dicts.
 
-    An option that is added later, with a default, makes nothing that is finished another's. Inputs
-    and images are not among them: what they hold counts, and not how they are called. `default` is
-    what the options are where nothing is said, if that is not what their fields say.
+    Defaults are left out, so that adding an option later (with a default) does not invalidate
+    finished stages. Inputs and images are left out: their content counts, not their names.
+    `default` is an instance that has the defaults, if they are not those of the fields.
     """
     found = {}
     for field in dataclasses.fields(options):
@@ -174,7 +181,7 @@ def deciding(options: Any, default: Any = None) -> dict[str, Any]:
 
 
 def defaults(cls: Any) -> dict[str, Any]:
-    """The defaults of the options that decide results, as nested dicts."""
+    """The defaults of the options that change results, as nested dicts."""
     found = {}
     for field in dataclasses.fields(cls):
         if not field.metadata and field.default is not _MISSING:
@@ -184,7 +191,7 @@ def defaults(cls: Any) -> dict[str, Any]:
 
 
 def needs_all(cls: Any, option: str) -> bool:
-    """Whether all inputs that an option names must be finished."""
+    """Whether all inputs that an option names must be finished before the stage begins."""
     return {field.name: field for field in dataclasses.fields(cls)}[option].metadata["needs_all"]
 
 
@@ -194,7 +201,7 @@ def is_optional(cls: Any, option: str) -> bool:
 
 
 def fields_of(cls: Any, what: str) -> dict[str, Any]:
-    """The fields that are inputs ("reads") or sets of images ("images"), with what they want."""
+    """The fields with a role, "reads" (inputs) or "images", by name, with the role's value."""
     return {
         field.name: field.metadata[what]
         for field in dataclasses.fields(cls)

@@ -1,4 +1,4 @@
-"""Runs stages: what is skipped, resumed, refused or done again."""
+"""Runs the stages of a config: skips, resumes, refuses or repeats each of them."""
 
 import contextlib
 import functools
@@ -39,24 +39,32 @@ def run(
     profile_steps: tuple[int, int] | None = None,
     log_to: Collection[str] = (),
 ) -> None:
-    """Runs the config's stages (or those named) that are not finished in `workdir`.
+    """Runs the stages of a config that are not finished in `workdir`.
 
-    Stages named in `redo`, and all that read them, are deleted first; `yes` agrees that more goes
-    than is named. The same call after any interruption resumes. Several processes (see
-    `machine.processes.initialize`) all call it, with a workdir that all of them see; the first of
-    them writes. Of every training, the steps `profile_steps` (first, last) are traced into
-    STAGE/profile. With `dry_run` it prints what it would do, and with `time_steps` how long each
-    training would take, from so many timed steps. The numbers of every training also go to the
-    trackers `log_to`, "wandb", "mlflow" or "trackio".
+    After an interruption, the same call resumes. In a run of several processes (see
+    `machine.processes.initialize`), each of them calls this function with the same shared
+    `workdir`; only process 0 writes.
+
+    Args:
+      config: a config of `load_config`.
+      workdir: the directory of the run.
+      stages: run only these stages; by default all of `config.stages`.
+      redo: delete these stages, and all stages that read them, and run them again.
+      yes: let `redo` delete more stages than it names.
+      dry_run: print what would be done, and do nothing.
+      time_steps: with `dry_run`, time this many steps of each training, and print how long the
+        training would take.
+      profile_steps: trace the steps (first, last) of each training into STAGE/profile.
+      log_to: also log the metrics of training to these: "wandb", "mlflow" or "trackio".
 
     Raises:
-      ValueError: for unknown stages, for trackers that are not installed, for a config that
-        cannot work with these images and devices, when a finished or begun stage was made by
-        another config or from other inputs, when another process works in `workdir`, or when
-        `redo` deletes more than it names; nothing is touched then.
-      FileNotFoundError: when a stage that must be read is not finished.
-      OSError: when `workdir` cannot be written.
-      SystemExit: with status 75 (os.EX_TEMPFAIL) after SIGTERM: the same call resumes.
+      ValueError: unknown stages, trackers that are not installed, a config that cannot work with
+        these images and devices, a stage in `workdir` that was made with another config or other
+        inputs, another process that works in `workdir`, or a `redo` that deletes more than it
+        names. Nothing is changed then.
+      FileNotFoundError: a stage that must be read is not finished.
+      OSError: `workdir` cannot be written.
+      SystemExit: status 75 (os.EX_TEMPFAIL) after SIGTERM. The same call resumes.
     """
     for name, chosen in (("stages", stages), ("redo", redo), ("log_to", log_to)):
         if isinstance(chosen, str):
@@ -75,7 +83,7 @@ def run(
         partition.configure_xla()
         for name in graph:
             if name not in filled["stages"] and name not in stages:
-                _log.warning("config.stages does not name %s: it is not done", name)
+                _log.warning("config.stages does not name %s: it is skipped", name)
         if dry_run:
             planning.print_plans(work, time_steps)
             return
@@ -85,7 +93,7 @@ def run(
 
 @contextlib.contextmanager
 def _progress_shown() -> Iterator[None]:
-    """Shows progress to a notebook or a script that has said nothing about our log."""
+    """Shows our log in notebooks and scripts that have not configured logging."""
     if not logging.getLogger().handlers:
         logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     ours = logging.getLogger("kt_jax")
@@ -100,14 +108,14 @@ def _progress_shown() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
-    """Keeps other runs out of the workdir; of several processes, lets the first alone write."""
+    """Locks the workdir against other runs. In a run of several processes, process 0 locks it."""
     if jax.process_index() == 0:
         held = lock.hold(workdir)
     else:
         held = contextlib.nullcontext()
     with held:
         partition.wait_for_all("the lock")
-        # It names process 0 of this run; an older one may lie on a disk of this host's own.
+        # The lock names process 0 of this run. A local disk may have an old lock of another run.
         path = workdir / lock.NAME
         if not partition.is_as_in_first(zlib.crc32(path.read_bytes()) if path.exists() else 0):
             raise FileNotFoundError(
@@ -119,7 +127,7 @@ def _alone(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _compilations(workdir: Path) -> Iterator[None]:
-    """Lets a run that is started again load what XLA compiled before; a user's own cache counts."""
+    """Caches XLA's compilations in the workdir, unless the user has set a cache directory."""
     option = "jax_compilation_cache_dir"
     if jax.config.values[option] is not None:
         yield
@@ -140,9 +148,9 @@ def _run_wanted(
 ) -> None:
     config, graph, workdir = work.config, work.graph, work.workdir
     sources = Sources(config, workdir / "images")
-    # A redo that was interrupted has deleted already: the same command resumes.
+    # An interrupted redo has already deleted its stages: then nothing is deleted again.
     again = partition.decided_by_first(work.again)
-    # Before anything is computed: most of what cannot work is found here.
+    # Find most errors here, before anything is computed.
     provenance.check_inputs(graph, workdir, work.wanted, again)
     for name, plan in planning.make_plans(work, again, sources).items():
         for warning in plan.warnings:
@@ -154,7 +162,7 @@ def _run_wanted(
     partition.wait_for_all("the checks")
     for name in again:
         if (workdir / name).exists():
-            _log.info("%s: deleted, to be done again", name)
+            _log.info("%s: deleted, will run again", name)
             files.remove(workdir / name)
     pending = workdir / marks.PENDING_REDO
     if again:
@@ -170,11 +178,11 @@ def _run_wanted(
     begun = time.monotonic()
     for name in work.wanted:
         node = graph[name]
-        # Again, since a stage before may only now be finished.
+        # Check again: an earlier stage may have finished only now.
         provenance.refuse_changes(node, work.seed, workdir, sources)
         made_from = (node, work.seed, workdir, sources)
         if partition.decided_by_first(functools.partial(provenance.has_other_inputs, *made_from)):
-            _log.info("%s: it was made from other stages than are there now; done again", name)
+            _log.info("%s: deleted, will run again: other inputs are finished now", name)
             files.remove(workdir / name)
             partition.wait_for_all(f"the deletion of {name}")
         if partition.decided_by_first(lambda name=name: marks.is_finished(workdir / name)):
@@ -211,7 +219,7 @@ def _open_inputs(node: graphs.Node, workdir: Path, sources: Sources) -> Inputs:
         for each in several:
             directory = provenance.directory_of(workdir, each)
             needs_all = options.needs_all(node.module.Options, option)
-            # One process reads all files, and says to all what it has found.
+            # Process 0 reads the files, and broadcasts what it has found.
             decide = functools.partial(_read, directory, each.text, node.name, needs_all)
             manifest = partition.decided_by_first(decide)
             if manifest is not None:
@@ -222,7 +230,7 @@ def _open_inputs(node: graphs.Node, workdir: Path, sources: Sources) -> Inputs:
 
 
 def _read(directory: Path, name: str, reader: str, needs: bool) -> Mapping[str, Any] | None:
-    """The manifest of a finished artifact whose files are what was written."""
+    """Checks the files of an artifact and returns its manifest; None if it may be unfinished."""
     if not needs and not marks.is_finished(directory):
         return None
     return artifacts.open_artifact(directory, name=name, reader=reader).manifest
@@ -248,7 +256,7 @@ def _run_stage(stage: Stage, node: graphs.Node, fingerprint: Mapping[str, Any]) 
     try:
         about, facts = node.module.run(stage)
     except OSError as error:
-        # A full disk does not say which file it is full for.
+        # The error of a full disk may not name the file: name the stage's directory.
         if error.strerror is None or error.filename is not None:
             raise
         words = f"{stage.directory}: {error.strerror}. Fix this: the same command resumes"
@@ -269,9 +277,10 @@ def _run_stage(stage: Stage, node: graphs.Node, fingerprint: Mapping[str, Any]) 
 
 
 def _describe_memory(before: int, after: int) -> dict[str, float]:
-    """A stage's fact on the fullest device of this process, from its peak before and after.
+    """The peak memory in GB of the fullest device of this process; empty on CPUs.
 
-    A stage that does not raise the peak used at most that of an earlier one. Nothing on CPUs.
+    `before` and `after` are the process's peaks in bytes before and after the stage. If a stage
+    does not raise the peak, its own peak is only known to be at most that of an earlier stage.
     """
     if not after:
         return {}
@@ -280,6 +289,6 @@ def _describe_memory(before: int, after: int) -> dict[str, float]:
 
 
 def _stage_seed(seed: int, name: str) -> int:
-    """Each stage draws from its own stream, whatever other stages there are."""
+    """The seed of a stage, from the run's seed and the stage's name alone."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1

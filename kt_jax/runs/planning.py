@@ -1,4 +1,4 @@
-"""What a run would do: the plans of its stages, what it would delete, what it would refuse."""
+"""What a run would do: the plans of its stages, what it would delete or refuse."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ from kt_jax.runs.stage import Inputs, Plan
 
 @dataclass(frozen=True)
 class Work:
-    """What a run was asked for."""
+    """The request of a run: its config, and the arguments of `pipeline.run`."""
 
     config: Mapping[str, Any]
     graph: graphs.Graph
@@ -26,18 +26,18 @@ class Work:
 
     @property
     def seed(self) -> int:
-        """The config's, from which each stage draws its own."""
+        """The seed of the config, from which the seeds of the stages are made."""
         return self.config["seed"]
 
     def request(self) -> dict[str, Any]:
-        """What a --redo asks for, apart from what changes no result."""
+        """What identifies a --redo: its stages, and the options that change results."""
         names = graphs.with_readers(self.graph, self.redo)
         sections = {name: options.deciding(self.graph[name].options) for name in names}
         config = {"seed": self.seed, "images": self.config["images"], **sections}
         return files.to_plain({"redo": sorted(self.redo), "config": config})
 
     def again(self) -> list[str]:
-        """The stages to be deleted: none where an interrupted redo of the same has done so."""
+        """The stages that --redo deletes; none if the same --redo was interrupted after that."""
         pending = self.workdir / marks.PENDING_REDO
         if pending.exists() and files.read_json(pending) == self.request():
             return []
@@ -48,7 +48,7 @@ def check_deletion(work: Work, again: Collection[str]) -> None:
     """Refuses a --redo that deletes more than it names, unless --yes agrees.
 
     Raises:
-      ValueError: with what would go, and how long it took.
+      ValueError: more would be deleted. The message names the stages, and how long they took.
     """
     there = [name for name in again if (work.workdir / name).exists()]
     if work.yes or not set(there) - set(work.redo):
@@ -63,22 +63,22 @@ def check_deletion(work: Work, again: Collection[str]) -> None:
         for name in there
     ]
     raise ValueError(
-        f"--redo={','.join(work.redo)} deletes what reads it too: {', '.join(parts)}, "
+        f"--redo={','.join(work.redo)} also deletes the stages that read it: {', '.join(parts)}, "
         f"{progress.format_seconds(sum(seconds.values()))} of work in all. Add --yes to agree"
     )
 
 
 def make_plans(work: Work, again: Collection[str], sources: Sources) -> dict[str, Plan]:
-    """What the wanted stages would do; each plan gets what those before it promise.
+    """Makes the plans of the wanted stages. A plan reads the plans of its inputs.
 
     Raises:
-      ValueError: one of them cannot work.
+      ValueError: a stage cannot work with its options, images or inputs.
     """
     plans: dict[str, Plan] = {}
     for name in work.wanted:
         node = work.graph[name]
         if name not in again and marks.is_finished(work.workdir / name):
-            # It need not be possible here and now: it has been.
+            # A finished stage needs no plan.
             manifest = artifacts.read_manifest(work.workdir / name, name=name, reader=name)
             plans[name] = Plan(artifacts.describe(manifest), ())
             continue
@@ -94,7 +94,7 @@ def make_plans(work: Work, again: Collection[str], sources: Sources) -> dict[str
                     manifest = artifacts.read_manifest(directory, name=each.text, reader=name)
                     about = artifacts.describe(manifest)
                 else:
-                    continue  # what need not be there: check_inputs has looked at the others
+                    continue  # an optional input: check_inputs has checked the others
                 origin = f"{node.origin}.{option}"
                 graphs.check_type(origin, each.text, type(about), wanted[option], each.is_random)
                 found.append(Artifact(each.text, directory, about, manifest, each.is_random))
@@ -105,10 +105,11 @@ def make_plans(work: Work, again: Collection[str], sources: Sources) -> dict[str
 
 
 def print_plans(work: Work, time_steps: int) -> None:
-    """What a run would do.
+    """Prints what a run would do.
 
     Raises:
-      ValueError: it would be refused, as the lines say.
+      ValueError: the run would be refused (the printed lines say why).
+      OSError: the workdir cannot be written.
     """
     graph, workdir = work.graph, work.workdir
     place = next(each for each in (workdir, *workdir.parents) if each.exists())
@@ -127,10 +128,10 @@ def print_plans(work: Work, time_steps: int) -> None:
         if name in again and directory.exists():
             status = "to be deleted and done again"
         elif changes:
-            status = "made otherwise, would be refused: " + "; ".join(changes)
+            status = "made with other options or inputs, would be refused: " + "; ".join(changes)
             refused.append(name)
         elif provenance.has_other_inputs(graph[name], work.seed, workdir, sources):
-            status = "made from other stages than are there now, to be done again"
+            status = "other inputs are finished now, to be done again"
         elif marks.is_finished(workdir / name):
             status = "finished"
         elif directory.exists():

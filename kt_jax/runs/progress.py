@@ -1,4 +1,4 @@
-"""How far work has come: lines of the log, bars on a terminal, and a file for `kt-jax status`."""
+"""Progress: lines of the log, bars on a terminal, and a file for `kt-jax status`."""
 
 import contextlib
 import logging
@@ -14,21 +14,21 @@ from kt_jax.runs import files
 
 _log = logging.getLogger(__name__)
 
-# In the directory of a stage that is at work: a log, not an output.
+# In the directory of a running stage; a log, not an output.
 FILE = "progress.json"
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_FILES = 2.0
 
 
 def log_to_console() -> None:
-    """Shows our progress, and of the libraries' chatter only what is wrong."""
-    # force: libraries that were imported may have set up handlers of their own.
+    """Logs our messages to the console, and only warnings of the libraries."""
+    # force: imported libraries may have set up handlers.
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("kt_jax").setLevel(logging.INFO)
 
 
 def format_seconds(seconds: int | float) -> str:
-    """Hours, minutes and seconds as a person writes them.
+    """A duration in hours and minutes, or in minutes and seconds.
 
     >>> format_seconds(3725)
     '1h02m'
@@ -42,7 +42,7 @@ def format_seconds(seconds: int | float) -> str:
 
 
 def eta(seconds: float, done: int, total: int) -> str:
-    """How long the rest takes at the mean speed of what is done.
+    """The remaining time as text; see `seconds_left`.
 
     >>> eta(60.0, done=20, total=30)
     'ETA 0m30s'
@@ -51,7 +51,7 @@ def eta(seconds: float, done: int, total: int) -> str:
 
 
 def seconds_left(seconds: float, done: int, total: int) -> float:
-    """Seconds that the rest takes at the mean speed of what is done.
+    """The remaining seconds, at the mean speed so far.
 
     >>> seconds_left(60.0, done=20, total=30)
     30.0
@@ -68,15 +68,15 @@ def write(
     left: float | None,
     values: Mapping[str, float] | None = None,
 ) -> None:
-    """Writes what `kt-jax status` says of the work at hand.
+    """Writes the progress of a stage for `kt-jax status`.
 
     Args:
-      path: of the file, a JSON object of these arguments and `time` (Unix time).
-      name: of the work.
+      path: the file: a JSON object with these arguments and `time` (Unix time).
+      name: the name of the work.
       done: how many things are done.
-      total: of how many.
-      unit: the things, in the plural: "steps".
-      left: seconds that the rest takes; None where that is not known.
+      total: how many things there are.
+      unit: the things, in the plural, such as "steps".
+      left: the remaining seconds; None if not known.
       values: figures by name, such as the loss.
     """
     state = {
@@ -88,13 +88,13 @@ def write(
         "values": dict(values or {}),
         "time": time.time(),
     }
-    # No work fails for want of its log: a full disk is reported where results are written.
+    # A full disk is reported when results are written: do not fail for this file.
     with contextlib.suppress(OSError):
         files.write_json(path, state)
 
 
 class Count:
-    """Counts things that are done, in a `with`: as a bar on a terminal, elsewhere line by line."""
+    """Counts things that are done, in a `with`. Shows a bar on a terminal, else log lines."""
 
     def __init__(
         self, name: str, total: int, unit: str, *, done: int = 0, path: Path | None = None
@@ -102,16 +102,16 @@ class Count:
         """Begins to count.
 
         Args:
-          name: of the work.
+          name: the name of the work.
           total: how many things there are.
-          unit: the things, in the plural, and what is done to them: "images examined".
+          unit: the things, in the plural, and what is done to them, such as "images examined".
           done: how many were done before.
-          path: the file that `write` writes every few seconds; None writes none.
+          path: the file for `kt-jax status`, written every few seconds; None: no file.
         """
         self._name, self._total, self._unit, self._path = name, total, unit, path
         self._first = self.done = done
         self._begun = self._said = self._written = time.monotonic()
-        # None: only on a terminal.
+        # disable=None: show the bar only on a terminal.
         self._bar = tqdm(total=total, initial=done, unit=f" {unit}", desc=name, disable=None)
         self._write(None)
 
@@ -128,7 +128,7 @@ class Count:
         self._write(self._left())
 
     def add(self, count: int = 1, **values: float) -> None:
-        """So many more are done; `values` are figures for `kt-jax status`."""
+        """Adds `count` things that are done; `values` are figures for `kt-jax status`."""
         self.done += count
         self._bar.update(count)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a stage is made from: its options, its images and its inputs, then and now."""
+"""Compares what a stage was made from (options, images, inputs) with what is asked for now."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -9,19 +9,19 @@ from kt_jax.runs import artifacts, files, marks, options
 from kt_jax.runs.graph import Graph, Input, Node
 from kt_jax.runs.images import explain_change
 
-WAYS_ON = "Either do it"
-"""How what to do after a change begins, in the message about it."""
+WAYS_ON = "Either repeat"
+"""The first words of the remedy in the message about a change."""
 
 
 def directory_of(workdir: Path, needed: Input) -> Path:
-    """Where an input is, or will be."""
+    """The directory of an input, finished or not."""
     return workdir / needed.stage if needed.path is None else needed.path
 
 
 def fingerprint(
     node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
 ) -> dict[str, Any]:
-    """All that decides a stage's results: its options, its images and its finished inputs."""
+    """Everything that determines a stage's results: options, images and finished inputs."""
     inputs: dict[str, dict[str, str]] = {}
     for option, several in node.inputs.items():
         inputs[option] = {}
@@ -39,7 +39,7 @@ def fingerprint(
 
 
 def _key(node: Node, option: str, needed: Input) -> str:
-    """What an input is called in a fingerprint: of one alone, only what it holds counts."""
+    """The name of an input in a fingerprint. An option with one input leaves its name out."""
     if isinstance(getattr(node.options, option), tuple):
         return needed.text
     return "artifact with new weights" if needed.is_random else "artifact"
@@ -48,7 +48,10 @@ def _key(node: Node, option: str, needed: Input) -> str:
 def has_other_inputs(
     node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
 ) -> bool:
-    """Whether a stage that does with the inputs that are there was made when others were."""
+    """Whether other inputs are finished now than when a stage was made.
+
+    Only options without `needs_all` count: their stages use whichever inputs are finished.
+    """
     found = marks.find(workdir / node.name)
     if found is None:
         return False
@@ -63,7 +66,7 @@ def has_other_inputs(
 def find_changes(
     node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
 ) -> list[str]:
-    """Where that which a stage was made with differs from what is asked for now."""
+    """The differences between what a stage was made from and what is asked for now, as lines."""
     begun = marks.find(workdir / node.name)
     if begun is None:
         return []
@@ -71,10 +74,10 @@ def find_changes(
     for option, finished in wanted["inputs"].items():
         then = found["inputs"].setdefault(option, {})
         if not options.needs_all(node.module.Options, option):
-            # More or less of them is no change: see `has_other_inputs`.
+            # A different set of inputs is not a change: see `has_other_inputs`.
             wanted["inputs"][option] = finished = {k: v for k, v in finished.items() if k in then}
             then = {key: digest for key, digest in then.items() if key in finished}
-        # Inputs that are to be made, again or first, are compared when they have been.
+        # Inputs that are not finished yet are compared after they have run.
         named = {_key(node, option, each) for each in node.inputs[option]}
         found["inputs"][option] = {
             key: digest for key, digest in then.items() if key in finished or key not in named
@@ -91,13 +94,13 @@ def find_changes(
     for option, now in wanted.pop("inputs").items():
         if now != before[option]:
             names = ", ".join(each.text for each in node.inputs[option])
-            changes.append(f"{node.origin}.{option}: {names} is not what it was made from")
-    # Defaults are written out, so that a line shows both values.
+            changes.append(f"{node.origin}.{option}: {names} changed since it was made")
+    # Fill in defaults, so that a line shows both values.
     defaults = files.to_plain(options.defaults(node.module.Options))
     for made in (found, wanted):
         made["config"][node.name] = _merged(defaults, made["config"].get(node.name, {}))
     changes += marks.differences(found, wanted)
-    return changes or ["what it was made from, in a way that cannot be told"]
+    return changes or ["its options or inputs, for an unknown reason"]
 
 
 def _merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,20 +114,20 @@ def _merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 def refuse_changes(
     node: Node, seed: int, workdir: Path, sources: Mapping[str, data.Images]
 ) -> None:
-    """Refuses to resume, or to reuse, what was made otherwise.
+    """Refuses to resume or reuse a stage that was made with other options, images or inputs.
 
     Raises:
-      ValueError: saying where it differs, and the two ways on.
+      ValueError: the stage differs. The message names the differences and what the user can do.
     """
     changes = find_changes(node, seed, workdir, sources)
     others = (
-        " To label other images by what is here, add them to config.images under another name, "
-        "and a stage of the kind label: nothing else is done again."
+        " To label other images with the clusters of this run, add them to config.images under "
+        "another name, and a stage of the kind label: nothing else is done again."
         if any(change.startswith("config.images.") for change in changes)
         else ""
     )
     remedy = (
-        f"{WAYS_ON} and what reads it again with --redo={node.name}, or add a stage under "
+        f"{WAYS_ON} it and the stages that read it with --redo={node.name}, or add a stage under "
         f"another name, or choose another --workdir.{others}"
     )
     marks.refuse(f"stage {node.name!r} in {workdir}", changes, remedy)
@@ -133,10 +136,10 @@ def refuse_changes(
 def check_inputs(
     graph: Graph, workdir: Path, wanted: Collection[str], again: Collection[str]
 ) -> None:
-    """Refuses to begin, or to delete, what would lack an input in the end.
+    """Checks that every wanted stage will have its inputs.
 
     Raises:
-      ValueError: `again`, the stages to be deleted, has one that is read and not `wanted`.
+      ValueError: an input is in `again` (will be deleted), but not in `wanted` (will not run).
       FileNotFoundError: an input is not finished.
     """
     for name in wanted:
@@ -154,12 +157,12 @@ def check_inputs(
 
 
 def write_config(config: Mapping[str, Any], graph: Graph, workdir: Path) -> None:
-    """The config that made what is here: sections of finished stages stay as they were."""
+    """Writes WORKDIR/config.json. The sections of finished stages stay as they were."""
     resolved = {**config}
     for name, node in graph.items():
         resolved[name] = node.section
         if marks.is_finished(workdir / name):
-            # Whoever made it: an older version wrote no section.
+            # Older versions wrote no section into the manifest.
             manifest = files.read_json(workdir / name / artifacts.MANIFEST)
             resolved[name] = manifest.get("section", resolved[name])
     files.write_json(workdir / "config.json", resolved)

@@ -1,4 +1,4 @@
-"""What a stage gets: its options, its inputs, its place; and what its plan says."""
+"""The arguments of a stage (options, inputs, directory), and the plan that it returns."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,63 +17,72 @@ class Notice(Protocol):
     """Whether the run has been told to stop; see `machine.signals.Notice`."""
 
     def check(self) -> None:
-        """Ends the process if it has."""
+        """Ends the process if the run has been told to stop."""
         ...
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The artifacts and images that the options of a stage name."""
+    """The artifacts and images that a stage reads."""
 
     origin: str
-    """Where the options stand, such as "config.clusters"."""
+    """The section of the stage for error messages, such as "config.clusters"."""
     artifacts: Mapping[str, tuple[Artifact[Any], ...]]
-    """By option; in a plan, those that are not finished have only `about`."""
+    """By option. In a plan, artifacts that are not finished have only `about`."""
     images: Mapping[str, data.Images]
-    """By option."""
+    """Sets of images by option."""
 
     def __getitem__(self, option: str) -> Artifact[Any]:
-        """The one artifact that an option names."""
+        """The artifact that an option names, if it names exactly one."""
         (artifact,) = self.artifacts[option]
         return artifact
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage would do."""
+    """What a stage would do; made before anything is computed."""
 
     about: Description
-    """What its artifact will be: the plans of its readers get this."""
+    """The description of its future artifact. Plans of later stages read it."""
     lines: tuple[str, ...]
-    """For people."""
+    """Text for people."""
     warnings: tuple[str, ...] = ()
-    """What will work, but not well."""
+    """Problems that do not stop the stage."""
     describe_step: Callable[[int], str] | None = None
-    """Of what trains: a line on the FLOPs of a step, and its time from so many timed steps."""
+    """For a stage that trains: times this many steps, and returns a line with the FLOPs and the
+    time of a step."""
     disk: Callable[[], int] = lambda: 0
-    """Bytes that it takes on disk at most, with all that it needs for a while."""
+    """The most bytes that it needs on disk, temporary files included."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """All that a stage may use."""
+    """The argument of `run` of every kind of stage."""
 
     name: str
     options: Any
-    """The dataclass `Options` of its kind."""
+    """An instance of `Options` of its kind."""
     seed: int
-    """Its own: other stages draw other numbers."""
+    """A seed that no other stage has."""
     directory: Path
-    """Where it writes."""
+    """The directory of its artifact, where it writes."""
     inputs: Inputs
     reading: data.Reading
     mesh: Mesh
     notice: Any
     profile_steps: tuple[int, int] | None = None
+    """The first and the last step of training to trace."""
     log_to: tuple[str, ...] = ()
-    """Trackers of `training.trackers`."""
+    """Names of trackers, see `training.trackers`."""
 
     def count(self, total: int, unit: str, *, done: int = 0, name: str = "") -> progress.Count:
-        """Counts in a `with`, for the log and `kt-jax status`: the stage, or a part called so."""
+        """A counter of progress, for `with`: it shows in the log and in `kt-jax status`.
+
+        Args:
+          total: the number of things.
+          unit: the things, in the plural.
+          done: how many were done before.
+          name: a part of the stage; by default the stage.
+        """
         path = self.directory / progress.FILE
         return progress.Count(name or self.name, total, unit, done=done, path=path)

@@ -1,7 +1,7 @@
-"""How far a run has come, read from its directory alone, whether it is at work or not.
+"""The progress of a run, active or not, read from its directory.
 
-Nothing is written, and JAX is not imported: what is said of options, images and the contents of
-files is left to the run itself.
+Nothing is written, and JAX is not imported. Options, images and the content of files are not
+checked: the run itself does that.
 """
 
 import re
@@ -22,56 +22,56 @@ FINISHED, RUNNING, BEGUN, TO_DO = "finished", "running", "begun", "to do"
 
 @dataclass(frozen=True)
 class StageStatus:
-    """How far a stage has come."""
+    """The progress of a stage."""
 
     name: str
     kind: str
     state: str
     """FINISHED, RUNNING, BEGUN (and interrupted) or TO_DO."""
     type: str = ""
-    """Of the artifact, once it is finished."""
+    """The type of the artifact, if finished."""
     seconds: float = 0.0
-    """That it took, once it is finished."""
+    """How long the stage took, if finished."""
     work: Mapping[str, Any] | None = None
-    """What `progress.write` wrote last, until it is finished; None if nothing."""
+    """The content of progress.json (see `progress.write`), if not finished; None if missing."""
     kept: str = ""
-    """What an interrupted stage resumes from, in words; empty if it begins anew."""
+    """What an interrupted stage resumes from, in words; empty if it starts over."""
     problem: str = ""
-    """Why the run would be refused; empty if this stage is no reason."""
+    """Why the run would be refused because of this stage; else empty."""
     steps: int = 0
-    """Of a training."""
+    """The number of training steps."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run has come."""
+    """The progress of a run."""
 
     directory: Path
     seed: int | None
     """None before the run has written its config."""
     stages: tuple[StageStatus, ...]
-    """In the order in which they are done."""
+    """In the order in which they run."""
     holder: lock.Holder
     redo: tuple[str, ...] = ()
     """The stages of a --redo that was interrupted."""
 
     @property
     def is_finished(self) -> bool:
-        """Whether all stages are."""
+        """Whether all stages are finished."""
         return bool(self.stages) and all(each.state == FINISHED for each in self.stages)
 
     @property
     def running(self) -> StageStatus | None:
-        """The stage at work."""
+        """The running stage, if any."""
         return next((each for each in self.stages if each.state == RUNNING), None)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The config of a run, as it has written it.
+    """Reads the config.json of a run.
 
     Raises:
-      FileNotFoundError: there is no such directory.
-      ValueError: it holds no run, or that of another version of kt_jax, or one without stages.
+      FileNotFoundError: the directory does not exist.
+      ValueError: it is not a run, another version of kt_jax made it, or it has no stages.
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no directory {directory}")
@@ -96,7 +96,7 @@ def _is_section(section: Any) -> bool:
 
 
 def read_status(directory: Path) -> RunStatus:
-    """How far a run has come.
+    """Reads the progress of a run.
 
     Raises:
       FileNotFoundError, ValueError: as `read_config`, unless a run is about to write its config.
@@ -114,7 +114,7 @@ def read_status(directory: Path) -> RunStatus:
 
 
 def _order(config: Mapping[str, Any]) -> list[str]:
-    """The stages, each behind those that its section names."""
+    """The stages, sorted so that each comes after the stages that its section names."""
     ordered: list[str] = []
 
     def add(name: str, path: tuple[str, ...]) -> None:
@@ -133,14 +133,14 @@ def _order(config: Mapping[str, Any]) -> list[str]:
 
 
 def _find_current(directory: Path, names: Sequence[str], holder: lock.Holder) -> str:
-    """The stage that the process works at; empty where there is none."""
+    """The running stage; empty if there is none."""
     begun = {
         name: (directory / name / marks.STARTED).stat().st_mtime
         for name in names
         if (directory / name / marks.STARTED).exists() and not marks.is_finished(directory / name)
     }
     newest = max(begun, key=begun.__getitem__, default="")
-    # One that began before this process did was interrupted.
+    # A stage that began before this process was interrupted.
     return newest if newest and holder.is_alive and begun[newest] >= holder.since else ""
 
 
@@ -167,10 +167,11 @@ def _read_stage(
 
 
 def _find_problem(directory: Path, config: Mapping[str, Any], name: str) -> str:
-    """Why the run would be refused for what is in the directory of a stage; empty if it is not.
+    """Why the run would be refused because of the directory of a stage; else empty.
 
     Raises:
-      ValueError, FileNotFoundError: another version made it, or files of it have gone.
+      ValueError: another version of kt_jax made it.
+      FileNotFoundError: files are missing.
     """
     place, section = directory / name, config[name]
     found = marks.find(place)
@@ -180,19 +181,19 @@ def _find_problem(directory: Path, config: Mapping[str, Any], name: str) -> str:
         artifacts.read_manifest(place, name=name, reader="status")
     for option, inputs in found.request.get("inputs", {}).items():
         for key, digest in inputs.items():
-            # Of one input alone, only what it holds is written down.
+            # An option with one input has no name of the input here: see `provenance._key`.
             text = str(section.get(option)) if key.startswith("artifact") else key
             text = text.removeprefix("random:")
             source = directory / text if text in config else Path(text)
             if not marks.is_finished(source):
-                continue  # it is made first, and compared then
+                continue  # it will run first, and is compared then
             if marks.read(source / marks.MANIFEST).get("outputs") != digest:
-                return f"config.{name}.{option}: {text} is not what it was made from"
+                return f"config.{name}.{option}: {text} changed since it was made"
     return ""
 
 
 def _find_kept(place: Path, section: Mapping[str, Any]) -> str:
-    """What a stage that is not finished has kept, in words: whatever its kind, what is there."""
+    """What an unfinished stage has saved, in words. Looks at the files, not at the kind."""
     checkpoints = place / "checkpoints"
     steps = [int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()]
     if steps:
@@ -216,7 +217,7 @@ def _describe_kmeans(state: Path) -> str:
             if "chosen" in file.keys():
                 return f"{file.get_slice('chosen').get_shape()[0]} seeds"
             return f"iteration {file.get_slice('curve').get_shape()[0] - 1}"
-    except (SafetensorError, OSError):  # replaced while it was opened, or broken
+    except (SafetensorError, OSError):  # broken, or replaced while it was opened
         return "a state of k-means"
 
 

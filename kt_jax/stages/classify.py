@@ -1,4 +1,4 @@
-"""A network of any architecture learns labels from scratch (paper, step d)."""
+"""A student of any architecture learns labels or features from scratch (paper, step d)."""
 
 import math
 from collections.abc import Iterator
@@ -24,64 +24,65 @@ GIVES = artifacts.Backbone
 
 @dataclass(frozen=True, kw_only=True)
 class Options(learning.Training):
-    """A classifier of pseudo-labels."""
+    """Options of a student."""
 
     labels: str = options.reads(artifacts.Labels, default="")
-    """What it learns to predict; none in a regression, unless `uniform_over_clusters` draws by
-    them."""
+    """The labels to learn. A regression needs labels only if `uniform_over_clusters` draws images
+    by cluster."""
     features: str = options.reads(artifacts.Features, default="")
-    """What a regression learns; of the same images, in the same order."""
+    """The features that a regression learns. They are of the same images, in the same order."""
     targets: str = "hard"
-    """"hard": the cluster of each image. "soft": shares of its nearest clusters, softmax(-d^2 /
-    temperature), for the distances d that the labels keep (their option `nearest`). "regression":
-    the direction of its whitened features, by the loss 1 - cosine; near Reg-BN of CompRess
-    (Koohpayegani et al. 2020), where AlexNet had 56.1 % (clusters 46.4) and ResNet-18 58.2 (61.1).
-    It wants about ten times the learning rate of labels. Compared with hard labels, at 48 px after
-    ten epochs, kNN of conv4 had +2.7 with one teacher, and with another +6.5 (-4.7 with the rate of
-    the labels); soft targets had -0.5 and +0.8. See docs/students.md."""
+    """What the student learns of each image. "hard": its cluster. "soft": shares of its nearest
+    clusters, softmax(-d^2 / temperature), where d are the distances in the labels (option `nearest`
+    of the kind label). "regression": the direction of its whitened features, by the loss 1 -
+    cosine. This is close to Reg-BN of CompRess (Koohpayegani et al. 2020): AlexNet had 56.1 %
+    (clusters 46.4), ResNet-18 58.2 (61.1). A regression needs about ten times the learning rate of
+    labels. Measured at 48 px after ten epochs, kNN of conv4, compared with hard labels: regression
+    +2.7 with one teacher and +6.5 with another (-4.7 with the learning rate of labels); soft -0.5
+    and +0.8. See docs/students.md."""
     temperature: float = 0.05
-    """Of soft targets; 0.05 suits rows of length 1 (`l2` of the kind clusters)."""
+    """The temperature of soft targets. 0.05 suits rows of length 1 (`l2` of the kind clusters)."""
     regression_dims: int = 256
-    """So many principal components of the features, or fewer if there are fewer, are whitened:
-    scaled to the same variance (PCA-256, as DeepCluster, Caron et al. 2018, section 3.3)."""
+    """The number of principal components of the features that a regression learns, or fewer if
+    there are fewer. They are whitened: all get the same variance (PCA-256, as in DeepCluster, Caron
+    et al. 2018, section 3.3)."""
     images: str = options.images("train")
-    """Those that have the labels."""
+    """The training images; the labels are of these images."""
     held_out_labels: str = options.reads(artifacts.Labels, default="")
-    """Labels of images that it does not learn from, given by the same clusters. How many of them it
-    gives is the fact `label_accuracy`, by which layers of a teacher may be compared without true
-    labels."""
+    """Labels of held-out images, from the same clusters. The fact `label_accuracy` is the share of
+    them that the student predicts. It compares layers of a teacher without true labels."""
     held_out_images: str = options.images("")
-    """Those that have the held-out labels."""
+    """The images of `held_out_labels`. The student does not learn from them."""
     size: int
-    """The side of the crops that it learns from, in pixels."""
+    """The side of the training crops, in pixels."""
     crop_area: tuple[float, float] = (0.4, 1.0)
-    """The least and the largest share of an image that a crop shows."""
+    """The smallest and the largest share of an image that a crop covers."""
     crops: int = 1
-    """How many crops of `size` px a step sees of each image, all with the image's label; the loss
-    is the mean over all crops. Crops of several sizes gained ResNet-50s 4 to 5 points in the
-    literature (SwAV, Caron et al. 2020, figure 3: DeepCluster-v2 70.2 to 74.3). One small crop
-    besides gained us 1.2 to 1.9 points of kNN at 48 px after ten epochs."""
+    """The number of crops of `size` px of each image in a step. All have the label of the image,
+    and the loss is the mean over all crops. Crops of several sizes gained 4 to 5 points with
+    ResNet-50 in the literature (SwAV, Caron et al. 2020, figure 3: DeepCluster-v2 70.2 to 74.3). We
+    measured 1.2 to 1.9 points of kNN for one additional small crop, at 48 px after ten epochs."""
     small_crops: int = 0
-    """How many smaller crops it sees besides."""
+    """The number of additional, smaller crops of each image."""
     small_size: int = 0
-    """The side of the small crops, in pixels; half of `size` is usual."""
+    """The side of the small crops, in pixels. Half of `size` is usual."""
     small_crop_area: tuple[float, float] = (0.05, 0.4)
-    """The least and the largest share of an image that a small crop shows (as DINO, Caron et al.
-    2021, section 3.1)."""
+    """The smallest and the largest share of an image that a small crop covers (as in DINO, Caron et
+    al. 2021, section 3.1)."""
     uniform_over_clusters: bool = False
-    """Whether every cluster comes equally often, instead of every image."""
+    """Whether every cluster is drawn equally often. If not, every image is."""
     ema: float = 0.0
-    """How slowly an average of the network follows its training, from 0 to below 1; 0 keeps none.
-    Above 0 the average is what is saved: of parameters and batch statistics, bias-corrected, over
-    about the last 1 / (1 - ema) steps. 0.999 is usual (Polyak & Juditsky 1992; as the teacher of
-    Tarvainen & Valpola 2017, section 2). In 700 steps 0.98 changed kNN by 0.3 points at most; we
-    expect half a point to one of long runs."""
+    """The decay of an exponential moving average of the network, from 0 to below 1; 0 keeps no
+    average. Above 0 the stage saves the average instead of the last state: of parameters and batch
+    statistics, bias-corrected, over about the last 1 / (1 - ema) steps. 0.999 is usual (Polyak &
+    Juditsky 1992; the teacher of Tarvainen & Valpola 2017, section 2). In 700 steps 0.98 changed
+    kNN by at most 0.3 points; we expect half a point to one point in long runs."""
     backbone: dict[str, Any]
     """The name of the architecture, and its options."""
     head: Head = Head()
 
     def __post_init__(self) -> None:
-        """Keeps of the backbone's options those that differ from the architecture's defaults."""
+        """Drops backbone options that equal the architecture's defaults, and checks the rest."""
         object.__setattr__(self, "backbone", models.shorten(self.backbone))
         for name in ("crop_area", "small_crop_area"):
             least, most = getattr(self, name)
@@ -136,7 +137,7 @@ class Options(learning.Training):
 
     @property
     def sees_several(self) -> bool:
-        """Whether a step sees several crops of an image."""
+        """Whether a step uses several crops of each image."""
         return self.crops + self.small_crops > 1
 
 
@@ -144,7 +145,7 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
     """Writes network.safetensors, backbone.json, checkpoints/ and images.parquet."""
     chosen, images = stage.options, stage.inputs.images["images"]
     form = _plan_targets(chosen, stage.inputs)
-    # In the order of these very images: plan has compared them.
+    # In the order of the images: `plan` has compared the two.
     wanted = targets.load(
         chosen.targets,
         stage,
@@ -208,7 +209,7 @@ def _plan_targets(chosen: Options, inputs: Inputs) -> targets.Form:
 
 
 def make_network(chosen: Options, classes: int) -> training.MakeModel:
-    """The network that the options describe."""
+    """The function that builds the student, with `classes` outputs."""
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return models.Classifier(
@@ -250,11 +251,11 @@ def _make_loss(chosen: Options, form: targets.Form) -> training.LossFn:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
-      ValueError: for a batch that the devices cannot share, or images that have no labels or
-        no features.
+      ValueError: the devices cannot share the batch evenly, or images have no labels or no
+        features.
     """
     chosen.check(inputs.origin)
     images, form = inputs.images["images"], _plan_targets(chosen, inputs)
@@ -264,7 +265,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         agreement.check(inputs)
     about = backbones.describe(chosen.backbone, chosen.size, origin=inputs.origin)
     if chosen.small_crops:
-        # Refuses a side of which nothing is left.
+        # Refuses a size of which the strides leave nothing.
         name = f"{inputs.origin}.small_size = {chosen.small_size}"
         backbones.check_layers(name, (), about, chosen.small_size)
     network = make_network(chosen, form.outputs)

@@ -1,4 +1,4 @@
-"""k-means of features (paper, section on knowledge transfer)."""
+"""Clusters of features by k-means (paper, section on knowledge transfer)."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -21,55 +21,58 @@ class Options:
     """Options of k-means; see `kmeans.fit`."""
 
     features: str = options.reads(artifacts.Features)
-    """The rows."""
+    """The features to cluster."""
     k: int
     """The number of clusters."""
     l2: bool = True
-    """Whether rows are divided by their lengths (the paper does not say)."""
+    """Whether each row is divided by its length (the paper does not say)."""
     centre: bool = True
     """Whether the mean row is subtracted."""
     spherical: bool = False
-    """As l2, with centroids of length 1."""
+    """As `l2`, with centroids scaled to length 1 as well (spherical k-means)."""
     dims: int = 0
-    """Rows are reduced to so many principal components before they are divided by their lengths; 0:
-    they are not. DeepCluster takes 256 (Caron et al. 2018, section 3.4). k-means of few dimensions
-    is faster, too; for the effect see `whiten`."""
+    """The number of principal components to which rows are reduced, before they are divided by
+    their lengths; 0: no reduction. DeepCluster uses 256 (Caron et al. 2018, section 3.4). k-means
+    is also faster with few dimensions. `whiten` says what it changes."""
     whiten: bool = False
-    """Whether these components get the variance 1 (DeepCluster, section 3.4). Measured at 48 px
-    (docs/features.md) with 256 of them: kNN in that space 49.3 -> 54.3 %, the clusters' majority
-    vote 34.2 -> 32.8 %; of ten views of the calibrated network 54.7 -> 63.3 and 36.9 -> 42.2 %."""
+    """Whether the principal components are scaled to variance 1 (DeepCluster, section 3.4).
+    Measured at 48 px with 256 components (docs/features.md): kNN in that space 49.3 -> 54.3 %, the
+    clusters' majority vote 34.2 -> 32.8 %. With ten views of the calibrated network: 54.7 -> 63.3
+    and 36.9 -> 42.2 %."""
     balanced: bool = False
-    """Whether clusters get about equal sizes: labels of the images clustered, and of others, are
-    those of an optimal transport (`kmeans.balance`), by Sinkhorn's iteration over the distances.
-    For folders in which a few clusters hold most images; centroids stay as they are. SeLa balances
-    while it trains, and has 42.1 % with AlexNet where DeepCluster has 39.8 % (Asano et al. 2020,
-    section 3; linear probes of ImageNet). At 48 px it left the clusters' majority vote as it was
-    (35.7 and 35.8 %), with 86 to 103 images a cluster instead of 53 to 187."""
+    """Whether clusters get about equal sizes. The labels, also those of other images, are then an
+    optimal transport (`kmeans.balance`), computed by Sinkhorn's iteration over the distances. It
+    suits folders in which a few clusters contain most images. Centroids do not change. SeLa
+    balances during training: 42.1 % with AlexNet, DeepCluster 39.8 % (Asano et al. 2020, section 3;
+    linear probes of ImageNet). At 48 px we measured no change of the clusters' majority vote (35.7
+    and 35.8 %), and 86 to 103 images a cluster instead of 53 to 187."""
     init: str = "k-means||"
-    """How the seeds are chosen; the paper names no way."""
+    """The seeding method. The paper names none."""
     precision: str = "auto"
-    """Of the products: "auto" gives the labels of float32, by the faster way on this device."""
+    """The precision of the matrix products. "auto" gives the labels of float32, by the fastest way
+    on this device."""
     restarts: int = 1
-    """The best of so many counts."""
+    """The number of restarts. The one with the lowest inertia is kept."""
     stability: int = 0
-    """From so many other seeds k-means runs once more. The mean adjusted Rand index of these
-    clusters with those is the fact `stability`: 1 where every seed finds the same, about 0 where
-    clusters are chance. It compares layers of a teacher without labels (von Luxburg 2010)."""
+    """The number of additional k-means runs from other seeds. The fact `stability` is the mean
+    adjusted Rand index between these clusters and those of the other runs: 1 if every seed finds
+    the same clusters, about 0 if clusters are chance. It compares layers of a teacher without
+    labels (von Luxburg 2010)."""
     max_iterations: int = 100
-    """Updates of the centroids at most."""
+    """The largest number of updates of the centroids."""
     tolerance: float = 1e-4
-    """Iterations end at a smaller relative gain."""
+    """Iterations end when the relative gain is smaller than this."""
     warn_share: float = 0.25
-    """A cluster with a larger share of the rows is warned of."""
+    """A cluster with a larger share of the rows gives a warning."""
 
 
 def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
     """Writes centroids.safetensors (centroids, mean), clusters.json and assignment.npy.
 
-    With `dims` there are components beside the mean, and if balanced weights, and the sizes are of
-    balanced clusters (inertia is not). And backbone/ and images.parquet, as the
-    features have them, or labels.parquet, where the features were given. An interrupted run resumes
-    after its last iteration.
+    centroids.safetensors also has the components if `dims` is set, and the weights if clusters are
+    balanced. Sizes are then of the balanced clusters; the inertia is not. The stage copies
+    backbone/ and images.parquet from the features, or writes labels.parquet if the features were
+    given. An interrupted run resumes after its last iteration.
     """
     chosen, features = stage.options, stage.inputs["features"]
     state = stage.directory / "checkpoints" / "state.safetensors"
@@ -143,10 +146,10 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
 
 
 def majority(assignment: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
-    """The class that most images of a cluster have, as columns of majority.parquet.
+    """The most frequent class of each cluster, as columns of majority.parquet.
 
-    cluster, size (images), class, and share (of the images, those of that class). Of classes that
-    are as frequent the first by name is taken. A cluster without images has no row.
+    The columns are cluster, size (images), class, and share (of the cluster's images in that
+    class). If classes are equally frequent, the first by name counts. An empty cluster has no row.
 
     >>> majority(np.array([0, 0, 0, 2]), np.array(["cat", "dog", "dog", "cat"]))["share"].round(2)
     array([0.67, 1.  ])
@@ -177,10 +180,10 @@ def _describe(chosen: Options, features: artifacts.Features) -> artifacts.Cluste
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
-      ValueError: for more clusters than images, or an option that k-means does not have.
+      ValueError: there are more clusters than images, or k-means has no such option.
     """
     features = inputs["features"].about
     rows = features.rows
@@ -211,8 +214,8 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         f"k = {chosen.k} of {rows} rows{reduced}, {chosen.init} and at most "
         f"{chosen.max_iterations} iterations{precision}{restarts}"
     )
-    # Of the centroids there are five copies in a state, two of them while the next is written; and
-    # a cluster and two bounds of every row, and the components.
+    # A state has five copies of the centroids (two of them while the next is written), a cluster
+    # and two bounds for every row, and the components.
     dims = chosen.dims or features.dims
     state = 5 * 4 * chosen.k * dims + 3 * 4 * rows + 4 * chosen.dims * features.dims
     return Plan(_describe(chosen, features), (line,), disk=lambda: 2 * state + 4 * rows)

@@ -1,7 +1,7 @@
-"""Labels that no teacher gave: the images' own classes, or random ones.
+"""Labels for control experiments: the true classes, or random labels.
 
-A student of the classes is what a student of clusters could be at best, in the same steps. One of
-random labels is what the images alone, without a teacher, make of it.
+A student of the true classes is an upper bound for students of clusters, in the same number of
+steps. A student of random labels shows what training on these images gives without a teacher.
 """
 
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ _CALLED = {"classes": "true labels", "random": "random labels"}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Labels of a control."""
+    """Options of control labels."""
 
     of: str = "classes"
-    """"classes": the true labels of the images. "random": each image gets one of `k` labels, all
-    equally likely. We measured students on Imagenette at conv5 (48 px, ten epochs): 65 % with true
-    labels, 50 % with clusters, 42 % with random labels, 41 % with new weights."""
+    """"classes": the true labels of the images. "random": each image gets one of `k` labels with
+    equal probability. Students at conv5 on Imagenette (48 px, ten epochs) had 65 % with true
+    labels, 50 % with clusters, 42 % with random labels, and 41 % with random weights."""
     k: int = 0
-    """How many random labels there are; 0 with "classes"."""
+    """The number of random labels; 0 with "classes"."""
     images: str = options.images("train")
-    """Those that get labels."""
+    """The images that get labels."""
 
     def __post_init__(self) -> None:
-        """Refuses an unknown control, or a number of labels that does not fit it."""
+        """Refuses an unknown control, or a `k` that does not fit it."""
         if self.of not in _CALLED:
             raise ValueError(f"of = {self.of!r}: choose one of {', '.join(_CALLED)}")
         if self.of == "random" and self.k < 2:
@@ -43,7 +43,7 @@ class Options:
 def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
     """Writes labels.parquet as the kind `label` does, with distances and margins of NaN.
 
-    Random labels are a function of the stage's seed and the place of the image.
+    A random label depends only on the stage's seed and the position of the image.
     """
     chosen, images = stage.options, stage.inputs.images["images"]
     about = _describe(chosen, stage.inputs)
@@ -71,7 +71,7 @@ def _classes(inputs: Inputs) -> Int32[np.ndarray, " n"]:
     """The class of each image.
 
     Raises:
-      ValueError: the images have no labels, several each, or all the same.
+      ValueError: the images have no labels, several labels each, or all the same label.
     """
     images = inputs.images["images"]
     labels = images.single_labels
@@ -99,10 +99,10 @@ def _describe(chosen: Options, inputs: Inputs) -> artifacts.Labels:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks the images, and describes the stage.
 
     Raises:
-      ValueError: for classes of images that have not one each.
+      ValueError: the images do not have exactly one class each, or all have the same.
     """
     if chosen.of == "classes":
         _classes(inputs)

@@ -1,6 +1,6 @@
-"""Features that need no network: pixels, or HOG with colours (paper, Table 5, "CC+HOG").
+"""Features without a network: pixels, or HOG with colours (paper, Table 5, "CC+HOG").
 
-What a network's clusters are compared with: k-means clusters these as any given features.
+They are a baseline for a network's features. k-means clusters them like any given features.
 """
 
 import functools
@@ -24,7 +24,7 @@ _OF = ("pixels", "hog_colour")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Descriptors of images."""
+    """Options of descriptors."""
 
     images: str = options.images("train")
     of: str = "hog_colour"
@@ -32,9 +32,9 @@ class Options:
     size: int
     """The side of the central view, in pixels."""
     side: int = 16
-    """Of the small image whose pixels are taken."""
+    """The side of the small image that gives the pixels."""
     batch_size: int = options.incidental(256)
-    """Images at a time, over all devices."""
+    """The number of images in a batch, over all devices."""
 
     def __post_init__(self) -> None:
         """Refuses an unknown descriptor, and lengths below 1."""
@@ -93,10 +93,10 @@ def _describe(chosen: Options, images: data.Images) -> artifacts.Features:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks the images, and describes the stage.
 
     Raises:
-      ValueError: for images that are too small.
+      ValueError: images are too small.
     """
     partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
     images = inputs.images["images"]

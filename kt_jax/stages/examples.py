@@ -17,9 +17,9 @@ SIDE = 192  # px
 
 
 def draw(stage: Stage, backbone: Artifact[artifacts.Backbone], name: str) -> dict[str, Any]:
-    """Examples of random images, by the task and the rules that the network learned with.
+    """Examples made from random images, by the task and the rules of the network's training.
 
-    `name` is the task's. Where the images are too small for it, only {"skipped": why}.
+    `name` is the name of the task. The result is {"skipped": reason} if the images are too small.
     """
     images, wanted = stage.inputs.images["images"], stage.options.puzzles
     task, rules = tasks.TASKS[name], PuzzleRules(**files.read_json(backbone / "puzzles.json"))
@@ -39,7 +39,7 @@ def draw(stage: Stage, backbone: Artifact[artifacts.Backbone], name: str) -> dic
     made = jax.device_get(make(key, jnp.asarray(pixels), permuted, task=name, rules=rules))
     start = (images.size - rules.side) // 2
     columns = pictures.count_columns(task.pictures)
-    # Small pictures are enlarged here: a browser would blur the gaps between them.
+    # Small pictures are enlarged here: a browser would blur the gaps between tiles.
     side = task.size(rules)
     times = max(1, SIDE // (columns * side))
     gap = pictures.find_gap(times * side)
@@ -69,7 +69,7 @@ def draw(stage: Stage, backbone: Artifact[artifacts.Backbone], name: str) -> dic
 
 
 def _describe(label: int, task: tasks.Task, permutations: np.ndarray | None) -> str:
-    """What a label means, in words."""
+    """A label in words."""
     if permutations is None:
         return task.labels[label]
     return f"tiles {' '.join(map(str, permutations[label] + 1))}"

@@ -1,4 +1,4 @@
-"""Features of whole images: layers of a backbone, [n, d] float16 in shards."""
+"""Features of whole images: activations of a backbone, [n, d] float16 in shards."""
 
 import dataclasses
 import math
@@ -21,37 +21,37 @@ _SCRATCH = "checkpoints"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Features of images."""
+    """Options of features."""
 
     backbone: str = options.reads(artifacts.Backbone, artifacts.Features, artifacts.Clusters)
-    """The network that sees them. Or Features, or Clusters of such: these images then get rows as
-    those have, of the same backbone, layers, views and scales; `layer` to `calibrate` are theirs.
-    """
+    """The network that computes the features. Features or Clusters may be named instead: these
+    images then get features of the same backbone, layers, views and scales, and the options from
+    `layer` to `calibrate` come from there."""
     images: str = options.images("train")
     layer: str = ""
-    """The activation that is taken; `kt-jax show` lists those of a network. Several are joined by
-    "+" ("conv2_2+conv3_2"), each divided by its root mean square over these images, so that none
-    outweighs another; the paper clusters one layer. Measured at 48 px with whitened rows
+    """The activation to use; `kt-jax show` lists those of a network. "+" joins several
+    ("conv2_2+conv3_2"): each is divided by its root mean square over these images, so that all have
+    the same weight. The paper clusters one layer. Measured at 48 px with whitened rows
     (docs/features.md): clusters' majority vote 32.8 -> 35.3 %, kNN 54.3 -> 57.7 %."""
     grid: int = 4
-    """A layer's activation is max-pooled to grid x grid (paper: 4)."""
+    """Activations are max-pooled to grid x grid (paper: 4)."""
     size: int = 0
     """The side of the central view, in pixels."""
     views: int = 1
-    """A row is the mean over 1, 2 (and its mirror image) or 10 (and four corners) views: see
-    `models.views.fixed_views`; ten cost ten times the time. Ten are those of Krizhevsky et al.
-    2012, section 4.1. Measured at 48 px, with `calibrate` (docs/features.md): kNN 52.0 -> 55.0 %
-    with two and 54.7 % with ten; with whitened rows 59.0 and 63.3 %."""
+    """The number of views whose features are averaged: 1, 2 (with the mirror image) or 10 (with the
+    four corners as well; Krizhevsky et al. 2012, section 4.1). See `models.views.fixed_views`. Ten
+    views take ten times as long. Measured at 48 px with `calibrate` (docs/features.md): kNN 52.0 ->
+    55.0 % with two views, 54.7 % with ten; with whitened rows 59.0 and 63.3 %."""
     calibrate: bool = False
-    """Whether the batch norms' statistics are measured again on these images, without their labels.
-    Those of a puzzle solver are of tiles. As adaptive batch normalisation (Li et al. 2016, section
-    3) does for another domain. Measured at 48 px (docs/features.md): the clusters' majority vote
-    34.2 -> 36.5 %, kNN 49.3 -> 52.0 %; with another teacher 35.7 -> 35.3 and 50.2 -> 51.4 %. The
-    features carry the calibrated network."""
+    """Whether the statistics of batch norms are measured again on these images, without labels. A
+    puzzle solver's own statistics are of tiles. Adaptive batch normalisation does the same for
+    another domain (Li et al. 2016, section 3). Measured at 48 px (docs/features.md): the clusters'
+    majority vote 34.2 -> 36.5 %, kNN 49.3 -> 52.0 %; with another teacher 35.7 -> 35.3 and 50.2 ->
+    51.4 %. The calibrated network is saved with the features."""
     batch_size: int = options.incidental(256)
-    """Images at a time, over all devices."""
+    """The number of images in a batch, over all devices."""
     rows_per_shard: int = 65_536
-    """Of each file."""
+    """The number of rows in each file."""
 
     def __post_init__(self) -> None:
         """Refuses counts below 1, other numbers of views, and a layer that is named twice."""
@@ -69,15 +69,15 @@ class Options:
 def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     """Writes features-IIIII-of-NNNNN.npy, rows in the order of the images, and index.parquet.
 
-    And backbone/, and images.parquet: which images these are, and the backbone learned from. Shards
-    that an interrupted run finished are kept.
+    It also writes backbone/ and images.parquet, which lists these images and those that the
+    backbone learned from. A resumed run keeps the finished shards.
     """
     chosen, images = stage.options, stage.inputs.images["images"]
     origin = stage.inputs["backbone"]
     backbone = _open_backbone(stage)
     about = _describe(chosen, origin.about, images)
     widths = _widths(about)
-    # Joined layers wait for scales, which take all images.
+    # The scales of joined layers are known only after all images.
     is_joined = len(widths) > 1 and not about.scales
     place = stage.directory / _SCRATCH if is_joined else stage.directory
 
@@ -106,7 +106,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     files.write_table(stage.directory / "index.parquet", data.index_columns(images))
     if isinstance(origin.about, artifacts.Backbone):
         backbones.carry_backbone(stage.directory, backbone, origin)
-    # Clusters and their labels come from these images, too.
+    # Clusters and labels made from these features depend on these images too.
     learned = [] if origin.is_random else [origin / backbones.IMAGES]
     leakage.write_images(
         stage.directory, images, and_those_in=[path for path in learned if path.exists()]
@@ -117,16 +117,16 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
 
 
 def _open_backbone(stage: Stage) -> backbones.FrozenBackbone:
-    """The network as these features have it, in backbone/ where it is not the input as it is."""
+    """The network that computes these features. It is saved in backbone/ if it was changed."""
     origin = stage.inputs["backbone"]
     carried = stage.directory / backbones.CARRIED
     if not isinstance(origin.about, artifacts.Backbone):
         about = _like(origin.about)
-        assert about is not None  # the plan has checked both
+        assert about is not None  # checked by the plan
         assert about.backbone is not None
         files.copy(origin / backbones.CARRIED, carried)
         return backbones.load_backbone(origin / backbones.CARRIED, about.backbone)
-    # A resumed run takes what was measured: on other devices the last digits may differ.
+    # A resumed run reads what was measured: other devices may give other last digits.
     if stage.options.calibrate and partition.decided_by_first(
         (carried / backbones.DESCRIPTION).exists
     ):
@@ -149,7 +149,7 @@ def _open_backbone(stage: Stage) -> backbones.FrozenBackbone:
 def _write_scaled(
     stage: Stage, about: artifacts.Features, widths: tuple[int, ...]
 ) -> artifacts.Features:
-    """Divides the rows of several layers by the layers' scales, which the result says."""
+    """Divides the rows of joined layers by the layers' scales; the result has the scales."""
     place = stage.directory / _SCRATCH
     partition.wait_for_all("the undivided features")
     shards = sorted(place.glob("features-*-of-*.npy"))
@@ -162,14 +162,14 @@ def _write_scaled(
 
 
 def _like(origin: artifacts.Description) -> artifacts.Features | None:
-    """The features that other images' are to be like; None of a Backbone."""
+    """The features whose settings apply here; None for a Backbone."""
     found = origin.features if isinstance(origin, artifacts.Clusters) else origin
     return found if isinstance(found, artifacts.Features) else None
 
 
 def _widths(about: artifacts.Features) -> tuple[int, ...]:
-    """How many numbers of a row each layer has."""
-    assert about.backbone is not None  # what this stage makes has one
+    """The number of dimensions of each layer in a row."""
+    assert about.backbone is not None  # this stage's features have one
     shapes = backbones.layer_shapes(about.backbone, about.size)
     found = []
     for layer in image_rows.split_layers(about.layer):
@@ -201,11 +201,11 @@ def _describe(
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
-      ValueError: for layers that the backbone does not have, images that are too small, or options
-        that the Features named as `backbone` have already decided.
+      ValueError: the backbone has no such layer, images are too small, or an option is already
+        decided by the Features or Clusters named as `backbone`.
     """
     partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
     images, origin = inputs.images["images"], inputs["backbone"].about

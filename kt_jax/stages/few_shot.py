@@ -1,4 +1,4 @@
-"""How good frozen features are with few labels; see `evaluation.few_shot`."""
+"""The accuracy of frozen features with few labels; see `evaluation.few_shot`."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: as `protocol.plan`.

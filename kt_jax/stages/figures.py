@@ -1,4 +1,4 @@
-"""Figures and pictures for a page that stands alone: inline SVG and data: URIs."""
+"""Figures and pictures for a self-contained page: inline SVG and data: URIs."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ from PIL import Image
 
 from kt_jax import data
 
-THUMBNAIL = 96  # px: hundreds of pictures have to fit into one page
+THUMBNAIL = 96  # px: a page has hundreds of pictures
 # Grey lines are readable on white and on black; the page's CSS colours the text.
 STYLE = {
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#808080"),
@@ -33,7 +33,7 @@ _SPARK = 120, 28  # px
 
 
 def draw_curve(title: str, xlabel: str, x: Sequence[int], y: Sequence[float]) -> dict[str, Any]:
-    """One line over steps or iterations, as `draw` gives it."""
+    """One line over steps or iterations, in the form that `draw` returns."""
     marker = "o" if len(x) < 30 else None
     alt = f"{title}, from {y[0]:.4g} to {y[-1]:.4g}"
     return draw(
@@ -51,15 +51,15 @@ def draw(
     places: Sequence[float] = (),
     size: tuple[float, float] = (3.7, 2.4),
 ) -> dict[str, Any]:
-    """An SVG for the inside of a page: the same bytes for the same figure, and no URLs.
+    """An SVG to put into a page. The same figure gives the same bytes, and there are no URLs.
 
     Args:
-      title: of the figure.
-      xlabel: of the x axis.
-      alt: what it shows, for those who cannot see it.
-      draw: draws it.
-      ticks: names of places of the x axis, which has whole numbers otherwise.
-      places: these places; 0, 1, ... unless given.
+      title: title of the figure.
+      xlabel: label of the x axis.
+      alt: description for readers who cannot see the figure.
+      draw: draws on the axes.
+      ticks: names for places on the x axis; by default whole numbers.
+      places: positions of the ticks; by default 0, 1, ...
       size: in inches.
     """
     buffer = io.StringIO()
@@ -79,19 +79,19 @@ def draw(
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
-    # Every figure has the same ids for its groups, and a page may hold an id once. Marked as
-    # safe: matplotlib escapes the names that others chose.
+    # Every figure uses the same group ids, but a page may have an id only once. Marked as safe
+    # because matplotlib escapes names that users chose.
     return {"alt": alt, "svg": Markup(re.sub(r'<g id="[^"]*"', "<g", text))}
 
 
 def plain(name: str) -> str:
-    """A name in which a dollar begins no formula."""
+    """A name whose dollar signs start no formula."""
     return name.replace("$", r"\$")
 
 
 @dataclass(frozen=True)
 class Point:
-    """A share at a place of the x axis, from `low` to `high`."""
+    """A share at a place on the x axis, with an interval from `low` to `high`."""
 
     x: float
     value: float
@@ -107,9 +107,9 @@ def draw_lines(
     ticks: Sequence[str],
     places: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Lines of shares with their intervals, in per cent, and a legend; as `draw` gives it.
+    """Lines of shares in per cent, with intervals and a legend, in the form that `draw` returns.
 
-    `places` whose largest is more than four times the smallest are drawn by their logarithms.
+    The x axis is logarithmic if the largest of `places` is more than four times the smallest.
     """
     log = bool(places) and min(places) > 0 and max(places) > 4 * min(places)
 
@@ -121,13 +121,13 @@ def draw_lines(
             x = np.array([point.x for point in some], float)
             value = 100 * np.array([point.value for point in some])
             ends = 100 * np.array([[point.low for point in some], [point.high for point in some]])
-            # A little aside, so that one interval does not hide another.
+            # Lines are shifted a little, so that one interval does not hide another.
             aside = number - (len(lines) - 1) / 2
             axes.errorbar(
                 x * 1.03**aside if log else x + 0.01 * aside * np.ptp(x),
                 value,
                 np.maximum(0.0, [value - ends[0], ends[1] - value]),
-                # Matplotlib leaves out names that begin with an underscore.
+                # Matplotlib ignores names that begin with an underscore.
                 label=f" {textwrap.fill(plain(name), 32)}",
                 marker="o",
                 markersize=4,
@@ -159,7 +159,7 @@ def draw_lines(
 
 
 def draw_spark(title: str, y: Sequence[float]) -> dict[str, Any]:
-    """A line of the size of a word, without axes: for a table of many."""
+    """A line of the size of a word, without axes, for a table with many."""
     width, height = _SPARK
     some = np.asarray(y)[np.linspace(0, len(y) - 1, min(len(y), width)).astype(int)]
     low, high = some.min(), some.max()
@@ -184,5 +184,5 @@ def to_uri(pixels: np.ndarray, *, side: int = THUMBNAIL) -> str:
 
 
 def to_picture(images: data.Images, index: int, *, side: int = THUMBNAIL) -> dict[str, str]:
-    """An image of a set: its key, and its `uri`."""
+    """An image of a set: its `key` and its `uri`."""
     return {"key": images.keys[index], "uri": to_uri(images[index], side=side)}

@@ -1,6 +1,7 @@
-"""Fine-tuning: all layers of a network learn true labels, from its weights on.
+"""Fine-tuning: all layers of a network learn true labels, starting from its weights.
 
-The oldest way to use a pretext task's network (paper, Table 3, "Jigsaw++"), without clusters.
+It is the usual way to use a network of a pretext task without clusters (paper, Table 3,
+"Jigsaw++").
 """
 
 from dataclasses import dataclass
@@ -16,28 +17,29 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Options(transfer_classes.Protocol):
-    """Fine-tuning on images of one class each, from any weights."""
+    """Options of fine-tuning on images with one class each."""
 
 
 def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
     """Writes scores.json and predictions.parquet (the class of each test image).
 
-    The head is new, the backbone's weights are the network's. Batch norms learn and keep their
-    averages as in any training. An interrupted run resumes within the training that it was at.
+    The head is new; the backbone starts from the network's weights. Batch norms learn, and update
+    their averages as in any training. An interrupted run resumes in the training that was
+    interrupted.
     """
     return transfer_classes.run(stage, "fine_tune", _VERSION, _layers)
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
-      ValueError: for images without one class each, a test set of other classes, images that are
-        too small, or options of an architecture that the weights do not fit.
+      ValueError: images do not have one class each, the test set has other classes, images are too
+        small, or the weights do not fit an option of the architecture.
     """
     return transfer_classes.plan(chosen, inputs, _layers)
 
 
 def _layers(_: artifacts.Backbone) -> tuple[str, ...]:
-    """None is frozen."""
+    """No layer is frozen."""
     return ("",)

@@ -1,4 +1,4 @@
-"""Features that somebody else computed, in the place of a teacher and its features."""
+"""Features from a file, computed by another program instead of a teacher of kt_jax."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,30 +16,32 @@ from kt_jax.runs.stage import Inputs, Plan, Stage
 GIVES = artifacts.Features
 LAYER = "given"
 _KEY = "key"
-_NAMED = 8  # columns, in the plan
+_NAMED = 8  # column names in the plan
 _LARGEST = np.finfo(np.float16).max
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Features in a file."""
+    """Options of given features."""
 
     features: str = options.file()
-    """Rows of numbers: .npy, .safetensors, .pth or .parquet; see `evaluation.given.read_rows`."""
+    """A file with a row of numbers for each image: .npy, .safetensors, .pth or .parquet; see
+    `evaluation.given.read_rows`."""
     images: str = options.images("train")
-    """Those that the features are of: each must have a row. Rows of other images are left out."""
+    """The images of the features. Each must have a row. Rows of other images are ignored."""
     keys: str = options.file()
-    """The keys of the images, row by row: a line each, or a .parquet file. Without it, a column of
-    `features` says them; without that, the rows are in the order of `order`. A .parquet file that
-    lacks the column is refused, unless `order` is named and `key_column` is not."""
+    """A file with the key of each row: one key a line, or a .parquet file. Without it the keys are
+    a column of `features`. Without that column the rows are in the order of `order`. A .parquet
+    file without the column is refused, unless `order` is named and `key_column` is not."""
     order: str = options.images("")
-    """A set of images in whose order the rows are, one for each; that of `images` unless named."""
+    """The set of images that gives the order of the rows, one row per image. The default is
+    `images`."""
     column: str = ""
-    """The tensor or the column of `features`, if it has several."""
+    """The tensor or the column of `features`, if the file has several."""
     key_column: str = _KEY
     """The column of the keys."""
     rows_per_shard: int = 65_536
-    """Of each file."""
+    """The number of rows in each file."""
 
     def __post_init__(self) -> None:
         """Refuses a count below 1."""
@@ -50,11 +52,11 @@ class Options:
 def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     """Writes features-IIIII-of-NNNNN.npy, rows in the order of the images, and index.parquet.
 
-    And images.parquet: which images these are. Which images the network learned from that gave the
-    features is not known.
+    It also writes images.parquet, which lists these images. The training images of the network that
+    gave the features are not known.
 
     Raises:
-      ValueError: for values beyond float16, or a row that is not zero but would be in float16.
+      ValueError: a value exceeds the range of float16, or a row that is not zero would become zero.
     """
     chosen, images = stage.options, stage.inputs.images["images"]
     rows, places = _open(chosen, stage.inputs)
@@ -67,7 +69,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
             if not partition.decided_by_first(path.exists):
                 given_values = rows.values[shard]
                 values = np.asarray(given_values, np.float32)
-                bad = np.flatnonzero(~(np.abs(values) <= _LARGEST).all(1))  # NaN is not
+                bad = np.flatnonzero(~(np.abs(values) <= _LARGEST).all(1))  # also true for NaN
                 if len(bad):
                     raise ValueError(
                         f"{stage.inputs.origin}.features = {chosen.features}: row {shard[bad[0]]} "
@@ -110,11 +112,11 @@ def _describe(rows: given.Rows, images: data.Images) -> artifacts.Features:
 
 
 def _open(chosen: Options, inputs: Inputs) -> tuple[given.Rows, Int[np.ndarray, " n"]]:
-    """The rows, and which of them each image has.
+    """The rows, and the number of each image's row.
 
     Raises:
-      FileNotFoundError: a file is not there.
-      ValueError: it holds no features, or not those of all images.
+      FileNotFoundError: a file is missing.
+      ValueError: the file has no features, or an image has no row.
     """
     origin, images = inputs.origin, inputs.images["images"]
     if not chosen.features:
@@ -154,11 +156,11 @@ def _shorten(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks the files, and describes the stage.
 
     Raises:
-      FileNotFoundError: a file is not there.
-      ValueError: it holds no features, or not those of all images.
+      FileNotFoundError: a file is missing.
+      ValueError: the file has no features, or an image has no row.
     """
     rows, _ = _open(chosen, inputs)
     about = _describe(rows, inputs.images["images"])

@@ -1,4 +1,4 @@
-"""Labels that somebody else gave, such as the authors' lists of pseudo-labels for Caffe."""
+"""Labels from a file, such as the authors' lists of pseudo-labels for Caffe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,26 +14,27 @@ from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Labels
-_LARGEST = 10_000_000  # label: a student has an output for each below the largest
+_LARGEST = 10_000_000  # a student has an output for each label up to the largest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Labels in a list."""
+    """Options of given labels."""
 
     labels: str = options.file()
-    """A text file: a line "PATH LABEL" for each image, labels from 0 on, as Caffe's ImageData layer
-    reads it. PATH is the key of the image, perhaps behind one folder that all lines share; or, if
-    no PATH has a folder and no two images share a file name, that."""
+    """A text file with a line "PATH LABEL" for each image and labels from 0 on, as Caffe's
+    ImageData layer reads it. PATH is the key of the image, perhaps below one folder that all lines
+    share. It may be the file name alone, if no PATH has a folder and no two images share a file
+    name."""
     images: str = options.images("train")
-    """Those that the labels are of: each must have a line. Lines of other images are left out."""
+    """The images that get the labels. Each must have a line. Lines of other images are ignored."""
 
 
 def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
     """Writes labels.parquet as the kind `label` does, with distances and margins of NaN.
 
-    Nothing says how near an image was to its centroid. Which images the labels were learned from is
-    not known.
+    The distances to centroids are not known, and nor are the images that the labels were learned
+    from.
     """
     images = stage.inputs.images["images"]
     labels = _read(stage.options, stage.inputs)
@@ -62,11 +63,11 @@ def _describe(labels: Int32[np.ndarray, " n"], images: data.Images) -> artifacts
 
 
 def _read(chosen: Options, inputs: Inputs) -> Int32[np.ndarray, " n"]:
-    """The label of each image.
+    """The label of each image [n].
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a line says no label, or an image has no line.
+      ValueError: a line has no valid label, or an image has no line.
     """
     origin, images = f"{inputs.origin}.labels", inputs.images["images"]
     if not chosen.labels:
@@ -100,9 +101,9 @@ def _read(chosen: Options, inputs: Inputs) -> Int32[np.ndarray, " n"]:
 
 
 def _shorten(keys: list[str], wanted: Sequence[str]) -> tuple[list[str], Sequence[str]]:
-    """Keys without a folder that all share, or file names of images where keys have no folders.
+    """Keys without a folder that all share, or file names of images if keys have no folders.
 
-    As they are where that does not fit: a file name alone may be that of another image.
+    Both are returned unchanged if that does not fit: a file name alone may belong to another image.
     """
     if not any("/" in key for key in keys):
         names = [PurePosixPath(key).name for key in wanted]
@@ -118,11 +119,11 @@ def _shorten(keys: list[str], wanted: Sequence[str]) -> tuple[list[str], Sequenc
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks the file, and describes the stage.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: as the file has it: no labels, or not of all images.
+      ValueError: a line has no valid label, or an image has no line.
     """
     images = inputs.images["images"]
     about = _describe(_read(chosen, inputs), images)

@@ -1,4 +1,4 @@
-"""A network with somebody's weights: torchvision's, timm's, DINO's, in the place of a teacher."""
+"""A network with published weights (torchvision, timm, DINO) instead of a teacher of kt_jax."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,25 +16,26 @@ GIVES = artifacts.Backbone
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A network with given weights."""
+    """Options of an imported network."""
 
     weights: str = options.file()
-    """A file of PyTorch's tensors, .safetensors or .pth; see `models.torch_files`."""
+    """A file of PyTorch tensors, .safetensors or .pth; see `models.torch_files`."""
     backbone: dict[str, Any]
-    """The name of the architecture, and its options; its first layers are the published ones unless
-    they say otherwise, whatever the size."""
+    """The name of the architecture, and its options. By default the first layers are the published
+    ones for every size."""
     size: int = 224
-    """The side of the images that it learned from, in pixels. Position embeddings must fit it."""
+    """The side of the images that the network was trained on, in pixels. Position embeddings must
+    fit it."""
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    """What is subtracted from each channel, in grey levels of 0..255: ImageNet's. With an empty
-    mean and deviation each image is standardised by itself."""
+    """The value to subtract from each channel, in grey levels 0..255; the default is ImageNet's. If
+    mean and deviation are empty, each image is standardised by its own."""
     deviation: tuple[float, ...] = (58.395, 57.12, 57.375)
-    """What each channel is then divided by."""
+    """The value by which each channel is then divided."""
     prefix: str = ""
-    """What stands before the tensors' names, such as "encoder_q."; found unless several fit."""
+    """The prefix of the tensors' names, such as "encoder_q.". It is found unless several fit."""
 
     def __post_init__(self) -> None:
-        """Writes out the sizes of the first layers."""
+        """Writes out the options of the first layers, and refuses values that cannot be used."""
         published = torch_names.as_published(self.backbone)
         object.__setattr__(self, "backbone", models.shorten(published))
         if len(self.mean) != len(self.deviation) or len(self.mean) not in (0, 3):
@@ -48,7 +49,7 @@ class Options:
 
 
 def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
-    """Writes network.safetensors and backbone.json; from which images it learned is not known."""
+    """Writes network.safetensors and backbone.json. The training images are not known."""
     chosen, origin = stage.options, stage.inputs.origin
     about = _describe(chosen, origin)
     params, batch_stats = _load(chosen, about, origin)
@@ -70,11 +71,11 @@ def _describe(chosen: Options, origin: str) -> artifacts.Backbone:
 
 
 def _load(chosen: Options, about: artifacts.Backbone, origin: str) -> tuple[Any, Any]:
-    """The arrays of the backbone.
+    """The parameters and batch statistics of the backbone.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it does not hold the tensors of this network.
+      ValueError: the file does not have the tensors of this network.
     """
     if not chosen.weights:
         raise ValueError(f"{origin}.weights is missing: name a file, .safetensors or .pth")
@@ -90,17 +91,17 @@ def _load(chosen: Options, about: artifacts.Backbone, origin: str) -> tuple[Any,
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks the file, and describes the stage.
 
     Raises:
-      FileNotFoundError: there is no file of weights.
-      ValueError: it cannot be read, or holds no such network.
+      FileNotFoundError: there is no such file.
+      ValueError: the file cannot be read, or its tensors are not those of this network.
     """
     about = _describe(chosen, inputs.origin)
     _load(chosen, about, inputs.origin)
     line = f"{chosen.backbone['name']} of {chosen.weights}, {about.parameters:,} parameters"
     whole = models.complete(chosen.backbone)
-    if models.class_of(chosen.backbone) is models.ViT:  # its tensors have the same shapes with any
+    if models.class_of(chosen.backbone) is models.ViT:  # shapes do not depend on heads
         heads = max(1, round(whole["width"] * whole["heads"]))
         line += f", {heads} heads of {whole['head_dim']} channels, which no shape can confirm"
     return Plan(about, (line,), disk=lambda: 4 * about.parameters)

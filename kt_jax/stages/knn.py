@@ -1,4 +1,7 @@
-"""Votes of the nearest training images: no training, no penalty; see `evaluation.neighbours`."""
+"""k nearest neighbours: a vote of the nearest training images; see `evaluation.neighbours`.
+
+There is no training and no penalty.
+"""
 
 from typing import Any
 
@@ -16,7 +19,7 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: as `protocol.plan`.

@@ -1,4 +1,4 @@
-"""Pseudo-labels: any images get the nearest centroid as label (paper, step c)."""
+"""Pseudo-labels: each image gets its nearest centroid as label (paper, step c)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +14,23 @@ from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Labels
 _DONE = "checkpoints"
-_ROWS_PER_SHARD = 8_192  # between two points to resume from
+_ROWS_PER_SHARD = 8_192  # an interrupted run resumes after a whole shard
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Labels for images."""
+    """Options of pseudo-labels."""
 
     clusters: str = options.reads(artifacts.Clusters)
-    """Whose centroids the labels are, and whose backbone sees the images."""
+    """The clusters to assign. Their own backbone computes the features of the images."""
     images: str = options.images("train")
-    """Those that get labels: any, not only those that were clustered."""
+    """The images that get labels. They need not be those that were clustered."""
     nearest: int = 2
-    """To how many centroids distances are kept, or to all k if these are fewer: soft targets of the
-    kind classify are made of them. More than two are kept in a file of their own. Of the features
-    of Imagenette's images, two of 100 centroids held 69 % of softmax(-d^2 / 0.05), ten 92 %."""
+    """The number of centroids whose distances are kept, or all k if there are fewer. Soft targets
+    of the kind classify are made from them. More than two are kept in a separate file. On features
+    of Imagenette, two of 100 centroids had 69 % of softmax(-d^2 / 0.05), and ten had 92 %."""
     batch_size: int = options.incidental(256)
-    """Images at a time, over all devices."""
+    """The number of images in a batch, over all devices."""
 
     def __post_init__(self) -> None:
         """Refuses a count below 2."""
@@ -41,10 +41,9 @@ class Options:
 def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
     """Writes labels.parquet: index, key, cluster, distance, second_cluster, margin.
 
-    And images.parquet: of which the teacher and the clusters learned. Images are seen as those that
-    were clustered: layer, pooling, size, normalisation and the backbone itself are the clusters'.
-    An interrupted run resumes after its last 8,192 images. Images whose features were given have
-    the labels that these have.
+    It also writes images.parquet: the images that the teacher and the clusters learned from. Layer,
+    pooling, size, normalisation and backbone are those of the clusters. An interrupted run resumes
+    after its last 8,192 images. Images with given features get the labels that k-means gave them.
     """
     clusters, images = stage.inputs["clusters"], stage.inputs.images["images"]
     path = stage.directory / labelling.LABELS
@@ -73,7 +72,7 @@ def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
 def _see(
     stage: Stage, clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images
 ) -> dict[str, np.ndarray]:
-    """The columns of images as the clusters' backbone sees them."""
+    """The columns of labels.parquet, computed with the clusters' own backbone."""
     labeller = labelling.load_labeller(clusters)
     done = stage.directory / _DONE
 
@@ -94,7 +93,7 @@ def _see(
                 nearest=stage.options.nearest,
                 on_batch=count.add,
             )
-            # The table last: it says that the shard is done.
+            # The table is written last: it marks the shard as finished.
             ranked = {name: columns.pop(name) for name in labelling.RANKED if name in columns}
             if ranked:
                 files.write_tensors(file.with_suffix(".safetensors"), ranked)
@@ -123,11 +122,11 @@ def _describe(
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
-      ValueError: for images that are too small for the teacher's view, or other images than those
-        whose features were given.
+      ValueError: images are too small for the teacher's view, or features were given for other
+        images.
     """
     partition.check_batch_size(f"{inputs.origin}.batch_size", chosen.batch_size)
     clusters, images = inputs["clusters"], inputs.images["images"]
@@ -153,7 +152,8 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     except ValueError as error:
         raise ValueError(f"{inputs.origin}.clusters: {error}") from None
     data.check_size(images, f"{inputs.origin}.images", features.size)
-    # A name and five numbers a row; clusters and distances, those of a shard twice.
+    # A row has a name and five numbers. Its clusters and distances are on disk twice: shards keep
+    # them, too.
     size = (28 + (16 * about.nearest if about.nearest > 2 else 0)) * len(images)
     return Plan(
         about,

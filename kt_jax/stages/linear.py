@@ -1,4 +1,4 @@
-"""How much a linear classifier of frozen features knows, layer by layer (paper, Table 4).
+"""Linear classifiers of frozen features, layer by layer (paper, Table 4).
 
 Closed form and deterministic: see `evaluation.linear`.
 """
@@ -19,7 +19,7 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: as `protocol.plan`.

@@ -1,4 +1,4 @@
-"""Linear classifiers by the paper's own schedule (Table 4), for ImageNet; else see `linear`."""
+"""Linear classifiers by the paper's schedule (Table 4), for ImageNet; otherwise use `linear`."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: as `protocol.plan`.

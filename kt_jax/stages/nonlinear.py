@@ -1,7 +1,8 @@
-"""Non-linear probes: frozen up to a layer, all that follows learns true labels from new weights.
+"""Non-linear probes: layers up to one are frozen, the rest learn true labels from random weights.
 
-The paper's Table 6 (after Noroozi & Favaro 2016, Table 2). It says up to which layer a network is
-general: the fall from layer to layer is what its upper layers have lost to the pretext task.
+This is the paper's Table 6 (after Noroozi & Favaro 2016, Table 2). It shows up to which layer a
+network is general: the accuracy falls from layer to layer as the upper layers specialise in the
+pretext task.
 """
 
 from collections.abc import Sequence
@@ -18,33 +19,33 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Options(transfer_classes.Protocol):
-    """Training of what follows a frozen layer."""
+    """Options of non-linear probes."""
 
     layers: tuple[str, ...] = ()
-    """Up to which a network is frozen, a training each; by default the layers that one would
-    probe. "fc6" and "fc7" are hidden layers that the network itself was learned with, as students
-    may be (Table 6 has them for students alone)."""
+    """The layers up to which a network is frozen, one training for each. The default is the layers
+    that a linear probe would use. "fc6" and "fc7" are hidden layers that the network itself was
+    trained with, as students may be (Table 6 has them for students only)."""
 
 
 def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
     """Writes scores.json and predictions.parquet (the class of each test image).
 
-    Frozen is whatever the layer's activation depends on: parameters stay to the bit, batch norms
-    use their running averages. An interrupted run resumes within the training that it was at.
+    Everything that the layer's activation depends on is frozen: parameters do not change by a bit,
+    and batch norms use their running averages. An interrupted run resumes in the training that was
+    interrupted.
 
     Raises:
-      ValueError: a fully connected layer that a network was not learned with.
+      ValueError: a network was not trained with the fully connected layer.
     """
     return transfer_classes.run(stage, "nonlinear", _VERSION, _layers_of(stage.options))
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
-      ValueError: for images without one class each, a test set of other classes, images that are
-        too small, layers that a network does not have, or options of an architecture that the
-        weights do not fit.
+      ValueError: images do not have one class each, the test set has other classes, images are too
+        small, a network has no such layer, or the weights do not fit an option of the architecture.
     """
     return transfer_classes.plan(chosen, inputs, _layers_of(chosen))
 

@@ -1,4 +1,4 @@
-"""A network learns a pretext task: Jigsaw++ puzzles (paper, section on Jigsaw++), or another."""
+"""A teacher learns a pretext task: Jigsaw++ (paper, section on Jigsaw++) or another."""
 
 import contextlib
 import dataclasses
@@ -21,28 +21,28 @@ from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.training import learning, logs
 
 GIVES = artifacts.Backbone
-# Examples are drawn again from what stands here, with the permutations of puzzles beside it.
+# The report draws examples again from this file and, for puzzles, from the permutations.
 RULES = "puzzles.json"
 PERMUTATIONS = "permutations.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Permutations:
-    """The set whose number is the label of a puzzle."""
+    """The set of permutations of a puzzle; the label is the number of the permutation."""
 
     count: int = 701
     file: str = options.file()
-    """The authors' file of permutations; without one, a set is made from the seed."""
+    """The authors' file of permutations. Without it a set is made from the seed."""
 
     def __post_init__(self) -> None:
-        """Refuses what is no set."""
+        """Refuses a count that is out of range."""
         if not 2 <= self.count <= 362_880:
             raise ValueError(f"count = {self.count}: choose from 2 to 9! = 362880")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What is put on the backbone; see `models.JigsawNet`."""
+    """The fully connected layers on the backbone; see `models.JigsawNet`."""
 
     fc6: int = 1024
     fc7: int = 4096
@@ -50,45 +50,45 @@ class Head:
     batch_norm: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses what is no network."""
+        """Refuses widths and dropout that are out of range."""
         learning.check_head((self.fc6, self.fc7), self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(learning.Training):
-    """A solver of a pretext task."""
+    """Options of a network that learns a pretext task."""
 
     task: str = "jigsaw"
-    """What is asked: "jigsaw", which permutation nine tiles show (Jigsaw++; without occluders
-    Jigsaw, Noroozi and Favaro 2016); "context", which neighbour of the centre tile a second one is
-    (Doersch et al. 2015, section 3); or "rotation", by how many right angles the crop is turned
-    (Gidaris et al. 2018, section 3.1). AlexNet's best layer, linear on ImageNet: rotation 38.7,
-    clusters of a VGG's Jigsaw++ 37.3 %. "jigsaw+rotation" learns both on one backbone, with a head
-    for each: rotation beside clusters took AlexNet from 43.8 to 44.7 % (SeLa, Asano et al. 2020).
-    See docs/pretext.md."""
+    """The pretext task. "jigsaw": which permutation do nine tiles show (Jigsaw++; without occluders
+    it is Jigsaw, Noroozi and Favaro 2016)? "context": which neighbour of the centre tile is the
+    second tile (Doersch et al. 2015, section 3)? "rotation": by how many right angles is the crop
+    turned (Gidaris et al. 2018, section 3.1)? Linear probes of AlexNet's best layer on ImageNet
+    have 38.7 % for rotation, and 37.3 % for clusters of a VGG trained by Jigsaw++.
+    "jigsaw+rotation" trains one backbone with a head for each task. Rotation in addition to
+    clusters took AlexNet from 43.8 to 44.7 % (SeLa, Asano et al. 2020). See docs/pretext.md."""
     images: str = options.images("train")
     test_images: str = options.images("test")
-    """Held out: how many of their puzzles it solves is its result."""
+    """Held-out images. The share of their puzzles that the network solves is the stage's result."""
     test_repeats: int = 1
-    """Puzzles, or examples of another task, of every held-out image."""
+    """The number of puzzles (or examples of another task) for each held-out image."""
     puzzles: jigsaw.PuzzleRules = jigsaw.PuzzleRules()
-    """How examples are made, whatever the task."""
+    """How examples are made, for any task."""
     permutations: Permutations = Permutations()
     backbone: dict[str, Any]
     """The name of the architecture, and its options."""
     head: Head = Head()
 
     def __post_init__(self) -> None:
-        """Keeps of the backbone's options those that differ from the architecture's defaults."""
+        """Drops backbone options that equal the architecture's defaults, and checks tiles."""
         object.__setattr__(self, "backbone", models.shorten(self.backbone))
         if tasks.ask(self.task).has_tiles:
             self.puzzles.check_tiles()
 
 
 def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
-    """Writes network.safetensors, backbone.json, puzzles.json, results.json; and checkpoints/.
+    """Writes network.safetensors, backbone.json, puzzles.json, results.json and checkpoints/.
 
-    And images.parquet: which images were learned from; and permutations.npy, if it solves puzzles.
+    It also writes images.parquet (the training images) and, for puzzles, permutations.npy.
     """
     chosen, rules = stage.options, stage.options.puzzles
     images = stage.inputs.images["images"]
@@ -108,12 +108,12 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
         key = jax.random.key(stage.seed)
         return pictures.draw_row(key, pixels, permuted, task=first, rules=rules)
 
-    with contextlib.suppress(ValueError):  # of an unreadable image: the training says so
+    with contextlib.suppress(ValueError):  # An unreadable image: the training reports it.
         logs.show_once(stage.directory, words.WORDS[first].examples, draw)
     make_model = make_network(chosen)
 
     def make_batches(first_step: int) -> Iterator[training.Batch]:
-        # Occluders come from the group: no image may stand in it twice.
+        # Occluders come from the same group, so an image must not be in a group twice.
         order = data.Shuffled(len(images), stage.seed, group=asked.group)
         batches = data.train_batches(
             images,
@@ -153,16 +153,17 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
 
 
 def _count_labels(chosen: Options) -> dict[str, int]:
-    """Among how many answers the network chooses, by task."""
+    """The number of possible labels of each task."""
     count = chosen.permutations.count
     return {name: len(x.labels) or count for name, x in tasks.ask(chosen.task).parts.items()}
 
 
 def make_permutation_set(chosen: Options, seed: int) -> np.ndarray:
-    """The set that the options describe: made from the seed, or read from the authors' file.
+    """The set of permutations that the options describe, made from the seed or read from the file.
 
     Raises:
-      ValueError: if it does not keep labels readable under max_occluders foreign tiles.
+      ValueError: the permutations are too similar to be told apart under max_occluders foreign
+        tiles, or the file has another number of permutations.
     """
     needed, wanted = chosen.puzzles.max_occluders + 1, chosen.permutations
     if not wanted.file:
@@ -178,7 +179,7 @@ def make_permutation_set(chosen: Options, seed: int) -> np.ndarray:
 
 
 def make_network(chosen: Options) -> training.MakeModel:
-    """The network that the options describe."""
+    """The function that builds the network that the options describe."""
     asked, rules, counts = tasks.ask(chosen.task), chosen.puzzles, _count_labels(chosen)
     questions = {
         name: models.Question(pictures=x.pictures, size=x.size(rules), classes=counts[name])
@@ -204,14 +205,14 @@ def _make_examples(chosen: Options, permuted: np.ndarray | None) -> training.Mak
 
 
 def forget(section: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes in a filled section whose task is overridden by another.
+    """The options that change when a filled section gets another task.
 
-    The options that only the task before had go back to their defaults, as those of an architecture
-    go when another is named. A config of puzzles thus serves any task.
+    Options that only the previous task has go back to their defaults, as an architecture's options
+    do when another architecture is named. So a config for puzzles serves any task.
     """
     now, wanted, rules = section["task"], overrides.get("task"), section["puzzles"]
     if wanted is None or wanted == now or not isinstance(rules, Mapping):
-        return {}  # what is wrong is said later
+        return {}  # errors are reported later
     try:
         task = tasks.ask(str(wanted))
     except ValueError:
@@ -227,7 +228,7 @@ def _check_task(chosen: Options, origin: str) -> None:
     """Refuses options that are set and belong to another task.
 
     Raises:
-      ValueError: with the first of them, and those that the task has.
+      ValueError: it names the first such option, and the options that the task has.
     """
     task = tasks.ask(chosen.task)
     rules, permuted = options.deciding(chosen.puzzles), options.deciding(chosen.permutations)
@@ -243,11 +244,11 @@ def _check_task(chosen: Options, origin: str) -> None:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
-      ValueError: for options of another task, and examples that the images or the devices do not
-        allow.
+      ValueError: an option belongs to another task, or the images or the devices do not allow these
+        examples.
     """
     rules, batch, task = chosen.puzzles, chosen.batch_size, tasks.ask(chosen.task)
     _check_task(chosen, inputs.origin)
@@ -266,7 +267,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         labels = f"{name}, {count} labels"
         if name == "jigsaw":
             labels = f"{count} permutations"
-            if chosen.permutations.file:  # known before anything is computed
+            if chosen.permutations.file:  # so the plan can check the file
                 distances = permutations.describe_distances(make_permutation_set(chosen, 0))
                 labels += f" ({distances})"
         told.append(f"{labels}, chance {1 / count:.2%}")
@@ -282,7 +283,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         f"{' and '.join(shown)} a step, {chosen.steps} steps",
     )
     size = inputs.images["images"].size
-    # Which permutations these are costs nothing.
+    # The cost of a step does not depend on the permutations.
     any_set = np.zeros((chosen.permutations.count, jigsaw.TILES), np.uint8)
     trial = learning.Trial(
         options=chosen,

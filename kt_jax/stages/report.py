@@ -1,6 +1,7 @@
-"""One self-contained page of what a run made: curves, puzzles, clusters, scores.
+"""One self-contained page about a run: curves, puzzles, clusters, scores.
 
-It draws each artifact by its type, whatever stage made it, and says which stages have not finished.
+It draws each artifact by its type, whatever stage made it, and lists the stages that have not
+finished.
 """
 
 import collections
@@ -31,30 +32,30 @@ LISTED = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A page."""
+    """Options of the report."""
 
     artifacts: tuple[str, ...] = options.reads(default=(), needs_all=False)
-    """What it shows; all other stages of the run unless named."""
+    """The stages to show; by default all other stages of the run."""
     images: str = options.images("train")
-    """Those that are shown: puzzles are made of them, clusters show them."""
+    """The images to show: puzzles are made from them, and clusters show them."""
     train_images: str = options.images("")
-    """As the stages of the kind retrieval have them: with `test_images`, a few of the pictures that
-    they found are shown. Need not be named where it is the same set as `images`."""
+    """The training images of the stages of the kind retrieval. With `test_images`, some retrieved
+    pictures are shown. It is needed only if it is another set than `images`."""
     test_images: str = options.images("")
     clusters: int = 8
-    """How many clusters are shown of labels."""
+    """The number of clusters to show for each set of labels."""
     images_per_cluster: int = 12
     labels: tuple[str, ...] = options.reads(Labels, default=(), needs_all=False)
-    """The labels whose clusters are shown; unless named, those of the first clustering that a
-    network learned. The paper's Figure 1 shows rows of one."""
+    """The labels whose clusters are shown; by default those of the first clustering that a network
+    learned. A row of images per cluster, as in the paper's Figure 1."""
     puzzles: int = 6
-    """How many puzzles, or examples of another pretext task, are shown."""
+    """The number of puzzles, or examples of another pretext task, to show."""
 
 
 def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
     """Writes index.html (no scripts, nothing loaded from elsewhere) and summary.json.
 
-    Where there are tables also tables.md and tables.json, which hold all of them.
+    If there are tables, it also writes tables.md and tables.json with all of them.
     """
     shown = stage.inputs.artifacts["artifacts"]
     by_type: dict[type, list[Any]] = {each: [] for each in artifacts.TYPES.values()}
@@ -111,10 +112,10 @@ def run(stage: Stage) -> tuple[artifacts.Report, dict[str, Any]]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks the options, and describes the stage.
 
     Raises:
-      ValueError: for a count below 1.
+      ValueError: a count is below 1.
     """
     for name in ("clusters", "images_per_cluster", "puzzles"):
         if getattr(chosen, name) < 1:
@@ -129,7 +130,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
 
 
 def headlines(directory: Path) -> Iterator[str]:
-    """Where a finished report is, and the figures that matter, as lines for the console."""
+    """Lines for the console: where a finished report is, and its most important results."""
     summary = files.read_json(directory / "summary.json")
     yield f"report: {directory / 'index.html'}"
     for name, solved in summary["puzzles"].items():
@@ -157,7 +158,7 @@ def _say_score(row: Mapping[str, Any]) -> str:
 
 
 def _find_unfinished(stage: Stage) -> list[str]:
-    """The stages of the run that have not finished, apart from the report itself."""
+    """The stages of the run that have not finished, except the report itself."""
     config = files.read_json(stage.directory.parent / "config.json")
     places = {name: stage.directory.parent / name for name in config["stages"]}
     return [
@@ -168,7 +169,7 @@ def _find_unfinished(stage: Stage) -> list[str]:
 
 
 def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
-    """The run in a few numbers: those that exist."""
+    """The most important numbers of the run, as far as they exist."""
     numbers = ("nmi", "nmi_shuffled")
     labels = {x["name"]: {n: x[n] for n in numbers if n in x} for x in page["labels"]}
     solved = ("task", "puzzle_accuracy", "chance")
@@ -200,9 +201,9 @@ def _summarise(page: Mapping[str, Any]) -> dict[str, Any]:
 def _find_next_steps(
     by_type: Mapping[Any, Sequence[Artifact[Any]]], worth: str, images: data.Images
 ) -> dict[str, str]:
-    """Commands that go on from here, by what they are for; {run} stands for the workdir."""
+    """Commands to continue with, by their purpose; {run} stands for the workdir."""
     steps = {}
-    clusters = [each for each in by_type[artifacts.Clusters] if "/" not in each.name]  # this run's
+    clusters = [each for each in by_type[artifacts.Clusters] if "/" not in each.name]  # of this run
     if clusters:
         steps["see the clusters"] = f"kt-jax atlas {{run}}/{clusters[0].name} --out=atlas"
     if worth in {x.name for x in by_type[artifacts.Backbone]}:
@@ -216,7 +217,7 @@ def _find_next_steps(
 
 
 def _render(page: Mapping[str, Any]) -> str:
-    """The page; file and class names are whatever people called them, so all is escaped."""
+    """The page as HTML. Everything is escaped: users choose the names of files and classes."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

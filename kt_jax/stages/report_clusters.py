@@ -1,4 +1,4 @@
-"""Clusters on a page: images nearest to their centroids, and how many images each has."""
+"""Clusters in the report: the images nearest to their centroids, and the sizes of clusters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +19,10 @@ _CONTROLS = ("true labels", "random labels")
 def choose_labels(
     stage: Stage, given: Sequence[Labels], networks: Sequence[Artifact[artifacts.Backbone]]
 ) -> list[Labels]:
-    """Those whose images are shown: those that the options name, or one.
+    """The labels whose images are shown: those that the options name, or one set.
 
-    That is the first clustering that a network learned, else the first clustering, else the first
-    labels.
+    The default is the first clustering that a network learned, or else the first clustering, or
+    else the first labels.
     """
     if named := stage.inputs.artifacts.get("labels", ()):
         return list(named)
@@ -34,7 +34,7 @@ def choose_labels(
 def find_controls(
     networks: Sequence[Artifact[artifacts.Backbone]], given: Sequence[Labels]
 ) -> set[str]:
-    """The networks that learned true or random labels: nobody takes those home."""
+    """The networks that learned true or random labels. They are controls, not results."""
     return {
         network.name
         for network in networks
@@ -45,7 +45,7 @@ def find_controls(
 def draw_labels(
     stage: Stage, given: Sequence[Labels], shown: Sequence[Labels]
 ) -> list[dict[str, Any]]:
-    """Of all labels how well they agree with the classes if there are any; of some, images."""
+    """The agreement of all labels with the classes, if there are any, and images of `shown`."""
     return [
         {
             "name": each.name,
@@ -58,12 +58,12 @@ def draw_labels(
 
 
 def _told(given: Labels) -> str:
-    """Where labels come from that are of no clusters, as their facts say it; else ""."""
+    """The origin of labels that are not of clusters, from their facts; otherwise ""."""
     return str(given.manifest["facts"].get("labels", ""))
 
 
 def _name(given: Labels) -> dict[str, str]:
-    """What the labels and one of them are called."""
+    """The words for these labels, and for one of them."""
     told = _told(given)
     if not told:
         return {"all": "clusters", "one": "Cluster"}
@@ -73,7 +73,7 @@ def _name(given: Labels) -> dict[str, str]:
 
 
 def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
-    """Agreement and rows; or only {"skipped": why} where images are missing."""
+    """Agreement and rows of images; only {"skipped": reason} if images are missing."""
     images, table = _find_images(stage, given), files.read_table(given / "labels.parquet")
     place = {key: index for index, key in enumerate(images.keys)}
     lacking = [key for key in table["key"] if key not in place]
@@ -101,7 +101,7 @@ def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
 
 
 def _find_images(stage: Stage, given: Labels) -> data.Images:
-    """The very set that was labelled, else `images`, which may hold the labelled ones."""
+    """The set of images that was labelled, if the report has it; otherwise `images`."""
     sets = stage.inputs.images
     same = [each for each in sets.values() if each.fingerprint == given.about.images]
     return [*same, sets["images"]][0]
@@ -118,7 +118,7 @@ def _draw_rows(
 ) -> dict[str, Any]:
     """Images nearest to a centroid (the paper's Figure 1), or the first of a label without one.
 
-    Row i of `table` is image `index[i]`, whose class is `labels[i]` (-1: not known). `near` says
+    Row i of `table` is image `index[i]` with the class `labels[i]` (-1: unknown). `near` says
     whether there are centroids.
     """
     shown = stage.options.images_per_cluster
@@ -143,7 +143,7 @@ def _draw_rows(
 def draw_sizes(
     given: Sequence[Artifact[artifacts.Clusters]], shown: Sequence[Labels]
 ) -> list[dict[str, Any]]:
-    """How k-means divided the images that it saw, with figures where `shown` are its labels."""
+    """The sizes of the clusters in k-means, with figures for those whose labels are in `shown`."""
     read = [each for labels in shown for each in report_lineage.find_inputs(labels, given)]
     drawn = read or given[:1]
     return [{"name": each.name, **_draw_sizes(each, each in drawn)} for each in given]

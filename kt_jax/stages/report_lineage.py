@@ -1,4 +1,4 @@
-"""From which artifacts an artifact was made, by the hashes of them in its manifest."""
+"""Which artifacts an artifact was made from, by the hashes in its manifest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ _NEW_WEIGHTS = ("random:", "artifact with new weights")
 
 
 def find_inputs(made: Artifact[Any], among: Sequence[Artifact[Any]]) -> list[Artifact[Any]]:
-    """Those that it read; a network whose weights were drawn anew for it is none of them."""
+    """The inputs of an artifact. Networks with new random weights do not count as inputs."""
     options = made.manifest["fingerprint"].get("inputs", {})
     read = {
         digest
@@ -24,7 +24,7 @@ def find_inputs(made: Artifact[Any], among: Sequence[Artifact[Any]]) -> list[Art
 def find_teacher(
     network: Artifact[artifacts.Backbone], among: Sequence[Artifact[Any]]
 ) -> Artifact[artifacts.Backbone] | None:
-    """The nearest network that it comes from, as by features, clusters and labels, if any."""
+    """The nearest network from which this one was made, through features and labels; or None."""
     wave = find_inputs(network, among)
     while wave:
         for each in wave:

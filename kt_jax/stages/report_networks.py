@@ -1,4 +1,4 @@
-"""Networks on a page: how their training went, and examples of what they learned from."""
+"""Networks in the report: the curves of their training, and examples of their tasks."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +13,14 @@ from kt_jax.training import logs
 
 Network = Artifact[artifacts.Backbone]
 _METRICS = ("loss", "accuracy")
-_LARGE = 4  # networks, or rules, that have figures of their own
+_LARGE = 4  # the largest number of networks, or of rules, with figures of their own
 
 
 def draw_training(networks: Sequence[Network]) -> dict[str, Any]:
-    """The loss and, if there is one, the accuracy of each network over its training.
+    """The loss and, if there is one, the accuracy of each network during training.
 
-    few: name and curves of each; or, of many networks, many: name, steps, and for each metric a
-    line of the size of a word. The other is empty.
+    `few` has name and curves of each network. If there are many networks, `many` has name, steps,
+    and a small line for each metric. The other one is empty.
     """
     read = {each.name: logs.read_metrics(each / "metrics.jsonl") for each in networks}
     if sum(map(bool, read.values())) <= _LARGE:
@@ -50,10 +50,10 @@ def _draw_sparks(name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def read_solved(networks: Sequence[Network]) -> list[dict[str, Any]]:
-    """What each network solved of each of its pretext tasks, as results.json has it.
+    """The results of each network on its pretext tasks, from results.json.
 
-    With name, task, words, network, and rules: networks of the same rules learned from the same
-    kind of examples.
+    Keys are name, task, words, network and rules. Networks with the same rules learned from the
+    same kind of examples.
     """
     return [solved for network in networks for solved in _read_solved(network)]
 
@@ -64,17 +64,17 @@ def _read_solved(network: Network) -> Iterator[dict[str, Any]]:
     first = files.read_json(network / "results.json")
     rules = json.dumps(files.read_json(network / "puzzles.json"), sort_keys=True)
     for solved in (first, *first.get("others", ())):
-        task = solved.get("task", "jigsaw")  # before there were others
+        task = solved.get("task", "jigsaw")  # older versions had one task
         name = network.name if solved is first else f"{network.name} ({task})"
         more = {"words": words.WORDS[task], "network": network, "rules": rules}
         yield {**solved, "name": name, "task": task, **more}
 
 
 def draw_examples(stage: Stage, solved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Examples of each task and its rules, and `solved` by the networks that learned from such.
+    """Examples of each task and its rules, with the results (`solved`) of the networks.
 
-    Of many rules, those of one for each task; the others have no examples (`brief`), each of which
-    takes a compilation.
+    If there are many rules, only one for each task has examples; the others are `brief`. Examples
+    of each take a compilation.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for each in solved:

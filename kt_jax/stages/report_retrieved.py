@@ -1,4 +1,4 @@
-"""Pictures that networks find for a picture: a few test images and the training images nearest."""
+"""Retrieval in the report: some test images, and the nearest training images by each network."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from kt_jax.stages import figures, report_lineage
 
 _QUERIES = 6
 _NEAREST = 8
-_SIDE = 72  # px: three networks find 144 pictures
+_SIDE = 72  # px: three networks retrieve 144 pictures
 _SETS = ("train_images", "test_images")
 
 
@@ -22,13 +22,13 @@ def draw(
     shown: Sequence[Artifact[Any]],
     best: str,
 ) -> list[dict[str, Any]]:
-    """What the stages of the kind retrieval found; see `_draw_queries`.
+    """The results of the stages of the kind retrieval; see `_draw_queries`.
 
     Args:
-      stage: the report's, among whose images the pictures are.
-      given: scores, of which those without retrieved.json are left out.
-      shown: all artifacts of the report.
-      best: the network to take home; "" if that is not known.
+      stage: the report. The pictures are among its images.
+      given: all scores; those without retrieved.json are skipped.
+      shown: all artifacts in the report.
+      best: the recommended network; "" if it is not known.
     """
     found = [each for each in given if (each / neighbours.RETRIEVED).exists()]
     return [{"name": each.name, **_draw_one(stage, each, shown, best)} for each in found]
@@ -55,7 +55,7 @@ def _draw_one(
 def _find_images(
     stage: Stage, retrieval: Artifact[artifacts.Scores], option: str
 ) -> data.Images | None:
-    """The set of the report's that is the very one that the retrieval saw."""
+    """The report's set of images that is the same as the one the retrieval used, or None."""
     wanted = retrieval.manifest["fingerprint"].get("images", {}).get(option)
     return next((x for x in stage.inputs.images.values() if x.fingerprint == wanted), None)
 
@@ -63,9 +63,9 @@ def _find_images(
 def _choose(
     rows: Sequence[Mapping[str, Any]], shown: Sequence[Artifact[Any]], best: str
 ) -> Iterator[str]:
-    """The network to take home, its teacher or the next best network, and one without training.
+    """The recommended network, its teacher or the next best network, and one without training.
 
-    The last is a random network where there is one, else HOG with colours.
+    The last is a random network if there is one, otherwise HOG with colours.
     """
     standings = verdict.read_standings(rows)
     ranked = sorted(standings, key=lambda x: (x.subject != best, -(x.held_out or 0.0)))
@@ -83,7 +83,7 @@ def _choose(
 def _draw_queries(
     found: Mapping[str, Any], train: data.Images, test: data.Images
 ) -> Iterator[dict[str, Any]]:
-    """Test images: key, uri, class, and by network the nearest training images, right or not."""
+    """Test images: key, uri, class, and for each network the nearest training images."""
     rows, tested = (
         {key: number for number, key in enumerate(images.keys)} for images in (train, test)
     )

@@ -1,4 +1,4 @@
-"""Scores on a page: which network to take home, and how good all are, by layer or by labels."""
+"""Scores in the report: the recommended network, and all scores by layer or amount of labels."""
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
@@ -11,19 +11,19 @@ from kt_jax.kmeans import metrics
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.artifacts import Artifact
 
-_CARDS = 4  # networks
+_CARDS = 4  # the largest number of networks
 
 
 def read(
     given: Sequence[Artifact[artifacts.Scores]], controls: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """All scores, each with what it found.
+    """All scores, each with its results.
 
-    Where images were labelled in amounts, such as 10 a class, these are in `amounts`: standings by
-    amount. Others have `standings` (means over the seeds by subject and layer), `verdict` and, of
-    networks with the same layers, `tables`. Of several classes an image, `precisions` takes the
-    place of tables; elsewhere it is empty. No verdict is on `controls`, such as a network that
-    learned the classes.
+    For scores with amounts of labels, such as 10 a class, `amounts` has the standings of each
+    amount. Others have `standings` (means over seeds by subject and layer), `verdict`, and `tables`
+    of networks with the same layers. For images with several classes `precisions` replaces the
+    tables; it is empty otherwise. The verdict ignores `controls`, such as a network that learned
+    the true classes.
     """
     return [{"name": each.name, **_read_one(each, controls)} for each in given]
 
@@ -31,9 +31,9 @@ def read(
 def order_verdicts(
     given: Sequence[Artifact[artifacts.Scores]], found: Sequence[dict[str, Any]], images: str
 ) -> list[dict[str, Any]]:
-    """Those of `found` that have a verdict: first of training images `images`, first `linear`.
+    """The results that have a verdict, those of training images `images` and `linear` first.
 
-    `found` is as `read` gives it of `given`; `images` is a fingerprint.
+    `found` is the result of `read(given)`, and `images` a fingerprint.
     """
     of_others = {
         each.name: each.manifest["fingerprint"].get("images", {}).get("train_images") != images
@@ -44,7 +44,7 @@ def order_verdicts(
 
 
 def _read_one(artifact: Artifact[artifacts.Scores], controls: Collection[str]) -> dict[str, Any]:
-    # An older version wrote no `unknown`.
+    # Older versions wrote no `unknown`.
     found = {"unknown": [], **files.read_json(artifact / scores.SCORES)}
     if found["skipped"]:
         return found
@@ -60,7 +60,7 @@ def _read_one(artifact: Artifact[artifacts.Scores], controls: Collection[str]) -
     if [*standings] != [""]:
         return {**found, **shown, "amounts": standings}
     each = standings[""]
-    # Layers of other architectures are not to be compared: a table for each list of layers.
+    # Layers of different architectures cannot be compared: a table for each list of layers.
     ordered = sorted(each, key=_list_layers)
     tables = [list(some) for _, some in itertools.groupby(ordered, _list_layers)]
     judgeable = [x for x in each if x.subject not in controls]
@@ -80,7 +80,7 @@ def _read_one(artifact: Artifact[artifacts.Scores], controls: Collection[str]) -
 
 
 def _list_layers(standing: verdict.Standing) -> list[str]:
-    """What a table of several subjects has as columns: their layers, if they have several."""
+    """The columns of a table of several subjects: their layers, if they have several."""
     layers = list(standing.by_layer)
     return layers if len(layers) > 1 else []
 
@@ -88,7 +88,7 @@ def _list_layers(standing: verdict.Standing) -> list[str]:
 def _choose_cards(
     standings: Sequence[verdict.Standing], judged: verdict.Verdict | None
 ) -> list[verdict.Standing]:
-    """Those that the first screen shows: the trained ones or, of many, the two compared."""
+    """The networks on the first screen: the trained ones, or the two compared if there are many."""
     trained = [each for each in standings if each.role in verdict.TRAINED]
     if judged is None:
         return []
@@ -96,7 +96,7 @@ def _choose_cards(
 
 
 def summarise(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures that matter, of scores with standings: those of a chosen layer, or of all."""
+    """The most important values of scores with standings: at the chosen layer, or at all layers."""
     if found["precisions"]:
         return [
             {
@@ -116,7 +116,7 @@ def summarise(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def tabulate(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores with amounts of labels, as `report_tables.draw` takes a table."""
+    """Scores with amounts of labels, in the form that `report_tables.draw` takes."""
     rows: dict[str, dict[str, Any]] = {}
     for amount, standings in found["amounts"].items():
         for each in standings:
@@ -131,9 +131,10 @@ def tabulate(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_precisions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Both average precisions of each network, means over the seeds; see `precision`.
+    """Both average precisions of each network, as means over seeds; see `precision`.
 
-    subject, layer, area and eleven (each value, interval, classes: a share by name).
+    Keys are subject, layer, area and eleven (each with value, interval, and classes: a share by
+    name).
     """
     grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:

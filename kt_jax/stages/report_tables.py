@@ -1,4 +1,4 @@
-"""Tables of scores on a page, each with a figure where its rows or columns have an order."""
+"""Tables of scores in the report, with a figure if rows or columns have an order."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,12 +8,12 @@ from kt_jax.runs import artifacts, files
 from kt_jax.runs.artifacts import Artifact
 from kt_jax.stages import figures
 
-_LEAST = 3  # layers that make a line
-_MOST = 12  # lines that can be told apart
+_LEAST = 3  # layers that make a line, at least
+_MOST = 12  # lines in a figure, at most
 
 
 def read(given: Sequence[Artifact[artifacts.Table]]) -> list[dict[str, Any]]:
-    """The tables as table.json has them, and as Markdown in `text`."""
+    """The tables as in table.json, and as Markdown in `text`."""
     return [
         {
             "name": each.name,
@@ -25,16 +25,16 @@ def read(given: Sequence[Artifact[artifacts.Table]]) -> list[dict[str, Any]]:
 
 
 def draw(table: Mapping[str, Any], layers: Collection[str] = ()) -> list[dict[str, Any]]:
-    """A figure of a table, or none: as `figures.draw_lines` gives it, and what its `bars` are.
+    """The figures of a table (none or one), as from `figures.draw_lines`, and what `bars` show.
 
-    Columns that differ in a number ("10 a class") are places of the x axis and rows are lines; or
-    rows that do ("k = 50") are places and layers lines; or three or more layers are places. There
-    is none of more than 12 lines.
+    The x axis shows columns that differ in a number ("10 a class"), with a line for each row; or
+    rows that differ in a number ("k = 50"), with a line for each layer; or three or more layers. A
+    figure has at most 12 lines.
 
     Args:
-      table: title, columns, and rows: name and cells, by column: value, and interval (two shares)
-        or else deviation.
-      layers: names that are layers of networks.
+      table: title, columns, and rows with name and cells by column: value, and interval (two
+        shares) or deviation.
+      layers: the columns that are layers of networks.
     """
     columns, rows = table["columns"], table["rows"]
     own = [column for column in columns if column in layers]
@@ -69,7 +69,7 @@ def draw(table: Mapping[str, Any], layers: Collection[str] = ()) -> list[dict[st
 
 
 def _pick(places: Mapping[str, float], cells: Mapping[str, Any]) -> list[figures.Point]:
-    """The points of a line, of those of its cells that have a place."""
+    """The points of a line: the cells that have a place on the x axis."""
     return [_make_point(x, cells[name]) for name, x in places.items() if cells.get(name)]
 
 
@@ -80,7 +80,7 @@ def _make_point(x: float, cell: Mapping[str, Any]) -> figures.Point:
 
 
 def find_numbers(names: Iterable[str]) -> tuple[str, dict[str, float]] | None:
-    """The numbers of names that differ in nothing else, and what they count; the largest group.
+    """The numbers in names that differ in nothing else, and what they count; the largest group.
 
     >>> find_numbers(["k = 25", "k = 100", "conv1", "random"])
     ('k', {'k = 25': 25.0, 'k = 100': 100.0})
@@ -88,7 +88,7 @@ def find_numbers(names: Iterable[str]) -> tuple[str, dict[str, float]] | None:
     ('... a class', {'10 a class': 10.0, '50 a class': 50.0})
 
     Returns:
-      None where fewer than two names are alike.
+      None if fewer than two names match.
     """
     groups: dict[str, dict[str, float]] = {}
     for name in names:

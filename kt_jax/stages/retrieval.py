@@ -1,4 +1,4 @@
-"""How many of the images that are found for a picture have its class; see `neighbours`."""
+"""Retrieval: the share of retrieved images with the class of the query; see `neighbours`."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
       ValueError: as `protocol.plan`.

@@ -1,4 +1,4 @@
-"""A table of scores: rows of networks, columns of layers, the paper's figures, and its claims."""
+"""A table of scores: a row per network, a column per layer, the paper's values, and claims."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,35 +16,37 @@ _SECONDS = "seconds"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Which scores make a table, and what it claims."""
+    """Options of a table."""
 
     title: str
     scores: tuple[str, ...] = options.reads(artifacts.Scores)
-    """Where the figures come from."""
+    """The stages whose scores fill the table."""
     protocol: str = "linear"
-    """The rows of scores that count."""
+    """The protocol whose scores count."""
     protocols: dict[str, Any] | None = None
-    """By column, another protocol whose chosen figure it shows, such as {"kNN": "knn"}."""
+    """Other protocols by column, such as {"kNN": "knn"}. The column shows the value at the layer
+    that held-out images chose."""
     rows: dict[str, Any]
-    """The names of the rows, and the subjects of each: of several, each is another seed of the
-    whole pipeline."""
+    """The subjects of each row, by the name of the row. Several subjects are seeds of the whole
+    pipeline."""
     columns: tuple[str, ...] = (_CHOSEN,)
     """Layers, amounts of labels, or "chosen": the layer that held-out images chose."""
     paper: dict[str, Any] | None = None
-    """By the name of a row, the paper's figures by column, in per cent."""
+    """The paper's values in per cent: by the name of a row, then by column."""
     comparable: str = ""
-    """Why the paper's figures are not to be compared with ours; "" where they are."""
+    """Why the paper's values cannot be compared with ours; "" if they can."""
     stages: tuple[str, ...] = options.reads(default=())
-    """Whose facts are columns."""
+    """Stages whose facts fill columns."""
     facts: dict[str, Any] | None = None
-    """By column, a fact of the row's stages, as their manifests have them: "puzzle_accuracy",
-    "label_accuracy" or "stability"; or "seconds", how long those of the row took in all."""
+    """Facts by column. A fact is in the manifest of a row's stage: "puzzle_accuracy",
+    "label_accuracy" or "stability". "seconds" is the total time of the row's stages."""
     claims: dict[str, Any] | None = None
-    """By name, the row that is better, the row that is worse, the column, and the paper's
-    difference in points or None. With a fifth entry: they differ by less than so many points."""
+    """Claims by name: the better row, the worse row, the column, and the paper's difference in
+    points or None. A fifth entry is a margin: the claim is then that the rows differ by less than
+    this many points."""
 
     def __post_init__(self) -> None:
-        """Refuses tables without rows or columns, and claims about rows that are not there."""
+        """Refuses tables without rows or columns, and claims about rows that do not exist."""
         if not self.rows or not self.columns:
             raise ValueError("rows or columns are empty: name one or more")
         for option in ("facts", "protocols"):
@@ -77,9 +79,9 @@ class Options:
 def run(stage: Stage) -> tuple[artifacts.Table, dict[str, Any]]:
     """Writes table.json and table.md.
 
-    table.json: title, columns, rows (name, cells by column: value, deviation over seeds, seeds,
-    interval, text; paper), claims (name, paper, difference, interval, verdict), comparable,
-    details, split.
+    table.json has title, columns, rows (name, paper, and cells by column: value, deviation over
+    seeds, seeds, interval, text), claims (name, paper, difference, interval, verdict), comparable,
+    details and split.
     """
     chosen: Options = stage.options
     found = {
@@ -134,7 +136,7 @@ def _fact(chosen: Options, column: str) -> str:
 
 
 def _read_cell(stage: Stage, subjects: Any, column: str) -> claims.Cell:
-    """What a row has in a column, of scores or of facts."""
+    """The cell of a row and a column, from scores or facts."""
     fact = _fact(stage.options, column)
     if not fact:
         return claims.read_cell(list(_find(stage, subjects, column)))
@@ -147,7 +149,7 @@ def _read_cell(stage: Stage, subjects: Any, column: str) -> claims.Cell:
 
 
 def _find(stage: Stage, subjects: Any, column: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The rows of scores of a cell, a seed each, and where they lie."""
+    """The rows of scores of a cell, one per seed, and their artifacts."""
     wanted = (subjects,) if isinstance(subjects, str) else tuple(subjects)
     other = (stage.options.protocols or {}).get(column)
     protocol, column = (other, _CHOSEN) if other else (stage.options.protocol, column)
@@ -159,7 +161,7 @@ def _find(stage: Stage, subjects: Any, column: str) -> Iterator[tuple[Any, dict[
                 if (row["subject"], row["protocol"]) == (subject, protocol) and _is_of(row, column)
             ]
             yield from ((each.directory, row) for row in found)
-            if found:  # the first that has it: pixels, as an example, are in all
+            if found:  # pixels are in every stage of scores: the first one counts
                 break
 
 
@@ -184,7 +186,7 @@ def _judge(name: str, claim: Any, found: Mapping[tuple[str, str], claims.Cell]) 
 
 
 def _describe(stage: Stage) -> dict[str, str]:
-    """How the figures of the first row were made."""
+    """How the values of the first row were measured."""
     for each in stage.inputs.artifacts["scores"]:
         for row in files.read_json(each / scores.SCORES)["rows"]:
             if row["protocol"] == stage.options.protocol:
@@ -219,7 +221,7 @@ def to_markdown(table: Mapping[str, Any]) -> str:
 
 
 def _write_cell(cell: claims.Cell, fact: str) -> str:
-    """In per cent, or a time."""
+    """The text of a cell: per cent, or a time."""
     if not cell.values:
         return ""
     if fact == _SECONDS:
@@ -229,10 +231,10 @@ def _write_cell(cell: claims.Cell, fact: str) -> str:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
-      ValueError: for a subject that none of the scores has.
+      ValueError: none of the scores has a subject of that name.
     """
     known = {subject for each in inputs.artifacts["scores"] for subject in each.about.subjects}
     known |= {each.name for each in inputs.artifacts.get("stages", ())} if known else set()

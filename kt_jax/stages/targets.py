@@ -1,4 +1,4 @@
-"""What a student learns of each image: one cluster, shares of several, or a direction."""
+"""Training targets of a student: one cluster per image, shares of several, or a direction."""
 
 import logging
 from collections.abc import Callable
@@ -26,16 +26,16 @@ _TARGETS = "targets.npy"
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a target, before there are any."""
+    """The form of the targets, known before they are computed."""
 
     outputs: int
-    """Of the network's last layer."""
+    """The number of outputs of the network's last layer."""
     shape: tuple[int, ...]
-    """Of an image's target."""
+    """The shape of the target of one image."""
     dtype: type[np.generic]
     loss_fn: training.LossFn
     words: str
-    """For people."""
+    """A description for people."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,24 +43,24 @@ class Targets:
     """The targets of a set of images."""
 
     take: Callable[[Int[np.ndarray, " b"]], np.ndarray]
-    """Those of the images of these numbers, [b, ...]."""
+    """Gives the targets [b, ...] of the images with these numbers [b]."""
     clusters: Int32[np.ndarray, " n"] | None
-    """The cluster of each image; None where no labels are read."""
+    """The cluster of each image; None if no labels are read."""
     chance: float
-    """The loss of the best guess that does not look at the images."""
+    """The loss of the best guess that ignores the images."""
 
 
 def plan(name: str, inputs: Inputs, *, temperature: float, dims: int) -> Form:
     """The form of the targets called `name`.
 
     Args:
-      name: of NAMES.
-      inputs: of the stage, with `labels`, `features` or both.
-      temperature: of soft targets.
-      dims: of a direction, at most.
+      name: one of NAMES.
+      inputs: inputs of the stage, with `labels`, `features` or both.
+      temperature: the temperature of soft targets.
+      dims: the largest number of dimensions of a direction.
 
     Raises:
-      ValueError: labels or features of other images, or labels without distances.
+      ValueError: labels or features are of other images, or labels have no distances.
     """
     images = inputs.images["images"]
     for option in ("labels", "features"):
@@ -90,12 +90,12 @@ def plan(name: str, inputs: Inputs, *, temperature: float, dims: int) -> Form:
 def load(
     name: str, stage: Stage, *, temperature: float, dims: int, uniform_over_clusters: bool
 ) -> Targets:
-    """The targets called `name`; see `plan`, which has compared the images.
+    """The targets called `name`. `plan` has already compared the images.
 
-    Those of a regression are computed once, and kept in the stage's cache.
+    The targets of a regression are computed once, and kept in the stage's cache.
 
     Raises:
-      ValueError: the rows of features are not those of the images, or distances are not known.
+      ValueError: rows of features are not those of the images, or distances are not known.
     """
     inputs = stage.inputs
     clusters, rows = None, np.ones(len(inputs.images["images"]))
@@ -103,12 +103,12 @@ def load(
         table = files.read_table(inputs["labels"] / labelling.LABELS)
         clusters = table["cluster"].astype(np.int32)
         if uniform_over_clusters:
-            rows = 1 / np.bincount(clusters)[clusters]  # how often each image comes
+            rows = 1 / np.bincount(clusters)[clusters]  # how often each image is drawn
     if name == REGRESSION:
         return _load_directions(stage, clusters, rows, dims)
-    assert clusters is not None  # the options have been checked
+    assert clusters is not None  # checked with the options
     if name == HARD:
-        # Who knows only how often each label comes guesses with its entropy.
+        # A guess that knows only the frequencies of the labels has their entropy as its loss.
         chance = metrics.entropy(np.bincount(clusters, rows))
         return Targets(clusters.__getitem__, clusters, chance)
     classes = inputs["labels"].about.classes
@@ -138,7 +138,7 @@ def soften(distances: Float32[np.ndarray, "n m"], temperature: float) -> Float32
 def _read_distances(
     inputs: Inputs,
 ) -> tuple[Int32[np.ndarray, "n m"], Float32[np.ndarray, "n m"]]:
-    """The nearest clusters of each image, and their distances."""
+    """The nearest clusters of each image [n, m], and the distances to them [n, m]."""
     labels = inputs["labels"]
     if (labels / labelling.NEAREST).exists():
         found = files.read_tensors(labels / labelling.NEAREST)
@@ -161,7 +161,7 @@ def _no_distances(inputs: Inputs) -> ValueError:
 
 
 def _length(features: artifacts.Features, dims: int) -> int:
-    """How many components there are: n rows vary in n - 1 directions at most."""
+    """The number of components: n rows vary in at most n - 1 directions."""
     return max(1, min(dims, features.dims, features.rows - 1))
 
 
@@ -180,7 +180,7 @@ def _load_directions(
         _log.info("%s: whitening %d features", stage.name, features.about.dims)
         shards = sorted(features.directory.glob("features-*-of-*.npy"))
         basis = stage.directory / CACHE / "whitening.safetensors"
-        # What the first process found is what all use: theirs may differ in the last digit.
+        # All processes use the result of the first: theirs may differ in the last digit.
         found = whitening.fit(shards, _length(features.about, dims), mesh=stage.mesh)
         files.write_tensors(basis, {"mean": found.mean, "components": found.components})
         partition.wait_for_all("the components of the features")
@@ -190,7 +190,7 @@ def _load_directions(
         files.write_array(path, unit.astype(np.float16))
         partition.wait_for_all("the targets of the regression")
     directions = np.load(path, mmap_mode="r", allow_pickle=False)
-    # Who does not look guesses the mean direction.
+    # The best guess that ignores the images is the mean direction.
     mean = np.average(directions, axis=0, weights=rows)
     chance = 1 - float(np.linalg.norm(mean))
     return Targets(lambda index: directions[index].astype(np.float32), clusters, chance)
@@ -201,7 +201,7 @@ def _check_images(origin: str, given: artifacts.Artifact[Any], images: data.Imag
         return
     if isinstance(given.about, artifacts.Labels):
         raise _other_images(origin, given, f"labels of {given.about.origin}", images)
-    if given.about.images:  # else an older version wrote them: `load` compares the keys
+    if given.about.images:  # if not, an older version wrote them, and `load` compares the keys
         raise _other_images(origin, given, "features of other images", images)
 
 

@@ -1,7 +1,7 @@
-"""Classification of several classes an image, by the protocol of PASCAL VOC 2007.
+"""Classification with several classes per image, by the protocol of PASCAL VOC 2007.
 
-Krahenbuhl et al. 2016 (philkr/voc-classification), which the paper's Tables 1 to 3 follow: a
-sigmoid for each class, random squares at random scales in training and in testing.
+It follows Krahenbuhl et al. 2016 (philkr/voc-classification), which the paper's Tables 1 to 3 use:
+a sigmoid for each class, and random squares at random scales in training and in testing.
 """
 
 import dataclasses
@@ -36,11 +36,11 @@ _PARTS = ("all", "fc6-8", "fc8")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(transfer.Protocol):
-    """Training on images of several classes. The defaults are Krahenbuhl's."""
+    """Options of training on images with several classes. The defaults are Krahenbuhl's."""
 
     train: str = "all"
-    """Which layers learn: "all"; "fc6-8", the head behind a frozen backbone; or "fc8", the last
-    layer behind the hidden layers that the network itself was learned with, frozen too."""
+    """The layers that learn. "all"; "fc6-8": a new head on a frozen backbone; or "fc8": a new last
+    layer on the frozen backbone and the frozen hidden layers that the network was trained with."""
     steps: int = 80_000
     batch_size: int = 16
     optimizer: Optimizer = Optimizer(
@@ -54,18 +54,18 @@ class Options(transfer.Protocol):
         bias_rate=2.0,
     )
     scales: tuple[float, float] = (0.5, 2.0)
-    """By how much an image is enlarged, at least and at most, before a square of `size` px is cut
-    out of it; an image that is then smaller is resized to the square. Krahenbuhl enlarges whole
-    images, about 500 x 375 px, while a set here holds squares: decoded to 375 px, they show objects
-    at the same scale."""
+    """The smallest and the largest factor by which an image is enlarged before a square of `size`
+    px is cut out. An enlarged image that is smaller than the square is resized to it. Krahenbuhl
+    enlarges whole images of about 500 x 375 px. Images here are squares: decoded to 375 px, they
+    show objects at the same scale."""
     crops: int = 10
-    """Random squares of each test image, drawn by the seed as in training; their scores are added
-    up."""
+    """The number of random squares of each test image. They are drawn from the seed as in training,
+    and their scores are added."""
     least_positives: int = 1
-    """Test images that a class must have to count in the mean."""
+    """The number of positive test images that a class needs to count in the mean."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be trained or tested."""
+        """Refuses values that cannot be used."""
         super().__post_init__()
         if self.train not in _PARTS:
             raise ValueError(f"train = {self.train!r}: choose one of {', '.join(_PARTS)}")
@@ -77,17 +77,18 @@ class Options(transfer.Protocol):
 
 
 def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
-    """Writes scores.json, class_scores.parquet (the scores of each test image by class).
+    """Writes scores.json, class_scores.parquet and resampled.parquet.
 
-    And resampled.parquet, the value of each row in 1,000 resamples of the test images.
+    class_scores.parquet has the score of each test image for each class. resampled.parquet has the
+    value of each row in 1,000 resamples of the test images.
 
-    The value of a row is the mean over the classes of the area below the curve of precision and
-    recall, as Krahenbuhl measures it; `eleven_points` holds VOC 2007's own mean of eleven points;
-    `classes` the average precision of each class. An interrupted run resumes within the training
-    that it was at.
+    The value of a row is the mean over the classes of the area below the precision-recall curve, as
+    Krahenbuhl measures it. `eleven_points` is the mean of eleven points of VOC 2007, and `classes`
+    the average precision of each class. An interrupted run resumes in the training that was
+    interrupted.
 
     Raises:
-      ValueError: `train` is "fc8", and a network was learned without hidden layers.
+      ValueError: `train` is "fc8", and a network was trained without hidden layers.
     """
     chosen: Options = stage.options
     images, tested = (stage.inputs.images[name] for name in ("train_images", "test_images"))
@@ -141,12 +142,12 @@ def run(stage: Stage) -> tuple[artifacts.Scores, dict[str, Any]]:
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:
-    """What the stage would do.
+    """Checks options and inputs, and describes the stage.
 
     Raises:
-      ValueError: for images without labels of several classes, a test set of other classes or
-        without images of them, images that are too small, or options of an architecture that the
-        weights do not fit.
+      ValueError: images have no labels of several classes, the test set has other classes or no
+        images of them, images are too small, or the weights do not fit an option of the
+        architecture.
     """
     transfer_stage.check_labels(inputs, several=True)
     _count_classes(chosen, inputs)
@@ -167,9 +168,9 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
 def loss(
     outputs: dict[str, Array], labels: Int[Array, "b classes"]
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Cross entropies of sigmoids, summed over the classes, a mean over the images.
+    """The sigmoid cross entropy, summed over the classes and averaged over the images.
 
-    Labels are 1 and -1; classes of label 0 ("difficult") add nothing.
+    Labels are 1 and -1. Classes with the label 0 ("difficult") add nothing.
     """
     logits = outputs["logits"]
     present = (labels > 0).astype(logits.dtype)
@@ -181,7 +182,7 @@ def loss(
 def _measure(
     ranked: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, "n classes"], points: int
 ) -> dict[str, Any]:
-    """The mean average precision, its interval and resamples, and that of each class."""
+    """The mean average precision, its interval and resamples, and the value of each class."""
     classes = [
         float(precision.average_precision(*each, points=points))
         for each in zip(ranked.T, labels.T, strict=True)
@@ -199,7 +200,7 @@ def _count_classes(chosen: Options, inputs: Inputs) -> list[int]:
     """The classes whose average precision counts.
 
     Raises:
-      ValueError: there are none.
+      ValueError: no class has enough test images.
     """
     images = inputs.images["test_images"]
     found = (np.asarray(images.labels) > 0).sum(0)
@@ -213,7 +214,7 @@ def _count_classes(chosen: Options, inputs: Inputs) -> list[int]:
 
 
 def _output(about: artifacts.Backbone, size: int) -> str:
-    """The layer that a head takes."""
+    """The layer that the new head reads."""
     return list(backbones.layer_shapes(about, size))[-1]
 
 
@@ -236,7 +237,7 @@ def _make_job(chosen: Options, start: starts.Start, seed: int, *, classes: int) 
     crop = _make_crop(chosen)
 
     def view(keys: Array, images: Array, number: Array) -> Array:
-        del number  # the keys are those of this view
+        del number  # `keys` are already those of this view
         return transfer.preprocess(about, crop(keys, images))
 
     return transfer.Job(

@@ -1,4 +1,4 @@
-"""The one training loop: every stage that learns is a classifier."""
+"""The one training loop, for all stages that learn."""
 
 from kt_jax.training.loop import fit
 from kt_jax.training.state import (

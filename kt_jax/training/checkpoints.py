@@ -1,4 +1,4 @@
-"""Training state on disk: every call of orbax stands here."""
+"""Training state on disk. All calls of orbax are in this module."""
 
 import contextlib
 import logging
@@ -16,15 +16,15 @@ _log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one training run, the two newest kept, written behind the training.
+    """The checkpoints of one training. The two newest are kept; writing is asynchronous.
 
-    What goes wrong there is an OSError of the next call of `save`, `wait` or `close`.
+    If a write fails, the next call of `save`, `wait` or `close` raises OSError.
     """
 
     def __init__(self, directory: Path) -> None:
         options = ocp.CheckpointManagerOptions(
             create=True,
-            # What a killed run left half-written.
+            # half-written files of a killed run
             cleanup_tmp_directories=True,
             preservation_policy=ocp.checkpoint_managers.LatestN(2),
         )
@@ -32,7 +32,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts writing `state`; returns once it is copied from the devices."""
+        """Starts writing `state`, and returns when it is copied from the devices."""
         if step not in self._manager.all_steps():
             with self._writing():
                 self._manager.save(step, args=ocp.args.StandardSave(state))
@@ -43,15 +43,15 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
-        """Step and state of the newest checkpoint that can be read; None before the first.
+        """Step and state of the newest readable checkpoint; None if there is none yet.
 
-        The state has the shapes, dtypes and shardings of `like`. One that is broken is named and
+        The state has the shapes, dtypes and shardings of `like`. A broken checkpoint is logged and
         deleted.
 
         Raises:
-          ValueError: there are checkpoints, and none can be read.
-          OSError: the newest may be sound, but the disk does not let it be read.
-          JaxRuntimeError, MemoryError: another process or the memory is the cause.
+          ValueError: there are checkpoints, but none can be read.
+          OSError: the disk cannot be read now, but the newest checkpoint may be valid.
+          JaxRuntimeError, MemoryError: the cause is another process or the memory.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
@@ -60,7 +60,7 @@ class Checkpoints:
         for step in steps:
             try:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-            except Exception as error:  # what orbax and tensorstore raise has no common name
+            except Exception as error:  # orbax and tensorstore have no common type of errors
                 where, state = self._directory / str(step), None
                 _raise_unless_of_files(error)
                 if _may_pass(error):
@@ -69,7 +69,8 @@ class Checkpoints:
                         error,
                     ) from error
                 _log.warning("%s cannot be read, and is left out: %s", where, _reason(error))
-            # What one process cannot read, none takes.
+            # All processes must read the same checkpoint: one that any of them cannot read is
+            # skipped.
             if not multihost_utils.process_allgather(np.array(state is not None)).all():
                 continue
             for broken in steps[: steps.index(step)]:
@@ -83,7 +84,7 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits until everything is on disk, and ends."""
+        """Waits until everything is on disk, and closes."""
         self.wait()
         self._manager.close()
 
@@ -101,20 +102,20 @@ class Checkpoints:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What went wrong at bottom."""
+    """The root cause of an error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _reason(error: BaseException) -> str:
-    """The root in a line: orbax wraps tensorstore's reasons in pages, those in paths."""
+    """The root cause in a line: orbax wraps tensorstore's reasons in pages, and those in paths."""
     root = _root(error)
     return (str(root).splitlines() or [type(root).__name__])[0].split('": ')[-1]
 
 
 def _disk_error(words: str, error: BaseException) -> OSError:
-    """An OSError with the number of its cause, which tensorstore has in its text only."""
+    """An OSError with the errno of its cause, which tensorstore has only in its text."""
     root, told = _root(error), OSError(words)
     code = re.search(r"os_error_code='(\d+)'", str(root))
     told.errno = root.errno if isinstance(root, OSError) else int(code[1]) if code else None
@@ -122,14 +123,14 @@ def _disk_error(words: str, error: BaseException) -> OSError:
 
 
 def _raise_unless_of_files(error: BaseException) -> None:
-    """Raises what is no file's fault: another process, which orbax waits for, or the memory."""
+    """Raises errors that no file caused: a failed process that orbax waits for, or the memory."""
     root = _root(error)
     if isinstance(root, jax.errors.JaxRuntimeError | MemoryError):
         raise root
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether another attempt to read may succeed: what is broken is not the checkpoint."""
+    """Whether a second attempt may succeed, because the checkpoint itself may be valid."""
     root = _root(error)
     if isinstance(root, FileNotFoundError) or "NOT_FOUND" in str(root):
         return False

@@ -1,4 +1,4 @@
-"""What stages that learn share: a network, its checkpoints and its log around `fit`."""
+"""What stages that learn share: options, a network, its checkpoints and its log around `fit`."""
 
 import contextlib
 import dataclasses
@@ -30,42 +30,44 @@ class Compute:
     """How a step is computed; see `training.make_step`."""
 
     precision: str = "auto"
-    """Of activations: "float32", "bfloat16", or "auto", bfloat16 on GPUs and TPUs."""
+    """The dtype of activations: "float32", "bfloat16", or "auto": bfloat16 on GPUs and TPUs."""
     accumulate: int = 1
-    """Micro-batches of a step: their gradients are averaged, which takes less memory."""
+    """The number of micro-batches of a step (gradient accumulation). More of them take less
+    memory."""
     remat: bool = incidental(False)
-    """Whether activations are computed again in the backward pass, which takes less memory."""
+    """Whether activations are computed again in the backward pass (rematerialisation). It takes
+    less memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The options of whatever learns."""
+    """Options of all stages that train by gradient descent."""
 
     steps: int
     batch_size: int = 256
-    """Images of a step, over all devices."""
+    """The number of images in a step, over all devices."""
     log_every: int = incidental(100)
-    """Steps."""
+    """The number of steps between lines of the log."""
     checkpoint_every: int = incidental(1000)
-    """Steps."""
+    """The number of steps between checkpoints."""
     compute: Compute = Compute()
     optimizer: Optimizer = Optimizer()
 
     def check(self, origin: str, *, multiple_of: int = 1) -> None:
-        """Refuses what asks in vain.
+        """Checks the options before anything is computed.
 
-        `multiple_of` is the number of consecutive examples that must stay on one device.
+        `multiple_of` is the number of consecutive examples that must be on the same device.
 
         Raises:
-          ValueError: a batch that devices or micro-batches cannot share evenly, an unknown
-            precision, or a count below 1.
+          ValueError: devices or micro-batches cannot share the batch evenly, the precision is
+            unknown, or a count is below 1.
         """
         for key in ("steps", "log_every", "checkpoint_every"):
             check_count(f"{origin}.{key}", getattr(self, key))
         parts = self.compute.accumulate
         if parts < 1:
             raise ValueError(f"{origin}.compute.accumulate = {parts}: give 1 or more parts")
-        # Puzzles are made of whole groups before the batch is cut into parts.
+        # Puzzles are made of whole groups before the batch is split into micro-batches.
         unit = math.lcm(multiple_of, parts)
         why = f" ({parts} parts, as compute.accumulate says)" if parts > 1 else ""
         partition.check_batch_size(f"{origin}.batch_size{why}", self.batch_size, multiple_of=unit)
@@ -79,17 +81,17 @@ def check_count(origin: str, count: int) -> None:
     """Refuses a count below 1.
 
     Raises:
-      ValueError: with the value, and where it stands.
+      ValueError: it names the option and the value.
     """
     if count < 1:
         raise ValueError(f"{origin} = {count}: give 1 or more")
 
 
 def check_head(widths: Iterable[int], dropout: float) -> None:
-    """Refuses what is no network.
+    """Refuses widths and dropout that are out of range.
 
     Raises:
-      ValueError: a width below 1, or a share of dropped units that is none.
+      ValueError: a width is below 1, or dropout is not a share from 0 to below 1.
     """
     if any(width < 1 for width in widths):
         raise ValueError(f"widths {tuple(widths)}: give 1 or more")
@@ -99,49 +101,49 @@ def check_head(widths: Iterable[int], dropout: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What is put on the backbone; see `models.Classifier`."""
+    """The fully connected layers on the backbone; see `models.Classifier`."""
 
     hidden: tuple[int, ...] | None = None
-    """The widths of the fully connected layers before the last; by default (4096, 4096) behind a
-    map, as AlexNet has them, and none behind a vector, as ResNets have."""
+    """The widths of the hidden layers before the last. The default is (4096, 4096) if the
+    backbone's output is a map, as in AlexNet, and none if it is a vector, as in ResNets."""
     dropout: float = 0.5
     batch_norm: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses what is no network."""
+        """Refuses widths and dropout that are out of range."""
         check_head(self.hidden or (), self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is learned, and where its state and its numbers are kept."""
+    """A training: what is learned, and where state and metrics are kept."""
 
     name: str
-    """In the log."""
+    """The name in the log."""
     options: Training
     seed: int
-    """Of the parameters, and of what the steps draw."""
+    """The seed of the parameters, and of the draws in steps."""
     make_model: training.MakeModel
     make_examples: training.MakeExamples
-    """Inputs and labels from a batch."""
+    """Makes inputs and labels from a batch."""
     make_batches: Callable[[int], Iterator[training.Batch]]
     """The batches from a step on, on the devices."""
     log_directory: Path
-    """Where metrics.jsonl, TensorBoard's events and profiles go."""
+    """The directory of metrics.jsonl, TensorBoard events and profiles."""
     store_directory: Path
-    """Where checkpoints go."""
+    """The directory of the checkpoints."""
     loss_fn: training.LossFn = training.cross_entropy
     chance: float | None = None
     """The loss of guessing, if it is known."""
     ema: float = 0.0
     """As in `training.make_step`; 0 keeps no average."""
     begin: Callable[[training.TrainState], training.TrainState] | None = None
-    """What puts given weights into a new network, before its first step."""
+    """Puts given weights into a new network, before its first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What a step needs, apart from images: to say what it costs before any is made."""
+    """A training step without images: it tells what a step costs before training."""
 
     options: Training
     make_model: training.MakeModel
@@ -152,7 +154,7 @@ class Trial:
     ema: float = 0.0
 
     def disk(self) -> int:
-        """Bytes of its checkpoints, of which there are three while one is written, and network."""
+        """The largest size on disk in bytes: the network and up to three checkpoints."""
         optimizer = optimizers.make_optimizer(
             self.options.optimizer, steps=self.options.steps, batch_size=self.options.batch_size
         )
@@ -174,11 +176,11 @@ class Trial:
         return 3 * whole + network
 
     def describe(self, time_steps: int) -> str:
-        """A line on the FLOPs and the memory of a step; with `time_steps`, also on its time.
+        """A line with the FLOPs and the memory of a step; with `time_steps`, also its time.
 
-        The memory is what XLA plans for these devices beyond parameters and optimizer: activations
-        most of all. Steps are timed on zeros, after one that compiles; reading images is not
-        counted.
+        The memory is what XLA plans for these devices in addition to parameters and optimizer,
+        mostly activations. Steps are timed on zeros, after one step that compiles. Reading images
+        is not included.
         """
         options, mesh = self.options, partition.make_mesh()
         optimizer = optimizers.make_optimizer(
@@ -237,7 +239,7 @@ def _make_step(task: Task | Trial, optimizer: optax.GradientTransformation, key:
 
 
 def learn(stage: Stage, task: Task) -> training.TrainState:
-    """Trains a network from its newest checkpoint, or from its beginning.
+    """Trains a network from its newest checkpoint, or from the start.
 
     Raises:
       FloatingPointError, SystemExit: as `training.fit`.
@@ -281,7 +283,7 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
         store.close()
         return state
     except jax.errors.JaxRuntimeError:
-        raise  # without waiting for what another process may never end
+        raise  # without waiting for another process that may never finish
     except BaseException:
         with contextlib.suppress(OSError, jax.errors.JaxRuntimeError):
             store.close()

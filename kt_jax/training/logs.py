@@ -1,4 +1,4 @@
-"""Where a stage's numbers go: metrics.jsonl, TensorBoard events, a console line, profiles."""
+"""The log of a training: metrics.jsonl, TensorBoard events, console lines, profiles."""
 
 import json
 import logging
@@ -23,15 +23,15 @@ _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 30.0
 
-_proto: Any = event_pb2  # its classes are made at run time, where no type checker sees them
+_proto: Any = event_pb2  # its classes are made at run time, and type checkers cannot see them
 
 
 class StageLog:
-    """The numbers of one stage's training.
+    """The metrics of one stage's training.
 
-    Lines of metrics.jsonl are {"step", ...}; after a kill, those that the resumed run will
-    write again are removed first, so that every step stands there once. Of several processes, all
-    speak to their consoles, and the first writes files.
+    Lines of metrics.jsonl are {"step", ...}. After a kill, the lines that the resumed run will
+    write again are removed first, so every step has one line. All processes write to their
+    consoles, and the first one writes files.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class StageLog:
         self._events: EventsWriter | None = None
 
     def resume(self, step: int) -> None:
-        """Forgets what an interrupted run wrote beyond `step`."""
+        """Removes what an interrupted run wrote after `step`."""
         self._first = self._last_step = step
         self._started = self._last_time = self._said = time.monotonic()
         self._write_progress(step, None)
@@ -74,21 +74,21 @@ class StageLog:
             partial = path.with_suffix(".partial")
             partial.write_text("".join(kept))
             os.replace(partial, path)
-        # Not SummaryWriter: when its thread cannot write, the training waits for it for ever.
+        # Not SummaryWriter: if its thread cannot write, the training waits for ever.
         (self._directory / "tensorboard").mkdir(parents=True, exist_ok=True)
         self._events = EventsWriter(str(self._directory / "tensorboard/events"))
-        # A session that starts there hides what an earlier one wrote of later steps.
+        # The start of a session hides what an earlier run wrote for later steps.
         begun = _proto.SessionLog(status=_proto.SessionLog.START)
         self._write_event(step + 1, session_log=begun)
 
     def begin(self, step: int, before: Any) -> None:
-        """Starts and ends the profile of the steps that were asked for.
+        """Starts and ends the requested profile.
 
-        Waits for the step before, whose metrics are `before`, so that the profile holds whole
-        steps, and these alone.
+        It waits for the metrics `before` of the previous step, so that the profile has exactly the
+        requested steps.
         """
         if step == self._first + 2:
-            # The first step has been compiled, and is only now computed.
+            # Compilation is over: the first step is computed only now.
             self._started = self._last_time = self._said = time.monotonic()
         if step == self._first + 1:
             _log.info("%s: compiling its training step", self._stage)
@@ -104,7 +104,7 @@ class StageLog:
             self._end_profile()
 
     def _say_where(self, step: int, metrics: Any) -> None:
-        """Says that a step is done, between two lines of `write`, which may be minutes apart."""
+        """Logs progress between two calls of `write`, which may be minutes apart."""
         jax.block_until_ready(metrics)  # the host runs ahead of the devices
         self._said = time.monotonic()
         left = self._seconds_left(step)
@@ -158,7 +158,7 @@ class StageLog:
             self._events.write_event(_proto.Event(step=step, wall_time=time.time(), **what))
 
     def close(self) -> None:
-        """Ends what is open."""
+        """Closes all open files and trackers."""
         for tracker in self._trackers:
             tracker.close()
         if self._profiling:
@@ -168,7 +168,7 @@ class StageLog:
 
 
 def show_once(directory: Path, name: str, draw: Callable[[], UInt8[np.ndarray, "h w 3"]]) -> None:
-    """Shows a picture in TensorBoard, at step 0, if a stage has not logged anything yet."""
+    """Shows a picture in TensorBoard at step 0, if the stage has not logged anything yet."""
     place = directory / "tensorboard"
     if place.exists() or not processes.writes():
         return
@@ -185,5 +185,5 @@ def read_metrics(path: Path) -> list[dict[str, int | float]]:
 
 
 def _complete_lines(path: Path) -> list[str]:
-    """The lines that end in a newline: a killed run may leave half a line."""
+    """The lines that end in a newline. A killed run may leave an incomplete line."""
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""The steps of a training, one after the other, from its newest checkpoint."""
+"""The training loop: steps from the newest checkpoint on."""
 
 import contextlib
 import logging
@@ -22,48 +22,48 @@ _STUCK_STEPS = 1000
 
 @runtime_checkable
 class CheckpointStore(Protocol):
-    """Where the loop's state is kept."""
+    """Where the loop saves its state."""
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
-        """The newest step and its state, sharded as `like` is; None if nothing was saved."""
+        """The newest step and its state, sharded like `like`; None if nothing was saved."""
         ...
 
     def save(self, step: int, state: Any) -> None:
-        """Begins to keep the state, unless that of this step is kept already."""
+        """Starts saving the state, unless this step is already saved."""
         ...
 
     def wait(self) -> None:
-        """Returns when all that was saved is kept."""
+        """Waits until everything is saved."""
         ...
 
 
 @runtime_checkable
 class MetricsSink(Protocol):
-    """Where the loop's numbers go."""
+    """Where the loop logs its metrics."""
 
     def resume(self, step: int) -> None:
-        """Forgets what was written for later steps."""
+        """Removes what was written for later steps."""
         ...
 
     def begin(self, step: int, before: Any) -> None:
-        """A step is about to begin; the devices may still compute `before`, the last metrics."""
+        """Called before each step; the devices may still compute `before`, the last metrics."""
         ...
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Means since the last call; `waiting` is the share of time without images to see."""
+        """Writes means since the last call. `waiting` is the share of time without images."""
         ...
 
 
 @runtime_checkable
 class StopNotice(Protocol):
-    """Whether the loop has been told to stop."""
+    """Tells whether the loop should stop."""
 
     def deferred(self) -> contextlib.AbstractContextManager:
-        """While this lasts, the loop asks; otherwise a notice stops the process at once."""
+        """Within this context a notice waits until the loop asks; outside it stops the process."""
         ...
 
     def reached(self) -> bool:
-        """Whether to stop after the step that has just been made; the same on all processes."""
+        """Whether to stop after the step just finished; the same on all processes."""
         ...
 
 
@@ -82,26 +82,26 @@ def fit(
 ) -> TrainState:
     """Trains from the newest checkpoint (or from `state`) to `steps`.
 
-    Metrics stay on the devices until the next step is on its way, so that no step waits for the
-    host.
+    Metrics are fetched from the devices after the next step was started, so that steps do not wait
+    for the host.
 
     Args:
-      state: at step 0, where the devices want it.
+      state: the state at step 0, on the devices.
       step_fn: one step.
       make_batches: make_batches(first_step) gives the batches of first_step, first_step + 1, ...
-      steps: how many in all.
-      checkpoints: where the state is kept.
-      log: where means over `log_every` steps go.
+      steps: the total number of steps.
+      checkpoints: where the state is saved.
+      log: where means over `log_every` steps are written.
       notice: asked after every step whether to stop.
       log_every: in steps.
       checkpoint_every: in steps.
-      chance: the loss of the best guess that does not look; when the loss has been no better for a
+      chance: the loss of the best guess that ignores the input. If the loss is not better for a
         thousand steps, a warning is logged.
 
     Raises:
-      FloatingPointError: a loss, a gradient or the parameters are no longer finite; checkpoints
-        are from before.
-      SystemExit: with status 75 (os.EX_TEMPFAIL), after saving, when the notice says to stop.
+      FloatingPointError: a loss, a gradient or a parameter is not finite. Checkpoints are from
+        earlier steps.
+      SystemExit: with status 75 (os.EX_TEMPFAIL), after saving, if the notice says to stop.
     """
     first, state = checkpoints.restore(state) or (0, state)
     log.resume(first)
@@ -137,12 +137,12 @@ def fit(
     return state
 
 
-# One program: leaf by leaf it would be a hundred, compiled for seconds.
+# One program for the tree: one per leaf would be a hundred programs, and seconds of compilation.
 _norm = jax.jit(global_norm)
 
 
 class _Due:
-    """Metrics that wait, on the devices, to be written when the next step is on its way."""
+    """Metrics on the devices, to be written after the next step was started."""
 
     def __init__(self, log: MetricsSink, step: int, chance: float | None) -> None:
         self._log, self._chance = log, chance
@@ -154,7 +154,7 @@ class _Due:
         self._number, self._metrics, self._waiting = number, metrics, waiting
 
     def check(self, number: int, metrics: list[dict[str, Array]]) -> list[dict[str, float]]:
-        """The metrics of the steps up to `number`, fetched; refuses those that are not finite."""
+        """The metrics of the steps up to `number`, fetched. Refuses values that are not finite."""
         fetched = [{name: float(x) for name, x in each.items()} for each in metrics]
         for step, each in enumerate(fetched, start=number - len(fetched) + 1):
             for name, what in (("loss", "the loss"), ("gradient_norm", "a gradient")):

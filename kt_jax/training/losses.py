@@ -1,4 +1,4 @@
-"""Losses of what is learned besides one label an image; see `training.cross_entropy`."""
+"""Losses for other targets than one label per image; see also `training.cross_entropy`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def over_crops(loss_fn: LossFn) -> LossFn:
         logits = outputs["logits"]
         rows, crops = logits.shape[:2]
 
-        # Not jnp.repeat: this stays on the device that has the row.
+        # Unlike jnp.repeat, this stays on the device that has the row.
         def repeat(x: Array) -> Array:
             wide = jnp.broadcast_to(x[:, None], (rows, crops, *x.shape[1:]))
             return wide.reshape(-1, *x.shape[1:])
@@ -35,7 +35,7 @@ def over_crops(loss_fn: LossFn) -> LossFn:
 def soft_cross_entropy(
     outputs: Mapping[str, Array], labels: Float[Array, "b k"]
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The cross entropy of `logits` and shares of the classes that sum to 1, and its metrics.
+    """The cross entropy of `logits` with class shares that sum to 1, and its metrics.
 
     The accuracy is how often the largest logit is that of the largest share.
     """

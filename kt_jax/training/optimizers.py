@@ -1,4 +1,4 @@
-"""Optimizers by name: the paper's SGD, and what large batches ask for."""
+"""Optimizers by name: the paper's SGD, and those for large batches."""
 
 import math
 from dataclasses import dataclass
@@ -16,45 +16,46 @@ SCHEDULES = ("cosine", "step", "constant")
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What turns gradients into updates.
+    """Options of the optimizer.
 
-    Weight decay (and LARS's trust ratio) act on parameters called "kernel" only: not on biases,
+    Weight decay (and LARS's trust ratio) apply only to parameters called "kernel": not to biases,
     normalisations, position embeddings and class tokens.
 
     Raises:
-      ValueError: unknown names; a step schedule without `drop_every`, or another one with it;
-        numbers that nothing can be learned with.
+      ValueError: a name is unknown, `drop_every` does not fit the schedule, or a number is out of
+        range.
     """
 
     name: str = "sgd"
-    """"sgd" (with Caffe's momentum, v = m v + rate g and w -= v: a drop of the rate does not cut
-    what the velocity holds), "lars" (You et al. 2017) or "adamw" (Loshchilov & Hutter 2019)."""
+    """"sgd", "lars" (You et al. 2017) or "adamw" (Loshchilov & Hutter 2019). "sgd" has Caffe's
+    momentum, v = m v + rate g and w -= v: a drop of the rate does not change the velocity."""
     learning_rate: float = 0.01
-    """Its peak."""
+    """The peak learning rate."""
     momentum: float = 0.9
-    """Of SGD and LARS; AdamW's first."""
+    """The momentum of SGD and LARS, and the first one of AdamW."""
     weight_decay: float = 5e-4
-    """In SGD and LARS added to the gradient, in AdamW apart from it."""
+    """Added to the gradient in SGD and LARS; decoupled in AdamW."""
     clip: float = 5.0
-    """Bounds the global norm of the gradient; 0 does not."""
+    """The largest global norm of the gradient; 0: no clipping."""
     warmup: int = 100
-    """Steps of linear warm-up, at most a tenth of all."""
+    """The number of steps of linear warm-up, at most a tenth of all steps."""
     reference_batch: int = 0
-    """The batch that `learning_rate` is for: it is multiplied by batch_size / reference_batch, the
-    linear scaling rule (Goyal et al. 2017). 0 takes it as it is."""
+    """The batch size that `learning_rate` is for. The rate is multiplied by batch_size /
+    reference_batch, the linear scaling rule (Goyal et al. 2017). 0: no scaling."""
     schedule: str = "cosine"
     """"cosine" to zero at the last step, "step" (times `drop` every `drop_every` steps) or
     "constant"."""
     drop_every: int = 0
-    """Of the schedule "step"."""
+    """The number of steps between drops in the schedule "step"."""
     drop: float = 0.1
-    """Of the schedule "step"; Krahenbuhl's of VOC classification has 0.5."""
+    """The factor of a drop in the schedule "step". Krahenbuhl's schedule for VOC classification has
+    0.5."""
     bias_rate: float = 1.0
-    """What the rate of biases, those of normalisations too, is multiplied by; Caffe's AlexNet
-    has 2."""
+    """The factor of the learning rate for biases, including those of normalisations. Caffe's
+    AlexNet has 2."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot learn."""
+        """Refuses values that cannot be used."""
         for option, good, wanted in (
             ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0"),
             ("clip", self.clip >= 0, "0 or more"),
@@ -81,7 +82,7 @@ class Optimizer:
 def make_optimizer(
     options: Optimizer, *, steps: int, batch_size: int
 ) -> optax.GradientTransformation:
-    """The optimizer for a training of so many steps with this global batch."""
+    """The optimizer for a training of `steps` steps with global batches of `batch_size`."""
     scaled = batch_size / options.reference_batch if options.reference_batch else 1.0
     rates = _make_schedule(options, options.learning_rate * scaled, steps)
     momentum, decay = options.momentum, {"weight_decay": options.weight_decay}
@@ -114,15 +115,15 @@ def _make_schedule(options: Optimizer, rate: float, steps: int) -> optax.Schedul
         every = options.drop_every
         drops = range(every, steps, every) if options.schedule == "step" else ()
         after = optax.piecewise_constant_schedule(rate, dict.fromkeys(drops, options.drop))
-        # Drops are counted from the first step, as Caffe does, not from the end of the warm-up.
+        # Drops are counted from the first step, as in Caffe, not from the end of the warm-up.
         rising = optax.linear_schedule(0.0, rate, warmup) if warmup else optax.constant_schedule(0)
         schedule = optax.join_schedules([rising, lambda step: after(step + warmup)], [warmup])
-    # As a float: optax divides the step, which strict dtype promotion refuses of integers.
+    # As a float: optax divides the step, and strict dtype promotion refuses integers.
     return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
 def _clip_by_global_norm(most: float) -> optax.GradientTransformation:
-    """As optax has it, with a norm that is quick on CPUs."""
+    """As in optax, with a norm that is fast on CPUs."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params

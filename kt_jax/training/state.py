@@ -1,7 +1,7 @@
-"""Networks as structure and arrays, and all that changes in training.
+"""Networks as structure and arrays, and the state of a training.
 
-Modules are flax NNX, training is functional: a module is split once into its structure and
-its arrays, plain `jax.jit` takes a state and returns one, no module crosses a jit border.
+Modules are flax NNX, and training is functional. A module is split once into its structure and its
+arrays; plain `jax.jit` takes a state and returns one. No module crosses the border of a jit.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,10 @@ MakeModel = Callable[[nnx.Rngs], nnx.Module]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that changes in training, and all that a checkpoint holds.
+    """Everything that changes in training, and that a checkpoint contains.
 
-    Typed loosely: JAX also fills it with shapes, shardings and argument descriptions.
+    The fields are typed loosely because JAX also fills them with shapes, shardings and descriptions
+    of arguments.
     """
 
     step: Any  # int32 []
@@ -37,9 +38,9 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AveragedState(TrainState):
-    """A state that keeps an average of the network too; see `make_step`.
+    """A state with an average of the network; see `make_step`.
 
-    A class of its own: checkpoints without an average stay what they are.
+    It is a class of its own, so that checkpoints without an average do not change.
     """
 
     average: Any
@@ -47,14 +48,14 @@ class AveragedState(TrainState):
 
 
 def learned(state: TrainState) -> tuple[Any, Any]:
-    """Parameters and batch statistics of the network that a training gives: the average if kept."""
+    """Parameters and batch statistics of the trained network: the average if there is one."""
     if isinstance(state, AveragedState):
         return state.average
     return state.params, state.batch_stats
 
 
 def structure(make_model: MakeModel, *, training: bool) -> nnx.GraphDef:
-    """What a network is apart from its arrays; dropout and batch statistics on in training."""
+    """The structure of a network, with dropout and batch statistics on in training."""
     model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
     model.train() if training else model.eval()
     return nnx.split(model, nnx.Param, nnx.BatchStat)[0]
@@ -83,9 +84,9 @@ def init_state(
     mesh: Mesh,
     averages: bool = False,
 ) -> TrainState:
-    """A new network and optimizer on all devices, made there.
+    """A new network and optimizer, created on all devices.
 
-    averages: whether it is an `AveragedState`.
+    averages: whether the state is an `AveragedState`.
     """
 
     def init(seed: Array) -> TrainState:
@@ -93,8 +94,8 @@ def init_state(
         start = (jnp.zeros((), jnp.int32), *variables, optimizer.init(variables[0]))
         if not averages:
             return TrainState(*start)
-        # Before the first step there is nothing to average.
+        # There is nothing to average before the first step.
         return AveragedState(*start, jax.tree.map(jnp.zeros_like, variables))
 
-    # An argument: networks that differ in their seeds alone share what XLA compiled.
+    # As an argument: networks that differ only in their seeds share the compiled program.
     return jax.jit(init, out_shardings=NamedSharding(mesh, P()))(np.uint32(seed))

@@ -1,4 +1,4 @@
-"""One step: examples from a batch, the loss, its gradient, the update."""
+"""One training step: examples from a batch, the loss, its gradient, the update."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,20 +26,20 @@ LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 def cross_entropy(
     outputs: Mapping[str, Array], labels: Int[Array, " b"]
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The loss of a network with `logits`, and its metrics."""
+    """The mean softmax cross entropy of `logits`, and its metrics."""
     logits = outputs["logits"]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == labels).mean()}
 
 
 def compute_dtype(precision: str) -> Any:
-    """The dtype of activations: float32 or bfloat16; "auto" asks the devices.
+    """The dtype of activations: float32 or bfloat16. "auto" depends on the devices.
 
     Raises:
-      ValueError: any other word.
+      ValueError: `precision` is another word.
     """
     if precision == "auto":
-        # CPUs compute bfloat16 convolutions in float32, and convert on top.
+        # CPUs compute bfloat16 convolutions in float32, plus conversions.
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision = {precision!r}: choose auto, float32 or bfloat16")
@@ -50,8 +50,8 @@ def compute_dtype(precision: str) -> Any:
 class Step:
     """A compiled step with its key.
 
-    The key is an argument of the program, and no constant in it: trainings that differ in their
-    seeds alone share what XLA compiled, in memory and in the cache on disk.
+    The key is an argument of the program, not a constant in it. So trainings that differ only in
+    their seeds share the compiled program, in memory and in the cache on disk.
     """
 
     program: Any
@@ -61,12 +61,12 @@ class Step:
     def __call__(
         self, state: TrainState, batch: Mapping[str, Any]
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One step."""
+        """Runs one step: returns the new state and the metrics."""
         found: tuple[TrainState, dict[str, Array]] = self.program(state, batch, self.key_data)
         return found
 
     def lower(self, state: Any, batch: Any) -> Any:
-        """As `jax.jit(...).lower`; of arrays, or of their shapes."""
+        """As `jax.jit(...).lower`, for arrays or their shapes."""
         return self.program.lower(state, batch, self.key_data)
 
 
@@ -82,24 +82,24 @@ def make_step(
     remat: bool = False,
     ema: float = 0.0,
 ) -> Step:
-    """The jitted step; it gives back the state it is given, one step on, in the same memory.
+    """The jitted step. The new state reuses the memory of the old one (donation).
 
     Args:
-      make_model: the network.
-      make_examples: inputs and labels from a batch, drawn with a key of the step.
-      optimizer: what turns gradients into updates.
-      key: of the training; each step folds its number into it.
+      make_model: makes the network.
+      make_examples: makes inputs and labels from a batch, with a key of the step.
+      optimizer: turns gradients into updates.
+      key: key of the training. Each step folds its number into it.
       loss_fn: (outputs in float32, labels) -> (loss, metrics).
-      precision: "float32"; "bfloat16", in which activations and the weights that meet them are
-        rounded, while parameters, statistics, loss and updates stay float32; or "auto".
-      accumulate: the batch is worked off in so many parts, one after the other, whose gradients
-        are averaged: it takes less memory. Normalisations see one part at a time, and devices sum
-        the gradient of each part, unless XLA moves that behind the last.
+      precision: "float32"; "bfloat16": activations and the weights that multiply them are rounded,
+        while parameters, statistics, loss and updates stay float32; or "auto".
+      accumulate: the number of micro-batches, which are computed one after the other; their
+        gradients are averaged. It takes less memory. Normalisations see one micro-batch at a time.
+        Devices sum the gradient of each one, unless XLA moves the sum behind the last.
       remat: keeps the activations that the network marks (`layers.keep`), and computes the others
-        again in the backward pass (a third more products): it takes less memory. XLA:CPU finds
-        most of what is computed twice, and keeps it after all.
-      ema: how slowly the average of an `AveragedState` follows, from above 0 to below 1; see
-        `move_average`. The training itself does not change.
+        again in the backward pass (a third more products). It takes less memory. XLA:CPU recognises
+        most of the repeated computations, and keeps their results after all.
+      ema: the decay of the average in an `AveragedState`, from above 0 to below 1; see
+        `move_average`. It does not change the training itself.
     """
     graphdef = structure(make_model, training=True)
     dtype = compute_dtype(precision)
@@ -147,9 +147,9 @@ def make_step(
 def move_average(average: Any, values: Any, decay: float, number: Int[Array, ""]) -> Any:
     """The exponential moving average of `values`, after those of step `number` (1, 2, ...).
 
-    Bias-corrected, as Adam's moments are (Kingma & Ba 2015, section 3): the values of step i weigh
-    decay ** (number - i) / sum over j of decay ** (number - j). Those of step 1 are taken whole,
-    and the values before training have no part in it.
+    It is bias-corrected like Adam's moments (Kingma & Ba 2015, section 3): the values of step i
+    have the weight decay ** (number - i) / sum over j of decay ** (number - j). After step 1 the
+    average is the values of step 1; the values before training have no weight.
     """
     # (1 - decay) / (1 - decay ** number), without the cancellation of 1 - 0.9999 in float32.
     rate = math.log(decay)
@@ -166,8 +166,8 @@ def _cast(tree: Any, dtype: Any) -> Any:
 def _in_parts(
     differentiate: Callable[..., Any], state: TrainState, examples: Any, key: Array, parts: int
 ) -> Any:
-    """The mean gradient and metrics of the parts of a batch, and the last statistics."""
-    # Row r is in part r % parts: each device cuts its own rows, and sends none to another.
+    """The mean gradient and metrics of the micro-batches, and the last statistics."""
+    # Row r is in micro-batch r % parts: each device splits its own rows, and sends none to another.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), examples)
 
     def add(carried: Any, number: Array) -> tuple[Any, dict[str, Array]]:

@@ -1,7 +1,7 @@
-"""Trackers of experiments, which show the numbers of trainings beside those of other runs.
+"""Experiment trackers, which compare the metrics of trainings across runs.
 
-Each is a package of its own, an extra of kt_jax; how it is reached (address, key, offline) is said
-by its own environment variables. A training goes on when its tracker fails.
+Each one is a package of its own, an extra of kt_jax. Its own environment variables configure it
+(address, key, offline). If a tracker fails, training continues without it.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ _PROJECT = "kt_jax"
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What shows numbers."""
+    """The interface of a tracker."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes the numbers of a step, by name."""
+        """Logs the metrics of a step, by name."""
         ...
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Sends what is left, and ends."""
         ...
 
 
 class _Wandb:
-    """Weights & Biases; also trackio, which has its interface."""
+    """Weights & Biases; also trackio, which has the same interface."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -56,7 +56,7 @@ class _Mlflow:
 
 
 class _Guarded:
-    """A tracker that is left out once it fails."""
+    """A tracker that is skipped once it has failed."""
 
     def __init__(self, name: str, tracker: Tracker) -> None:
         self._name, self._tracker = name, tracker
@@ -73,7 +73,7 @@ class _Guarded:
             return
         try:
             call()
-        except Exception as error:  # whatever a package and its server raise
+        except Exception as error:  # packages and servers raise anything
             self._works = False
             _log.warning("%s takes no more numbers, and is left out: %s", self._name, error)
 
@@ -82,7 +82,7 @@ def check(names: Collection[str]) -> None:
     """Refuses trackers that cannot be used.
 
     Raises:
-      ValueError: an unknown name, or a package that is not installed.
+      ValueError: a name is unknown, or its package is not installed.
     """
     for name in names:
         if name not in TRACKERS:
@@ -92,15 +92,15 @@ def check(names: Collection[str]) -> None:
 
 
 def start(names: Collection[str], directory: Path, options: Mapping[str, Any]) -> list[Tracker]:
-    """Begins a run of each tracker, or continues that of the same directory.
+    """Starts a run of each tracker, or resumes the run of the same directory.
 
     Args:
-      names: of TRACKERS.
-      directory: where the training logs; its last two parts name the run.
-      options: nested, to be shown beside the numbers.
+      names: some of TRACKERS.
+      directory: the directory of the training's log. Its last two parts name the run.
+      options: nested options, shown with the metrics.
 
     Raises:
-      ValueError: one cannot be reached.
+      ValueError: a tracker cannot be started.
     """
     name = "/".join(directory.parts[-2:])
     key = hashlib.sha256(str(directory.absolute()).encode()).hexdigest()[:16]
@@ -108,7 +108,7 @@ def start(names: Collection[str], directory: Path, options: Mapping[str, Any]) -
     for each in names:
         try:
             started.append(_Guarded(each, TRACKERS[each](name, key, options)))
-        except Exception as error:  # whatever a package and its server raise
+        except Exception as error:  # packages and servers raise anything
             first = str(error).partition("\n")[0]
             raise ValueError(
                 f"--log_to={each} cannot begin: {type(error).__name__}: {first}. Leave it out, or "
@@ -132,7 +132,7 @@ def _start_wandb(name: str, key: str, options: Mapping[str, Any]) -> Tracker:
 
 def _start_trackio(name: str, key: str, options: Mapping[str, Any]) -> Tracker:
     trackio: Any = importlib.import_module("trackio")
-    # It knows runs by their names alone.
+    # trackio identifies runs by name only
     config = dict(_flatten(options, ""))
     return _Wandb(
         trackio.init(project=_PROJECT, name=f"{name} {key[:4]}", config=config, resume="allow")

@@ -1,4 +1,4 @@
-"""How long the devices wait for images: time in which they have nothing to compute."""
+"""Measures how long the devices wait for images, with nothing to compute."""
 
 import queue
 import threading
@@ -10,7 +10,7 @@ import jax
 
 
 class Waiting:
-    """Gets batches, and measures for how long the devices had no step left meanwhile.
+    """Gets batches, and measures for how long the devices had no step left in the meantime.
 
     The host runs ahead of the devices: while it waits for a batch, they may still compute. So a
     thread notes when they have finished the steps that were sent to them.
@@ -27,18 +27,18 @@ class Waiting:
         """The next batch."""
         asked = time.monotonic()
         batch = next(batches)
-        # Before the first step there is no more to compute than to read.
+        # Before the first step the devices have nothing to compute.
         if self._sent and self._finished == self._sent:
             self._seconds += max(time.monotonic() - max(asked, self._free), 0.0)
         return batch
 
     def send(self, metrics: Mapping[str, Any]) -> None:
-        """A step is on its way, which will give these metrics."""
+        """Notes that a step was sent, which will give these metrics."""
         self._sent += 1
         self._metrics.put(metrics)
 
     def share(self) -> float:
-        """Of the time since the last call, the share in which the devices waited."""
+        """The share of the time since the last call in which the devices waited."""
         now = time.monotonic()
         share = self._seconds / max(now - self._since, 1e-9)
         self._since, self._seconds = now, 0.0
@@ -52,7 +52,7 @@ class Waiting:
         while (metrics := self._metrics.get()) is not None:
             try:
                 jax.block_until_ready(metrics)
-            except Exception:  # whatever it is, the loop meets it too, and says so
+            except Exception:  # the loop gets the same error, and reports it
                 return
             self._free = time.monotonic()
             self._finished += 1

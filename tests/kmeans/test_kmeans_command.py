@@ -183,7 +183,7 @@ def test_shortened_results_are_noticed_and_added_files_are_not(features, tmp_pat
     before = times(out)
     assert call_here(features, out, *options) == 2
     printed = capsys.readouterr().err
-    assert f"{out / 'assignment.npy'} is not what was written (its SHA-256 differs): " in printed
+    assert f"{out / 'assignment.npy'} has changed since it was written (its SHA-256 " in printed
     assert "bring it back, or delete the directory" in printed
     assert times(out) == before
     (out / "assignment.npy").write_bytes(whole)
@@ -440,7 +440,7 @@ def test_what_can_be_no_directory_is_refused(features, capsys, name):
     [
         ("", "is broken: Expecting value"),
         ("{", "is broken: Expecting property name"),
-        ("[]", "was written by another version of kt_jax, which"),
+        ("[]", "was written by another version of kt_jax, with another format"),
         ('{"name": "a web page"}', "or by another program: choose another directory, or delete"),
         ('{"format": 2}', "or by another program: choose another directory, or delete"),
     ],

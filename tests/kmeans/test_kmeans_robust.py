@@ -220,7 +220,7 @@ def test_the_command_finishes_nothing_of_files_that_change(how, tmp_path, monkey
 
     monkeypatch.setattr(clustering, "write", change_and_write)
     assert command.main(["--features", str(features), "--k", "3", "--out", str(out)]) == 2
-    assert f"{features} has changed or gone while it was read" in capsys.readouterr().err
+    assert f"{features} was changed or deleted while it was read" in capsys.readouterr().err
     assert not (out / artifacts.MANIFEST).exists()
 
 

@@ -248,11 +248,11 @@ def test_a_file_that_is_imported_registers_the_architecture(made, tmp_path, caps
         (("assign", "run/clusters", "--out=x.csv"), "there is no PATH"),
         (("assign", "run/clusters", "photos", "--out=x.txt"), "give a file that ends in .parquet"),
         (("assign", "run/clusters", "photos", "--out=x", "--form=y"), "--form=y: choose from arti"),
-        (("assign", "run/clusters", "photos", "--out=x.csv", "--form=links"), "is of directories"),
+        (("assign", "run/clusters", "photos", "--out=x.csv", "--form=links"), "is for directories"),
         (("embed", "network", "photos", "--out=x"), "missing: choose from conv1_1, pool1, conv2_1"),
         (
             ("assign", "run/clusters", "photos.zip", "--out=x", "--form=links"),
-            "zip are no files of",
+            "zip are not single files",
         ),
         (("assign", "run/clusters", "photos", "--out=photos"), "--out=photos exists: delete it"),
         (("assign", "run/clusters", "photos", "--out=run/x.csv"), "run, which is a run or an arti"),
@@ -333,7 +333,7 @@ def test_another_process_that_makes_the_same_is_not_disturbed(made, copied, tmp_
 
 def test_a_set_that_is_open_has_the_size_of_those_that_were_clustered(made):
     images = data.open_images("folder", path=str(made / "photos"), size=SIZE + 8)
-    with pytest.raises(ValueError, match=f"decoded to {SIZE + 8} px, but are seen at {SIZE} px"):
+    with pytest.raises(ValueError, match=f"decoded to {SIZE + 8} px, but {SIZE} px are needed"):
         kt_jax.open(made / "run" / "clusters").assign(images)
 
 

@@ -99,7 +99,8 @@ def test_a_refusal_shows_both_values(kind, tmp_path, before, after, line, capsys
         run(tmp_path, **after)
     with pytest.raises(ValueError, match="--redo=one"):
         run(tmp_path, **after, dry_run=True)
-    assert f"one: made otherwise, would be refused: {line}\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"one: made with other options or inputs, would be refused: {line}\n" in printed
     assert kind.runs == 2
 
 
@@ -130,7 +131,7 @@ def test_a_changed_file_is_refused_when_it_is_read(kind, tmp_path):
     path = tmp_path / "one" / "out.json"
     written = path.read_text()
     path.write_text(written.replace("0", "1"))
-    message = rf"{path} is not what was written (?s:.*)SHA-256 differs(?s:.*)--redo=one"
+    message = rf"{path} has changed since it was written (?s:.*)SHA-256 differs(?s:.*)--redo=one"
     with pytest.raises(ValueError, match=message):
         run(tmp_path)
     assert kind.runs == 1
@@ -232,7 +233,7 @@ def test_a_broken_manifest_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"manifest.json is broken: .*Delete it, or bring it back"):
         artifacts.open_artifact(tmp_path, name="one", reader="two")
     about = {"rows": 3, "classes": 2, "images": "x"}
-    with pytest.raises(ValueError, match="manifest of a Labels lacks 'origin'"):
+    with pytest.raises(ValueError, match="manifest of a Labels has no 'origin'"):
         artifacts.describe({"type": "Labels", "about": about})
 
 

@@ -33,7 +33,7 @@ def quickstart():
 
 
 REFUSED = {
-    "no kind": ("clusters.kind", ..., "config.clusters is no stage: a section says its kind, one"),
+    "no kind": ("clusters.kind", ..., "config.clusters is no stage: give its kind, one"),
     "no section": ("clusters", 5, "config.clusters is no stage"),
     "unknown kind": ("clusters.kind", "kmeans", "config.clusters.kind = 'kmeans': choose one of"),
     "unknown option": (
@@ -159,7 +159,7 @@ def test_an_input_may_be_an_artifact_of_another_run(fakes, tmp_path):
     pipeline.run(make_config(one={"kind": "sweep", "value": 8}), tmp_path / "first", redo=["one"])
     with pytest.raises(
         ValueError,
-        match=rf"config.two.reads: {given} is not what it was made from(?s:.*)--redo=two",
+        match=rf"config.two.reads: {given} changed since it was made(?s:.*)--redo=two",
     ):
         pipeline.run(config, tmp_path / "second")
 

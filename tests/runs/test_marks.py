@@ -52,5 +52,5 @@ def test_a_config_of_another_program_makes_no_run(tmp_path, text):
     marks.refuse_inside(tmp_path / "out")
     (tmp_path / "config.json").write_text('{"stages": []}')
     assert marks.is_run(tmp_path)
-    with pytest.raises(ValueError, match="which is a run or an artifact, and only read"):
+    with pytest.raises(ValueError, match="a run or an artifact: commands write nothing there"):
         marks.refuse_inside(tmp_path / "some" / "out")

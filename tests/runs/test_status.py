@@ -71,7 +71,9 @@ def test_a_run_is_watched_killed_and_read(tmp_path, capsys):
     assert f"process: {here} works in it\n" in said
     assert f"the same command: would be refused: {here} works in {workdir}" in said
     assert "ETA of the run: " in said
-    assert "before it begins: features, clusters, pseudo_labels, student, probe, report" in said
+    assert (
+        "plus unknown times of: features, clusters, pseudo_labels, student, probe, report" in said
+    )
     code, said = ask(workdir, capsys)
     assert code == 0
     assert f"none works in it; the last was {here}" in said
@@ -112,9 +114,9 @@ def test_a_run_that_would_be_refused_says_why(stages, tmp_path, capsys):
     whole = manifest.read_text()
     manifest.write_text(whole.replace('"outputs": "', '"outputs": "0'))
     _, said = ask(tmp_path, capsys)
-    reason = "two: config.two.reads: one is not what it was made from"
+    reason = "two: config.two.reads: one changed since it was made"
     assert f"the same command: would be refused: {reason}" in said
-    with pytest.raises(ValueError, match=r"config.two.reads: one is not what it was made from"):
+    with pytest.raises(ValueError, match=r"config.two.reads: one changed since it was made"):
         run(tmp_path)
     manifest.write_text(whole.replace('"format": ', '"format": 9'))
     assert "another version of kt_jax" in ask(tmp_path, capsys)[1]
@@ -182,7 +184,7 @@ def test_a_run_of_another_host(tmp_path):
     found = status.read_status(tmp_path)
     assert found.holder.is_alive is None
     said = "\n".join(command.describe(found))
-    assert "process 12 on elsewhere had it last; from here it cannot be told whether that " in said
+    assert "process 12 on elsewhere was the last; this host cannot see whether it still " in said
     assert "it last wrote 0m00s ago" in said
     assert "one: 3 of 9 steps | loss 2" in said
 

@@ -1,4 +1,4 @@
-"""Where image files lie, one small class a kind of place."""
+"""Sources of image files: one small class for each kind of place."""
 
 import difflib
 import inspect
@@ -60,7 +60,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-# Options of every source, but only where its images are opened.
+# Options of every source in `open_images`, but not in scan and prepare.
 _SPLITTING = ("subset", "holdout")
 
 
@@ -69,12 +69,12 @@ def make_source(source: str, opening: bool = False, /, **options: Any) -> Source
 
     Args:
       source: its name.
-      opening: whether it is `open_images` that asks: what it alone knows is offered too where a
-        name is mistyped.
-      **options: of the source.
+      opening: whether `open_images` calls. Error messages then suggest also the names that only
+        `open_images` takes.
+      **options: options of the source.
 
     Raises:
-      ValueError: an unknown source or option, or no image there.
+      ValueError: the source or an option is unknown, or there is no image.
       FileNotFoundError: the path does not exist.
     """
     if source == "auto":
@@ -103,7 +103,7 @@ def make_source(source: str, opening: bool = False, /, **options: Any) -> Source
         table, refused = read_scanned(options["path"])
         source, options = scanned.source, scanned.options
         if source == "folder":
-            # It is not listed again: a scan was made so that it need not be.
+            # The manifest of a scan replaces a new listing.
             names = [name for name in (*ENTRIES.names, "subset") if name in table.column_names]
             opened = Folder(**options, entries=table.select(names))
             opened.refused, opened.ignored = refused, Counter(scanned.ignored)
@@ -125,10 +125,10 @@ def make_source(source: str, opening: bool = False, /, **options: Any) -> Source
 def check_options(
     source: str, make: Callable, options: Mapping[str, Any], also: Collection[str] = ()
 ) -> None:
-    """Refuses options that a source has not, or that it lacks.
+    """Checks the names of options.
 
     Raises:
-      ValueError: naming the nearest option.
+      ValueError: an option is unknown (the message suggests the nearest name), or one is missing.
     """
     parameters = inspect.signature(make).parameters.values()
     known = {p.name: p.default is p.empty for p in parameters if p.name not in ("size", "entries")}
@@ -143,11 +143,11 @@ def check_options(
 
 
 def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
-    """Returns the name of the source that a path is.
+    """Returns the name of the source that opens a path.
 
     Raises:
-      FileNotFoundError: it does not exist.
-      ValueError: a file of no known kind.
+      FileNotFoundError: the path does not exist.
+      ValueError: the kind of the file is unknown.
     """
     if holds_records(path):
         return "array_record"
@@ -180,7 +180,7 @@ def detect(path: str | os.PathLike | Collection[str | os.PathLike]) -> str:
 
 
 def option_names() -> set[str]:
-    """Returns the options of all sources, but for the path, that are texts."""
+    """Returns the text options of all sources, except the path."""
     return {
         each.name
         for source in SOURCES.values()
@@ -190,7 +190,7 @@ def option_names() -> set[str]:
 
 
 def _what_else(path: pathlib.Path) -> str:
-    """In brackets, the kind of file that a name says; empty if it says none."""
+    """Returns the kind of file by its name, in brackets; empty if unknown."""
     if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
         return " (JSON, which is not read: write the list as .csv)"
     if path.suffix.lower() in (".txt", ".lst", ".list"):

@@ -1,4 +1,4 @@
-"""What zips and tars share: which entries are refused, and what keys are below."""
+"""The base of zips and tars: refuses entries, and makes keys."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -14,8 +14,8 @@ _Member = TypeVar("_Member")
 class Archive(Source):
     """The image files in an archive.
 
-    Keys are as of the folder that it would be unpacked to, whichever tool made it. If all images
-    lie in one top-level folder, that folder is the root.
+    Keys are the paths that unpacking would give, for archives of any tool. If all images are in one
+    top-level folder, this folder is the root.
     """
 
     def __init__(self, path: PathLike, kind: str) -> None:
@@ -26,10 +26,11 @@ class Archive(Source):
         self.identity, self.name = f"{kind}:{self.path}", self.path.name
 
     def choose(self, members: Iterable[tuple[str, int, str | None, _Member]]) -> dict[str, _Member]:
-        """Returns the images by their keys, sorted; counts or refuses the other members.
+        """Maps sorted keys to the images; counts or refuses the other members.
 
         Args:
-          members: the name, the bytes, why it cannot be read if it cannot, and what is returned.
+          members: tuples of the name, the size in bytes, the reason why it cannot be read or
+            None, and the value to return.
         """
         found: dict[str, _Member] = {}
         for name, size, why_unreadable, member in members:
@@ -37,7 +38,7 @@ class Archive(Source):
             if not self.admits(key, key):
                 continue
             if reason := why_refused(name, key in found, size) or why_unreadable:
-                # A name that is unsafe is shown as it is written.
+                # Show an unsafe name as it is written.
                 self.refuse(key if is_safe(name) else name, reason)
             else:
                 found[key] = member
@@ -48,13 +49,13 @@ class Archive(Source):
             key = each.key.removeprefix(prefix) if is_safe(each.key) else each.key
             self.refuse(key, each.reason)
         self.refused.sort(key=lambda each: each.key)
-        # The keys do not say it: the folder is their root.
+        # Keys do not include this folder, as it is their root.
         self.unsplit = why_unsplit([prefix], self.name) if prefix else ""
         return {key.removeprefix(prefix): found[key] for key in sorted(found)}
 
 
 def why_refused(name: str, known: bool, size: int) -> str | None:
-    """Returns why an entry is refused, None if it is not; `known` is its name already."""
+    """Returns why an entry is refused, or None. `known`: an earlier entry has the same name."""
     if not is_safe(name):
         return "an unsafe name: absolute, or with '..' in it"
     if not is_utf8(name):

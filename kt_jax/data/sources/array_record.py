@@ -1,4 +1,4 @@
-"""ArrayRecord files of image files, as `python -m kt_jax.data prepare` writes them."""
+"""ArrayRecord files of image files, such as those of `python -m kt_jax.data prepare`."""
 
 import glob
 import json
@@ -25,8 +25,8 @@ from kt_jax.data.sources.source import (
 
 _log = logging.getLogger(__name__)
 
-# Of a directory that was prepared: its table, that of what was excluded, the key of the first one's
-# metadata that says from what it was made, and the folder that is there until it is whole.
+# In a prepared directory: the table, the table of excluded images, the key of the request in the
+# metadata of the first table, and the folder that exists until the directory is finished.
 MANIFEST_NAME = "manifest.parquet"
 EXCLUDED_NAME = "excluded.parquet"
 PREPARED = b"kt_jax.prepared"
@@ -37,10 +37,10 @@ _SUFFIX = re.compile(r"\.array_record(-\d+-of-\d+)?$")
 
 
 class ArrayRecord(Source):
-    """The records of a file, of the files in a directory, or of those that a glob finds.
+    """The records of a file, of the files in a directory, or of those of a glob.
 
-    Keys are the file's path below the folder that holds all files, and the record in it. There are
-    no labels, except in a directory that was prepared: that opens as what it was made from.
+    A key is the file's path below the common folder, and the number of the record. There are no
+    labels, except in a prepared directory, which has the keys, classes and subsets of its source.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -55,7 +55,7 @@ class ArrayRecord(Source):
             own = [path / MANIFEST_NAME, path / EXCLUDED_NAME] if prepared is not None else []
             self.account_for_others(path, {*files, *own})
         counts = [_count_records(file) for file in files]
-        # With its range, no file is opened to count them again.
+        # With the ranges, no file is opened to count its records again.
         self._paths = [
             f"{file}[0:{count}]" for file, count in zip(files, counts, strict=True) if count
         ]
@@ -68,7 +68,7 @@ class ArrayRecord(Source):
                 name = file.relative_to(root).as_posix()
                 keys += [f"{name}/{record:08d}" for record in range(count)]
                 stamps += [file.stat().st_mtime_ns] * count
-            # A column of labels, empty: files are no classes.
+            # An empty column of labels, because files are not classes.
             self.entries = make_entries(keys, [0] * len(keys), stamps, label=[None] * len(keys))
 
     def _open_prepared(self, path: pathlib.Path, records: int, prepared: dict[str, Any]) -> None:
@@ -88,8 +88,8 @@ class ArrayRecord(Source):
             self.presence = present.reshape(len(table), len(self.class_names))
 
     def __getstate__(self) -> dict:
-        # Readers are a process's own (a forked one that reads dies in array_record, whatever is
-        # done here: spawn it); and what reads records alone has no use for the manifest.
+        # Do not pickle readers: each process opens its own. (A forked process that reads crashes in
+        # array_record in any case: spawn it.) Reading records does not need the manifest.
         left = ("_records", "manifest", "originals")
         return {name: value for name, value in vars(self).items() if name not in left}
 
@@ -97,7 +97,7 @@ class ArrayRecord(Source):
         vars(self).update(state, _records=None)
 
     def read(self, row: int) -> bytes:
-        """Returns a record; ValueError with the reason if it is unreadable."""
+        """Returns a record. ValueError with the reason if it is unreadable."""
         if self._records is None:
             self._records = ArrayRecordDataSource(self._paths)
         try:
@@ -107,7 +107,7 @@ class ArrayRecord(Source):
 
 
 def holds_records(path: Any) -> bool:
-    """Whether a path is that of an ArrayRecord file, a glob of them, or a directory of them."""
+    """Whether a path is an ArrayRecord file, a glob of such files, or a directory of them."""
     if not isinstance(path, str | os.PathLike):
         return False
     path = pathlib.Path(path).expanduser()
@@ -119,10 +119,10 @@ def holds_records(path: Any) -> bool:
 
 
 def read_prepared(directory: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what a directory was prepared from, None if it was not.
+    """Returns the request that a directory was prepared with; None for other directories.
 
     Raises:
-      ValueError: it was begun, and is not finished.
+      ValueError: the directory is not finished.
     """
     manifest = directory / MANIFEST_NAME
     if manifest.exists():
@@ -163,11 +163,11 @@ def _find_files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _count_records(path: pathlib.Path) -> int:
-    """How many records a file holds; warns of one that is slow to read."""
+    """Returns the number of records in a file. Warns if the file is slow to read."""
     try:
         reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
         count, group = reader.num_records(), reader.writer_options_string() if reader.ok() else None
-        reader.close()  # says why if it is not
+        reader.close()  # raises with the reason if it is not
     except RuntimeError as error:
         raise ValueError(
             f"{path} is no ArrayRecord file, or was not copied to its end: {error}"

@@ -1,4 +1,4 @@
-"""The image files below one folder or several."""
+"""The image files below one or several folders."""
 
 import os
 import pathlib
@@ -21,16 +21,16 @@ from kt_jax.data.sources.source import (
 
 
 class Folder(Source):
-    """The image files below a folder, below several, or that globs find; links are followed.
+    """The image files below one or several folders, or from globs. Links are followed.
 
-    Several are as one: keys, and with them classes and subsets, are the paths below the deepest
-    folder that holds them all, as if that folder held nothing else. That of a glob is the one
-    before its first wildcard, whatever it finds, so that a new file changes no other's key. Files
-    are hidden only below the places that are named: a folder below ~/.cache is as any other.
+    Several places are one set: keys (and so classes and subsets) are paths below their deepest
+    common folder. For a glob, this is the folder before its first wildcard, so that a new file does
+    not change other keys. Only folders below the named places can hide files: a folder below
+    ~/.cache is read like any other.
     """
 
     def __init__(self, path: Paths, entries: pa.Table | None = None) -> None:
-        """With `entries` of an earlier listing, the disk is not asked again."""
+        """Lists the files, unless `entries` of an earlier listing are given."""
         super().__init__()
         places, prefixes = _places(path)
         if len(places) == 1 and not prefixes and not places[0].is_dir():
@@ -50,11 +50,11 @@ class Folder(Source):
         found: dict[str, tuple[int, int]] = {}
         named = set(map(str, places))
         for place in places:
-            # A place that lies in another is passed over there: it is listed by itself.
+            # A place inside another one is skipped there, and listed by itself.
             files = self._walk(place, named) if place.is_dir() else [str(place)]
             below = len(os.path.join(place, ""))
             for path in files:
-                # A file that was itself named is not hidden.
+                # A file that the user named is not hidden.
                 name = path[below:] or place.name.lstrip(".")
                 key = self._key(path)
                 if self.admits(name, key):
@@ -77,9 +77,9 @@ class Folder(Source):
         return stat_image(path)
 
     def _walk(self, folder: pathlib.Path, others: Container[str]) -> Iterator[str]:
-        """The paths of all that are no folders below a folder, links followed, except back up.
+        """Yields the paths of all files below a folder. Follows links, except to parent folders.
 
-        Paths in `others` are passed over.
+        Skips the paths in `others`.
         """
         status = folder.stat()
         pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [
@@ -99,7 +99,7 @@ class Folder(Source):
                     if not entry.is_dir():
                         yield entry.path
                         continue
-                    # Only a link leads to where the walk has come from.
+                    # Only a link can lead to a parent folder.
                     inode = (status := entry.stat()).st_dev, status.st_ino
                 except OSError as error:
                     reason = f"{type(error).__name__}: {error.strerror}"
@@ -112,7 +112,7 @@ class Folder(Source):
 
 
 def _places(path: Paths) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """The files and folders that are meant, each once, in order; the folders of globs; absolute."""
+    """Returns absolute paths: the files and folders, without repeats, and the folders of globs."""
     places, prefixes = [], []
     for text in given_paths(path, "the folders that hold the images"):
         if is_glob(text):

@@ -1,4 +1,4 @@
-"""Image data sets of Hugging Face on the local disk, read without its library."""
+"""Hugging Face image data sets on the local disk, read without the library `datasets`."""
 
 import hashlib
 import logging
@@ -36,29 +36,28 @@ from kt_jax.data.sources.source import (
 )
 from kt_jax.data.splits import choose_splits, divide
 
-# Its functions are made at run time, where no type checker sees them.
+# pyarrow.compute makes its functions at run time, so type checkers do not see them.
 pc: Any = pyarrow.compute
 
 _log = logging.getLogger(__name__)
 
-# How a stream of Arrow ends: one that was cut between two batches lacks it.
+# The end of an Arrow stream: a stream truncated between two batches does not have it.
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _ROWS_PER_BATCH = 64
 
 
 class HuggingFace(Source):
-    """The images of a directory that `save_to_disk` wrote, or of Parquet files as on the Hub.
+    """The images of a directory from `save_to_disk`, or of Parquet files as on the Hub.
 
-    Arrow is read in place. Rows of Parquet cannot be read alone, so the images are copied to a
-    temporary directory. All sources of a process that are of the same files share it, and so do the
-    processes that they are sent to. It is removed with the last of the sources or, where their
-    process was killed, by the next one that makes a copy.
+    Arrow files are read in place. Single rows of Parquet cannot be read, so the images are copied
+    to a temporary directory. Sources of the same files share the copy, also in processes that they
+    are sent to. The copy is removed with the last source. If the process was killed, the next
+    process that makes a copy removes it.
 
-    Keys are the paths that the set gives its images, if every image of a split has one of its own,
-    else their numbers. The splits "train" and "test" (or "validation") are the subsets where both
-    exist. Where there is no column "image", the images are those of "img" or of the only column
-    that holds some; where there is no column "label", the labels are those of "labels", of
-    "fine_label", or of the only ClassLabel.
+    Keys are the paths of images in the data set, if they are unique in every split, else numbers.
+    The splits "train" and "test" (or "validation") are the subsets if both exist. Without a column
+    "image", images come from "img" or the only image column. Without a column "label", labels come
+    from "labels", "fine_label" or the only ClassLabel.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class HuggingFace(Source):
         self._streams = [copies.get(file, file) for file in schemas]
         self._image_column = image_column
         self._batches: list[tuple[pa.Array, pa.Array]] | None = []
-        # A row of the files each, with None for what is refused.
+        # One for each row of the files; None for refused rows.
         entries: list[tuple | None] = []
         for split, files in splits.items():
             found = []
@@ -115,9 +114,9 @@ class HuggingFace(Source):
         self.entries = make_entries(keys, sizes, stamps, label=labels, subset=subsets)
 
     def read(self, row: int) -> bytes:
-        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        """Returns the bytes of an image file. ValueError with the reason if it is unreadable."""
         if self._batches is None:
-            # Threads that come here together do the same.
+            # Threads that are here at the same time do the same work.
             self._batches = [
                 _fields(batch[self._image_column])
                 for stream in self._streams
@@ -130,7 +129,7 @@ class HuggingFace(Source):
         return read_file(paths[at].as_py()) if image is None else image
 
     def __getstate__(self) -> dict:
-        # The copy belongs to the process that made it.
+        # The copy belongs to the process that made it, so do not pickle it.
         left = ("_batches", "_copy")
         return {name: value for name, value in vars(self).items() if name not in left}
 
@@ -138,7 +137,7 @@ class HuggingFace(Source):
         vars(self).update(state, _batches=None, _copy=None)
 
     def _take(self, found: list[tuple], split: str, prefix: str) -> Iterator[tuple | None]:
-        """The key, size, stamp, label and split of each row of a split; None if it is refused."""
+        """Yields the key, size, stamp, label and split of each row; None for refused rows."""
         paths = [tidy(path or "") for size, _, path, _ in found if size is not None or path]
         named = all(paths) and len(set(paths)) == len(paths)
         for number, (size, stamp, path, label) in enumerate(found):
@@ -159,11 +158,11 @@ class HuggingFace(Source):
     def _copy_parquet(
         self, schemas: dict[pathlib.Path, pa.Schema], columns: list[str]
     ) -> "_Copy | None":
-        """Copies columns of the Parquet files to streams of Arrow; None if there are none."""
+        """Copies columns of the Parquet files to Arrow streams; None without Parquet files."""
         files = [file for file in schemas if file.suffix == ".parquet"]
         if not files:
             return None
-        # A fork knows the copies of its parent, which may remove them.
+        # A forked process must not use its parent's copies, which the parent may remove.
         key = os.getpid(), self.identity, *columns
         copy = _copies.get(key)
         if copy is not None and all(stream.exists() for stream in copy.streams.values()):
@@ -202,20 +201,20 @@ class HuggingFace(Source):
 
 
 class _Copy:
-    """A temporary directory with a stream of Arrow for each file, there as long as this object."""
+    """A temporary directory with an Arrow stream for each file. It lives as long as this object."""
 
     def __init__(self, folder: pathlib.Path, streams: dict[pathlib.Path, pathlib.Path]) -> None:
         self.streams = streams
         weakref.finalize(self, _remove, folder, os.getpid())
 
 
-# By process, files and columns: what the sources of this process have copied.
+# Copies of this process's sources, by process, files and columns.
 _copies: weakref.WeakValueDictionary[tuple, _Copy] = weakref.WeakValueDictionary()
 
 
 def _prefix() -> str:
-    """How the names of all copies begin that processes of this machine make."""
-    # A process is alive or dead on its own machine alone, but others may see the same disk.
+    """Returns the prefix of the names of all copies on this machine."""
+    # The host name, because other machines may share the disk, but not the process ids.
     return f"kt_jax-{re.sub('[^0-9A-Za-z.]', '_', socket.gethostname())}-"
 
 
@@ -230,11 +229,11 @@ def _remove_abandoned() -> None:
             _log.info("%s: removed, its process was killed", folder)
             shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            continue  # of another user, or just removed by another process
+            continue  # it is another user's, or another process just removed it
 
 
 def _read_batches(stream: pathlib.Path, *columns: str) -> list[pa.RecordBatch]:
-    """The columns that are there of all batches, which stay on the disk, mapped to memory."""
+    """Returns all batches with the existing columns, mapped from the disk to memory."""
     try:
         with pa.memory_map(str(stream)) as source:
             reader = pa.ipc.open_stream(source)
@@ -244,7 +243,7 @@ def _read_batches(stream: pathlib.Path, *columns: str) -> list[pa.RecordBatch]:
             if source.read() != _END_OF_STREAM:
                 raise pa.ArrowInvalid("its end is missing")
         for batch in batches:
-            # Offsets that lead out of a damaged file would end this process.
+            # Offsets outside a damaged file would crash this process.
             batch.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{stream} cannot be read ({error}): {COPY}") from error
@@ -252,7 +251,7 @@ def _read_batches(stream: pathlib.Path, *columns: str) -> list[pa.RecordBatch]:
 
 
 def _fields(images: pa.StructArray) -> tuple[pa.Array, pa.Array]:
-    """The bytes and the paths, null where the whole image is."""
+    """Returns the bytes and the paths, null if the image is null."""
     fields = dict(zip((field.name for field in images.type), images.flatten(), strict=True))
     return fields["bytes"], pc.cast(fields.get("path", pa.nulls(len(images))), pa.string())
 
@@ -262,13 +261,13 @@ def _labels(batch: pa.RecordBatch, column: str, names: tuple[str, ...]) -> list[
         return [None] * len(batch)
     if not names:
         return pc.cast(batch[column], pa.string()).to_pylist()
-    # -1, as in test splits whose labels are secret, is no class.
+    # -1 is not a class: test splits with secret labels have it.
     numbers = pc.fill_null(batch[column], -1).to_pylist()
     return [names[number] if 0 <= number < len(names) else None for number in numbers]
 
 
 def _size_in_memory(metadata: pq.FileMetaData, column: str) -> int:
-    """The bytes of a column and of those nested in it when they are not compressed."""
+    """Returns the uncompressed bytes of a column, with its nested columns."""
     return sum(
         chunk.total_uncompressed_size
         for group in map(metadata.row_group, range(metadata.num_row_groups))
@@ -278,6 +277,6 @@ def _size_in_memory(metadata: pq.FileMetaData, column: str) -> int:
 
 
 def _remove(folder: pathlib.Path, process: int) -> None:
-    # A fork inherits what is to be done when the object dies.
+    # A forked process inherits the finalizer, but must not remove the copy.
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which columns of a Hugging Face data set hold the images and the labels."""
+"""Finds the columns of images and labels in a Hugging Face data set."""
 
 import json
 import logging
@@ -13,14 +13,14 @@ from kt_jax.data.sources.source import to_give
 
 _log = logging.getLogger(__name__)
 
-# What is wrong, in most cases, with a file that cannot be read.
+# The usual reason for an unreadable file.
 COPY = "was the data set copied to its end?"
-# What `Dataset.save_to_disk` writes of the columns, next to the data.
+# `Dataset.save_to_disk` writes it next to the data; it describes the columns.
 INFO = "dataset_info.json"
 
 _Schemas = Mapping[pathlib.Path, pa.Schema]
 _IMAGE, _LABEL = "image", "label"
-# What these columns are called where they are not called so; the first that is there is taken.
+# Other names of these columns; the first that exists is used.
 _OTHER_IMAGE = "img"
 _OTHER_LABELS = ("labels", "fine_label", "coarse_label")
 
@@ -28,11 +28,12 @@ _OTHER_LABELS = ("labels", "fine_label", "coarse_label")
 def choose_image_column(schemas: _Schemas, asked: str) -> str:
     """Returns the column of the images.
 
-    It is the one that is asked for, compared without case and outer spaces. Where "image" is not
-    there, it is "img", or the only column that holds images.
+    It is the column `asked`, compared without case and outer spaces. If this is "image" and does
+    not exist, it is "img", or the only image column.
 
     Raises:
-      ValueError: it is not in every file, or holds sounds or no images; saying what the file holds.
+      ValueError: a file does not have it, or it has audio or no images. The message lists the
+        columns of the file.
     """
     asked = _as_written(schemas, asked)
     _refuse_sound(schemas, asked)
@@ -53,12 +54,12 @@ def choose_image_column(schemas: _Schemas, asked: str) -> str:
 def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> str:
     """Returns the column of the labels.
 
-    It is the one that is asked for, compared without case and outer spaces. Where "label" is not
-    there, it is the first that is there of "labels", "fine_label" and "coarse_label", or the only
-    ClassLabel; that there are more is warned of.
+    It is the column `asked`, compared without case and outer spaces. If this is "label" and does
+    not exist, it is the first of "labels", "fine_label" and "coarse_label", or the only ClassLabel.
+    A warning is logged if several columns are possible.
 
     Raises:
-      ValueError: one that was asked for is no column of classes, integers or strings.
+      ValueError: the column in `asked` does not have classes, integers or strings.
     """
     is_default, asked = asked == _LABEL, _as_written(schemas, asked)
     labelled = [
@@ -92,7 +93,7 @@ def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> st
 
 
 def class_names(schema: pa.Schema, file: pathlib.Path, column: str) -> tuple[str, ...]:
-    """Returns the names of a ClassLabel in a data file, () of any other column."""
+    """Returns the class names of a ClassLabel column in a data file; () for other columns."""
     features = _features_in(schema)
     if features is None and (file.parent / INFO).is_file():
         features = read_json(file.parent / INFO, "features")
@@ -103,7 +104,7 @@ def class_names(schema: pa.Schema, file: pathlib.Path, column: str) -> tuple[str
 
 
 def is_labelled(schema: pa.Schema, column: str) -> bool:
-    """Whether a column of this name is there and holds integers or strings."""
+    """Whether a column of this name exists, with integers or strings."""
     if column not in schema.names:
         return False
     type = schema.field(column).type
@@ -111,7 +112,7 @@ def is_labelled(schema: pa.Schema, column: str) -> bool:
 
 
 def is_image_type(type: pa.DataType) -> bool:
-    """Whether a column of this type holds images."""
+    """Whether a column of this type has images."""
     if not pa.types.is_struct(type) or type.get_field_index("bytes") < 0:
         return False
     data = type.field("bytes").type
@@ -123,7 +124,7 @@ def _describe(schema: pa.Schema) -> str:
 
 
 def read_json(path: pathlib.Path, key: str) -> Any:
-    """Returns a value of a JSON file of `datasets`; ValueError if it is not as it writes it."""
+    """Returns a value of a JSON file of `datasets`. ValueError if the file is not valid."""
     try:
         return json.loads(path.read_text("utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -133,13 +134,13 @@ def read_json(path: pathlib.Path, key: str) -> Any:
 
 
 def _features_in(schema: pa.Schema) -> dict[str, Any] | None:
-    """What `datasets` wrote of the columns into a data file."""
+    """Returns the description of the columns that `datasets` wrote into a data file."""
     written = (schema.metadata or {}).get(b"huggingface", b"{}")
     return json.loads(written).get("info", {}).get("features")
 
 
 def _refuse_sound(schemas: _Schemas, image_column: str) -> None:
-    """Refuses tables whose only column of files, or the one that is asked for, is one of sounds."""
+    """Raises ValueError if the only column of files, or the column asked for, has audio."""
     for file, schema in schemas.items():
         files = [field.name for field in schema if pa.types.is_struct(field.type)]
         sounds = [name for name in files if _is_sound(schema, name)]
@@ -151,7 +152,7 @@ def _refuse_sound(schemas: _Schemas, image_column: str) -> None:
 
 
 def _is_sound(schema: pa.Schema, column: str) -> bool:
-    """Whether `datasets` says that a column is one of sounds, or else its heading does."""
+    """Whether a column has audio, by the description of `datasets` or else by its heading."""
     feature = (_features_in(schema) or {}).get(column)
     if isinstance(feature, dict) and "_type" in feature:
         return feature["_type"] == "Audio"
@@ -159,7 +160,7 @@ def _is_sound(schema: pa.Schema, column: str) -> bool:
 
 
 def _check_image_column(file: pathlib.Path, schema: pa.Schema, column: str) -> None:
-    """Refuses a data file without images in this column."""
+    """Raises ValueError for a data file without images in this column."""
     fit = [field.name for field in schema if is_image_type(field.type)]
     remedy = _name_another("images", "image_column", fit)
     if column not in schema.names:
@@ -173,11 +174,11 @@ def _check_image_column(file: pathlib.Path, schema: pa.Schema, column: str) -> N
 
 
 def _as_written(schemas: _Schemas, wanted: str) -> str:
-    """A heading as the files write it; as it is wanted where none has it."""
+    """Returns a heading as the files write it, or `wanted` if no file has it."""
     headings = [name for schema in schemas.values() for name in schema.names]
     return wanted if wanted in headings else find_heading(headings, wanted) or wanted
 
 
 def _name_another(what: str, option: str, fit: list[str]) -> str:
-    """The end of a message: how to name one of the columns that fit, if there are some."""
+    """Returns the end of a message: how to name one of the columns that fit; else ""."""
     return f": name the column of the {what} with {to_give(option, fit[0])}" if fit else ""

@@ -1,4 +1,4 @@
-"""Which files an image data set of Hugging Face is made of, and what these say of themselves."""
+"""Finds the files of a Hugging Face image data set, and reads their schemas."""
 
 import os
 import pathlib
@@ -13,13 +13,13 @@ from kt_jax.data.sources.listing import SCANNED
 from kt_jax.data.sources.names import is_image
 from kt_jax.data.splits import read_name
 
-# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write next to the data.
+# `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write these next to the data.
 _STATE, _DICT = "state.json", "dataset_dict.json"
 _SHARD = re.compile(r"([^/]+?)-\d{5}-of-\d{5}[^/]*$")
 
 
 def is_huggingface(path: pathlib.Path) -> bool:
-    """Whether a path is such a data set; of Parquet files, only schemas are read."""
+    """Whether a path is such a data set. Reads only the schemas of Parquet files."""
     if path.is_file():
         return path.suffix == ".parquet" and _holds_images(path)
     if (path / _DICT).is_file() or ((path / _STATE).is_file() and (path / INFO).is_file()):
@@ -32,18 +32,18 @@ def is_huggingface(path: pathlib.Path) -> bool:
             return True
         if not all(map(_is_own, tables)):
             return False
-        # A folder of images need not be walked to its end. On the Hub, an image at the root is
-        # one of the card.
+        # Stop early in a folder of images. On the Hub, an image at the root belongs to the
+        # data set card.
         if folder != str(path) and any(is_image(name) for name in files):
             return False
     return False
 
 
 def find_files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Returns the data files of every split, .parquet or streams of Arrow.
+    """Returns the data files of every split, .parquet or Arrow streams.
 
     Raises:
-      ValueError: there are none, or those of several data sets.
+      ValueError: there are none, or there are several data sets.
     """
     if (path / _DICT).is_file():
         return {split: _listed(path / split) for split in read_json(path / _DICT, "splits")}
@@ -74,7 +74,7 @@ def find_files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 
 def read_schema(file: pathlib.Path) -> pa.Schema:
-    """Returns the schema of a data file; ValueError if it is none."""
+    """Returns the schema of a data file. ValueError if it cannot be read."""
     try:
         if file.suffix == ".parquet":
             return pq.read_schema(file)
@@ -89,13 +89,13 @@ def _holds_images(file: pathlib.Path) -> bool:
 
 
 def _is_own(file: pathlib.Path) -> bool:
-    """Whether a table is no data: what a scan left, or what lies where `prepare` has written."""
+    """Whether a table is one of kt_jax's, from a scan or in the directory of `prepare`."""
     own, manifest = _peek(file).metadata, _peek(file.with_name(MANIFEST_NAME)).metadata
     return SCANNED in (own or ()) or PREPARED in (manifest or ())
 
 
 def _peek(file: pathlib.Path) -> pa.Schema:
-    """The schema of a .parquet; an empty one where it cannot be read."""
+    """Returns the schema of a .parquet, or an empty one if it cannot be read."""
     try:
         return pq.read_schema(file)
     except (pa.ArrowException, OSError):
@@ -103,7 +103,7 @@ def _peek(file: pathlib.Path) -> pa.Schema:
 
 
 def _split_of(name: str) -> str:
-    """The split that the name of a file says, or that of its folder."""
+    """Returns the split in the name of a file, or in that of its folder."""
     if match := _SHARD.search(name):
         return match[1]
     for part in reversed(name.removesuffix(".parquet").split("/")):

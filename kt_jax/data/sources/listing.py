@@ -38,13 +38,13 @@ from kt_jax.data.sources.source import (
 )
 from kt_jax.data.sources.tables import read_parquet_schema, read_table
 
-# Its functions are made at run time, where no type checker sees them.
+# pyarrow.compute makes its functions at run time, so type checkers do not see them.
 pc: Any = pyarrow.compute
 
-# The key of a scanned manifest's metadata, which holds its Note.
+# Key of a scanned manifest's metadata for its Note.
 SCANNED = b"kt_jax.scanned"
 
-# Headings of columns that may say classes.
+# Headings of columns that may have classes.
 _LABELS = ("labels", "class", "classes", "class_name", "label_name", "category", "target")
 
 _log = logging.getLogger(__name__)
@@ -52,13 +52,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Note:
-    """What a manifest says of its scan.
+    """Facts about the scan that wrote a manifest.
 
     Attributes:
-      source: the name of the source that opens the same entries again.
-      options: what it is opened with; those of a "folder" are its root alone.
-      asked: the options of the scan: a part of a folder may have the root of the whole.
-      ignored: how many files the scan ignored, by what they are.
+      source: name of the source that opens the same entries again.
+      options: options of this source; for a "folder", only its root.
+      asked: options of the scan. They differ if the scan read a subfolder of the root.
+      ignored: number of files that the scan ignored, by kind.
     """
 
     source: str
@@ -68,16 +68,15 @@ class Note:
 
 
 class Listing(Source):
-    """The files that a .csv, .tsv or .parquet lists, one a row.
+    """The files that a .csv, .tsv or .parquet lists, one per row.
 
-    Paths are absolute, or relative to the table's folder. A path is taken as it is written; where
-    there is no such file, without the spaces around it, then with the backslashes of Windows as
-    slashes. Headings are compared without case and outer spaces; without a column `path`, one that
-    is called file_name is taken, as Hugging Face calls it.
+    Paths are absolute, or relative to the folder of the table. A path is first used as written. If
+    there is no such file, it is tried without outer spaces, then with backslashes as slashes.
+    Headings are compared without case and outer spaces. Without a column `path`, the column
+    file_name is used (the name in Hugging Face data sets).
 
-    A column `split` ("train", "test", "val", ...) says which rows are for training; one that is
-    called "train" or "is_train" may hold truth values. A value that is not known is kept as the
-    subset, so that it can be named.
+    A column `split` ("train", "test", "val", ...) gives the subset of each row. A column "train" or
+    "is_train" may have truth values. An unknown value stays in the subset, for messages.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class Listing(Source):
         )
 
     def _find(self, written: str) -> tuple[str, tuple[int, int]]:
-        """The key, bytes and stamp of a listed file; ValueError if it is not there."""
+        """Returns the key, bytes and stamp of a listed file. ValueError if it does not exist."""
         stripped = written.strip()
         first, *others = dict.fromkeys(map(tidy, (written, stripped, stripped.replace("\\", "/"))))
         try:
@@ -157,14 +156,14 @@ def make_scanned(
     options: dict[str, Any],
     asked: dict[str, Any] | None = None,
 ) -> pa.Table:
-    """Returns the manifest to keep of a scan, so that `read_scanned` needs no other listing.
+    """Returns the manifest of a scan, from which `read_scanned` opens the set without a listing.
 
     Args:
-      scanned: a row an entry, as `scan` returns it.
-      opened: the source that was scanned; what it refused gets rows of its own, at the end.
-      source: the name of the source that opens the same entries again.
-      options: what it is opened with; those of a "folder" are its root alone.
-      asked: the options of the scan, where they are others.
+      scanned: one row per entry, from `scan`.
+      opened: the scanned source. Its refused files get rows at the end.
+      source: name of the source that opens the same entries again.
+      options: options of this source; for a "folder", only its root.
+      asked: options of the scan, if they differ.
     """
     table, options = scanned, plain_options(options)
     if "subset" in opened.entries.column_names:
@@ -184,7 +183,7 @@ def make_scanned(
 
 
 def read_note(path: str | os.PathLike) -> Note | None:
-    """Returns what a manifest that a scan wrote says of it, None if it is another table."""
+    """Returns the note in a manifest that a scan wrote; None for other tables."""
     path = existing(path)
     if path.suffix.lower() != ".parquet":
         return None
@@ -197,9 +196,9 @@ def read_note(path: str | os.PathLike) -> Note | None:
 
 
 def read_scanned(path: str | os.PathLike) -> tuple[pa.Table, list[Excluded]]:
-    """Returns the rows of the entries in a manifest that a scan wrote, and what was refused."""
+    """Returns the rows of entries in a manifest that a scan wrote, and the refused files."""
     names = [name for name in pq.read_schema(path).names if name != "path"]
-    # In one piece: the chunks that were read share buffers, and each would be pickled whole.
+    # One chunk: several chunks share buffers, and pickle copies the whole buffers for each.
     table = pq.read_table(path, columns=names).combine_chunks()
     refused = pc.and_(
         pc.is_null(table["sha256"]),
@@ -212,10 +211,10 @@ def read_scanned(path: str | os.PathLike) -> tuple[pa.Table, list[Excluded]]:
 
 
 def _find_column(path: pathlib.Path, table: pa.Table, kind: str, wanted: str) -> str | None:
-    """The heading of the column of paths, labels or splits; None if a default one is not there.
+    """Finds the heading of a column of paths, labels or splits; None if a default is missing.
 
     Raises:
-      ValueError: it is not there; saying how to name another.
+      ValueError: the column is missing. The message says how to name another.
     """
     headings = table.column_names
     heading = find_heading(headings, wanted)
@@ -232,7 +231,7 @@ def _find_column(path: pathlib.Path, table: pa.Table, kind: str, wanted: str) ->
             )
         first = table[:1].to_pylist()
         fit = [name for row in first for name, value in row.items() if is_image(str(value))]
-    # One whose first value is an image, or whose name is like the one that is wanted.
+    # Suggest a column whose first value is an image, or whose name is similar.
     near = fit or difflib.get_close_matches(wanted, headings, 1, 0.3) or headings
     raise ValueError(
         f"{path} has no column {wanted!r}, only {', '.join(headings)}: name the column of the "
@@ -241,7 +240,7 @@ def _find_column(path: pathlib.Path, table: pa.Table, kind: str, wanted: str) ->
 
 
 def _texts(path: pathlib.Path, table: pa.Table, name: str | None) -> list[str]:
-    """The texts of a column; null is empty."""
+    """Returns the texts of a column, with null as empty text."""
     column = table[name]
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
@@ -255,5 +254,5 @@ def _texts(path: pathlib.Path, table: pa.Table, name: str | None) -> list[str]:
 
 
 def _names(path: pathlib.Path, table: pa.Table, column: str) -> list[str | None]:
-    """The texts of a column in NFC, without outer spaces; a blank one names nothing."""
+    """Returns the texts of a column in NFC, without outer spaces; None for blank ones."""
     return [normalise(text).strip() or None for text in _texts(path, table, column)]

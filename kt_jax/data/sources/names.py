@@ -1,7 +1,7 @@
-"""The names of files: which are images, what the others are, and which keys they become.
+"""File names: finds images and the kinds of other files, and makes keys from names.
 
-Names are normalised here, once, where they enter: a key is NFC, with "/" between its parts and
-without "." and empty parts, whoever wrote the name.
+Names are normalised here, once: a key is in NFC, with "/" between its parts, and without "." and
+empty parts.
 """
 
 import functools
@@ -15,7 +15,7 @@ EXTENSIONS = (
     ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
 
-# The reason why such a name is excluded.
+# The reason in the list of excluded files.
 NOT_UTF8 = "the name is not UTF-8"
 
 # Files that are ignored and only counted, by folder, name or extension. README has the same list.
@@ -38,7 +38,7 @@ _IGNORED_EXTENSIONS = frozenset(
         ".cls", ".xmp", ".aae", ".url", ".lnk", ".md5", ".sha1", ".sha256",
     )
 )  # fmt: skip
-# A scan leaves such a file in the folder that it was run in.
+# A scan writes such a file into the current folder.
 _SCANNED = ".manifest.parquet"
 
 _FORMATS = ".heic .heif .avif .jp2 .j2k .jpx .jxl .svg .psd .tga .ico .exr .hdr .dds .pcx .xcf .eps"
@@ -73,14 +73,14 @@ _REASONS = {
 }
 _NO_PICTURES = frozenset((*_SOUNDS.split(), *_FILMS.split()))
 _RENAME = "if it is an image, rename it to end in .jpg, .png, ..."
-# Longer ones, and those without a letter, are no extensions but ends of names with dots in them.
+# Longer endings, and those without a letter, belong to names with dots.
 _IS_EXTENSION = re.compile(r"\.(?=.*[a-z])[a-z0-9_~+-]{1,12}", re.DOTALL)
 
 
 def ignored_as(name: str) -> str | None:
-    """Returns the word that an ignored file is counted by, None if it is not ignored.
+    """Returns the kind of an ignored file, for counting; None if it is not ignored.
 
-    `name` is its path below the place that the user named: only parts below that hide it.
+    `name` is its path below the place that the user named, as only folders below that can hide it.
     """
     folder, _, base = name.rpartition("/")
     if word := _folder_ignored_as(folder):
@@ -107,7 +107,7 @@ def _folder_ignored_as(folder: str) -> str | None:
 
 
 def why_not(name: str) -> str | None:
-    """Returns why a file of this name is excluded, None if it is an image; it is not ignored."""
+    """Returns why a file that is not ignored is excluded by its name; None for an image."""
     extension = _extension(name)
     if extension in EXTENSIONS:
         return None
@@ -121,22 +121,22 @@ def why_not(name: str) -> str | None:
 
 
 def is_image(name: str) -> bool:
-    """Whether the name is one of an image file that is not hidden."""
+    """Whether the name is that of an image file, and not hidden."""
     return why_not(name) is None and ignored_as(name) is None
 
 
 def is_sound_or_film(name: str) -> bool:
-    """Whether the name is one of a file that has no place in a list of images."""
+    """Whether the name is that of an audio or video file."""
     return _extension(name) in _NO_PICTURES
 
 
 def normalise(text: str) -> str:
-    """The text in NFC, in which equal texts are equal: macOS writes names in NFD."""
+    """Returns the text in NFC, to compare names: macOS writes names in NFD."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def tidy(path: str) -> str:
-    """A path as keys have it: NFC, without "." and empty parts.
+    """Returns a path in the form of keys: NFC, without "." and empty parts.
 
     >>> tidy("./cat//./1.png")
     'cat/1.png'
@@ -149,7 +149,7 @@ def tidy(path: str) -> str:
 
 
 def tidy_packed(name: str) -> str:
-    r"""The key of an entry of an archive, where tools of Windows write backslashes.
+    r"""Returns the key of an entry of an archive. Windows tools may write backslashes.
 
     >>> tidy_packed("train\\cat\\1.png")
     'train/cat/1.png'
@@ -158,7 +158,7 @@ def tidy_packed(name: str) -> str:
 
 
 def find_file(root: str | os.PathLike, key: str) -> str:
-    """The path of a key below a folder, as the disk writes it: in NFC, NFD or another form."""
+    """Returns the path of a key below a folder, in the disk's Unicode form (NFC, NFD, ...)."""
     path = os.path.join(root, key)
     if key.isascii() or os.path.lexists(path):
         return path
@@ -169,23 +169,23 @@ def find_file(root: str | os.PathLike, key: str) -> str:
 
 
 def find_heading(headings: Iterable[str], wanted: str) -> str | None:
-    """The heading that is this one but for case and the spaces around it, None if there is none."""
+    """Finds a heading, without regard to case and outer spaces; None if there is none."""
     return next((each for each in headings if fold_heading(each) == fold_heading(wanted)), None)
 
 
 def fold_heading(heading: str) -> str:
-    """The form in which two headings are compared."""
+    """Returns a heading in the form for comparisons."""
     return normalise(heading).strip("\ufeff\u200b \t\r\n\xa0").strip().casefold()
 
 
 def is_safe(name: str) -> bool:
-    """Whether a name in an archive stays below where the archive would be unpacked."""
+    """Whether a name in an archive stays inside the folder where it would be unpacked."""
     parts = name.replace("\\", "/").split("/")
     return parts[0] != "" and tidy_packed(name)[1:2] != ":" and ".." not in parts
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name from the file system can be written down."""
+    """Whether a name from the file system is UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -194,7 +194,7 @@ def is_utf8(name: str) -> bool:
 
 
 def readable(name: str) -> str:
-    """A name that is not UTF-8, so that it can be printed."""
+    """Returns a printable form of a name that is not UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -205,7 +205,7 @@ def _extension(name: str) -> str:
 
 
 def _written(folder: str, part: str) -> str:
-    """How the disk writes the name of which `part` is the NFC."""
+    """Returns the name on disk whose NFC is `part`."""
     for name in (part, unicodedata.normalize("NFD", part)):
         if os.path.lexists(os.path.join(folder, name)):
             return name
@@ -218,5 +218,5 @@ def _written(folder: str, part: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _names_in(folder: str, changed: int) -> dict[str, str]:
-    """The names in a folder by their NFC; of two that are equal, the first in order."""
+    """Maps the NFC of names in a folder to the names; of equal ones, the first in order."""
     return {normalise(name): name for name in sorted(os.listdir(folder), reverse=True)}

@@ -1,6 +1,6 @@
-"""Square views of six colour photographs that need no download, for a first run and for tests.
+"""Square views of six colour photographs, without a download, for a first run and for tests.
 
-The photographs lie inside the installed scikit-image wheel. Their licences, as documented by
+The photographs are in the installed scikit-image package. Their licences, as documented by
 `skimage.data`:
 
 - astronaut: NASA, "no known copyright restrictions, released into the public domain";
@@ -33,19 +33,19 @@ FILES = {
     "rocket": "rocket.jpg",
 }
 SUBSETS = ("train", "test")
-# Retina and Hubble have black margins; a view without contrast teaches nothing.
+# Retina and Hubble have black margins. Views without contrast are useless for training.
 MIN_CONTRAST = 12.0
 DRAWS = 50
 
 
 @dataclass(frozen=True)
 class Views:
-    """Random views, resized to squares: those of "train" and of "test" share no pixel.
+    """Random views, resized to squares. Views of "train" and "test" share no pixel.
 
-    Calling it with i in [0, len(FILES) * views_per_photograph) draws view i: uint8
-    `[size, size, 3]`, a function of (seed, photograph, view, subset) alone. A view is a rectangle
-    of the subset's region; its height and its width are uniform between the two fractions
-    `share` of the region's, so that what is up and what is down can be learnt.
+    A call with i in [0, len(FILES) * views_per_photograph) draws view i, uint8 `[size, size, 3]`.
+    It depends on (seed, photograph, view, subset) only. A view is a rectangle in the subset's
+    region. Its height and width are uniform between the two fractions `share` of the region's, so
+    that up and down can be learned.
     """
 
     size: int
@@ -97,7 +97,7 @@ class Views:
 
 
 def photograph_path(name: str) -> pathlib.Path:
-    """Returns where the installed scikit-image keeps the photograph `name`.
+    """Returns the path of the photograph `name` in the installed scikit-image.
 
     Raises:
       FileNotFoundError: scikit-image is missing, or does not ship this photograph.
@@ -124,7 +124,7 @@ def _photograph(name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _region(name: str, subset: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Left of the line at 5/8 of the width is for training, right of it for testing."""
+    """Returns the part for a subset: left of 5/8 of the width is for training, right for tests."""
     photograph = _photograph(name)
     line = round(5 / 8 * photograph.shape[1])
     return photograph[:, :line] if subset == "train" else photograph[:, line:]

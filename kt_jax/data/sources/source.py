@@ -1,4 +1,4 @@
-"""What every source of image files is."""
+"""The base class of sources of image files."""
 
 import glob
 import os
@@ -20,9 +20,9 @@ PathLike = str | os.PathLike
 Paths = PathLike | Sequence[PathLike]
 
 # key: a unique, stable, sorted name: the POSIX path below the root. bytes and stamp (mtime in ns,
-# CRC-32, or whatever the source has) tell without reading it that an entry changed; 0: not known.
+# CRC-32 or similar) show without reading that an entry changed; 0 if unknown.
 ENTRIES = pa.schema([("key", pa.string()), ("bytes", pa.int64()), ("stamp", pa.int64())])
-# Optional columns: what the source itself says of an entry.
+# Optional columns, from the source itself.
 LABEL = pa.field("label", pa.string())
 SUBSET = pa.field("subset", pa.string())
 
@@ -31,37 +31,35 @@ _MAX_REASONS = 40
 
 @dataclass(frozen=True)
 class Excluded:
-    """A file that is no image of the set, and why."""
+    """A file that is not in the set, and the reason."""
 
     key: str
     reason: str
 
 
 class Source:
-    """The encoded images of one place, in an order of their own: random access by row.
+    """The encoded images of one place in a fixed order, with random access by row.
 
-    Picklable, and safe to read from many threads of many processes.
+    It can be pickled, and read from many threads and processes.
 
     Attributes:
-      identity: the place, as text that no other place has.
-      name: for people.
-      entries: a row an image, with the columns of ENTRIES and perhaps LABEL and SUBSET. Without
-        LABEL, the folders of the keys say the classes; without SUBSET, they or a hash of the key
-        say what is for training.
-      refused: what is no image at first sight, and why.
-      ignored: how many files were passed over because nobody takes them for images, by what they
-        are. Images, refused and ignored files together are all files that are there.
-      unsplit: which names in it say splits that do not divide its entries, and what to do, for
-        people; "" if there are none. Those in keys are found without it.
-      class_names: in the source's own order; empty where it has none: then they are sorted.
-      presence: int8 `[entries, classes]` where an image may show several classes: 1 present, 0
+      identity: unique text for the place.
+      name: name for messages.
+      entries: a table with one row per image: the columns of ENTRIES, and optionally LABEL and
+        SUBSET. Without LABEL, the folders of the keys give the classes. Without SUBSET, the folders
+        or a hash of the key give the subset.
+      refused: files that are refused before they are decoded, with reasons.
+      ignored: number of ignored files by kind. Every file is an entry, refused or ignored.
+      unsplit: message about names that look like splits but do not divide the entries; "" if there
+        are none. Names in keys are found without it.
+      class_names: class names in the source's own order; empty if it has none, to sort them.
+      presence: int8 `[entries, classes]` if an image may show several classes: 1 present, 0
         present but only as "difficult", -1 absent.
       boxes: a table with the columns row, class, xmin, ymin, xmax, ymax (pixels), difficult and
         truncated, or None.
-      manifest: what an earlier scan, given as the source, found; else None.
-      originals: of a set that was re-encoded, the sha256 of the file that each entry was made
-        from; else None.
-      root: where every entry is a file of its own, the folder that the keys are paths below.
+      manifest: the result of an earlier scan, if the source is a manifest of one; else None.
+      originals: for a re-encoded set, the SHA-256 of the original file of each entry; else None.
+      root: the folder that the keys are relative to, if every entry is a file of its own.
     """
 
     identity: str
@@ -81,11 +79,11 @@ class Source:
         self.refused, self.ignored = [], Counter()
 
     def admits(self, name: str, key: str) -> bool:
-        """Whether a file's name is that of an image; if not, it is counted or refused.
+        """Whether a file is an image by its name. If not, it is counted as ignored or refused.
 
         Args:
           name: its path below the place that the user named.
-          key: what it is called if it is refused.
+          key: its name in the list of refused files.
         """
         if word := ignored_as(name):
             self.ignored[word] += 1
@@ -96,11 +94,11 @@ class Source:
         return False
 
     def refuse(self, key: str, reason: str) -> None:
-        """Adds to what is refused; a key that is not UTF-8 is made readable."""
+        """Adds a refused file. A key that is not UTF-8 is made printable."""
         self.refused.append(Excluded(readable(key), reason))
 
     def account_for_others(self, root: pathlib.Path, taken: Container[pathlib.Path]) -> None:
-        """Counts or refuses all files below a folder of data files but those that are taken."""
+        """Counts or refuses all files below a folder of data files, except those in `taken`."""
         for folder, _, names in os.walk(root):
             for path in (pathlib.Path(folder, name) for name in names):
                 key = tidy(path.relative_to(root).as_posix())
@@ -110,7 +108,7 @@ class Source:
 
     @property
     def given_subsets(self) -> list[str | None] | None:
-        """The column SUBSET, if the source has it."""
+        """The column SUBSET, or None if the source does not have it."""
         given = "subset" in self.entries.column_names
         return self.entries["subset"].to_pylist() if given else None
 
@@ -118,28 +116,28 @@ class Source:
         """Returns the bytes of an image file.
 
         Raises:
-          ValueError: with the reason, if they cannot be read.
+          ValueError: they cannot be read. The message is the reason.
         """
         return read_file(find_file(self.root, self.entries["key"][row].as_py()))
 
     def read_labelled(self, row: int) -> tuple[bytes, str | None]:
-        """Returns the bytes and, of sources that hold labels with them, the class."""
+        """Returns the bytes and the class, which is None unless labels are stored with images."""
         return self.read(row), None
 
 
 def make_entries(
     keys: list[str], sizes: list[int], stamps: list[int], **columns: list[str | None] | None
 ) -> pa.Table:
-    """Returns the table of entries; columns are `label` and `subset`, or None: not there."""
+    """Returns the table of entries. `columns` are `label` and `subset`; None leaves one out."""
     there = [field for field in (LABEL, SUBSET) if columns.get(field.name) is not None]
     values = {"key": keys, "bytes": sizes, "stamp": stamps, **columns}
     return pa.table(values, schema=pa.schema([*ENTRIES, *there]))
 
 
 def describe_excluded(excluded: Iterable[Excluded]) -> list[str]:
-    """Returns a line for every reason, with how many files it is that of; the frequent ones first.
+    """Returns a line with the number of files for every reason, the frequent ones first.
 
-    Few of many: broken files may have a reason each.
+    If there are many reasons, it returns only some: each broken file may have its own.
     """
     keys: dict[str, list[str]] = {}
     for each in excluded:
@@ -155,14 +153,14 @@ def describe_excluded(excluded: Iterable[Excluded]) -> list[str]:
 
 
 def describe_ignored(ignored: Mapping[str, int]) -> str:
-    """Returns how many files were ignored, in all and by what they are."""
+    """Returns text with the number of ignored files, in all and by kind."""
     counts = sorted(ignored.items(), key=lambda each: (-each[1], each[0]))
     kinds = ", ".join(f"{count:,} {word}" for word, count in counts if count)
     return f"{sum(ignored.values()):,}{f': {kinds}' if kinds else ''}"
 
 
 def to_give(option: str, value: str) -> str:
-    """Returns how each command is given an option of a source, for messages."""
+    """Returns text for messages: how to give an option of a source to each command."""
     given = f"{option}={shlex.quote(value)}"
     return (
         f"the option {option}: --option {given}; of kt_jax.main --config.images.train.{given}, and "
@@ -171,12 +169,12 @@ def to_give(option: str, value: str) -> str:
 
 
 def to_choose(source: str) -> str:
-    """Returns how each command is told which source a path is, for messages."""
+    """Returns text for messages: how to choose the source of a path in each command."""
     return f"--source={source}; of kt_jax.main --config.images.train.source={source}"
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options as JSON can hold them: paths, also those in lists, as text."""
+    """Returns options for JSON, with paths (also in lists) as text."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -202,10 +200,10 @@ def existing(path: PathLike) -> pathlib.Path:
 
 
 def given_paths(path: Paths, what: str) -> list[str]:
-    """Returns the one path that is given, or the several, with ~ expanded.
+    """Returns the given path or paths as a list, with ~ expanded.
 
     Raises:
-      ValueError: there are none, where `what` should be given.
+      ValueError: there are none. The message asks for `what`.
     """
     several = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not several:
@@ -214,7 +212,7 @@ def given_paths(path: Paths, what: str) -> list[str]:
 
 
 def is_glob(text: str) -> bool:
-    """Whether a path is a pattern, and not a file or folder with such a name."""
+    """Whether a path is a pattern, and not an existing file or folder."""
     return glob.has_magic(text) and not os.path.exists(text)
 
 
@@ -231,10 +229,10 @@ def find_glob(text: str) -> list[str]:
 
 
 def stat_image(path: PathLike) -> tuple[int, int]:
-    """Returns an image file's bytes and its mtime in ns.
+    """Returns an image file's size in bytes, and its mtime in ns.
 
     Raises:
-      ValueError: with the reason, if it is not there, or no regular file, or too large.
+      ValueError: it is missing, not a regular file, or too large. The message is the reason.
     """
     size, stamp = stat_file(path)
     if reason := why_too_large(size):
@@ -243,10 +241,10 @@ def stat_image(path: PathLike) -> tuple[int, int]:
 
 
 def stat_file(path: PathLike) -> tuple[int, int]:
-    """Returns a file's bytes and its mtime in ns.
+    """Returns a file's size in bytes, and its mtime in ns.
 
     Raises:
-      ValueError: with the reason, if it is not there, or no regular file.
+      ValueError: it is missing, or not a regular file. The message is the reason.
     """
     try:
         status = os.stat(path)
@@ -261,7 +259,7 @@ def stat_file(path: PathLike) -> tuple[int, int]:
 
 
 def read_file(path: PathLike) -> bytes:
-    """Returns the bytes of a file; ValueError with the reason if it is unreadable."""
+    """Returns the bytes of a file. ValueError with the reason if it is unreadable."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()

@@ -1,4 +1,4 @@
-"""The columns of a table that say which rows are for training and which for tests."""
+"""Finds the column of a table that gives the split of its rows."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,32 +9,32 @@ import pyarrow.compute
 from kt_jax.data.sources.source import to_give
 from kt_jax.data.splits import choose_splits, divide, is_extra, read_name
 
-# Its functions are made at run time, where no type checker sees them.
+# pyarrow.compute makes its functions at run time, so type checkers do not see them.
 pc: Any = pyarrow.compute
 
-# Headings of columns that say a split, whatever their values are; of spaces and signs, none count.
+# Headings of columns of splits, with any values. Spaces and signs do not count.
 _HEADINGS = frozenset(
     "split splits splitset subset subsets set dataset partition fold folds phase usage".split()
 )
 _YES, _NO = ("1", "true", "yes", "y", "t"), ("0", "false", "no", "n", "f")
-# Words next to that of a split in the heading of a column of truth values: "is_train".
+# Other words in the heading of a column of truth values: "is_train".
 _RESTS = ("", "is", "in", "for", "for is", "is for")
-# More are no splits, and would take long.
+# More distinct values are not splits, and would take long.
 _MAX_VALUES = 100
 
 
 def read_subsets(heading: str, values: Sequence[str | None]) -> list[str | None]:
-    """Returns what each row is for: "train", "test", None, or the value where it is not known.
+    """Returns the subset of each row: "train", "test", None (neither), or the value if unknown.
 
-    The values are names of splits or, under a heading like "is_train", truth values.
+    The values are names of splits, or truth values if the heading is like "is_train".
     """
     subsets = _known({value for value in values if value}, heading)
     return [value and subsets.get(value, value) for value in values]
 
 
 def why_unused(table: pa.Table, others: Collection[str | None]) -> str:
-    """Says which column, none of `others`, may say splits, and how to name it; "" if none does."""
-    # Several columns may have no heading.
+    """Returns a message if a column not in `others` may have splits; it says how to name it."""
+    # By position, because several columns may have no heading.
     for heading, column in zip(table.column_names, table.columns, strict=True):
         if not heading or heading in others:
             continue
@@ -58,7 +58,7 @@ def why_unused(table: pa.Table, others: Collection[str | None]) -> str:
 
 
 def _known(values: Collection[str], heading: str) -> dict[str, str | None]:
-    """What the values are for that are known."""
+    """Maps the known values to their subsets."""
     said = read_name(heading)
     if said and said.rest in _RESTS and {value.lower() for value in values} <= {*_YES, *_NO}:
         yes, no = ("train", "test") if said.split == "train" else ("test", "train")
@@ -67,7 +67,7 @@ def _known(values: Collection[str], heading: str) -> dict[str, str | None]:
 
 
 def _few_values(column: pa.ChunkedArray) -> set[str]:
-    """The different values of a column, as texts; none if these are many, or no texts."""
+    """Returns the distinct values of a column as texts; empty if many, or not texts."""
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
     if pa.types.is_nested(column.type) or pa.types.is_floating(column.type):

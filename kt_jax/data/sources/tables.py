@@ -1,4 +1,4 @@
-"""Reads a table of texts, .csv, .tsv or .parquet, however the tool that wrote it was set."""
+"""Reads tables of texts, .csv, .tsv or .parquet, with any common separator and encoding."""
 
 import codecs
 import contextlib
@@ -16,9 +16,9 @@ from kt_jax.data.sources.names import fold_heading
 from kt_jax.data.sources.unread import explain
 
 TEXTS = (".csv", ".tsv", ".tab")
-# Between values; of those that give as many columns, the first.
+# Separators of values. If two give the same number of columns, the first is used.
 _SEPARATORS = ",;\t|"
-# The longer mark first: that of UTF-32 begins with that of UTF-16.
+# Byte order marks, longer ones first: that of UTF-32 begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -29,14 +29,13 @@ _PARQUET = b"PAR1"
 
 
 def read_table(path: pathlib.Path) -> pa.Table:
-    """Returns a table; all columns of a .csv are texts: a class "007" is no 7.
+    """Reads a table. All columns of a .csv are texts, so that a class "007" does not become 7.
 
-    Values may be separated by commas, semicolons, tabs or bars, lines end as on any system, and
-    the text be UTF-8 or UTF-16.
+    Separators may be commas, semicolons, tabs or bars. Line ends may be those of any system. The
+    encoding may be UTF-8 or UTF-16.
 
     Raises:
-      ValueError: in one line, it is no table, or two of its headings are equal but for case and
-        spaces.
+      ValueError: it is not a table, or two headings differ only in case and spaces. One line.
     """
     with path.open("rb") as file:
         is_parquet = file.read(len(_PARQUET)) == _PARQUET or path.suffix.lower() == ".parquet"
@@ -53,7 +52,7 @@ def read_table(path: pathlib.Path) -> pa.Table:
                 f"{path} has the headings {seen[folded]!r} and {name!r}, which are compared "
                 "without case and outer spaces: rename or delete one of them"
             )
-        if folded:  # a column without a heading is none that is asked for
+        if folded:  # a column without a heading is never used
             seen[folded] = name
     return table
 
@@ -62,7 +61,7 @@ def read_parquet_schema(path: pathlib.Path) -> pa.Schema:
     """Returns the schema of a .parquet.
 
     Raises:
-      ValueError: it is none.
+      ValueError: it is not a .parquet.
     """
     with _open_parquet(path) as file:
         return file.schema_arrow
@@ -71,7 +70,7 @@ def read_parquet_schema(path: pathlib.Path) -> pa.Schema:
 @contextlib.contextmanager
 def _open_parquet(path: pathlib.Path) -> Iterator[pq.ParquetFile]:
     try:
-        # Not read_table, which refuses two columns of one name in its own words.
+        # Not read_table: its error for two columns of one name is hard to understand.
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
@@ -86,7 +85,7 @@ def _open_parquet(path: pathlib.Path) -> Iterator[pq.ParquetFile]:
 def _read_text(path: pathlib.Path) -> pa.Table:
     text = _decode(path)
     separator, text = _separator(path, text)
-    # `a.png, "cat, small"`: the quotes count although a space is in front of them.
+    # `a.png, "cat, small"`: quotes count even after a space.
     spaced = re.search(f'{re.escape(separator)} +"', text) is not None
     lines = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced, strict=True
@@ -115,7 +114,7 @@ def _read_text(path: pathlib.Path) -> pa.Table:
 
 
 def _cut(row: list[str], count: int, where: str) -> list[str]:
-    """A row without the empty values that a spreadsheet adds; ValueError if others are too many."""
+    """Returns a row without empty values at the end. ValueError if it is still too long."""
     if len(row) < count or any(value.strip() for value in row[count:]):
         raise ValueError(
             f"{where} has {len(row)} values, but the first line names {count} columns: put a value "
@@ -125,7 +124,7 @@ def _cut(row: list[str], count: int, where: str) -> list[str]:
 
 
 def _separator(path: pathlib.Path, text: str) -> tuple[str, str]:
-    """The separator of the values, and the text without the line by which Excel names it."""
+    """Returns the separator, and the text without the line in which Excel declares it."""
     if match := re.match(r"sep=(.)\r?\n?", text):
         return match[1], text[match.end() :]
 
@@ -142,7 +141,7 @@ def _separator(path: pathlib.Path, text: str) -> tuple[str, str]:
 
 
 def _encoding_of(head: bytes) -> str | None:
-    """The UTF-16 that begins without a mark, as some tools write it; every other byte is zero."""
+    """Recognises UTF-16 without a byte order mark: every other byte is zero."""
     for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):
         zeros = head[first::2]
         if zeros and not zeros.strip(b"\0") and head.strip(b"\0"):

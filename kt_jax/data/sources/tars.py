@@ -1,4 +1,4 @@
-"""Tars of image files that are not compressed, read in place."""
+"""Uncompressed tars of image files, read without unpacking."""
 
 import hashlib
 import logging
@@ -16,14 +16,14 @@ from kt_jax.data.sources.unread import explain, explain_split
 
 _log = logging.getLogger(__name__)
 
-# Files that say the classes of a WebDataset.
+# Extension of the files with the classes of a WebDataset.
 _CLASS_EXTENSION = ".cls"
-# The zeros that tar writes behind the last entry are no more.
+# At most this many zero bytes follow the last entry.
 _MAX_PADDING = 2**21
 
 
 class Tar(Archive):
-    """The image files in a tar that is not compressed."""
+    """The image files in an uncompressed tar."""
 
     def __init__(self, path: PathLike) -> None:
         super().__init__(path, "tar")
@@ -43,15 +43,15 @@ class Tar(Archive):
             )
 
     def read(self, row: int) -> bytes:
-        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        """Returns the bytes of an image file. ValueError with the reason if it is unreadable."""
         return read_at(self.path, int(self._offsets[row]), self.entries["bytes"][row].as_py())
 
 
 def list_members(path: pathlib.Path) -> list[tarfile.TarInfo]:
-    """Returns the entries of a tar that are no folders.
+    """Returns the entries of a tar, without folders.
 
     Raises:
-      ValueError: it is compressed, split, damaged, several in one, or no tar.
+      ValueError: it is compressed, split, damaged, several tars in one file, or not a tar.
     """
     if why := explain_split(path) or explain(path):
         raise ValueError(why)
@@ -65,11 +65,11 @@ def list_members(path: pathlib.Path) -> list[tarfile.TarInfo]:
                     members.append(member)
             with path.open("rb") as file:
                 file.seek(archive.offset)
-                # tarfile ends without a word where it finds no header.
+                # tarfile stops silently if it finds no header.
                 if any(file.read(tarfile.BLOCKSIZE)):
                     raise ValueError(f"no header at byte {archive.offset:,}")
     except Exception as error:
-        # tarfile raises what it meets in a broken header: RecursionError, MemoryError ...
+        # tarfile raises many types for a broken header: RecursionError, MemoryError ...
         raise ValueError(
             f"{path} cannot be read in place: {error}. Was it copied to its end?"
         ) from error
@@ -82,7 +82,7 @@ def list_members(path: pathlib.Path) -> list[tarfile.TarInfo]:
 
 
 def _find_second(path: pathlib.Path, end: int) -> int | None:
-    """Where behind the zeros at the end of a tar another begins; None if none does."""
+    """Returns the start of a second tar after the zeros at the end of the first, or None."""
     with path.open("rb") as file:
         file.seek(end)
         for at in range(end, end + _MAX_PADDING, tarfile.BLOCKSIZE):
@@ -93,29 +93,29 @@ def _find_second(path: pathlib.Path, end: int) -> int | None:
 
 
 def make_stamps(path: pathlib.Path, members: Iterable[tarfile.TarInfo]) -> list[int]:
-    """Returns what tells, with the sizes, that entries of a tar changed.
+    """Returns stamps that show, together with sizes, that entries of a tar changed.
 
-    The tar's own size and time are in each: tars that are made to be the same on every machine give
-    all of their files one time.
+    Each stamp includes the size and time of the tar, because all files in a reproducible tar have
+    the same time.
     """
     status = path.stat()
     whole = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode()).digest()
     whole = int.from_bytes(whole[:8], "little")
-    # A header can hold any number, and what is none.
+    # A header may have any number, or NaN.
     return [(whole + int(min(max(0, member.mtime), 2**62))) % 2**63 for member in members]
 
 
 def why_unreadable(member: tarfile.TarInfo) -> str | None:
-    """Returns why an entry cannot be read in place, None if it can."""
+    """Returns why an entry cannot be read without unpacking; None if it can."""
     if not member.isreg() or member.issparse():
         return "a link or another entry that holds no file of its own"
     return None
 
 
 def read_at(path: pathlib.Path, offset: int, size: int) -> bytes:
-    """Returns bytes of a tar; ValueError with the reason if they cannot be read.
+    """Returns bytes of a tar. ValueError with the reason if they cannot be read.
 
-    The tar is opened for this alone, so that any number of tars, threads and processes read.
+    Each call opens the tar, so that any number of tars, threads and processes can read.
     """
     try:
         with path.open("rb", buffering=0) as file:

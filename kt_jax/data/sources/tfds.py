@@ -12,9 +12,9 @@ from kt_jax.data.sources.source import Source, make_entries
 
 
 class Tfds(Source):
-    """One split of a data set that was prepared as ArrayRecord; keys are name/split/number.
+    """One split of a data set that was prepared as ArrayRecord. Keys are name/split/number.
 
-    A label that is no ClassLabel is skipped.
+    A feature `label` is ignored unless it is a ClassLabel.
     """
 
     def __init__(self, name: str, split: str, data_dir: str = "") -> None:
@@ -45,13 +45,13 @@ class Tfds(Source):
             self.class_names = tuple(info.features["label"].names)
 
     def read(self, row: int) -> bytes:
-        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        """Returns the bytes of an image file. ValueError with the reason if it is unreadable."""
         return bytes(self._record(row)["image"])
 
     def read_labelled(self, row: int) -> tuple[bytes, str | None]:
-        """Returns the bytes and the class: a record is read whole to learn it."""
+        """Returns the bytes and the class, both from the same record."""
         record = self._record(row)
-        # -1, as in test splits whose labels are secret, is no class.
+        # -1 is not a class: test splits with secret labels have it.
         known = self.class_names and record["label"] >= 0
         return bytes(record["image"]), self.class_names[record["label"]] if known else None
 
@@ -71,7 +71,7 @@ def _root(data_dir: str) -> pathlib.Path:
 
 
 def _why_not_opened(name: str, split: str, data_dir: str, error: Exception) -> str:
-    """What is wrong and what to do, from what is on the disk."""
+    """Returns the reason and the remedy, by looking at the files on disk."""
     root = _root(data_dir)
     formats = {}
     for path in sorted(root.glob(f"{name.split(':')[0]}/**/dataset_info.json")):
@@ -81,7 +81,7 @@ def _why_not_opened(name: str, split: str, data_dir: str, error: Exception) -> s
         f"{folder.relative_to(root)} ({' and '.join(map(str, each))})"
         for folder, each in formats.items()
     )
-    # The rest lists all data sets there are.
+    # Only the first line: the rest lists all known data sets.
     reason = str(error.args[0]).splitlines()[0] if error.args else type(error).__name__
     if any("array_record" in each for each in formats.values()):
         return (

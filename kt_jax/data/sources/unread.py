@@ -1,4 +1,4 @@
-"""Files that are no source of images: what they are, by their first bytes, and what to do."""
+"""Explains files that no source can read, by their first bytes, and says what to do."""
 
 import contextlib
 import lzma
@@ -9,7 +9,7 @@ import struct
 import tarfile
 import zlib
 
-# The first bytes of compressed files: the format, and the command that decompresses them.
+# First bytes of compressed files: the format, and the command to decompress them.
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip -c"),
     b"BZh": ("bzip2", "bunzip2 -c"),
@@ -21,7 +21,7 @@ _COMPRESSED = {
 }
 _SHORT = {".tgz": ".tar", ".tbz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}
 _LONG = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma", ".z", ".zstd")
-# The first bytes of others: what they are, and what to do.
+# First bytes of other files: what they are, and what to do.
 _OTHERS = {
     b"7z\xbc\xaf\x27\x1c": "is a 7z archive, which is not read: unpack it, 7z x {path}",
     b"Rar!": "is a RAR archive, which is not read: unpack it, unrar x {path}",
@@ -32,20 +32,20 @@ _OTHERS = {
     b"<!DOCTYPE html": "is a web page, not what its name says: download it again",
     b"<html": "is a web page, not what its name says: download it again",
 }
-# How 7-Zip and split name the parts of a whole; "gz" and the like are no numbers.
+# Names of parts by 7-Zip and split. "gz" and similar endings are not numbers.
 _PART = re.compile(
     r"(?P<whole>.+\.(zip|7z|tar|tar\.\w+|t\w?z2?))[._-](part[._-]?)?"
     r"(?P<number>\d{2,}|(?!gz|xz|lz|bz)[a-z]{2})"
 )
 _ZIP_PART = re.compile(r"(?P<whole>.+)\.z\d\d", re.IGNORECASE)
-# On which disk a zip ends; of a zip64, on how many disks it lies.
+# The number of the last disk of a zip; for a zip64, the number of disks.
 _END_OF_ZIP = struct.Struct("<4sH")
 _ZIP64_LOCATOR = struct.Struct("<4s12xI")
 _MAX_COMMENT = 65_535
 
 
 def explain(path: pathlib.Path) -> str | None:
-    """Returns a line on a file that no source reads, with what to do; None for other files."""
+    """Returns a line about a file that no source reads, and what to do; None for other files."""
     with path.open("rb") as file:
         head = file.read(32)
     for magic, (how, command) in _COMPRESSED.items():
@@ -63,7 +63,7 @@ def explain(path: pathlib.Path) -> str | None:
 
 
 def explain_split(path: pathlib.Path) -> str | None:
-    """Returns a line on one part of a split archive, with how to join all; None if it is whole."""
+    """Returns a line about a part of a split archive, and how to join it; None if not split."""
     if match := _ZIP_PART.fullmatch(str(path)):
         return _explain_zip_part(path, pathlib.Path(f"{match['whole']}.zip"))
     if match := _PART.fullmatch(str(path)):
@@ -88,7 +88,7 @@ def _explain_zip_part(path: pathlib.Path, last: pathlib.Path) -> str:
 
 
 def _is_last_part(path: pathlib.Path) -> bool:
-    """Whether a zip says that it ends on another disk than the first."""
+    """Whether a zip declares that it ends on another disk than the first."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - _MAX_COMMENT - 42))
@@ -111,7 +111,7 @@ def _is_tar(path: pathlib.Path) -> bool:
 
 
 def _decompressed(path: pathlib.Path) -> pathlib.Path:
-    """A name for the decompressed file."""
+    """Returns a name for the decompressed file."""
     suffix = path.suffix.lower()
     if suffix in _SHORT:
         return path.with_suffix(_SHORT[suffix])

@@ -28,7 +28,7 @@ CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# Those of VOC are of a few thousand bytes.
+# Annotations of VOC have a few thousand bytes.
 _MAX_ANNOTATION_BYTES = 10_000_000
 
 _BOXES = pa.schema(
@@ -44,7 +44,7 @@ _BOXES = pa.schema(
 
 @dataclass(frozen=True)
 class _Object:
-    """One object of an annotation; the box is (xmin, ymin, xmax, ymax) as the file has it."""
+    """One object of an annotation. The box is (xmin, ymin, xmax, ymax), as in the file."""
 
     name: str
     box: tuple[float, ...] | None
@@ -55,15 +55,15 @@ class _Object:
 class Voc(Source):
     """One year of a devkit: the folders JPEGImages, Annotations and ImageSets/Main.
 
-    The entries are the images that the lists of splits in ImageSets/Main name, such as trainval.txt
-    and test.txt; without these lists, all files of JPEGImages. The names of the lists say what is
-    for training and what for tests, as those of folders do (test, or else val); an image that a
-    list for tests names is never for training. Lists of which no image is left do not count. Images
-    that no list names and the files of other folders are counted as ignored.
+    The entries are the images in the lists of splits in ImageSets/Main, such as trainval.txt and
+    test.txt, or without such lists, all files of JPEGImages. As with folders, the names of lists
+    give the subsets (test, or else val). An image in a list for tests is never for training. Lists
+    without remaining images are not used. Images in no list and files of other folders are ignored,
+    and counted.
 
-    `presence` is as VOC's own lists of a class: 1, 0 (only objects marked as difficult), -1. In
-    `boxes`, `class` counts in `class_names`: VOC's 20, then others, sorted. A set without any
-    annotation has no labels; if there are some, images without one are refused.
+    `presence` is that of VOC's lists of a class: 1, 0 (only objects marked as difficult), -1. In
+    `boxes`, `class` is an index into `class_names`: VOC's 20, then others, sorted. A set without
+    annotations has no labels. If it has some, images without an annotation are refused.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -104,7 +104,7 @@ class Voc(Source):
         return sorted(listed)
 
     def _list_images(self) -> set[str]:
-        """The keys of the images below JPEGImages; other files are counted or refused."""
+        """Returns the keys of the images below JPEGImages; counts or refuses other files."""
         keys = set()
         for folder, _, names in os.walk(self.root / "JPEGImages"):
             for name in names:
@@ -120,7 +120,7 @@ class Voc(Source):
         return keys
 
     def _count_others(self) -> None:
-        """Counts the files of annotations, by their folders, and refuses images that lie there."""
+        """Counts the files of annotations by folder, and refuses images in these folders."""
         for entry in os.scandir(self.root):
             if not entry.is_dir():
                 if self.admits(entry.name, entry.name):
@@ -129,7 +129,7 @@ class Voc(Source):
                 self.ignored[entry.name] += sum(len(names) for *_, names in os.walk(entry.path))
 
     def _read_annotations(self, keys: list[str]) -> dict[str, list[_Object]] | None:
-        """The objects of every image whose annotation is sound; None if there are none at all."""
+        """Returns the objects of every image with a valid annotation; None without annotations."""
         names = {key: os.path.splitext(key.removeprefix("JPEGImages/"))[0] + ".xml" for key in keys}
         folder = self.root / "Annotations"
         present = set(map(normalise, os.listdir(folder))) if folder.is_dir() else set()
@@ -145,7 +145,7 @@ class Voc(Source):
 
 
 def find_years(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folder itself if it is one year of a devkit, else the years that lie in it."""
+    """Returns the folder itself if it is one year of a devkit, else the years inside it."""
     if _is_year(path):
         return [path]
     return sorted(each.parent for each in path.glob("*/JPEGImages") if _is_year(each.parent))
@@ -171,12 +171,12 @@ def _the_year(path: pathlib.Path) -> pathlib.Path:
 
 
 def _read_annotation(path: str) -> list[_Object]:
-    """The objects of an annotation, an XML file; ValueError with the reason if it is not sound."""
+    """Returns the objects of an annotation (XML). ValueError with the reason if not valid."""
     size, _ = stat_file(path)
     if size > _MAX_ANNOTATION_BYTES:
         raise ValueError(f"{size:,} bytes are more than {_MAX_ANNOTATION_BYTES:,}")
     data = read_file(path)
-    # It would declare entities, which may refer to one another to any size. UTF-16 has zeros.
+    # A document type may declare entities that expand to any size. UTF-16 has zero bytes.
     if b"<!DOCTYPE" in data.replace(b"\0", b""):
         raise ValueError("it declares a document type (<!DOCTYPE>), which is not read: delete that")
     try:
@@ -185,7 +185,7 @@ def _read_annotation(path: str) -> list[_Object]:
         raise ValueError(f"broken XML: {error}") from error
     if root.tag != "annotation":
         raise ValueError(f"no annotation: its root is <{root.tag}>")
-    # Of the root alone: what lies in an object as <part> is no object.
+    # Only children of the root: a <part> inside an object is not an object.
     return [_parse_object(element) for element in root.findall("object")]
 
 
@@ -214,7 +214,7 @@ def _number(parent: ElementTree.Element, tag: str, missing: str = "") -> float:
 
 
 def _tabulate(objects: list[list[_Object]]) -> tuple[tuple[str, ...], np.ndarray, pa.Table]:
-    """Class names, presence and boxes of the objects of every row."""
+    """Returns the class names, presence and boxes for the objects of every row."""
     named = {each.name for found in objects for each in found}
     class_names = (*CLASSES, *sorted(named.difference(CLASSES)))
     ids = {name: number for number, name in enumerate(class_names)}

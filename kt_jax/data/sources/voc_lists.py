@@ -1,4 +1,4 @@
-"""The lists of a VOC devkit: which images it has, and which are for training and for tests."""
+"""Reads the lists of images for training and tests of a VOC devkit."""
 
 import functools
 import os
@@ -11,17 +11,17 @@ from kt_jax.data.splits import choose_splits, divide, read_name
 
 _IMAGES = "JPEGImages"
 _FOLDERS = ("ImageSets/Main", "ImageSets")
-# A row of the list of a class: an image, and whether it shows the class.
+# A row in the list of a class: an image, and whether it shows the class.
 _OF_CLASS = re.compile(r"(.*\S)\s+(-1|0|1)")
 
 
 def read_lists(root: pathlib.Path) -> dict[str, list[str]]:
-    """Returns the keys of the images that each list names, by the list's name.
+    """Maps the name of each list to the keys of its images.
 
-    Lists are the files in ImageSets/Main, or if there are none in ImageSets, with the name of a
-    split, such as "trainval", "Test" or "val2012". Those of a class ("cat_train") are none. Rows
-    are names or paths of images in JPEGImages, with or without an extension; a row may be that of
-    a list of a class ("000001 -1").
+    Lists are files with the name of a split, such as "trainval", "Test" or "val2012", in
+    ImageSets/Main, or if it has none, in ImageSets. Lists of a class ("cat_train") are not used.
+    Rows are names or paths of images in JPEGImages, with or without an extension. A row may have
+    the form of a list of a class ("000001 -1").
 
     Raises:
       ValueError: a list cannot be read.
@@ -36,7 +36,7 @@ def read_lists(root: pathlib.Path) -> dict[str, list[str]]:
 
 
 def why_unused(root: pathlib.Path) -> str:
-    """Says which list has the name of a split but divides no images, and what to do; else ""."""
+    """Returns a message if a list has the name of a split but divides no images; else ""."""
     main = root / _FOLDERS[0]
     found = [path for folder in (*_FOLDERS, ".") for path in _lists_in(root / folder)]
     found += [path for path in _texts_in(root / "ImageSets", "*/*") if read_name(path.stem)]
@@ -51,9 +51,9 @@ def why_unused(root: pathlib.Path) -> str:
 
 
 def subsets_of(lists: dict[str, list[str]], keys: set[str]) -> dict[str, str] | None:
-    """Returns which subset the lists put a key in; None where they do not divide these keys.
+    """Maps keys to subsets by the lists; None if the lists do not divide these keys.
 
-    An image that a list for tests names is never for training.
+    An image in a list for tests is never for training.
     """
     splits = choose_splits(name for name, named in lists.items() if not keys.isdisjoint(named))
     if not divide(splits.values()):
@@ -66,7 +66,7 @@ def subsets_of(lists: dict[str, list[str]], keys: set[str]) -> dict[str, str] | 
 
 
 def _lists_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The lists in a folder that have the name of a split, and not of a class too."""
+    """Returns the lists in a folder with the name of a split, without those of a class."""
     found = ((path, read_name(path.stem)) for path in _texts_in(folder, "*"))
     return [path for path, said in found if said and not said.rest]
 
@@ -76,7 +76,7 @@ def _texts_in(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
 
 def _is_of_class(name: str, rows: list[str]) -> bool:
-    """Whether a list is that of the class "train", such as "train_val"."""
+    """Whether a list is one of the class "train", such as "train_val"."""
     return "_" in name and bool(rows) and all(map(_OF_CLASS.fullmatch, rows))
 
 
@@ -91,9 +91,9 @@ def _read_rows(path: pathlib.Path) -> list[str]:
 
 
 def _find(row: str, files_in: Callable[[str], dict[str, str]]) -> str:
-    """The key of the image that a row of a list names, whether it is there or not."""
+    """Returns the key of the image in a row of a list, whether the file exists or not."""
     match = _OF_CLASS.fullmatch(row)
-    # A name may end in a number too.
+    # A name may also end in a number.
     names = [_below_images(name) for name in ((row, match[1]) if match else (row,))]
     for name in filter(is_safe, names):
         folder, slash, base = name.rpartition("/")
@@ -105,13 +105,13 @@ def _find(row: str, files_in: Callable[[str], dict[str, str]]) -> str:
 
 
 def _below_images(path: str) -> str:
-    """A path of the machine that a list was written on, as one below JPEGImages."""
+    """Converts a path from the machine that wrote the list to one below JPEGImages."""
     path = tidy(path.replace("\\", "/"))
     return path if ".." in path.split("/") else path.rpartition(f"{_IMAGES}/")[2]
 
 
 def _files_in(folder: str) -> dict[str, str]:
-    """The names of the files in a folder, by themselves and with the extension in lower case."""
+    """Maps names, also with the extension in lower case, to the names of files in a folder."""
     try:
         names = sorted(map(normalise, os.listdir(folder)))
     except OSError:

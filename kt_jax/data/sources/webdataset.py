@@ -1,4 +1,4 @@
-"""WebDataset: tars, one or many, whose images lie next to files that say their classes."""
+"""WebDataset: tars in which files with the classes are next to the images."""
 
 import contextlib
 import glob
@@ -26,7 +26,7 @@ from kt_jax.data.sources.source import (
 from kt_jax.data.sources.tars import list_members, make_stamps, read_at, why_unreadable
 
 _SUFFIX = ".tar"
-# What says the class of a sample, the first that is there; and the keys of a .json that do.
+# Files with the class of a sample, the first one has priority; and the keys of a .json.
 _CLASS_EXTENSIONS = (".cls", ".json")
 _CLASS_KEYS = ("label", "cls", "class")
 # Annotations may be long, but no class is.
@@ -34,22 +34,22 @@ _MAX_CLASS_BYTES = 10_000_000
 _MAX_CLASS_LENGTH = 1_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-# So many entries of a tar tell whether it is a shard.
+# Number of first entries that show whether a tar is a shard.
 _PEEKED = 64
 
 
 class WebDataset(Source):
-    """The images of shards: a tar, those below a folder, that a glob finds or that braces name.
+    """The images of shards: a tar, the tars below a folder, or those of a glob or of braces.
 
-    What lies in one folder of a shard and has one name up to the first dot is a sample. Its class
-    is the text of its .cls, or in its .json what "label", "cls" or "class" says: a text or a whole
-    number, which becomes the name of the class as it is written. Where no sample has either, the
-    folders in the shards say the classes, as in a tar.
+    A sample is a group of files in the same folder of a shard, with the same name up to the first
+    dot. Its class is the text of its .cls, or the value of "label", "cls" or "class" in its .json:
+    a text or a whole number, used as the class name as written. If no sample has a class, the
+    folders in the shards give the classes, as in a tar.
 
-    Keys are the names in the tar; of several shards, below the name of the shard (its path below
-    the common folder, without .tar), so that no two are the same. These names say the subsets, as
-    those of folders do ("train-000000.tar", "val/000000.tar"), or else the folders in the shards.
-    Shards are opened for one read only: any number of them can be read.
+    Keys are the names in the tar. With several shards, the name of the shard comes first (its path
+    below the common folder, without .tar), so that keys are unique. The names of shards give the
+    subsets, as those of folders do ("train-000000.tar", "val/000000.tar"), else the folders in the
+    shards. A shard is open only during a read, so any number of shards can be read.
     """
 
     def __init__(self, path: Paths) -> None:
@@ -79,14 +79,14 @@ class WebDataset(Source):
         self.entries = make_entries(keys, sizes, stamps, label=labels, subset=subsets)
 
     def read(self, row: int) -> bytes:
-        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        """Returns the bytes of an image file. ValueError with the reason if it is unreadable."""
         shard = self._shards[self._numbers[row]]
         return read_at(shard, int(self._offsets[row]), self.entries["bytes"][row].as_py())
 
     def _list(
         self, shard: pathlib.Path, prefix: str
     ) -> tuple[dict[str, tarfile.TarInfo], dict[str, str]]:
-        """The images of a shard by their names, and the classes of its samples."""
+        """Returns the images of a shard by name, and the classes of its samples."""
         images: dict[str, tarfile.TarInfo] = {}
         others: dict[str, tarfile.TarInfo] = {}
         for member in list_members(shard):
@@ -103,7 +103,7 @@ class WebDataset(Source):
 
 
 def is_shard(path: pathlib.Path) -> bool:
-    """Whether a tar is one of samples with classes, by its first entries."""
+    """Whether a tar has samples with classes, by its first entries."""
     try:
         with tarfile.open(path, "r:") as archive:
             first = itertools.islice(archive, _PEEKED)
@@ -115,7 +115,7 @@ def is_shard(path: pathlib.Path) -> bool:
 
 
 def names_shards(path: object) -> bool:
-    """Whether a path, or all of several, are of tars by name; one tar alone is not looked at."""
+    """Whether a glob, a path with braces or a list names tars. False for a single tar."""
     if isinstance(path, str | os.PathLike):
         text = os.path.expanduser(os.fspath(path))
         braces = len(expand_braces(text)) > 1 and not os.path.exists(text)
@@ -124,7 +124,7 @@ def names_shards(path: object) -> bool:
 
 
 def holds_shards(folder: pathlib.Path) -> bool:
-    """Whether there are tars below a folder, and no images."""
+    """Whether a folder has tars below it, and no images."""
     found = False
     for name in _walk(folder):
         if is_image(name):
@@ -134,7 +134,7 @@ def holds_shards(folder: pathlib.Path) -> bool:
 
 
 def expand_braces(text: str) -> list[str]:
-    """Returns the names that a text with braces stands for, as in a shell.
+    """Expands braces, as a shell does.
 
     >>> expand_braces("{train,val}-{08..10}.tar")[2:4]
     ['train-10.tar', 'val-08.tar']
@@ -151,7 +151,7 @@ def expand_braces(text: str) -> list[str]:
 
 
 def _find_shards(given: list[str]) -> tuple[pathlib.Path, list[pathlib.Path], list[str]]:
-    """The folder that holds all shards, these, and what the keys of each begin with."""
+    """Returns the common folder, the shards, and the prefix of the keys of each shard."""
     found, roots = [], []
     for text in map(os.path.abspath, given):
         shards = _shards_of(text)
@@ -193,7 +193,7 @@ def _is_tar(name: str) -> bool:
 
 
 def _walk(folder: pathlib.Path) -> Iterator[str]:
-    """The names of the files below a folder that are not hidden, as paths below it."""
+    """Yields the relative paths of the files below a folder that are not hidden."""
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -202,13 +202,13 @@ def _walk(folder: pathlib.Path) -> Iterator[str]:
 
 
 def _sample_of(name: str) -> str:
-    """The name of the sample that an entry is of."""
+    """Returns the name of an entry's sample."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
 
 def _read_classes(shard: pathlib.Path, members: dict[str, tarfile.TarInfo]) -> dict[str, str]:
-    """The classes of the samples that have one."""
+    """Maps samples to their classes, if they have one."""
     labels = {}
     for extension in reversed(_CLASS_EXTENSIONS):
         for name, member in members.items():
@@ -223,7 +223,7 @@ def _read_classes(shard: pathlib.Path, members: dict[str, tarfile.TarInfo]) -> d
 
 
 def _class_in(found: object) -> str | None:
-    """The class in what a .json holds."""
+    """Returns the class in the contents of a .json, or None."""
     values = [found.get(key) for key in _CLASS_KEYS] if isinstance(found, dict) else []
     known = [v for v in values if isinstance(v, int | str) and not isinstance(v, bool)]
     return str(known[0]).strip() if known else None

@@ -1,4 +1,4 @@
-"""Zips of image files, read in place."""
+"""Zips of image files, read without unpacking."""
 
 import os
 import shlex
@@ -14,21 +14,21 @@ from kt_jax.data.sources.archives import Archive
 from kt_jax.data.sources.source import PathLike, make_entries
 from kt_jax.data.sources.unread import explain, explain_split
 
-# What lies before the data of an entry: this much, then its name and extra fields of these lengths.
+# The header before the data of an entry; a name and extra fields of the given lengths follow.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-# The flag of names in UTF-8, and the extra field of names that are also there in UTF-8.
+# The flag of names in UTF-8, and the extra field with a name in UTF-8.
 _IS_UTF8 = 0x800
 _UNICODE_PATH = 0x7075
 _DOS_FOLDER = 0x10
-# Every document of Office or OpenOffice is a zip and holds one of these.
+# Every document of Office or OpenOffice is a zip with one of these files.
 _OFFICE = {"[Content_Types].xml", "mimetype"}
 
 
 class Zip(Archive):
     """The image files in a zip.
 
-    The table of contents is read once, and of it only numbers are kept: of a million entries,
-    `zipfile` would keep 0.8 GB in each thread that reads.
+    The table of contents is read once, and only its numbers are kept. For a million entries,
+    `zipfile` would take 0.8 GB in each thread.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -46,7 +46,7 @@ class Zip(Archive):
             with zipfile.ZipFile(self.path) as archive:
                 listed = archive.infolist()
         except Exception as error:
-            # zipfile raises what it meets in a broken table: NotImplementedError, UnicodeError ...
+            # zipfile raises many types for a broken table: NotImplementedError, UnicodeError ...
             raise ValueError(
                 f"the table of contents of {self.path} cannot be read: {type(error).__name__}: "
                 f"{error}; unpack it and name the folder"
@@ -62,10 +62,10 @@ class Zip(Archive):
             if not _is_folder(member, name)
         )
         found = members.values()
-        # A table of contents can hold any number.
+        # A broken table of contents may have any number.
         offsets = [min(member.header_offset, 2**62) for member in found]
         self._offsets = np.array(offsets, np.int64)
-        # No packer makes a file twice as large: of an entry that says so, no more is read.
+        # Compression never doubles a file: read no more, even if an entry declares more.
         packed = [min(member.compress_size, 2 * member.file_size + 1024) for member in found]
         self._packed = np.array(packed, np.int64)
         self._deflated = np.array([bool(member.compress_type) for member in found], bool)
@@ -76,7 +76,7 @@ class Zip(Archive):
         )
 
     def read(self, row: int) -> bytes:
-        """Returns the bytes of an image file; ValueError with the reason if it is unreadable."""
+        """Returns the bytes of an image file. ValueError with the reason if it is unreadable."""
         size = self.entries["bytes"][row].as_py()
         try:
             data = self._unpack(row, size)
@@ -89,7 +89,7 @@ class Zip(Archive):
         return data
 
     def _unpack(self, row: int, size: int) -> bytes:
-        """The first `size` bytes of an entry, or as many as there are."""
+        """Returns the first `size` bytes of an entry, or all if it has fewer."""
         offset = int(self._offsets[row])
         header = os.pread(self._file.number, _LOCAL_HEADER.size, offset)
         if len(header) < _LOCAL_HEADER.size:
@@ -100,19 +100,19 @@ class Zip(Archive):
         offset += _LOCAL_HEADER.size + name + extra
         data = os.pread(self._file.number, int(self._packed[row]), offset)
         if self._deflated[row]:
-            # No more is decompressed than the entry declares; 0 would be all.
+            # Decompress no more than the entry declares. A limit of 0 would mean all.
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(size, 1))
         return data[:size]
 
 
 def _decode_name(member: zipfile.ZipInfo) -> str:
-    """The name of an entry, in UTF-8 where the zip has it in any way, else in code page 437."""
+    """Decodes the name of an entry: as UTF-8 if the zip has one, else as code page 437."""
     name = member.orig_filename
     if not member.flag_bits & _IS_UTF8:
         raw = name.encode("cp437")
         declared = _declared_name(member.extra, zlib.crc32(raw))
         try:
-            # macOS writes UTF-8, and does not say so.
+            # macOS writes UTF-8 without the flag.
             name = (declared or raw).decode()
         except UnicodeDecodeError:
             pass
@@ -120,7 +120,7 @@ def _decode_name(member: zipfile.ZipInfo) -> str:
 
 
 def _is_folder(member: zipfile.ZipInfo, name: str) -> bool:
-    """Whether an entry is a folder: by its name, or as DOS or Unix mark one."""
+    """Whether an entry is a folder, by its name or by its DOS or Unix attributes."""
     marked = member.external_attr & _DOS_FOLDER or stat.S_ISDIR(_unix_mode(member))
     return name.endswith(("/", "\\")) or bool(marked and not member.file_size)
 
@@ -130,7 +130,7 @@ def _unix_mode(member: zipfile.ZipInfo) -> int:
 
 
 def _declared_name(extra: bytes, crc: int) -> bytes | None:
-    """The name in Info-ZIP's field for Unicode paths, if it is of the name with this CRC-32."""
+    """Returns the name in Info-ZIP's Unicode path field, if its CRC-32 is that of the name."""
     while len(extra) >= 4:
         kind, size = struct.unpack_from("<HH", extra)
         field, extra = extra[4 : 4 + size], extra[4 + size :]
@@ -144,7 +144,7 @@ def _why_unreadable(member: zipfile.ZipInfo) -> str | None:
         return "encrypted"
     if stat.S_ISLNK(_unix_mode(member)):
         return "a link, which holds no file of its own"
-    # Of other methods, zipfile decompresses more than is asked for, to any size.
+    # With other methods, zipfile may decompress more than the limit, to any size.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"compressed by method {member.compress_type}, not deflated: zip it again"
     return None

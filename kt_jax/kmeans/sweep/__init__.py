@@ -1,4 +1,4 @@
-"""Which layer, and how many clusters: k-means for each, from several seeds, side by side."""
+"""Compares layers and numbers of clusters: k-means for each pair, from several seeds."""
 
 import inspect
 import itertools
@@ -23,29 +23,33 @@ def sweep(
     labels: Any = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """One row for every layer and k, in their order, over all seeds.
+    """Runs k-means for every layer, k and seed; returns one dict for every layer and k, in order.
 
-    A row holds `layer`, `k`, `seeds`; `inertia` (mean), `inertia_spread` (standard deviation of
-    a sample; None of one seed), `inertia_share` (of the inertia of one cluster, which is what
-    makes layers comparable); `iterations` (mean); `size_min`, `size_median`, `size_max` and
-    `empty` of all seeds' clusters, `largest_share` (the largest cluster's of the rows);
-    `stability`, the mean adjusted Rand index of every two seeds' assignments (None of one seed);
-    with labels, `ami` and `nmi`, the mean adjusted and the mean normalised mutual information with
-    those that are not negative (None where all are). NMI grows with k by chance alone: compare
-    numbers of clusters by AMI.
+    The keys of a dict are:
 
-    All features are read, and all arguments checked, before the first is clustered.
+    - `layer`, `k`, `seeds`;
+    - `inertia` (mean over seeds), `inertia_spread` (sample standard deviation; None for one seed);
+    - `inertia_share`: inertia divided by that of one cluster, to compare layers;
+    - `iterations` (mean over seeds);
+    - `size_min`, `size_median`, `size_max`, `empty`: sizes and empty clusters over all seeds;
+    - `largest_share`: share of the rows in the largest cluster;
+    - `stability`: mean adjusted Rand index over all pairs of seeds (None for one seed);
+    - with labels, `ami` and `nmi`: mean adjusted and normalised mutual information with the labels
+      that are not negative (None if all are). NMI grows with k by chance: to compare numbers of
+      clusters, use AMI.
+
+    All features are read, and all arguments are checked, before the first clustering.
 
     Args:
-      features: of each layer, as in `fit`.
-      ks: numbers of clusters, each once.
-      seeds: of `fit`, each once.
-      labels: one whole number for each row, the same for all layers; below 0 where unknown.
-      **options: of `fit`.
+      features: maps the name of a layer to its features, as in `fit`.
+      ks: numbers of clusters, without repeats.
+      seeds: seeds of `fit`, without repeats.
+      labels: `[n]` one integer for each row, the same for all layers; negative if unknown.
+      **options: options of `fit`.
 
     Raises:
-      ValueError: as in `fit`; no layers, ks or seeds, or one of these twice; a k beyond the rows;
-        labels that are not one for each row.
+      ValueError: as in `fit`; layers, ks or seeds are empty or repeat; a k is above the number of
+        rows; the number of labels differs from the number of rows.
 
     >>> rows = np.array([[0.0], [1.0], [8.0], [9.0]])
     >>> sweep({"conv1": rows}, [2])[0]["stability"]
@@ -63,7 +67,7 @@ def sweep(
     checks.check_options(**given | {"seed": min(seeds)})
     totals = {}
     for layer, matrix in features.items():
-        # The mean is one cluster's centroid, wherever it starts.
+        # The centroid of one cluster is the mean, from any seed.
         one = fit(matrix, 1, **options | {"init": "random", "max_iterations": 1, "restarts": 1})
         n, totals[layer] = len(one.assignment), one.inertia
         if max(ks) > n:
@@ -148,7 +152,7 @@ def _agree(found: Sequence[KMeans], labels: Int[np.ndarray, " n"]) -> dict[str, 
 
 
 def make_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of a sweep as an aligned Markdown table.
+    """Formats the rows of a sweep as an aligned Markdown table.
 
     >>> print(make_table([{"layer": "conv1", "k": 2, "inertia": 1.0}]), end="")
     | layer |  k | inertia |
@@ -176,7 +180,7 @@ def make_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         values = [(row[name], how) for name, (_, how) in shown.items()]
         cells.append(["-" if x is None else format(x, how).removesuffix("%") for x, how in values])
-    # Two at least, for the rule.
+    # At least two characters, for the line below the header.
     widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         [cell.ljust(width) if at == 0 else cell.rjust(width)

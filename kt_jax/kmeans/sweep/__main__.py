@@ -1,12 +1,12 @@
-"""Which layer, and how many clusters: k-means of each layer for each k from several seeds.
+"""Compares layers and numbers of clusters: k-means of each layer and k, from several seeds.
 
     kt-jax sweep --features conv2_2=DIR2 conv3_2=DIR3 --k 50 100 200 --out DIR
     kt-jax sweep --features conv3_2=RUN/features --k 500 2000 --out DIR
 
-A layer's PATH is a .npy file [rows, d] or a directory of them. Of the features of a run, rows are
-centred, reduced and scaled as its own clusters are, and the classes are those that it knows, unless
-the options say otherwise. Prints one table, and writes it as DIR/sweep.md and sweep.json, and
-manifest.json last. A finished DIR is left as it is; a sweep that was interrupted begins again.
+The PATH of a layer is a .npy file [rows, d] or a directory of them. For the features of a run,
+rows are centred, reduced and scaled as in the run's own clusters, and its known classes are used.
+Options override this. Prints one table, and writes it as DIR/sweep.md and sweep.json, and
+manifest.json last. A finished DIR does not change. An interrupted sweep starts again.
 """
 
 import argparse
@@ -37,11 +37,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command.make_parser("kt_jax.kmeans.sweep", __doc__, of_run=True)
     add = parser.add_argument
     add("--features", nargs="+", action="extend", required=True, metavar="NAME=PATH",
-        help="of every layer, a .npy file or a directory of them")  # fmt: skip
+        help="a .npy file, or a directory of them, for every layer")  # fmt: skip
     add("--k", type=int, nargs="+", required=True, help="numbers of clusters")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each k (0 1 2)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds for each k (0 1 2)")
     add("--labels", metavar="PATH",
-        help="one whole number for each row, -1 where not known, for AMI and NMI: a .npy, or a "
+        help="one whole number for each row, -1 if not known, for AMI and NMI: a .npy, or a "
         ".parquet with a column label (the index.parquet of a run's features)")  # fmt: skip
     return parser.parse_args(argv)
 
@@ -94,7 +94,7 @@ def _run(argv: Sequence[str] | None) -> None:
 
 
 def _choose_scaling(directories: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, and of the rest what the run does that the features are of."""
+    """Returns the given options, completed by those of the features' run."""
     given = {name: options[name] for name in command.SCALING if options[name] is not None}
     of_run = runs.find_scaling(directories, [x for x in command.SCALING if x not in given])
     chosen = {**command.SCALING, **of_run, **given}

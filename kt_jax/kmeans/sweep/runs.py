@@ -1,4 +1,4 @@
-"""What a run knows of the features that a sweep reads: how it clusters them, and the classes."""
+"""Finds how the run of some features clusters them, and their classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ from kt_jax.runs import files
 
 
 def find_scaling(directories: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
-    """How the runs of these features centre, reduce and scale them; empty where there is none.
+    """Returns how the runs of these features centre, reduce and scale them; empty without a run.
 
-    `names` are those of `command.SCALING` that are asked for.
+    `names` are the names of options in `command.SCALING` to find.
 
     Raises:
-      ValueError: clusters of theirs do so in several ways.
+      ValueError: the runs' clusters use different values.
     """
     found: dict[str, dict[str, Any]] = {}
     for directory in directories:
@@ -48,7 +48,7 @@ def _reads(section: Any, directory: Path) -> bool:
 
 
 def find_classes(directories: Sequence[Path]) -> list[Path]:
-    """The index.parquet that knows the classes of all these features' rows; none if none does."""
+    """Returns the index.parquet with the classes of these rows, in a list; [] without one."""
     paths = [directory.absolute() / "index.parquet" for directory in directories]
     if not paths or not all(path.exists() for path in paths):
         return []
