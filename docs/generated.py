@@ -80,13 +80,15 @@ def describe_options() -> str:
 
 def show_help() -> str:
     """The page of all commands, in Markdown."""
-    lines = ["# Commands", "", "What `--help` of each command prints.", ""]
+    lines = [
+        "# Commands",
+        "",
+        "What `--help` of each command prints. [Runs](runs.md#flags) says more of `run`.",
+        "",
+    ]
     with mock.patch.dict(os.environ, COLUMNS="100"):
-        for name, (_, words) in commands.COMMANDS.items():
+        for name in commands.COMMANDS:
             lines += [f"## kt-jax {name}", ""]
-            if name == "run":
-                lines += [f"{words.capitalize()}: see [Runs](runs.md#flags).", ""]
-                continue
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 with contextlib.suppress(SystemExit):
                     commands.main([name, "--help"])

@@ -32,7 +32,7 @@ def test_ci_tries_every_python_that_is_named():
 
 def test_help_does_not_wait_for_jax():
     """Below a second each: only k-means' own modules import JAX before the arguments are read."""
-    light = [name for name in commands.COMMANDS if name not in ("run", "kmeans", "sweep")]
+    light = [name for name in commands.COMMANDS if name not in ("kmeans", "sweep")]
     program = f"""
 import contextlib, io, sys
 from kt_jax import commands

@@ -51,7 +51,7 @@ _SCAN = """Reads every image once, and writes a manifest: one row for each image
 mode, hashes and class, or the reason why it is excluded. The manifest opens the set without listing
 or reading files. The same command again reads only files that are new or have changed. Prints a
 summary of the set, and its duplicates. Every file is counted as readable, excluded (one line for
-each reason) or ignored (a short list of non-images, see README)."""
+each reason) or ignored (a short list of non-images, see docs/your_images.md)."""
 _PREPARE = """Re-encodes every image as a JPEG of a smaller size into DIR. source="array_record"
 opens DIR with the same keys, classes and subsets. Unreadable images are skipped, and listed in
 excluded.parquet. After a kill, the same command resumes."""

@@ -18,7 +18,8 @@ EXTENSIONS = (
 # The reason in the list of excluded files.
 NOT_UTF8 = "the name is not UTF-8"
 
-# Files that are ignored and only counted, by folder, name or extension. README has the same list.
+# Files that are ignored and only counted, by folder, name or extension, as docs/your_images.md
+# lists them.
 _IGNORED_FOLDERS = frozenset(
     (
         "__MACOSX", "@eaDir", "@__thumb", "@Recycle", "#recycle", "$RECYCLE.BIN",
