@@ -5,7 +5,7 @@
 
 Sizes: tiny (minutes on a CPU, 48 px, from 200 images on), small (the default; an hour or two on
 a CPU, 96 px, thousands of images), full (the paper's geometry and networks, for accelerators).
-PATH is whatever `python -m kt_jax.data scan PATH` takes; see README, "Your own images". A set with
+PATH is whatever `python -m kt_jax.data scan PATH` takes; see docs/your_images.md. A set with
 train/ and test/ (or val/) is split so; of any other, a fifth is held out by name. An option of the
 source is given for both sets: --config.images.train.path_column=file, and the same of test. Without
 labels the probe is left out, and the report says so.
