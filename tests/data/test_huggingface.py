@@ -536,7 +536,7 @@ def test_directories_that_are_none(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no")
     for name in ("empty", "notes.txt"):
-        with pytest.raises(ValueError, match=f"{name} is no data set of Hugging Face: .* save it"):
+        with pytest.raises(ValueError, match=f"{name} is no data set of Hugging Face: .* To save"):
             open_set(tmp_path / name)
     for name in ("cats", "dogs"):
         save_parquet(tmp_path, f"pets/{name}/train.parquet", make_table(rows(range(2))))

@@ -150,7 +150,7 @@ REFUSED = {
         'path,label\n"a.png,cat\nb.png,dog\n',
         "l.csv, line 3: unexpected end of data. End a quoted value with a double quote",
     ),
-    "a quote inside": ('path\n"a"b.png\n', "l.csv, line 2: ',' expected after '\"'. A value in"),
+    "a quote inside": ('path\n"a"b.png\n', "l.csv, line 2: ',' expected after '\"'. End a quoted"),
     "a zero byte": ("path,label\na.png,c\0t\n", "l.csv, line 2, holds a zero byte"),
     "nothing": ("", "l.csv is empty: its first line must name the columns, such as path"),
     "blank lines": ("\n\r\n\n", "l.csv is empty"),

@@ -122,7 +122,7 @@ def test_a_sweep_starts_from_given_centroids(layers):
         ({"ks": [4.0]}, "one of ks = 4.0 is no whole number"),
         ({"seeds": [True]}, "one of seeds = True is no whole number"),
         ({"labels": "labels.npy"}, r"labels must be an array of .* got <U10 of shape \(\)"),
-        ({"labels": ["cat"] * 240}, r"labels must be .* Of names, numpy.unique\(names"),
+        ({"labels": ["cat"] * 240}, r"labels must be .* numbers: numpy.unique\(names"),
         ({"labels": np.full(240, np.nan)}, "labels must .* -1 if the label is not known .*null"),
         ({"labels": np.ma.masked_equal(np.arange(240), 3)}, "labels must be an array of one whole"),
         ({"features": {"a": np.ones((240, 4)), "b": np.ones(240)}}, r"got shape \(240,\)"),
