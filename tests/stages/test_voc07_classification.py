@@ -169,7 +169,7 @@ def test_fc8_freezes_the_hidden_layers_that_a_network_was_learned_with(
     tmp_path, network, begun, monkeypatch
 ):
     stage = make_stage(tmp_path / "voc", network, train="fc8")
-    with pytest.raises(ValueError, match="train = 'fc8', but 'network' was learned without fully"):
+    with pytest.raises(ValueError, match="train = 'fc8', but 'network' was trained without fully"):
         voc07_classification.run(stage)
     kernels = {("hidden", n, "linear", "kernel"): np.zeros((6, 6)) for n in range(2)}
 
