@@ -10,7 +10,7 @@ from PIL import Image
 from kt_jax.data import eval_batches, index_columns, open_images
 from kt_jax.data.sources.voc import CLASSES, Voc
 from kt_jax.runs import artifacts, files
-from kt_jax.stages import linear, report
+from kt_jax.stages import linear, report, report_clusters
 
 DOG, PERSON, CAT = (CLASSES.index(name) for name in ("dog", "person", "cat"))
 
@@ -282,7 +282,7 @@ def test_sets_of_several_labels_count_as_without_labels(devkit, tmp_path):
     labels = support.finish(tmp_path / "labels", artifacts.Labels(4, 1, "", "VOC2007"))
     options = report.Options(images_per_cluster=4)
     stage = support.make_stage(tmp_path / "report", options, images={"images": images})
-    ((_, described),) = report._draw_labels(stage, labels)
+    (described,) = report_clusters.draw_labels(stage, [labels], [labels])
     assert (described["images"], described["labelled"]) == (4, 0)
     assert "nmi" not in described
     assert {row["majority"] for row in described["rows"]} == {""}
