@@ -132,7 +132,7 @@ def test_another_source_of_images_takes_away_options_that_it_does_not_have():
             {"student": {"optimizer": {"clip": -1.0}}},
             r"config.student.optimizer.clip = -1.0: give",
         ),
-        ({"student": {"compute": {"accumulate": 3}}}, r"\(3 parts, as compute.accumulate says\)"),
+        ({"student": {"compute": {"accumulate": 3}}}, r"\(3 micro-batches by compute.accumulate\)"),
         ({"probe": {"test_views": 3}}, "config.probe.test_views = 3: choose from 1, 2, 10"),
         ({"probe": {"seeds": ()}}, "config.probe.seeds is empty: give one or more"),
         ({"features": {"grid": 0}}, "config.features.grid = 0: give 1 or more"),
@@ -195,7 +195,7 @@ def test_sets_that_do_not_fit_are_found_in_the_plan():
         plan(other, images | {"test": others})
     for changes, reason in (
         ({"labels": None}, "test has no labels"),
-        ({"class_names": ("one",)}, "test has one class alone: there is nothing to tell apart"),
+        ({"class_names": ("one",)}, "test has only one class: there is nothing to classify"),
     ):
         skipping = images | {"test": dataclasses.replace(images["test"], **changes)}
         found = plan(config, skipping)["probe"]
@@ -273,7 +273,7 @@ def test_permutation_files_are_checked_against_the_config(tmp_path):
         return graph.make_graph(files.to_plain(config))["pretext"].options
 
     assert (pretext.make_permutation_set(options(2, 2), seed=0) == rows).all()
-    with pytest.raises(ValueError, match="holds 2: set the count to that"):
+    with pytest.raises(ValueError, match="has 2: set count = 2"):
         pretext.make_permutation_set(options(3, 2), seed=0)
     with pytest.raises(ValueError, match="distance 3, 4 is needed"):
         pretext.make_permutation_set(options(2, 3), seed=0)

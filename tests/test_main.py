@@ -217,7 +217,7 @@ def test_a_folder_with_labels_is_probed(tmp_path):
         (["--config.probe.backbones=('features',)"], "gives Features, but Backbone is needed"),
         (
             ["--config.student.backbone.name=vgg", "--config.student.backbone.stem_kernel=3"],
-            "backbone.stem_kernel: the architecture vgg does not have this option, but channels, ",
+            "backbone.stem_kernel: the architecture vgg does not have this option: it has ",
         ),
         (["--config.pretext.batch_size=60"], "Nearest: 48 or 64"),
         (["--workdir="], "no --workdir=DIR given"),

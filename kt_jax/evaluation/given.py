@@ -62,17 +62,18 @@ def read_rows(
             table = table.drop_columns(key_column)
         elif needs_keys:
             raise ValueError(
-                f"{path} has no column {key_column!r}{_among(table.column_names)}: name that of "
-                "the keys by `key_column`, or a file of them by `keys`; if it has none, the set of "
-                "images in whose order the rows are by `order`"
+                f"{path} has no column {key_column!r}{_among(table.column_names)}: set "
+                "`key_column` to the column of the keys, or `keys` to a file of them; if there are "
+                "no keys, set `order` to the set of images in whose order the rows are"
             )
         values, columns = _choose_columns(path, table, column)
     else:
         kinds = ", ".join((".npy", ".parquet", *_TENSORS))
-        raise ValueError(f"{path} is no file of features: give one of {kinds}")
+        raise ValueError(f"{path} is not a file of features: give one of {kinds}")
     if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiu":
         raise ValueError(
-            f"{path} holds {values.dtype} of shape {values.shape}: [rows, d] of numbers is needed"
+            f"{path} has {values.dtype} of shape {values.shape}: numbers of shape [rows, d] are "
+            "needed"
         )
     return Rows(values, keys, columns)
 
@@ -90,12 +91,14 @@ def read_keys(path: Path, *, key_column: str = "key") -> tuple[str, ...]:
         table = _open_table(path)
         if key_column not in table.column_names:
             names = ", ".join(table.column_names)
-            raise ValueError(f"{path} has no column {key_column!r}, but {names}")
+            raise ValueError(f"{path} has no column {key_column!r}: it has {names}")
         return tuple(map(str, table[key_column].to_pylist()))
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text: give a key a line, or a .parquet file") from None
+        raise ValueError(
+            f"{path} is not a text file: give one key per line, or a .parquet file"
+        ) from None
 
 
 def match(
@@ -121,7 +124,7 @@ def match(
     if lacking:
         raise ValueError(
             f"{origin} has no rows for {len(lacking)} of the {len(wanted)} images of {images}, "
-            f"such as {', '.join(lacking[:_NAMED])}; its keys are like {', '.join(keys[:_NAMED])}"
+            f"such as {', '.join(lacking[:_NAMED])}; its keys look like {', '.join(keys[:_NAMED])}"
         )
     return np.array([place[key] for key in wanted])
 
@@ -151,7 +154,7 @@ def _choose_tensor(path: Path, tensors: dict[str, np.ndarray], name: str) -> np.
         matrices = [each for each, x in tensors.items() if x.ndim == 2]
         if len(matrices) != 1:
             raise ValueError(
-                f"{path} has {len(matrices)} matrices{_among(matrices)}: say which by `column`"
+                f"{path} has {len(matrices)} matrices{_among(matrices)}: choose one by `column`"
             )
         (name,) = matrices
     if name not in tensors:
@@ -165,7 +168,7 @@ def _choose_columns(path: Path, table: pa.Table, name: str) -> tuple[np.ndarray,
     if name and name not in lists:
         raise ValueError(f"{path} has no column of lists {name!r}{_among(lists)}")
     if not name and len(lists) > 1:
-        raise ValueError(f"{path} has {len(lists)} columns{_among(lists)}: say which by `column`")
+        raise ValueError(f"{path} has {len(lists)} columns{_among(lists)}: choose one by `column`")
     if lists:
         name = name or lists[0]
         column = table[name].combine_chunks()

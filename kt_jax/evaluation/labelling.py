@@ -41,8 +41,8 @@ def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifact
     features = clusters.about.features
     if features is None or features.backbone is None:
         raise ValueError(
-            f"{clusters.name!r} are clusters of given features: no backbone is known that would "
-            "give those of other images"
+            f"{clusters.name!r} are clusters of given features: no backbone is known that could "
+            "compute those of other images"
         )
     return features
 

@@ -115,7 +115,7 @@ def find_leakage(stage: Stage) -> tuple[list[dict[str, Any]], list[str]]:
     unknown = [each.name for each in given if each.name not in learned]
     unknown += [f"the network of {pair[0].name}" for pair in subjects.pairs(inputs)]
     for name in unknown:
-        _log.warning("%s: it is not known which images %s learned from", stage.name, name)
+        _log.warning("%s: the training images of %s are not known", stage.name, name)
     images = inputs.images["train_images"], inputs.images["test_images"]
     return leakage.find_leakage(learned, *images), unknown
 
@@ -247,5 +247,5 @@ def _why_skipped(*sets: data.Images) -> str:
             none = images.labels is None
             return f"{images.origin} {'has no labels' if none else several}"
         if len(images.class_names) < 2:
-            return f"{images.origin} has one class alone: there is nothing to tell apart"
+            return f"{images.origin} has only one class: there is nothing to classify"
     return ""

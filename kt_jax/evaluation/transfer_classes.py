@@ -100,9 +100,9 @@ def choose_head(
     names = [f"fc{6 + number}" for number in range(len(own.hidden or ()))]
     if layer not in names:
         raise ValueError(
-            f"{origin} names {layer!r}, but {start.name!r} was learned "
-            f"{'with ' + ', '.join(names) if names else 'without fully connected layers'} that an "
-            "image goes through: name another layer"
+            f"{origin} names {layer!r}, but {start.name!r} was trained "
+            f"{'with ' + ', '.join(names) if names else 'without fully connected layers'} that "
+            "take one image: name another layer"
         )
     return dataclasses.replace(own, dropout=chosen.head.dropout)
 

@@ -30,11 +30,11 @@ def check_labels(inputs: Inputs, *, several: bool) -> None:
         if images.labels is None:
             why = "has no labels"
         elif several and images.single_labels is not None:
-            why = "has one class an image: the kinds fine_tune and nonlinear measure accuracy"
+            why = "has one class per image: the kinds fine_tune and nonlinear measure accuracy"
         elif not several and images.single_labels is None:
             why = "is multi-label: the kind voc07_classification measures average precision"
         elif len(images.class_names) < 2 and not several:
-            why = "has one class alone: there is nothing to tell apart"
+            why = "has only one class: there is nothing to classify"
         if why:
             raise ValueError(f"{inputs.origin}.{option}: {images.origin} {why}")
     seen, tested = inputs.images["train_images"], inputs.images["test_images"]

@@ -78,7 +78,7 @@ def register(name: str, make: Callable[..., Backbone], **defaults: Any) -> None:
     unknown = sorted(defaults.keys() - options.keys())
     if unknown:
         raise ValueError(
-            f"{make.__name__} has no option {unknown[0]!r}, but {', '.join(options) or 'none'}"
+            f"{make.__name__} has no option {unknown[0]!r}: it has {', '.join(options) or 'none'}"
         )
     _ARCHITECTURES[name] = _Architecture(make, options | defaults)
 
@@ -139,7 +139,7 @@ def complete(architecture: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if option not in known:
             raise ValueError(
-                f"backbone.{option}: the architecture {name} does not have this option, but "
+                f"backbone.{option}: the architecture {name} does not have this option: it has "
                 f"{', '.join(known) or 'none'}"
             )
         whole[option] = convert(hints[option], value, f"backbone.{option}")

@@ -56,8 +56,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
         return dict(_flatten(_load(path), "", set()))
     except _Refused as error:
         raise ValueError(
-            f"{path} wants to call {error}, which is not done: only tensors are read. Save them "
-            "alone, in PyTorch: torch.save(model.state_dict(), FILE)"
+            f"{path} would call {error} when it is read, which is refused: only tensors are "
+            "allowed. Save only those, in PyTorch: torch.save(model.state_dict(), FILE)"
         ) from None
     # A broken pickle raises almost anything.
     except Exception as error:

@@ -94,15 +94,15 @@ def _find(
         names = [row.theirs[0] for row in known[0][:_NAMED]]
         there = sorted(tensors)[:_NAMED]
         raise ValueError(
-            f"no {architecture['name']} is in it, which has {', '.join(names)} and so on: "
-            f"it holds {', '.join(there) or 'no tensor'}{', ...' * (len(tensors) > _NAMED)}"
+            f"it has no {architecture['name']}, whose tensors are {', '.join(names)} and so on: "
+            f"its tensors are {', '.join(there) or 'none'}{', ...' * (len(tensors) > _NAMED)}"
         )
     best = {each: number for count, number, each in reversed(found) if count == most}
     preferred = [each for each in best if _is_preferred(each)] or list(best)
     if len(preferred) > 1:
         raise ValueError(
-            f"the network is there {len(preferred)} times, behind "
-            f"{' and '.join(map(repr, sorted(preferred)))}: say which by `prefix`"
+            f"it has the network {len(preferred)} times, with the prefixes "
+            f"{' and '.join(map(repr, sorted(preferred)))}: choose one by `prefix`"
         )
     return known[best[preferred[0]]], preferred[0]
 

@@ -69,7 +69,7 @@ def central_square(images: UInt8[Array, "b s s c"], size: int) -> UInt8[Array, "
     """
     side = images.shape[1]
     if size > side:
-        raise ValueError(f"a central view of {size} px was asked of images of {side} px.")
+        raise ValueError(f"images of {side} px are smaller than the central view of {size} px.")
     start = (side - size) // 2
     return images[:, start : start + size, start : start + size]
 

@@ -173,8 +173,8 @@ def central_squares(
     side = images.shape[1]
     if side < rules.side:
         raise ValueError(
-            f"puzzles of crop {rules.crop} px + pre_crop {rules.pre_crop} px were asked of images "
-            f"of {side} px."
+            f"images of {side} px are smaller than crop {rules.crop} px + pre_crop "
+            f"{rules.pre_crop} px."
         )
     start = (side - rules.side) // 2
     return images[:, start : start + rules.side, start : start + rules.side]

@@ -62,7 +62,7 @@ def _make_puzzles(
     key: Array, images: Array, rules: PuzzleRules, permutations: Array | None
 ) -> Examples:
     if permutations is None:
-        raise ValueError("puzzles were asked for without permutations.")
+        raise ValueError("puzzles need permutations.")
     made = puzzles.make_puzzles(key, images, permutations, rules)
     return Examples(made.tiles, made.label, made.occluded)
 

@@ -37,7 +37,7 @@ class Options:
         if self.of == "random" and self.k < 2:
             raise ValueError(f"k = {self.k}: give the number of random labels, 2 or more")
         if self.of == "classes" and self.k:
-            raise ValueError(f"k = {self.k} with of = 'classes', which are as many as they are")
+            raise ValueError(f"k = {self.k} with of = 'classes': k is for random labels, give 0")
 
 
 def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
@@ -76,14 +76,14 @@ def _classes(inputs: Inputs) -> Int32[np.ndarray, " n"]:
     images = inputs.images["images"]
     labels = images.single_labels
     if labels is None:
-        why = "has no labels" if images.labels is None else "has several labels an image"
+        why = "has no labels" if images.labels is None else "has several labels per image"
     elif len(images.class_names) < 2:
-        why = "has one class alone"
+        why = "has only one class"
     else:
         return labels.astype(np.int32)
     raise ValueError(
-        f"{inputs.origin}.images: {images.origin} {why}: a student of true labels needs one of two "
-        "or more classes for every image. Name another set, or say of = 'random'"
+        f"{inputs.origin}.images: {images.origin} {why}: a student of true labels needs two or "
+        "more classes, and exactly one for every image. Name another set, or say of = 'random'"
     )
 
 

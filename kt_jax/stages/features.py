@@ -117,7 +117,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
 
 
 def _open_backbone(stage: Stage) -> backbones.FrozenBackbone:
-    """The network that computes these features. It is saved in backbone/ if it was changed."""
+    """The network that computes these features, saved in backbone/ unless it is the input."""
     origin = stage.inputs["backbone"]
     carried = stage.directory / backbones.CARRIED
     if not isinstance(origin.about, artifacts.Backbone):
@@ -242,11 +242,11 @@ def _check_like(chosen: Options, inputs: Inputs) -> None:
     if like is None or like.backbone is None:
         raise ValueError(
             f"{inputs.origin}.backbone: {origin.name!r} are given features, or clusters of such: "
-            "no backbone is known that would give those of other images"
+            "no backbone is known that could compute those of other images"
         )
     for name in ("layer", "grid", "size", "views", "calibrate"):
         if getattr(chosen, name) != getattr(Options, name):
             raise ValueError(
-                f"{inputs.origin}.{name} = {getattr(chosen, name)!r}, but rows are as those of "
-                f"{origin.name!r}: leave {name} out, or name a Backbone"
+                f"{inputs.origin}.{name} = {getattr(chosen, name)!r}, but {origin.name!r} "
+                f"decides this option: remove {name}, or name a Backbone"
             )

@@ -82,7 +82,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
                     raise ValueError(
                         f"{stage.inputs.origin}.features = {chosen.features}: row {shard[lost[0]]} "
                         f"would be zero in float16, its largest number is {largest:.1e}: multiply "
-                        "all features by one number, such that the largest are near 1"
+                        "all features by the same number, so that the largest are near 1"
                     )
                 files.write_array(path, half)
             count.add(len(shard))
@@ -143,7 +143,7 @@ def _open(chosen: Options, inputs: Inputs) -> tuple[given.Rows, Int[np.ndarray, 
             left_out = f" ({len(order.excluded)} of its files were excluded)" * bool(order.excluded)
             raise ValueError(
                 f"{said} has {count} rows without keys, but {order.origin} has {len(order)} "
-                f"images{left_out}: name the `order` that they are in, or give `keys`"
+                f"images{left_out}: set `order` to the set in whose order they are, or give `keys`"
             )
         keys = order.keys
     if len(keys) != count:
@@ -165,7 +165,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     rows, _ = _open(chosen, inputs)
     about = _describe(rows, inputs.images["images"])
     others = len(rows.values) - about.rows
-    left_out = f", {others} rows of other images are left out" * bool(others)
+    left_out = f", {others} rows of other images are ignored" * bool(others)
     line = f"{about.rows} x {about.dims} of {chosen.features} as float16{left_out}"
     if rows.columns:
         line += f", from the columns {', '.join(_shorten(rows.columns))}"

@@ -135,15 +135,14 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     if labelling.covers(clusters, images):
         if chosen.nearest > 2:
             raise ValueError(
-                f"{inputs.origin}.nearest = {chosen.nearest}: these are the images whose features "
-                f"were given, of which {clusters.name!r} keeps the distances to two centroids: "
-                "leave it at 2"
+                f"{inputs.origin}.nearest = {chosen.nearest}: the features of these images were "
+                f"given, and {clusters.name!r} keeps their distances to two centroids only: give 2"
             )
         return Plan(about, (f"{line}, whose features were given",))
     if chosen.nearest > 2 and clusters.about.balanced:
         raise ValueError(
-            f"{inputs.origin}.nearest = {chosen.nearest}, but {clusters.name!r} are balanced, so "
-            "that labels are not of the nearest centroids: leave it at 2"
+            f"{inputs.origin}.nearest = {chosen.nearest}, but {clusters.name!r} are balanced: "
+            "labels are not the nearest centroids. Give 2"
         )
     if chosen.nearest > 2:
         line += f", with their {about.nearest} nearest centroids"

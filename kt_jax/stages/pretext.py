@@ -172,8 +172,8 @@ def make_permutation_set(chosen: Options, seed: int) -> np.ndarray:
     permutations.check_permutations(read, min_distance=needed)
     if len(read) != wanted.count:
         raise ValueError(
-            f"permutations.count = {wanted.count}, but {wanted.file} holds {len(read)}: set the "
-            "count to that."
+            f"permutations.count = {wanted.count}, but {wanted.file} has {len(read)}: set "
+            f"count = {len(read)}."
         )
     return read
 
@@ -239,7 +239,7 @@ def _check_task(chosen: Options, origin: str) -> None:
         given, section, name = foreign[0]
         raise ValueError(
             f"{origin}.{section}.{name} = {getattr(given, name)!r}: the task {chosen.task} has no "
-            f"such option; take it out. It has puzzles.({', '.join(sorted(task.follows))})."
+            f"such option: remove it. The task has puzzles.({', '.join(sorted(task.follows))})."
         )
 
 

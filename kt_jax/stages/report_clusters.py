@@ -79,8 +79,9 @@ def _draw(stage: Stage, given: Labels, *, with_rows: bool) -> dict[str, Any]:
     lacking = [key for key in table["key"] if key not in place]
     if lacking:
         reason = (
-            f"{images.origin} lacks {len(lacking)} of the {len(table['key'])} labelled images, "
-            f"such as {lacking[0]}: {stage.inputs.origin}.images may name the set that has them"
+            f"{images.origin} does not have {len(lacking)} of the {len(table['key'])} labelled "
+            f"images, such as {lacking[0]}: set {stage.inputs.origin}.images to the set that has "
+            "them"
         )
         return {"skipped": reason, "origin": given.about.origin}
     index = np.array([place[key] for key in table["key"]])

@@ -155,7 +155,7 @@ def _read_distances(
 def _no_distances(inputs: Inputs) -> ValueError:
     return ValueError(
         f"{inputs.origin}.labels: {inputs['labels'].name!r} has labels without distances to "
-        f"centroids, of which targets = {SOFT!r} are made: name a stage of the kind label, or "
+        f"centroids, which targets = {SOFT!r} needs: name a stage of the kind label, or "
         f"choose targets = {HARD!r}"
     )
 

@@ -231,8 +231,8 @@ def _make_job(chosen: Options, start: starts.Start, seed: int, *, classes: int) 
             head = Head(hidden=())
         else:
             raise ValueError(
-                f"train = 'fc8', but {start.name!r} was learned without fully connected layers "
-                "that an image goes through: choose all or fc6-8"
+                f"train = 'fc8', but {start.name!r} was trained without fully connected layers "
+                "that take one image: choose all or fc6-8"
             )
     crop = _make_crop(chosen)
 

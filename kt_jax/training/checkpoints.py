@@ -68,7 +68,7 @@ class Checkpoints:
                         f"{where} could not be read now: {_reason(error)}. Nothing was changed",
                         error,
                     ) from error
-                _log.warning("%s cannot be read, and is left out: %s", where, _reason(error))
+                _log.warning("%s cannot be read, and is skipped: %s", where, _reason(error))
             # All processes must read the same checkpoint: one that any of them cannot read is
             # skipped.
             if not multihost_utils.process_allgather(np.array(state is not None)).all():
@@ -79,7 +79,7 @@ class Checkpoints:
         if steps:
             raise ValueError(
                 f"no checkpoint in {self._directory} can be read: delete it, and the same command "
-                "begins its training anew"
+                "starts the training again"
             )
         return None
 
@@ -96,7 +96,7 @@ class Checkpoints:
             _raise_unless_of_files(error)
             raise _disk_error(
                 f"no checkpoint could be written in {self._directory}: {_reason(error)}. Fix "
-                "this: the same command resumes from the last whole one",
+                "this, and the same command resumes from the last complete checkpoint",
                 error,
             ) from error
 

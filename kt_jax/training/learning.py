@@ -66,10 +66,10 @@ class Training:
             check_count(f"{origin}.{key}", getattr(self, key))
         parts = self.compute.accumulate
         if parts < 1:
-            raise ValueError(f"{origin}.compute.accumulate = {parts}: give 1 or more parts")
+            raise ValueError(f"{origin}.compute.accumulate = {parts}: give 1 or more")
         # Puzzles are made of whole groups before the batch is split into micro-batches.
         unit = math.lcm(multiple_of, parts)
-        why = f" ({parts} parts, as compute.accumulate says)" if parts > 1 else ""
+        why = f" ({parts} micro-batches by compute.accumulate)" if parts > 1 else ""
         partition.check_batch_size(f"{origin}.batch_size{why}", self.batch_size, multiple_of=unit)
         try:
             training.compute_dtype(self.compute.precision)
@@ -248,7 +248,7 @@ def learn(stage: Stage, task: Task) -> training.TrainState:
     optimizer = optimizers.make_optimizer(
         options.optimizer, steps=options.steps, batch_size=options.batch_size
     )
-    _log.info("%s: compiling what makes the network", task.name)
+    _log.info("%s: compiling the initialisation of the network", task.name)
     store = checkpoints.Checkpoints(task.store_directory)
     shown, leads = to_section(options), jax.process_index() == 0
     log = logs.StageLog(

@@ -181,7 +181,7 @@ class _Due:
 
 def _diverged(what: str, step: int, saved: int) -> FloatingPointError:
     kept = (
-        f"the checkpoint of step {saved} is from before, and finite"
+        f"the checkpoint of step {saved} was saved before that, and is finite"
         if saved
         else ("there is no checkpoint yet")
     )

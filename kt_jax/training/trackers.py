@@ -75,7 +75,7 @@ class _Guarded:
             call()
         except Exception as error:  # packages and servers raise anything
             self._works = False
-            _log.warning("%s takes no more numbers, and is left out: %s", self._name, error)
+            _log.warning("%s failed, and is skipped from now on: %s", self._name, error)
 
 
 def check(names: Collection[str]) -> None:
@@ -111,7 +111,7 @@ def start(names: Collection[str], directory: Path, options: Mapping[str, Any]) -
         except Exception as error:  # packages and servers raise anything
             first = str(error).partition("\n")[0]
             raise ValueError(
-                f"--log_to={each} cannot begin: {type(error).__name__}: {first}. Leave it out, or "
+                f"--log_to={each} cannot start: {type(error).__name__}: {first}. Remove it, or "
                 "see its own documentation"
             ) from error
     return started

@@ -192,7 +192,7 @@ def test_weights_of_a_larger_stride_are_used_with_another(tmp_path):
             {"test": make_images(6, 1, labels=np.ones((6, 3), np.int8))},
             r"test_images: set 1 is multi-label: the kind voc07_classification",
         ),
-        (fine_tune, {"train": make_images(6, 0, class_names=("a",))}, "has one class alone"),
+        (fine_tune, {"train": make_images(6, 0, class_names=("a",))}, "has only one class"),
         (
             fine_tune,
             {"test": make_images(6, 1, class_names=("a", "b", "d"))},
@@ -224,7 +224,7 @@ def test_no_networks_are_refused(tmp_path, network):
 
 def test_a_hidden_layer_that_the_network_has_not_is_refused(tmp_path, network):
     stage = make_stage(tmp_path / "stage", network, nonlinear, layers=("fc7",))
-    with pytest.raises(ValueError, match="layers names 'fc7', but 'network' was learned with fc6"):
+    with pytest.raises(ValueError, match="layers names 'fc7', but 'network' was trained with fc6"):
         nonlinear.run(stage)
 
 

@@ -77,7 +77,7 @@ def test_what_a_pickle_would_call_is_refused_by_name(tmp_path, monkeypatch, modu
     monkeypatch.setattr("os.system", called.append)
     path = tmp_path / "bad.pth"
     evil = pth.call(module, attribute, pth.text(f"touch {tmp_path}/called"))
-    message = rf"bad\.pth wants to call {re.escape(module)}\.{attribute}, which is not done"
+    message = rf"bad\.pth would call {re.escape(module)}\.{attribute} when it is read"
     pth.write_archive(path, pth.mapping({"weight": evil}))
     with pytest.raises(ValueError, match=message):
         torch_files.read(path)

@@ -74,7 +74,7 @@ def test_the_average_of_the_weights_is_taken(better):
 def test_a_word_within_a_word_says_nothing():
     _, like, tensors = make(RESNET)
     both = behind("semantic.", tensors) | behind("model.", tensors)
-    with pytest.raises(ValueError, match=r"there 2 times, behind 'model\.' and 'semantic\.'"):
+    with pytest.raises(ValueError, match=r"2 times, with the prefixes 'model\.' and 'semantic\.'"):
         torch_matching.load(RESNET, both, like)
 
 
@@ -82,7 +82,9 @@ def test_of_two_equal_networks_one_has_to_be_named():
     arrays, like, tensors = make(RESNET)
     other = {name: x + 1 for name, x in tensors.items()}
     both = behind("module.encoder_q.", tensors) | behind("module.encoder_k.", other)
-    message = r"there 2 times, behind 'module\.encoder_k\.' and 'module\.encoder_q\.': say which"
+    message = (
+        r"2 times, with the prefixes 'module\.encoder_k\.' and 'module\.encoder_q\.': choose one"
+    )
     with pytest.raises(ValueError, match=message):
         torch_matching.load(RESNET, both, like)
     for prefix in ("module.encoder_q", "module.encoder_q."):
@@ -132,11 +134,11 @@ def test_another_network_is_said():
     _, like, tensors = make(VGG)
     with pytest.raises(
         ValueError,
-        match=r"no resnet18 is in it, which has conv1\.weight, bn1\.weight, bn1\.bias and so on: "
-        r"it holds features\.0\.bias, features\.0\.weight, features\.3\.bias, \.\.\.",
+        match=r"it has no resnet18, whose tensors are conv1\.weight, bn1\.weight, bn1\.bias and "
+        r"so on: its tensors are features\.0\.bias, features\.0\.weight, features",
     ):
         torch_matching.load(RESNET, tensors, make(RESNET)[1])
-    with pytest.raises(ValueError, match="it holds no tensor"):
+    with pytest.raises(ValueError, match="its tensors are none"):
         torch_matching.load(VGG, {}, like)
 
 

@@ -31,7 +31,9 @@ def test_the_centre_view_is_the_centre(images):
     view = views.centre_view(jnp.asarray(images), 32)
     expected = views.standardise(jnp.asarray(images[:, 4:36, 4:36], jnp.float32))
     assert (np.asarray(view) == np.asarray(expected)).all()
-    with pytest.raises(ValueError, match="48 px was asked of images of 40 px"):
+    with pytest.raises(
+        ValueError, match="images of 40 px are smaller than the central view of 48 px"
+    ):
         views.centre_view(jnp.asarray(images), 48)
 
 

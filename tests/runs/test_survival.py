@@ -183,7 +183,7 @@ def test_a_broken_checkpoint_is_left_out_for_the_one_before(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         step, state = store.restore(make_state(0.0))
     assert (step, float(state["kernel"][0, 0])) == (6, 6.0)
-    assert re.search("c/9 cannot be read, and is left out: .* range .* is not valid", caplog.text)
+    assert re.search("c/9 cannot be read, and is skipped: .* range .* is not valid", caplog.text)
     store.save(9, state)  # its place is free again
     store.close()
     damage(tmp_path / "c/6")

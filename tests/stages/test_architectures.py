@@ -135,7 +135,7 @@ def test_a_class_that_is_made_again_may_be_registered_again():
 
 
 def test_defaults_are_options_of_the_class():
-    with pytest.raises(ValueError, match="Mine has no option 'chanels', but channels"):
+    with pytest.raises(ValueError, match="Mine has no option 'chanels': it has channels"):
         models.register("wide", Mine, chanels=64)
 
 

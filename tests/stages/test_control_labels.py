@@ -55,8 +55,8 @@ def test_random_labels_are_equally_frequent():
     ("changes", "words"),
     [
         ({"labels": None}, r"config.labels.images: here has no labels: .* say of = 'random'"),
-        ({"labels": np.ones((6, 3), np.int8)}, "here has several labels an image"),
-        ({"class_names": ("a",)}, "here has one class alone"),
+        ({"labels": np.ones((6, 3), np.int8)}, "here has several labels per image"),
+        ({"class_names": ("a",)}, "here has only one class"),
     ],
 )
 def test_images_without_one_class_each_are_refused(tmp_path, changes, words):

@@ -208,7 +208,10 @@ def test_an_interrupted_stage_keeps_what_it_measured(made, tmp_path, monkeypatch
         ({"layer": "conv1_1+"}, r"config.features.layer names '', which the vgg does not have"),
         ({"layer": ...}, r"config.features.layer is missing: a text is needed"),
         ({"size": ...}, r"config.features.size is missing: a whole number is needed"),
-        ({"backbone": "run/few"}, r"config.features.layer = 'conv.*', but rows are as those of .*"),
+        (
+            {"backbone": "run/few"},
+            r"config.features.layer = 'conv.*', but '.*' decides this option",
+        ),
     ],
     ids=str,
 )

@@ -225,10 +225,18 @@ def test_rows_without_keys_are_in_the_order_of_a_set(rows, tmp_path):
     [
         (None, {}, r"config\.features\.features is missing: name a file"),
         (None, {"features": "no.npy"}, r"config\.features: there is no file no\.npy"),
-        (None, {"features": __file__}, r"\.py is no file of features: give one of \.npy, "),
-        (np.zeros((39, 2)), {}, r"f\.npy has 39 rows without keys, but photos has 40 images: name"),
-        (np.zeros(40), {}, r"f\.npy holds float64 of shape \(40,\): \[rows, d\] of numbers is"),
-        (np.array([["a"]] * 40), {}, r"f\.npy holds <U1 of shape \(40, 1\): \[rows, d\]"),
+        (None, {"features": __file__}, r"\.py is not a file of features: give one of \.npy, "),
+        (np.zeros((39, 2)), {}, r"f\.npy has 39 rows without keys, but photos has 40 images: set"),
+        (
+            np.zeros(40),
+            {},
+            r"f\.npy has float64 of shape \(40,\): numbers of shape \[rows, d\] are",
+        ),
+        (
+            np.array([["a"]] * 40),
+            {},
+            r"f\.npy has <U1 of shape \(40, 1\): numbers of shape \[rows, d\]",
+        ),
         (np.full((40, 2), 1e5), {}, r"f\.npy: row 0 exceeds the range of float16 \(65504\)"),
         (np.full((40, 2), np.nan), {}, r"f\.npy: row 0 exceeds the range of float16"),
         (
@@ -254,16 +262,16 @@ def test_keys_that_do_not_fit_are_said(tmp_path):
         ((*KEYS[:-1], "0"), r"keys\.txt has several rows of '0': each image has one"),
         (
             [f"{key}.jpg" for key in KEYS],
-            r"no rows for 40 of the 40 images of photos, such as 0, 1, 2; its keys are like 0\.jpg",
+            r"no rows for 40 of the 40 images of photos, such as 0, 1, 2; its keys look like 0",
         ),
     ):
         keys.write_text("\n".join(lines))
         with pytest.raises(ValueError, match=message):
             plan(tmp_path, values, keys=str(keys))
     keys.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"keys\.txt is no text: give a key a line"):
+    with pytest.raises(ValueError, match=r"keys\.txt is not a text file: give one key per line"):
         plan(tmp_path, values, keys=str(keys))
-    with pytest.raises(ValueError, match=r"t\.parquet has no column 'key', but name"):
+    with pytest.raises(ValueError, match=r"t\.parquet has no column 'key': it has name"):
         given.read_keys(tmp_path / write_table(tmp_path / "t.parquet", name=["a"]))
 
 
@@ -294,10 +302,12 @@ def test_the_plan_names_the_columns(tmp_path, count, words):
 def test_a_table_without_its_keys_is_refused(rows, tmp_path):
     table = write_table(tmp_path / "t.parquet", name=KEYS, x=rows.tolist())
     ordered = support.make_images(40, size=8)
-    message = r"t\.parquet has no column 'key' \(name, x\): name that of the keys by `key_column`"
+    message = (
+        r"t\.parquet has no column 'key' \(name, x\): set `key_column` to the column of the keys"
+    )
     with pytest.raises(ValueError, match=message):
         plan(tmp_path, None, features=table)
-    with pytest.raises(ValueError, match=r"t\.parquet has no column 'nmae' \(name, x\): name that"):
+    with pytest.raises(ValueError, match=r"t\.parquet has no column 'nmae' \(name, x\): set `key"):
         plan(tmp_path, None, features=table, key_column="nmae", order=ordered)
     plan(tmp_path / "order", None, features=table, order=ordered)
     keys = tmp_path / "keys.txt"
@@ -308,7 +318,9 @@ def test_a_table_without_its_keys_is_refused(rows, tmp_path):
 def test_ambiguous_files_are_said(rows, tmp_path):
     lists = rows.tolist()
     two = write_table(tmp_path / "two.parquet", key=KEYS, a=lists, b=lists)
-    with pytest.raises(ValueError, match=r"two\.parquet has 2 columns \(a, b\): say which by `col"):
+    with pytest.raises(
+        ValueError, match=r"two\.parquet has 2 columns \(a, b\): choose one by `col"
+    ):
         plan(tmp_path, None, features=two)
     plan(tmp_path, None, features=two, column="b")
     with pytest.raises(ValueError, match=r"two\.parquet has no column of lists 'c' \(a, b\)"):
@@ -324,7 +336,7 @@ def test_ambiguous_files_are_said(rows, tmp_path):
         plan(tmp_path, None, features=gaps)
     tensors = tmp_path / "t.safetensors"
     files.write_tensors(tensors, {"a": rows, "b": rows})
-    with pytest.raises(ValueError, match=r"t\.safetensors has 2 matrices \(a, b\): say which by"):
+    with pytest.raises(ValueError, match=r"t\.safetensors has 2 matrices \(a, b\): choose one by"):
         plan(tmp_path, None, features=str(tensors))
     with pytest.raises(ValueError, match=r"t\.safetensors has no tensor 'c' \(a, b\)"):
         plan(tmp_path, None, features=str(tensors), column="c")

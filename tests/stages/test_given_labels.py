@@ -53,7 +53,7 @@ def test_each_image_gets_its_label(tmp_path, text):
         ("n01/c.jpg 2\nn02/d.jpg 4\n", r"has no rows for 1 of the 3 images of photos, such as n01"),
         (
             "n09/a b.jpg 0\nn01/c.jpg 2\nn02/d.jpg 4\n",
-            r"no rows for 1 of the 3 images of photos, such as n01/a b.jpg; its keys are like n09",
+            r"no rows for 1 of the 3 images of photos, such as n01/a b.jpg; its keys look like n09",
         ),
         ("n01/c.jpg 1\nn02/d.jpg 10000001\n", r"list.txt, line 2: the label is above 10000000"),
         ("n01/c.jpg 99999999999\n", r"list.txt, line 1: the label is above 10000000"),

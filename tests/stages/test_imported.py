@@ -109,14 +109,17 @@ def test_another_file_is_another_teacher(weights, workdir, tmp_path):
             {"backbone": {**TEACHER, "convs": (1, 2)}},
             r"vgg\.pth: the tensors .* of a vgg .* missing",
         ),
-        ({"backbone": {"name": "resnet18"}}, r"vgg\.pth: no resnet18 is in it, which has conv1\.w"),
+        (
+            {"backbone": {"name": "resnet18"}},
+            r"vgg\.pth: it has no resnet18, whose tensors are conv1\.w",
+        ),
         (
             {"mean": (1.0, 2.0)},
             r"config\.pretext\.mean = \(1\.0, 2\.0\), deviation = .*: give three",
         ),
         ({"deviation": (1.0, 0.0, 1.0)}, r"config\.pretext\.deviation = .*: give numbers above 0"),
         ({"size": 0}, r"config\.pretext\.size = 0: give 1 or more"),
-        ({"prefix": "encoder"}, r"no vgg is in it, which has"),
+        ({"prefix": "encoder"}, r"it has no vgg, whose tensors are"),
     ],
 )
 def test_what_cannot_be_imported_is_found_in_the_plan(weights, tmp_path, options, message):

@@ -169,7 +169,7 @@ def test_fc8_freezes_the_hidden_layers_that_a_network_was_learned_with(
     tmp_path, network, begun, monkeypatch
 ):
     stage = make_stage(tmp_path / "voc", network, train="fc8")
-    with pytest.raises(ValueError, match="train = 'fc8', but 'network' was learned without fully"):
+    with pytest.raises(ValueError, match="train = 'fc8', but 'network' was trained without fully"):
         voc07_classification.run(stage)
     kernels = {("hidden", n, "linear", "kernel"): np.zeros((6, 6)) for n in range(2)}
 
@@ -197,7 +197,7 @@ def test_rare_classes_may_be_left_out(tmp_path, network, begun):
         ({"seen": make_images(6, 0, labels=None)}, "train_images: set 0 has no labels"),
         (
             {"test": make_images(6, 1, labels=np.zeros(6, np.int32))},
-            "test_images: set 1 has one class an image: the kinds fine_tune and nonlinear",
+            "test_images: set 1 has one class per image: the kinds fine_tune and nonlinear",
         ),
         (
             {"least_positives": 50},
