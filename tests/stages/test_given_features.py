@@ -226,7 +226,7 @@ def test_rows_without_keys_are_in_the_order_of_a_set(rows, tmp_path):
         (None, {}, r"config\.features\.features is missing: name a file"),
         (None, {"features": "no.npy"}, r"config\.features: there is no file no\.npy"),
         (None, {"features": __file__}, r"\.py is not a file of features: give one of \.npy, "),
-        (np.zeros((39, 2)), {}, r"f\.npy has 39 rows without keys, but photos has 40 images: name"),
+        (np.zeros((39, 2)), {}, r"f\.npy has 39 rows without keys, but photos has 40 images: set"),
         (
             np.zeros(40),
             {},

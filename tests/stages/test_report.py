@@ -338,7 +338,7 @@ def test_labels_of_other_images_than_those_shown_are_left_to_another_report(tmp_
     write_run(tmp_path, images)
     fewer = dataclasses.replace(images, keys=images.keys[:30], labels=images.labels[:30])
     page = make_report(tmp_path, fewer)
-    assert "pseudo_labels: a folder lacks 2 of the 32 labelled images, such as" in page
+    assert "pseudo_labels: a folder does not have 2 of the 32 labelled images, such as" in page
     assert "set config.report.images to the set that has them" in page
 
 

@@ -197,7 +197,7 @@ def test_rare_classes_may_be_left_out(tmp_path, network, begun):
         ({"seen": make_images(6, 0, labels=None)}, "train_images: set 0 has no labels"),
         (
             {"test": make_images(6, 1, labels=np.zeros(6, np.int32))},
-            "test_images: set 1 has one class an image: the kinds fine_tune and nonlinear",
+            "test_images: set 1 has one class per image: the kinds fine_tune and nonlinear",
         ),
         (
             {"least_positives": 50},
