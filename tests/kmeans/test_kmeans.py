@@ -245,7 +245,7 @@ def test_rows_whose_squares_underflow_are_refused():
 def test_rounding_that_tells_is_warned_of(caplog, offset, warned):
     features = np.random.default_rng(0).normal(size=(401, 5)) + offset
     kmeans.fit(features, 2)
-    assert ("subtract their median in float64 before" in caplog.text) == warned
+    assert ("subtract their median in float64 first" in caplog.text) == warned
     caplog.clear()
     kmeans.fit(np.full((401, 5), offset), 1)
     assert not caplog.text

@@ -169,8 +169,8 @@ def test_the_name_of_a_task_alone_takes_a_config_of_puzzles_to_it():
     [
         (
             {"task": "rotation", "puzzles": {"tile": 12}},
-            r"config.pretext.puzzles.tile = 12: the task rotation has no such option; take it "
-            r"out. It has puzzles.\(crop, mirror, pre_crop\)",
+            r"config.pretext.puzzles.tile = 12: the task rotation has no such option: "
+            r"remove it. The task has puzzles.\(crop, mirror, pre_crop\)",
         ),
         (
             {"task": "rotation", "permutations": {"count": 30}},
