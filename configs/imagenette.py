@@ -3,7 +3,7 @@
     python -m kt_jax.main --config=configs/imagenette.py:/path/to/imagenette2_128.zip \
         --workdir=runs/imagenette
 
-About an hour on two cores; docs/results.md has figures. The argument is a zip
+About an hour on two cores, by estimate; docs/results.md has figures. The argument is a zip
 or a folder with train/CLASS/*.jpg and test/CLASS/*.jpg (or val/). Sizes and schedules are ours,
 for a CPU; numbers marked "paper" are the paper's. With ",students" behind the path, students of
 three architectures learn the same clusters for 600 steps each.

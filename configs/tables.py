@@ -202,25 +202,22 @@ class Study:
         given = {"layer": self.scale.blocks[-1], "size": self.scale.view, **options}
         return self.add(f"features_{name}", "features", backbone=teacher, **given)
 
-    def cluster(self, name, features, *, nearest=0, **options):
-        """k-means, and the labels that it gives the training images."""
-        given = {"k": self.scale.k, **options}
-        clusters = self.add(f"clusters_{name}", "clusters", features=features, **given)
-        kept = {"nearest": nearest} if nearest else {}
-        return clusters, self.add(f"labels_{name}", "label", clusters=clusters, **kept)
-
     def learn(self, name, **section):
         """A student."""
         return self.add(f"student_{name}", "classify", **{**self.scale.student, **section})
 
-    def transfer(self, name, features, *, student=None, held_out=False, **clusters):
-        """A student of clusters of features, with the stages that it comes from."""
-        clusters, labels = self.cluster(name, features, **clusters)
-        given = dict(student or {})
+    def transfer(self, name, features, *, student=None, label=None, held_out=False, **kmeans):
+        """k-means of features, the labels that it gives the training images, and their student.
+
+        Returns the four stages, the student first.
+        """
+        kmeans, student = {"k": self.scale.k, **kmeans}, dict(student or {})
+        clusters = self.add(f"clusters_{name}", "clusters", features=features, **kmeans)
+        labels = self.add(f"labels_{name}", "label", clusters=clusters, **(label or {}))
         if held_out:
             tested = self.add(f"held_out_{name}", "label", clusters=clusters, images="test")
-            given |= {"held_out_labels": tested, "held_out_images": "test"}
-        return self.learn(name, labels=labels, **given), features, clusters, labels
+            student |= {"held_out_labels": tested, "held_out_images": "test"}
+        return self.learn(name, labels=labels, **student), features, clusters, labels
 
     def table(self, name, title, rows, columns, **section):
         """A table of linear classifiers, unless told otherwise."""
@@ -475,7 +472,7 @@ def ask_options(study: Study, rows: dict) -> None:
     both = study.see("both", teacher, views=10, calibrate=True)
     joined = study.see("joined", teacher, layer="+".join(scale.blocks[-2:]))
     better = study.transfer("better", both, **whitened)
-    soft = {"nearest": min(10, scale.k), "student": {"targets": "soft"}}
+    soft = {"label": {"nearest": min(10, scale.k)}, "student": {"targets": "soft"}}
     crops = {"small_crops": 1, "small_size": scale.side // 2}
     more = {"steps": 2 * scale.student["steps"]}
 

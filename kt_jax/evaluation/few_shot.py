@@ -150,7 +150,7 @@ def fit(
     """As `ridge.fit`, with the penalty of the best leave-one-out accuracy.
 
     It uses the dual: with K = X X^T of centred rows and D = p (K + p I)^-1 for a penalty p, the
-    residual of row i is (D Y)_i. If row i is left out and the intercept fitted again, it is (D Y)_i
+    residual of row i is (D Y)_i. If row i is held out and the intercept fitted again, it is (D Y)_i
     / (D_ii - 1/n) (Rifkin & Lippert 2007, with the intercept's share 1/n of the leverage).
 
     Returns:

@@ -1,6 +1,6 @@
 """Average precision of images ranked by a score, for each class, and its mean.
 
-Labels are those of PASCAL VOC: 1 present, -1 absent, 0 "difficult". Difficult images are left out
+Labels are those of PASCAL VOC: 1 present, -1 absent, 0 "difficult". Difficult images are skipped
 of the ranking of their class.
 """
 
@@ -28,7 +28,7 @@ def average_precision(
 
     Args:
       scores: higher for images that are more likely to show the class.
-      labels: 1, 0 (left out) or -1 for each image.
+      labels: 1, 0 (skipped) or -1 for each image.
       points: 0 is the area below the curve, sum of (R_i - R_i-1) P_i over the thresholds i. 11 is
         VOC 2007's mean, over the recalls 0, 0.1, ..., 1, of the largest precision at that recall or
         a higher one.

@@ -12,14 +12,13 @@ import jax
 import numpy as np
 
 from kt_jax import data
-from kt_jax.evaluation import descriptors, leakage
+from kt_jax.evaluation import descriptors, given, leakage, subjects
 from kt_jax.machine import partition
 from kt_jax.models import views
 from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
 GIVES = artifacts.Features
-_OF = ("pixels", "hog_colour")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +37,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuses an unknown descriptor, and lengths below 1."""
-        if self.of not in _OF:
-            raise ValueError(f"of = {self.of!r}: choose from {', '.join(_OF)}")
+        if self.of not in subjects.BASELINES:
+            raise ValueError(f"of = {self.of!r}: choose from {', '.join(subjects.BASELINES)}")
         for name in ("size", "side"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more")
@@ -67,8 +66,8 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
 
 def _make_program(chosen: Options) -> Callable[[jax.Array], jax.Array]:
     describe = {
-        "pixels": functools.partial(descriptors.small_pixels, side=chosen.side),
-        "hog_colour": descriptors.hog_and_colour,
+        subjects.PIXELS: functools.partial(descriptors.small_pixels, side=chosen.side),
+        subjects.HOG: descriptors.hog_and_colour,
     }[chosen.of]
 
     def program(pixels: jax.Array) -> jax.Array:
@@ -79,17 +78,8 @@ def _make_program(chosen: Options) -> Callable[[jax.Array], jax.Array]:
 
 def _describe(chosen: Options, images: data.Images) -> artifacts.Features:
     batch = jax.ShapeDtypeStruct((1, images.size, images.size, 3), np.uint8)
-    return artifacts.Features(
-        rows=len(images),
-        dims=jax.eval_shape(_make_program(chosen), batch).shape[1],
-        layer=chosen.of,
-        grid=0,
-        size=0,
-        backbone=None,
-        image_size=images.size,
-        keys=data.hash_keys(images),
-        images=images.fingerprint,
-    )
+    dims = jax.eval_shape(_make_program(chosen), batch).shape[1]
+    return given.describe(images, dims=dims, layer=chosen.of)
 
 
 def plan(chosen: Options, inputs: Inputs) -> Plan:

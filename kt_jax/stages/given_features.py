@@ -98,17 +98,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
 
 
 def _describe(rows: given.Rows, images: data.Images) -> artifacts.Features:
-    return artifacts.Features(
-        rows=len(images),
-        dims=rows.values.shape[1],
-        layer=LAYER,
-        grid=0,
-        size=0,
-        backbone=None,
-        image_size=images.size,
-        keys=data.hash_keys(images),
-        images=images.fingerprint,
-    )
+    return given.describe(images, dims=rows.values.shape[1], layer=LAYER)
 
 
 def _open(chosen: Options, inputs: Inputs) -> tuple[given.Rows, Int[np.ndarray, " n"]]:
