@@ -9,12 +9,11 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
 from kt_jax.machine import processes
-from kt_jax.runs import files, marks
+from kt_jax.runs import files, marks, versions
 from kt_jax.runs.marks import MANIFEST, STARTED
 
 # Files that differ between two runs of the same work: times, logs, training state.
@@ -30,7 +29,6 @@ _NOT_OUTPUTS = {
     "cache",
     "profile",
 }
-_PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @dataclass(frozen=True)
@@ -288,7 +286,8 @@ def finish(
         "files": hashes,
         "outputs": hash_of(hashes),
         "seconds": round(seconds, 1),
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "versions": versions.find_versions(),
+        "commit": versions.find_commit(),
     }
     files.write_json(directory / MANIFEST, manifest)
 
