@@ -115,7 +115,10 @@ def find_leakage(stage: Stage) -> tuple[list[dict[str, Any]], list[str]]:
     unknown = [each.name for each in given if each.name not in learned]
     unknown += [f"the network of {pair[0].name}" for pair in subjects.pairs(inputs)]
     for name in unknown:
-        _log.warning("%s: the training images of %s are not known", stage.name, name)
+        _log.warning(
+            "%s: it is not known which images %s learned from: test images may be among them",
+            *(stage.name, name),
+        )
     images = inputs.images["train_images"], inputs.images["test_images"]
     return leakage.find_leakage(learned, *images), unknown
 

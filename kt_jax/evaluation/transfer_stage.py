@@ -11,7 +11,7 @@ from kt_jax.runs import artifacts
 from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.training import learning
 
-_SELECTION = "nothing was chosen: the last step counts"
+_SELECTION = "nothing was chosen: the last training step counts; no test image was used to choose"
 
 
 def check_labels(inputs: Inputs, *, several: bool) -> None:
