@@ -206,8 +206,8 @@ def plan(chosen: Protocol, inputs: Inputs, *, how: str) -> Plan:
                 f"{widest} channels: it is pooled to one number a channel"
             )
     line = (
-        f"{', '.join(about.subjects)} on {len(seen)} + {len(tested)} images, {how}, seeds "
-        f"{list(chosen.seeds)}"
+        f"{', '.join(about.subjects)} on {len(seen)} training and {len(tested)} test images, "
+        f"{how}, seeds {list(chosen.seeds)}"
     )
     columns = len(about.subjects) * 5 * len(chosen.seeds)
     return Plan(about, (line,), warnings=tuple(warnings), disk=lambda: 8 * len(tested) * columns)

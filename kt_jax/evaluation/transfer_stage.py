@@ -103,8 +103,8 @@ def plan(
         )
     names = tuple(each.name for each in given)
     lines = (
-        f"{', '.join(names)} on {len(seen)} + {len(tested)} images of {classes} classes, seeds "
-        f"{list(chosen.seeds)}",
+        f"{', '.join(names)} on {len(seen)} training and {len(tested)} test images of {classes} "
+        f"classes, seeds {list(chosen.seeds)}",
         f"{count} trainings of {chosen.steps} steps, batch {chosen.batch_size} of {chosen.size} x "
         f"{chosen.size} x 3; the first has "
         f"{backbones.parameter_count(trials[0].make_model):,} parameters to train",
