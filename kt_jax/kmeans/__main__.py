@@ -15,6 +15,7 @@ and a file rewritten with the same size and time counts as the same.
 """
 
 import argparse
+import dataclasses
 import logging
 import sys
 import time
@@ -24,8 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from kt_jax import kmeans
-from kt_jax.kmeans import clustering, command
+from kt_jax.kmeans import clustering, command, result
 from kt_jax.kmeans.sources import find_shards, open_source
 from kt_jax.machine import signals
 from kt_jax.runs import artifacts, errors, marks, progress
@@ -102,8 +102,7 @@ def _cluster(
         rows = _draw(paths, arguments.subsample, arguments.k, arguments.seed)
     of_fit = {name: getattr(arguments, name) for name in ("seed", *command.OPTIONS)}
     found = clustering.fit("k-means", rows, arguments.k, state=_state(arguments.out), **of_fit)
-    assignment, sizes = found.assignment, found.sizes
-    description = {
+    description: dict[str, Any] = {
         "d": len(found.mean),
         "features": [str(path) for path in paths],
         "options": options,
@@ -112,26 +111,18 @@ def _cluster(
     }
     if arguments.subsample is not None:
         _log.info("k-means: assigning all rows to the centroids of the subsample")
-        every = kmeans.assign(
-            paths,
-            found.centroids,
-            mean=found.mean,
-            components=found.components,
-            l2=arguments.l2 or arguments.spherical,
-            chunk_rows=arguments.chunk_rows,
-            precision=arguments.precision,
+        every = found.assign(paths, chunk_rows=arguments.chunk_rows, precision=arguments.precision)
+        description["subsample_inertia"] = found.inertia
+        found = dataclasses.replace(
+            found,
+            assignment=every.cluster,
+            sizes=np.bincount(every.cluster, minlength=arguments.k).astype(np.int32),
+            inertia=float(np.square(every.distance[every.directed], dtype=np.float64).sum()),
         )
-        assignment = every.cluster
-        sizes = np.bincount(assignment, minlength=arguments.k).astype(np.int32)
-        description |= {
-            "inertia": float(np.square(every.distance[every.directed], dtype=np.float64).sum()),
-            "subsample_inertia": found.inertia,
-            "sizes": sizes.tolist(),
-        }
-    description["rows"] = len(assignment)
-    share = clustering.largest_share("k-means", sizes, arguments.warn_share)
-    clustering.write(arguments.out, found, assignment, description)
-    return {"rows": len(assignment), "dims": description["d"], "largest_share": share}
+    description["rows"] = len(found.assignment)
+    share = clustering.largest_share("k-means", found.sizes, arguments.warn_share)
+    result.write(arguments.out, found, description)
+    return {"rows": len(found.assignment), "dims": description["d"], "largest_share": share}
 
 
 def _draw(paths: list[Path], count: int, k: int, seed: int) -> np.ndarray:

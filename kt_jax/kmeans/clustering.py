@@ -1,4 +1,4 @@
-"""k-means with files: log lines, a state to resume from, and results on disk.
+"""k-means with a file of its state: log lines, and resuming.
 
 The stage `clusters` and `python -m kt_jax.kmeans` share this module. `kmeans.fit` writes no files.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 from safetensors import SafetensorError
 
 from kt_jax import kmeans
@@ -126,41 +126,6 @@ def fit(
         raise
     _log.info("%s: %d iterations, stopped because: %s", name, found.iterations, found.stopped)
     return found
-
-
-def write(
-    directory: Path,
-    found: kmeans.KMeans,
-    assignment: Int32[np.ndarray, " n"],
-    description: dict[str, Any],
-    *,
-    weights: Float32[np.ndarray, " k"] | None = None,
-) -> None:
-    """Writes centroids.safetensors (centroids, mean, components), assignment.npy, clusters.json.
-
-    components are written only if rows were reduced, and weights only if given. clusters.json has
-    the description and the course of the fit.
-    """
-    tensors: dict[str, Float32[np.ndarray, ...]] = {
-        "centroids": found.centroids,
-        "mean": found.mean,
-    }
-    if found.components is not None:
-        tensors["components"] = found.components
-    if weights is not None:
-        tensors["weights"] = weights
-    fitted = {
-        "k": len(found.centroids),
-        "inertia": found.inertia,
-        "inertia_curve": list(found.inertia_curve),
-        "iterations": found.iterations,
-        "repaired": list(found.repaired),
-        "stopped": found.stopped,
-        "sizes": found.sizes.tolist(),
-    }
-    files.write_tensors(directory / "centroids.safetensors", tensors)
-    files.write_array(directory / "assignment.npy", assignment)
-    files.write_json(directory / "clusters.json", fitted | description)
 
 
 def largest_share(name: str, sizes: Int32[np.ndarray, " k"], warn_share: float) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from kt_jax import kmeans
 from kt_jax.evaluation import backbones, labelling
 from kt_jax.kmeans import clustering, metrics
+from kt_jax.kmeans.result import write
 from kt_jax.runs import artifacts, files, options, progress
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
@@ -108,25 +109,20 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
     about = _describe(chosen, features.about)
     scaling: dict[str, Any] = {"centroids": result.centroids, "mean": result.mean, "l2": about.l2}
     scaling |= {"components": result.components}
-    weights = None
     if chosen.balanced:
         weights = kmeans.balance(shards, **scaling, mesh=stage.mesh)
         scaling |= {"weights": weights}
         assignment = kmeans.assign(shards, **scaling, mesh=stage.mesh).cluster
         sizes = np.bincount(assignment, minlength=chosen.k).astype(np.int32)
-        result = dataclasses.replace(result, assignment=assignment, sizes=sizes)
+        balanced = {"assignment": assignment, "sizes": sizes, "weights": weights}
+        result = dataclasses.replace(result, **balanced)
     share = clustering.largest_share(stage.name, result.sizes, chosen.warn_share)
     names = ("l2", "spherical", "init", "precision", "restarts")
     names += ("dims", "whiten") if chosen.dims else ()
     names += ("balanced",) if chosen.balanced else ()
     description = {name: getattr(chosen, name) for name in names}
-    clustering.write(
-        stage.directory,
-        result,
-        result.assignment,
-        {**description, "layer": features.about.layer, "seed": stage.seed},
-        weights=weights,
-    )
+    description |= {"layer": features.about.layer, "seed": stage.seed}
+    write(stage.directory, result, description)
     index = features / "index.parquet"
     classes = files.read_table(index).get("class") if index.exists() else None
     if classes is not None and all(name is not None for name in classes):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kt_jax import kmeans
-from kt_jax.kmeans import clustering
+from kt_jax.kmeans import clustering, result
 from kt_jax.kmeans.__main__ import main
 from kt_jax.runs import artifacts, files, lock
 
@@ -244,7 +244,7 @@ def test_a_state_of_the_last_iteration_is_not_iterated_again(features, tmp_path,
     options = ("--k=4", "--tolerance=0.01")
     assert call_here(features, tmp_path / "whole", *options) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(clustering, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(result, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call_here(features, tmp_path / "out", *options) == 130
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()
     assert call_here(features, tmp_path / "out", *options) == 0

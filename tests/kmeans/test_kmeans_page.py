@@ -40,6 +40,7 @@ def test_the_lines_of_python_run_and_agree(place):
         exec(block, names)
         np.testing.assert_array_equal(names["found"].cluster, np.load("DIR2/assignment.npy"))
     np.testing.assert_array_equal(names["result"].assignment, np.load("DIR2/assignment.npy"))
+    np.testing.assert_array_equal(np.load("saved/assignment.npy"), np.load("DIR2/assignment.npy"))
 
 
 def test_the_sweep_of_the_page_writes_a_table(place):
