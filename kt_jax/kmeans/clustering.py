@@ -3,6 +3,7 @@
 The stage `clusters` and `python -m kt_jax.kmeans` share this module. `kmeans.fit` writes no files.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -126,6 +127,53 @@ def fit(
         raise
     _log.info("%s: %d iterations, stopped because: %s", name, found.iterations, found.stopped)
     return found
+
+
+def relabel(
+    found: kmeans.KMeans, features: Any, *, chunk_rows: int | None, precision: str
+) -> kmeans.KMeans:
+    """Returns the same clusters with the assignment, sizes and inertia of other rows.
+
+    The inertia is that of nearest centroids, also if `found` has weights. The arguments are those
+    of `KMeans.assign`.
+
+    Raises:
+      ValueError: as `KMeans.assign`.
+    """
+    how = {"chunk_rows": chunk_rows, "precision": precision}
+    near = dataclasses.replace(found, weights=None).assign(features, **how)
+    cluster = near.cluster if found.weights is None else found.assign(features, **how).cluster
+    return dataclasses.replace(
+        found,
+        assignment=cluster,
+        sizes=np.bincount(cluster, minlength=found.k).astype(np.int32),
+        inertia=float(np.square(near.distance[near.directed], dtype=np.float64).sum()),
+    )
+
+
+def write_nearest(
+    path: Path,
+    found: kmeans.KMeans,
+    features: Any,
+    count: int,
+    *,
+    chunk_rows: int | None,
+    precision: str,
+) -> None:
+    """Writes the `count` nearest centroids of rows, and their distances, as .safetensors.
+
+    These are clusters [n, count] int32 and distances [n, count] float32, nearest first. The first
+    cluster of a row is its cluster in `found.assignment`.
+
+    Raises:
+      ValueError: as `KMeans.assign`.
+    """
+    near = found.assign(features, nearest=count, chunk_rows=chunk_rows, precision=precision)
+    # Of two centroids that are equally near but for rounding, `fit` may have chosen the other one.
+    own = found.assignment[:, None]
+    clusters = np.where(near.clusters == own, near.clusters[:, :1], near.clusters)
+    clusters[:, 0] = found.assignment
+    files.write_tensors(path, {"clusters": clusters, "distances": near.distances})
 
 
 def largest_share(name: str, sizes: Int32[np.ndarray, " k"], warn_share: float) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32
 
+from kt_jax.kmeans.balancing import balance
 from kt_jax.kmeans.labelling import Assignment, assign
 from kt_jax.machine import processes
 from kt_jax.runs import artifacts, files, marks
@@ -18,7 +19,10 @@ _CENTROIDS, _ASSIGNMENT, _SUMMARY = "centroids.safetensors", "assignment.npy", "
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KMeans:
-    """The result of `fit`. `assignment`, `sizes` and `inertia` are exactly those of `centroids`."""
+    """The result of `fit`. `assignment`, `sizes` and `inertia` are exactly those of `centroids`.
+
+    With `weights`, `assignment` and `sizes` are of balanced clusters.
+    """
 
     centroids: Float32[np.ndarray, "k c"]
     mean: Float32[np.ndarray, " d"]  # subtracted from every row; 0 without `centre` or `dims`
@@ -72,6 +76,31 @@ class KMeans:
             nearest=nearest,
         )
 
+    def balance(
+        self, features: Any, *, mesh: Mesh | None = None, chunk_rows: int | None = None
+    ) -> "KMeans":
+        """Returns the same centroids with clusters of about equal size over `features` [n, d].
+
+        `weights`, `assignment` and `sizes` are new. `inertia` stays that of nearest centroids. The
+        arguments and the cost are those of `kmeans.balance`.
+
+        Raises:
+          ValueError: as `kmeans.balance`.
+        """
+        weights = balance(
+            features,
+            self.centroids,
+            mean=self.mean,
+            components=self.components,
+            l2=self.l2,
+            mesh=mesh,
+            chunk_rows=chunk_rows,
+        )
+        balanced = dataclasses.replace(self, weights=weights)
+        cluster = balanced.assign(features, mesh=mesh, chunk_rows=chunk_rows).cluster
+        sizes = np.bincount(cluster, minlength=self.k).astype(np.int32)
+        return dataclasses.replace(balanced, assignment=cluster, sizes=sizes)
+
     def save(self, directory: str | Path) -> None:
         """Writes the result into a new or empty directory, from which `load` reads it.
 
@@ -86,17 +115,21 @@ class KMeans:
             raise ValueError(f"{path} is not an empty directory: give another one, or delete it")
         rows, d = len(self.assignment), len(self.mean)
         write(path, self, {"d": d, "rows": rows})
-        about = artifacts.Clusters(
-            k=self.k,
-            rows=rows,
-            l2=self.l2,
-            features=None,
-            dims=0 if self.components is None else self.components.shape[1],
-            balanced=self.weights is not None,
-        )
         largest = float(self.sizes.max() / self.sizes.sum())
         facts = {"rows": rows, "dims": d, "largest_share": largest}
-        artifacts.finish(path, about, {}, section={}, facts=facts, seconds=0.0)
+        artifacts.finish(path, describe(self), {}, section={}, facts=facts, seconds=0.0)
+
+
+def describe(found: KMeans) -> artifacts.Clusters:
+    """Returns the description of clusters of given rows, for their manifest."""
+    return artifacts.Clusters(
+        k=found.k,
+        rows=len(found.assignment),
+        l2=found.l2,
+        features=None,
+        dims=0 if found.components is None else found.components.shape[1],
+        balanced=found.weights is not None,
+    )
 
 
 def write(directory: Path, found: KMeans, description: Mapping[str, Any]) -> None:
@@ -137,24 +170,15 @@ def load(directory: str | Path) -> KMeans:
       ValueError: it holds something else, files have changed, or another version of kt_jax wrote
         them.
     """
-    path = Path(directory).expanduser()
-    if not marks.is_finished(path):
-        raise FileNotFoundError(
-            f"there is no {path / marks.MANIFEST}: give a finished directory of KMeans.save, of "
-            "kt-jax kmeans, or of the stage clusters of a run"
-        )
-    opened = artifacts.open_artifact(path, name=str(path), reader="kmeans.load")
-    if not isinstance(opened.about, artifacts.Clusters):
-        kind = type(opened.about).__name__
-        raise ValueError(f"{path} holds {kind}, not Clusters: give a directory of clusters")
-    tensors = files.read_tensors(path / _CENTROIDS)
-    summary = files.read_json(path / _SUMMARY)
+    opened = _open(directory)
+    tensors = files.read_tensors(opened / _CENTROIDS)
+    summary = files.read_json(opened / _SUMMARY)
     # Directories of older commands have it only among the options.
     spherical = summary.get("spherical", summary.get("options", {}).get("spherical", False))
     return KMeans(
         centroids=tensors["centroids"],
         mean=tensors["mean"],
-        assignment=np.load(path / _ASSIGNMENT, allow_pickle=False),
+        assignment=np.load(opened / _ASSIGNMENT, allow_pickle=False),
         inertia=float(summary["inertia"]),
         inertia_curve=tuple(summary["inertia_curve"]),
         iterations=summary["iterations"],
@@ -166,3 +190,22 @@ def load(directory: str | Path) -> KMeans:
         spherical=bool(spherical),
         weights=tensors.get("weights"),
     )
+
+
+def find_hash(directory: str | Path) -> str:
+    """Returns the SHA-256 of the files in a directory of clusters. Errors are those of `load`."""
+    return _open(directory).manifest["outputs"]
+
+
+def _open(directory: str | Path) -> artifacts.Artifact[artifacts.Clusters]:
+    path = Path(directory).expanduser()
+    if not marks.is_finished(path):
+        raise FileNotFoundError(
+            f"there is no {path / marks.MANIFEST}: give a finished directory of KMeans.save, of "
+            "kt-jax kmeans, or of the stage clusters of a run"
+        )
+    opened = artifacts.open_artifact(path, name=str(path), reader="kmeans.load")
+    if not isinstance(opened.about, artifacts.Clusters):
+        kind = type(opened.about).__name__
+        raise ValueError(f"{path} holds {kind}, not Clusters: give a directory of clusters")
+    return opened

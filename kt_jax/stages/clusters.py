@@ -1,6 +1,5 @@
 """Clusters of features by k-means (paper, section on knowledge transfer)."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,15 +106,8 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         for number in range(1, chosen.stability + 1)
     ]
     about = _describe(chosen, features.about)
-    scaling: dict[str, Any] = {"centroids": result.centroids, "mean": result.mean, "l2": about.l2}
-    scaling |= {"components": result.components}
     if chosen.balanced:
-        weights = kmeans.balance(shards, **scaling, mesh=stage.mesh)
-        scaling |= {"weights": weights}
-        assignment = kmeans.assign(shards, **scaling, mesh=stage.mesh).cluster
-        sizes = np.bincount(assignment, minlength=chosen.k).astype(np.int32)
-        balanced = {"assignment": assignment, "sizes": sizes, "weights": weights}
-        result = dataclasses.replace(result, **balanced)
+        result = result.balance(shards, mesh=stage.mesh)
     share = clustering.largest_share(stage.name, result.sizes, chosen.warn_share)
     names = ("l2", "spherical", "init", "precision", "restarts")
     names += ("dims", "whiten") if chosen.dims else ()
@@ -131,9 +123,7 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         if (features / name).exists():
             files.copy(features / name, stage.directory / name)
     if features.about.backbone is None:
-        labelling.write_given(
-            stage.directory, features, result.assignment, scaling, mesh=stage.mesh
-        )
+        labelling.write_given(stage.directory, features, result, mesh=stage.mesh)
     files.delete(state.parent)
     facts = {"rows": about.rows, "dims": features.about.dims, "largest_share": share}
     if agreements:

@@ -108,3 +108,16 @@ def test_other_directories_are_refused(tmp_path):
     files.write_array(tmp_path / "saved" / "assignment.npy", np.zeros(20, np.int32))
     with pytest.raises(ValueError, match=r"assignment\.npy has changed since it was written"):
         kmeans.load(tmp_path / "saved")
+
+
+def test_balanced_clusters_have_the_weights_of_balance():
+    fitted = kmeans.fit(ROWS, K, centre=True, l2=True)
+    named = {"mean": fitted.mean, "l2": True}
+    balanced = fitted.balance(ROWS)
+    weights = kmeans.balance(ROWS, fitted.centroids, **named)
+    np.testing.assert_array_equal(balanced.weights, weights)
+    expected = kmeans.assign(ROWS, fitted.centroids, **named, weights=weights).cluster
+    np.testing.assert_array_equal(balanced.assignment, expected)
+    assert balanced.sizes.tolist() == np.bincount(expected, minlength=K).tolist()
+    assert np.ptp(balanced.sizes) < np.ptp(fitted.sizes)
+    assert balanced.inertia == fitted.inertia
