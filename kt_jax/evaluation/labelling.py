@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int32
 
 from kt_jax import data, kmeans
 from kt_jax.evaluation import backbones, image_rows
@@ -86,18 +85,14 @@ def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images
 def write_given(
     directory: Path,
     features: artifacts.Artifact[artifacts.Features],
-    assignment: Int32[np.ndarray, " n"],
-    scaling: Mapping[str, Any],
+    clusters: kmeans.KMeans,
     *,
     mesh: Mesh,
 ) -> None:
-    """Writes labels.parquet for images whose features were given, from their clusters.
-
-    `scaling` is the result of `load_scaling`.
-    """
+    """Writes labels.parquet for images whose features were given, from their clusters."""
     index = files.read_table(features / "index.parquet")
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
-    found = kmeans.assign(shards, **scaling, mesh=mesh)
+    found, assignment = clusters.assign(shards, mesh=mesh), clusters.assignment
     columns = {name: getattr(found, name) for name in COLUMNS}
     # If two centroids are equally near, the one that k-means chose.
     other = found.cluster != assignment

@@ -1,6 +1,5 @@
 """The host's part of k-means: checks, seeding, iterations, stopping, labels."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -8,34 +7,18 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
 from kt_jax.kmeans import checks, frames, reduction, rows, seeding
 from kt_jax.kmeans.descent import Descent, Found, Progress, Task, descend, finish
 from kt_jax.kmeans.device import Frame
+from kt_jax.kmeans.result import KMeans
 from kt_jax.kmeans.seeding import Seeding, SeedingProgress
 from kt_jax.runs import progress
 
 _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0  # while seeds are drawn
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class KMeans:
-    """The result of `fit`. `assignment`, `sizes` and `inertia` are exactly those of `centroids`."""
-
-    centroids: Float32[np.ndarray, "k c"]
-    mean: Float32[np.ndarray, " d"]  # subtracted from every row; 0 without `centre` or `dims`
-    assignment: Int32[np.ndarray, " n"]
-    inertia: float
-    inertia_curve: tuple[float, ...]  # [0]: of the seeds, [i]: after update i
-    iterations: int  # updates of the centroids
-    repaired: tuple[int, ...]  # number of empty clusters moved in each update
-    sizes: Int32[np.ndarray, " k"]
-    stopped: str  # the reason: no row moved, small gain, no gain in float32, or max_iterations
-    # The centred rows are multiplied by it before `l2`. None without `dims`.
-    components: Float32[np.ndarray, "d c"] | None = None
 
 
 def fit(
@@ -241,6 +224,8 @@ def fit(
         sizes=np.bincount(assignment, minlength=k).astype(np.int32),
         stopped=best.stopped,
         components=components,
+        l2=matrix.setting.l2,
+        spherical=matrix.setting.spherical,
     )
 
 
