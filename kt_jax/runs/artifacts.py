@@ -84,10 +84,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centroids: centroids.safetensors, clusters.json, assignment.npy; and backbone/.
+    """Centroids: centroids.safetensors, clusters.json, assignment.npy; labels.parquet; backbone/.
 
-    If the classes of the images are known, also majority.parquet (cluster, size, class, share).
-    Clusters of given features have labels.parquet (as in Labels) instead of backbone/.
+    labels.parquet has the clustered images (as in Labels). If their classes are known, there is
+    also majority.parquet (cluster, size, class, share). Clusters of given features have no
+    backbone/.
     """
 
     k: int
