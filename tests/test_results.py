@@ -1,0 +1,87 @@
+"""The figures in README and on the page of results are those of recorded runs."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kt_jax.evaluation import scores
+from kt_jax.runs import artifacts
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("results")
+
+
+def test_pages_show_the_records(results):
+    """Repeat `python benchmarks/results.py pages` if this fails."""
+    shown = set()
+    for page in results.PAGES:
+        text = page.read_text()
+        assert results.fill(text) == text
+        shown |= {name for block in results.BLOCK.finditer(text) for name in block[2].split()[1:]}
+    assert shown == {path.stem for path in results.RECORDS.glob("*.json")}
+
+
+def test_a_wrong_figure_is_replaced(results):
+    page = ROOT / "docs/results.md"
+    text = page.read_text()
+    wrong = re.sub(r"\*\*95\.8\*\*", "**99.9**", text, count=1)
+    assert wrong != text
+    assert results.fill(wrong) == text
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run: a student that is right on three images of four, as are pixels."""
+    (tmp_path / "config.json").write_text(
+        json.dumps({"seed": 3, "stages": ["student", "probe"], "student": {}})
+    )
+    labels = np.array([0, 1, 0, 1])
+    rows = [
+        {"subject": subject, "role": role, "layer": layer, "protocol": "linear", "chosen": True,
+         "seed": 0, "held_out": 0.5, "predictions": [found], **scores.accuracy([found], labels)}
+        for subject, role, layer, found in (
+            ("student", "network", "conv5", np.array([0, 1, 0, 0])),
+            ("pixels", "baseline", "pixels", np.array([0, 0, 0, 1])),
+        )
+    ]  # fmt: skip
+    finish(tmp_path / "student", {"puzzle_accuracy": 0.5, "chance": 0.25})
+    (tmp_path / "probe").mkdir()
+    scores.write(tmp_path / "probe", rows, labels)
+    finish(tmp_path / "probe", {})
+    return tmp_path
+
+
+def finish(directory, facts):
+    directory.mkdir(exist_ok=True)
+    about = artifacts.Scores(subjects=())
+    artifacts.finish(directory, about, {}, section={}, facts=facts, seconds=2.0)
+
+
+def test_a_record_has_the_figures_of_a_run(results, run):
+    found = results.record(run, "make it")
+    assert [(x["subject"], x["value"]) for x in found["networks"]] == [
+        ("student", 0.75),
+        ("pixels", 0.75),
+    ]
+    (lead,) = found["differences"]
+    assert (lead["subject"], lead["difference"]) == ("pixels", 0.0)
+    assert found["seconds"] == {"student": 2.0, "probe": 2.0}
+    page = "\n".join(results.write_networks(found))
+    assert "| student (conv5) | **75.0** |" in page
+    assert "solves 50.0 % of its held-out examples (chance 25.0 %)" in page
+    assert "`make it`: seed 3, 0m04s for all stages" in page
+
+
+def test_an_unfinished_run_has_no_record(results, run):
+    (run / "probe/manifest.json").unlink()
+    with pytest.raises(SystemExit, match="probe is not finished: repeat the command"):
+        results.record(run, "make it")
