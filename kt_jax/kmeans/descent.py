@@ -20,6 +20,7 @@ _ROW_STATE = ("cluster", "upper", "lower")
 _SPREAD = 16
 # From this ratio of squared distances from the origin on, every iteration adds up all rows again.
 _WILD = 1e6
+ASKED_TO_STOP = "on_iteration returned True"
 _REPAIR_CHOICE = 4  # number of far rows to choose from, per empty cluster
 
 
@@ -169,9 +170,9 @@ def descend(
     task: Task,
     at: Descent,
     best: Found | None,
-    on_iteration: Callable[[Progress], None] | None,
+    on_iteration: Callable[[Progress], bool | None] | None,
 ) -> Found:
-    """Runs Lloyd's iteration until it stops."""
+    """Runs Lloyd's iteration until it stops, or until `on_iteration` returns True."""
     matrix, found = task.matrix, at.found
     while not found.stopped:
         iteration, tried, moved_empties = len(found.curve), at.candidate, at.repairs
@@ -205,7 +206,10 @@ def descend(
                 others = best.pack("best_") if best else {}
                 return {**at.pack(matrix), **others, **task.kept}
 
-            on_iteration(Progress(at.restart, iteration, inertia, moved, moved_empties, save))
+            now = Progress(at.restart, iteration, inertia, moved, moved_empties, save)
+            # Only True: other functions return None, or whatever their last call returned.
+            if isinstance(answer := on_iteration(now), bool | np.bool_) and answer:
+                found.stopped = ASKED_TO_STOP
     return found
 
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float32
 
 from kt_jax.kmeans import checks, frames, reduction, rows, seeding
-from kt_jax.kmeans.descent import Descent, Found, Progress, Task, descend, finish
+from kt_jax.kmeans.descent import ASKED_TO_STOP, Descent, Found, Progress, Task, descend, finish
 from kt_jax.kmeans.device import Frame
 from kt_jax.kmeans.result import KMeans
 from kt_jax.kmeans.seeding import Seeding, SeedingProgress
@@ -38,7 +38,7 @@ def fit(
     chunk_rows: int | None = None,
     precision: str = "auto",
     restarts: int = 1,
-    on_iteration: Callable[[Progress], None] | None = None,
+    on_iteration: Callable[[Progress], bool | None] | None = None,
     on_seeding: Callable[[SeedingProgress], None] | None = None,
     resume: Mapping[str, np.ndarray] | None = None,
 ) -> KMeans:
@@ -100,7 +100,9 @@ def fit(
         2^-9 |x| |c|) skip the second comparison. Sums, sizes and the final inertia are always
         float32.
       restarts: number of runs from different seeds. The run with the lowest inertia is kept.
-      on_iteration: called after each iteration.
+      on_iteration: called after each iteration. If it returns True, `fit` stops with the centroids
+        of this iteration, and makes no more restarts. `KMeans.stopped` says so. A state that was
+        saved in this call resumes after this iteration. All processes must return the same.
       on_seeding: called after each step of the seeding.
       resume: the result of `Progress.state()` or `SeedingProgress.state()` from a call with the
         same features and arguments; only `mesh` and `chunk_rows` may differ. The shape and 256 rows
@@ -209,6 +211,8 @@ def fit(
         found = descend(task, going, best, on_iteration)
         best = found if best is None or found.curve[-1] < best.curve[-1] else best
         going = None
+        if found.stopped == ASKED_TO_STOP:
+            break
     assert best is not None  # restarts >= 1, and a resumed run counts as one
     assignment, inertia = finish(task, best)
     if not np.bincount(assignment[counts], minlength=k).all():

@@ -32,7 +32,8 @@ class KMeans:
     iterations: int  # updates of the centroids
     repaired: tuple[int, ...]  # number of empty clusters moved in each update
     sizes: Int32[np.ndarray, " k"]
-    stopped: str  # the reason: no row moved, small gain, no gain in float32, or max_iterations
+    # The reason: no row moved, small gain, no gain in float32, max_iterations, or on_iteration.
+    stopped: str
     # The centred rows are multiplied by it before `l2`. None without `dims`.
     components: Float32[np.ndarray, "d c"] | None = None
     l2: bool = False  # whether rows are divided by their lengths: with `l2`, and with `spherical`
