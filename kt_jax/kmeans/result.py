@@ -27,7 +27,7 @@ class KMeans:
     centroids: Float32[np.ndarray, "k c"]
     mean: Float32[np.ndarray, " d"]  # subtracted from every row; 0 without `centre` or `dims`
     assignment: Int32[np.ndarray, " n"]
-    inertia: float
+    inertia: float  # sum of squared distances, times `sample_weight`
     inertia_curve: tuple[float, ...]  # [0]: of the seeds, [i]: after update i
     iterations: int  # updates of the centroids
     repaired: tuple[int, ...]  # number of empty clusters moved in each update
