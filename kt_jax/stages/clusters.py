@@ -71,8 +71,8 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
 
     centroids.safetensors also has the components if `dims` is set, and the weights if clusters are
     balanced. Sizes are then of the balanced clusters; the inertia is not. The stage copies
-    backbone/ and images.parquet from the features, or writes labels.parquet if the features were
-    given. An interrupted run resumes after its last iteration.
+    backbone/ and images.parquet from the features, and writes labels.parquet for their images. An
+    interrupted run resumes after its last iteration.
     """
     chosen, features = stage.options, stage.inputs["features"]
     state = stage.directory / "checkpoints" / "state.safetensors"
@@ -122,8 +122,8 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
     for name in (backbones.CARRIED, backbones.IMAGES):
         if (features / name).exists():
             files.copy(features / name, stage.directory / name)
-    if features.about.backbone is None:
-        labelling.write_given(stage.directory, features, result, mesh=stage.mesh)
+    if index.exists():
+        labelling.write_labels(stage.directory, features, result, mesh=stage.mesh)
     files.delete(state.parent)
     facts = {"rows": about.rows, "dims": features.about.dims, "largest_share": share}
     if agreements:
