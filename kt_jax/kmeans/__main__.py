@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from kt_jax.kmeans import clustering, command, result
-from kt_jax.kmeans.sources import find_shards, open_source
+from kt_jax.kmeans import clustering, command, result, weighting
+from kt_jax.kmeans.sources import find_shards, open_array, open_source
 from kt_jax.machine import signals
 from kt_jax.runs import artifacts, errors, marks, progress
 
@@ -55,6 +55,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--subsample", type=int, metavar="N",
         help="cluster N random rows, then assign all rows to their centroids")  # fmt: skip
+    add("--sample_weight", type=Path, metavar="PATH",
+        help=".npy [rows] of weights: a row of weight w counts as w equal rows")  # fmt: skip
     add("--balanced", action="store_true", help="assign rows such that clusters have about equal "
         "sizes, after the centroids are found")  # fmt: skip
     add("--nearest", type=_count, metavar="M",
@@ -69,7 +71,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"--k {arguments.k} {' '.join(stray)}: give one k, or several to kt_jax.kmeans.sweep"
         )
     if arguments.clusters is not None:
-        fitting = {"seed", "subsample", "balanced", *command.OPTIONS} - set(_OF_ASSIGN)
+        fitting = {"seed", "subsample", "sample_weight", "balanced", *command.OPTIONS} - set(
+            _OF_ASSIGN
+        )
         given = [x for x in sorted(fitting) if getattr(arguments, x) != parser.get_default(x)]
         if given:
             parser.error(f"--{given[0]} with --clusters: its DIR determines this option")
@@ -103,6 +107,9 @@ def _run(argv: Sequence[str] | None) -> None:
         marks.refuse_inside(arguments.out)
         names, compute = (*_OF_ASSIGN, "nearest"), _assign
         fingerprint["clusters"] = result.find_hash(arguments.clusters)
+    if arguments.sample_weight is not None:
+        weights = find_shards("--sample_weight", [arguments.sample_weight])
+        fingerprint["sample_weight"] = marks.describe_files(weights)
     options = command.without_later({name: getattr(arguments, name) for name in names})
     fingerprint["options"] = options
     with signals.Notice(), marks.working_in(arguments.out, fingerprint) as anything:
@@ -110,7 +117,8 @@ def _run(argv: Sequence[str] | None) -> None:
             found, more = compute(arguments, paths)
             more["features"] = [str(path) for path in paths]
             facts = _write(arguments, paths, found, {"options": options, **more})
-            marks.check_unchanged(fingerprint["features"], arguments.out)
+            for name in fingerprint.keys() & {"features", "sample_weight"}:
+                marks.check_unchanged(fingerprint[name], arguments.out)
             seconds = time.monotonic() - begun
             made = {"section": options, "facts": facts, "seconds": seconds}
             artifacts.finish(arguments.out, result.describe(found), fingerprint, **made)
@@ -127,16 +135,22 @@ def _cluster(
     arguments: argparse.Namespace, paths: list[Path]
 ) -> tuple[result.KMeans, dict[str, Any]]:
     """Returns clusters of the rows, and more facts for clusters.json."""
-    rows = paths
-    if arguments.subsample is not None:
-        rows = _draw(paths, arguments.subsample, arguments.k, arguments.seed)
+    rows, weights, facts = paths, None, {"seed": arguments.seed, "subsample": arguments.subsample}
+    if arguments.sample_weight is not None:
+        weights = open_array(arguments.sample_weight.expanduser())
+        weights = weighting.checked(weights, open_source(paths).shape[0])
+        facts["sample_weight"] = str(arguments.sample_weight.absolute())
     of_fit = {name: getattr(arguments, name) for name in ("seed", *command.OPTIONS)}
+    of_fit["sample_weight"] = weights
+    if arguments.subsample is not None:
+        numbers = _draw(paths, arguments.subsample, arguments.k, arguments.seed)
+        rows = open_source(paths).take(numbers)
+        of_fit["sample_weight"] = None if weights is None else weights[numbers]
     found = clustering.fit("k-means", rows, arguments.k, state=_state(arguments.out), **of_fit)
-    facts: dict[str, Any] = {"seed": arguments.seed, "subsample": arguments.subsample}
     if arguments.subsample is not None:
         _log.info("k-means: assigning all rows to the centroids of the subsample")
         facts["subsample_inertia"] = found.inertia
-        found = clustering.relabel(found, paths, **_how(arguments))
+        found = clustering.relabel(found, paths, sample_weight=weights, **_how(arguments))
     if arguments.balanced:
         found = found.balance(paths, chunk_rows=arguments.chunk_rows)
     return found, facts
@@ -169,16 +183,15 @@ def _write(
 
 
 def _draw(paths: list[Path], count: int, k: int, seed: int) -> np.ndarray:
-    """Draws `count` rows of the whole matrix uniformly; returns them in row order."""
-    source = open_source(paths)
-    total = source.shape[0]
+    """Draws `count` rows of the whole matrix uniformly; returns their numbers in row order."""
+    total = open_source(paths).shape[0]
     if not 1 <= count <= total:
         raise ValueError(f"--subsample = {count} of {total} rows: choose 1 to {total}")
     if count < k:
         raise ValueError(f"--subsample = {count} rows for --k = {k} clusters: choose at least {k}")
     _log.info("k-means: a subsample, %s of %s rows, is clustered", f"{count:,}", f"{total:,}")
     random = np.random.default_rng(seed)
-    return source.take(np.sort(random.choice(total, count, replace=False, shuffle=False)))
+    return np.sort(random.choice(total, count, replace=False, shuffle=False))
 
 
 if __name__ == "__main__":

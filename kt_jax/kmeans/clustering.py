@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float32, Int32
 from safetensors import SafetensorError
 
 from kt_jax import kmeans
@@ -130,24 +130,32 @@ def fit(
 
 
 def relabel(
-    found: kmeans.KMeans, features: Any, *, chunk_rows: int | None, precision: str
+    found: kmeans.KMeans,
+    features: Any,
+    *,
+    sample_weight: Float32[np.ndarray, " n"] | None = None,
+    chunk_rows: int | None,
+    precision: str,
 ) -> kmeans.KMeans:
     """Returns the same clusters with the assignment, sizes and inertia of other rows.
 
-    The inertia is that of nearest centroids, also if `found` has weights. The arguments are those
-    of `KMeans.assign`.
+    The inertia is that of nearest centroids, also if clusters are balanced; `sample_weight` weighs
+    it. The other arguments are those of `KMeans.assign`.
 
     Raises:
       ValueError: as `KMeans.assign`.
     """
     how = {"chunk_rows": chunk_rows, "precision": precision}
     near = dataclasses.replace(found, weights=None).assign(features, **how)
+    squared = np.where(near.directed, np.square(near.distance, dtype=np.float64), 0)
+    if sample_weight is not None:
+        squared *= sample_weight
     cluster = near.cluster if found.weights is None else found.assign(features, **how).cluster
     return dataclasses.replace(
         found,
         assignment=cluster,
         sizes=np.bincount(cluster, minlength=found.k).astype(np.int32),
-        inertia=float(np.square(near.distance[near.directed], dtype=np.float64).sum()),
+        inertia=float(squared.sum()),
     )
 
 

@@ -27,12 +27,13 @@ class KMeans:
     centroids: Float32[np.ndarray, "k c"]
     mean: Float32[np.ndarray, " d"]  # subtracted from every row; 0 without `centre` or `dims`
     assignment: Int32[np.ndarray, " n"]
-    inertia: float
+    inertia: float  # sum of squared distances, times `sample_weight`
     inertia_curve: tuple[float, ...]  # [0]: of the seeds, [i]: after update i
     iterations: int  # updates of the centroids
     repaired: tuple[int, ...]  # number of empty clusters moved in each update
     sizes: Int32[np.ndarray, " k"]
-    stopped: str  # the reason: no row moved, small gain, no gain in float32, or max_iterations
+    # The reason: no row moved, small gain, no gain in float32, max_iterations, or on_iteration.
+    stopped: str
     # The centred rows are multiplied by it before `l2`. None without `dims`.
     components: Float32[np.ndarray, "d c"] | None = None
     l2: bool = False  # whether rows are divided by their lengths: with `l2`, and with `spherical`

@@ -34,11 +34,12 @@ def place(tmp_path, monkeypatch):
 
 def test_the_lines_of_python_run_and_agree(place):
     blocks = [block for language, block in BLOCKS if language == "python"]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names = {"new_rows": place}
     for block in blocks:
         exec(block, names)
         np.testing.assert_array_equal(names["found"].cluster, np.load("DIR2/assignment.npy"))
+    assert np.bincount(names["labels"]).shape == (10,)
     np.testing.assert_array_equal(names["result"].assignment, np.load("DIR2/assignment.npy"))
     np.testing.assert_array_equal(np.load("saved/assignment.npy"), np.load("DIR2/assignment.npy"))
 
