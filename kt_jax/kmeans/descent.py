@@ -72,15 +72,15 @@ class _Members:
     """The clusters of the rows, and the clusters' sums and sizes."""
 
     rows: list[Any]  # (cluster, upper, lower) of each block, from lloyd.step
-    sums: Any  # float32 [2, k, d]: sums of the clusters' rows, and their rounding errors
+    sums: Any  # two of float32 [k, d]: sums of the clusters' rows, and their rounding errors
     counts: Any  # int32 [k]
 
     @classmethod
     def none(cls, matrix: rows.Rows, k: int) -> "_Members":
         kinds = (jnp.int32, -1), (jnp.float32, 0), (jnp.float32, 0)
         state = zip(*(matrix.zeros(*kind) for kind in kinds), strict=True)
-        sums = np.zeros((2, k, matrix.d), np.float32)
-        return cls(list(state), sums, np.zeros(k, np.int32))
+        zero = np.zeros((k, matrix.d), np.float32)
+        return cls(list(state), (zero, zero), np.zeros(k, np.int32))
 
     @property
     def clusters(self) -> list[Any]:
@@ -89,12 +89,12 @@ class _Members:
     def pack(self, matrix: rows.Rows) -> dict[str, np.ndarray]:
         parts = zip(_ROW_STATE, zip(*self.rows, strict=True), strict=True)
         joined = {name: matrix.join(part) for name, part in parts}
-        return {**joined, "sums": np.asarray(self.sums), "counts": np.asarray(self.counts)}
+        return {**joined, "sums": np.stack(self.sums), "counts": np.asarray(self.counts)}
 
     @classmethod
     def unpack(cls, matrix: rows.Rows, state: Mapping[str, np.ndarray]) -> "_Members":
         parts = (matrix.split(state[name]) for name in _ROW_STATE)
-        return cls(list(zip(*parts, strict=True)), state["sums"], state["counts"])
+        return cls(list(zip(*parts, strict=True)), tuple(state["sums"]), state["counts"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +267,7 @@ def _iterate(
     totals = lloyd.zero_totals(setting, centroids)
     sums, counts = members.sums, members.counts
     if task.has_wild_rows:
-        sums, counts = np.zeros_like(sums), np.zeros_like(counts)
+        sums, counts = tuple(np.zeros_like(x) for x in sums), np.zeros_like(counts)
 
     def step(number: int, block: Any) -> Any:
         nonlocal totals
