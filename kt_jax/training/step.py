@@ -105,9 +105,9 @@ def make_step(
     dtype = compute_dtype(precision)
 
     def loss_of(
-        params: Any, batch_stats: Any, inputs: Any, labels: Any, key: Array
+        weights: Any, batch_stats: Any, inputs: Any, labels: Any, key: Array
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
-        model = bind(graphdef, _cast(params, dtype), batch_stats)
+        model = bind(graphdef, weights, batch_stats)
         loss, metrics = loss_fn(_cast(model(_cast(inputs, dtype), key), jnp.float32), labels)
         return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
@@ -122,13 +122,15 @@ def make_step(
         key = jax.random.wrap_key_data(key_data, impl=kind)
         views_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         examples = make_examples(views_key, batch)
+        weights = _cast(state.params, dtype)  # once for all micro-batches
         if accumulate == 1:
             grads, (metrics, batch_stats) = differentiate(
-                state.params, state.batch_stats, *examples, dropout_key
+                weights, state.batch_stats, *examples, dropout_key
             )
+            grads = jax.tree.map(lambda x, like: x.astype(like.dtype), grads, state.params)
         else:
             grads, (metrics, batch_stats) = _in_parts(
-                differentiate, state, examples, dropout_key, accumulate
+                differentiate, state, weights, examples, dropout_key, accumulate
             )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -164,7 +166,12 @@ def _cast(tree: Any, dtype: Any) -> Any:
 
 
 def _in_parts(
-    differentiate: Callable[..., Any], state: TrainState, examples: Any, key: Array, parts: int
+    differentiate: Callable[..., Any],
+    state: TrainState,
+    weights: Any,
+    examples: Any,
+    key: Array,
+    parts: int,
 ) -> Any:
     """The mean gradient and metrics of the micro-batches, and the last statistics."""
     # Row r is in micro-batch r % parts: each device splits its own rows, and sends none to another.
@@ -174,8 +181,9 @@ def _in_parts(
         total, batch_stats = carried
         part = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, 1, False), cut)
         part_key = jax.random.fold_in(key, number)
-        grads, (metrics, batch_stats) = differentiate(state.params, batch_stats, *part, part_key)
-        return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+        grads, (metrics, batch_stats) = differentiate(weights, batch_stats, *part, part_key)
+        total = jax.tree.map(lambda x, grad: x + grad.astype(x.dtype), total, grads)
+        return (total, batch_stats), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     (total, batch_stats), metrics = jax.lax.scan(add, (zeros, state.batch_stats), jnp.arange(parts))
