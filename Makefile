@@ -15,6 +15,7 @@ PACKAGE_STAMP := $(STAMP)-package
 # A run's features directory, or one .npy: make bench-kmeans FEATURES=runs/quickstart/features
 FEATURES ?=
 BENCH_FLAGS ?=
+AHEAD_FLAGS ?=
 CHAOS_FLAGS ?=
 # A worker for each core, up to four. The tests of a file run in one worker and share what they
 # make; tests/conftest.py says which files come first.
@@ -22,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --d
 	--no-loadscope-reorder
 
 .PHONY: quickstart tables test test-all reference tour browser check fix docs notebooks package bench-kmeans \
-	bench-loader bench-train scale chaos clean
+	bench-loader bench-train scale ahead chaos clean
 
 quickstart: $(STAMP)  ## The whole method on embedded photographs; the report is runs/quickstart/report/index.html
 	$(BIN)/python -m kt_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -83,6 +84,9 @@ bench-train: $(LOADER_STAMP)  ## Training steps beside torch, half an hour; the 
 
 scale: $(STAMP)  ## What large machines would take, from programs compiled for 64 pretended devices: docs/scale.md
 	$(BIN)/python benchmarks/scale.py
+
+ahead: $(STAMP)  ## Compiles the programs for TPUs and GPUs without having any, hours: docs/accelerators.md
+	$(BIN)/python benchmarks/ahead.py --install $(AHEAD_FLAGS)
 
 chaos: $(STAMP)  ## Kills quickstart 20 times, and compares every byte with an undisturbed run, 15 minutes
 	$(BIN)/python tests/chaos.py $(CHAOS_FLAGS)

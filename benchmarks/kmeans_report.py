@@ -331,7 +331,7 @@ def tell_update(section: Section) -> list[str]:
         "The centroids' update by method, on the CPU",
         f"The sums of {section['n']:,} x {section['d']} rows by {section['k']:,} labels, in ratio "
         f"to the plain GEMM of the same size ({gemm:.3g} s, {library}): what "
-        "kt_jax.kmeans.lloyd.update_method rests on.",
+        "kt_jax.kmeans.cluster_sums.update_method rests on.",
         "",
         *table(["method", "seconds", "/ GEMM"], lines),
         *([f"Not measured: {error(updates)}."] if error(updates) else []),

@@ -14,22 +14,18 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import ahead_programs
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from kt_jax import models, training
 from kt_jax.config import load_config
 from kt_jax.evaluation import backbones
 from kt_jax.machine import partition
-from kt_jax.models import views
 from kt_jax.pretext import puzzles
 from kt_jax.runs import files
 from kt_jax.runs.graph import Graph, make_graph
-from kt_jax.stages import classify, pretext
-from kt_jax.training import optimizers
 
 HERE = Path(__file__).resolve().parent
 DEVICES = 64
@@ -70,49 +66,16 @@ SETS = {"ImageNet": 1_281_167, "100M images": 100_000_000}
 
 def abstract_step(graph: Graph, name: str, mesh: Any) -> dict[str, Any]:
     """FLOPs, collectives and memory of a stage's step, compiled for the mesh."""
-    options = graph[name].options
-    if name == "pretext":
-        make_model, rules = pretext.make_network(options), options.puzzles
-        chosen = pretext.make_permutation_set(options, 0)
-
-        def make_examples(key: Any, batch: Any) -> Any:
-            made = puzzles.make_puzzles(key, batch["image"], jnp.asarray(chosen), rules)
-            return views.standardise(made.tiles), made.label
-    else:
-        make_model = classify.make_network(options, graph["clusters"].options.k)
-
-        def make_examples(key: Any, batch: Any) -> Any:
-            crops = views.random_resized_crop(
-                key, batch["image"], size=options.size, area=options.crop_area
-            )
-            return crops, batch["label"]
-
-    optimizer = optimizers.make_optimizer(
-        options.optimizer, steps=options.steps, batch_size=options.batch_size
-    )
-    shapes = jax.eval_shape(lambda: training.init_state(make_model, optimizer, seed=0, mesh=mesh))
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())), shapes
-    )
-    rows = NamedSharding(mesh, P("data"))
-    batch = {
-        "image": jax.ShapeDtypeStruct((BATCH, 256, 256, 3), jnp.uint8, sharding=rows),
-        "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32, sharding=rows),
-    }
-    fact: dict[str, Any] = {
-        "state": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)),
-        "parameters": sum(x.size for x in jax.tree.leaves(shapes.params)),
-    }
+    fact: dict[str, Any] = {}
     for remat in (True, False):
-        step_fn: Any = training.make_step(
-            make_model, make_examples, optimizer, key=jax.random.key(0), precision="bfloat16",
-            remat=remat,
-        )  # fmt: skip
-        lowered = step_fn.lower(state, batch)
+        traced, shapes = ahead_programs.trace_step(graph, name, mesh, remat=remat)
+        lowered = traced.lower()
         compiled = lowered.compile()
         memory = compiled.memory_analysis().temp_size_in_bytes
         fact["rematerialised" if remat else "activations"] = memory
     return fact | {
+        "state": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)),
+        "parameters": sum(x.size for x in jax.tree.leaves(shapes.params)),
         "flops": lowered.cost_analysis()["flops"] / BATCH,
         "collectives": collectives(compiled.as_text()),
     }

@@ -73,8 +73,8 @@ class _Members:
     """The clusters of the rows, and the clusters' sums and sizes."""
 
     rows: list[Any]  # (cluster, upper, lower) of each block, from lloyd.step
-    # float32 [2, k, d]: sums of the clusters' rows, and their rounding errors. With weights,
-    # [2, k, d + 1]: the last column is the sum of the weights.
+    # Two of float32 [k, d]: sums of the clusters' rows, and their rounding errors. With weights,
+    # [k, d + 1]: the last column is the sum of the weights.
     sums: Any
     counts: Any  # int32 [k]: numbers of rows with a weight above 0
 
@@ -82,8 +82,8 @@ class _Members:
     def none(cls, matrix: rows.Rows, k: int) -> "_Members":
         kinds = (jnp.int32, -1), (jnp.float32, 0), (jnp.float32, 0)
         state = zip(*(matrix.zeros(*kind) for kind in kinds), strict=True)
-        sums = np.zeros((2, k, matrix.d + (matrix.weights is not None)), np.float32)
-        return cls(list(state), sums, np.zeros(k, np.int32))
+        zero = np.zeros((k, matrix.d + (matrix.weights is not None)), np.float32)
+        return cls(list(state), (zero, zero), np.zeros(k, np.int32))
 
     @property
     def clusters(self) -> list[Any]:
@@ -92,12 +92,12 @@ class _Members:
     def pack(self, matrix: rows.Rows) -> dict[str, np.ndarray]:
         parts = zip(_ROW_STATE, zip(*self.rows, strict=True), strict=True)
         joined = {name: matrix.join(part) for name, part in parts}
-        return {**joined, "sums": np.asarray(self.sums), "counts": np.asarray(self.counts)}
+        return {**joined, "sums": np.stack(self.sums), "counts": np.asarray(self.counts)}
 
     @classmethod
     def unpack(cls, matrix: rows.Rows, state: Mapping[str, np.ndarray]) -> "_Members":
         parts = (matrix.split(state[name]) for name in _ROW_STATE)
-        return cls(list(zip(*parts, strict=True)), state["sums"], state["counts"])
+        return cls(list(zip(*parts, strict=True)), tuple(state["sums"]), state["counts"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,9 +292,9 @@ def _iterate(
     every = _points(matrix, centroids)
     subset = every if full else _points(matrix, centroids, changed, size)
     sums, counts = members.sums, members.counts
-    totals = lloyd.zero_totals(setting, np.zeros(sums.shape[1:], np.float32))
+    totals = lloyd.zero_totals(setting, np.zeros(sums[0].shape, np.float32))
     if task.has_wild_rows:
-        sums, counts = np.zeros_like(sums), np.zeros_like(counts)
+        sums, counts = tuple(np.zeros_like(x) for x in sums), np.zeros_like(counts)
 
     def step(number: int, block: Any) -> Any:
         nonlocal totals

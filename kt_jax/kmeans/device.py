@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float32, Int32, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped
 
 # Scores are searched in groups: first the minimum of each group, then within the best group. XLA
 # makes vector code for a minimum, but not for an argmin.
@@ -69,7 +69,7 @@ class Frame:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("values", "square", "rounding", "length", "counts", "weight"),
+    data_fields=("values", "square", "rounding", "length", "counts", "near", "weight"),
     meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Prepared:
     rounding: Any  # float32 [rows]: |x - x'|
     length: Any  # float32 [rows]: |x'|
     counts: Any  # bool [rows]: False for padding and rows without a direction
+    near: Any = None  # bfloat16 [rows, d]: x' on a TPU, which would round all rows in every step
     weight: Any = None  # float32 [rows]: of the rows in sums; None: all have weight 1
 
     @property
@@ -121,6 +122,7 @@ def program(in_specs: Any, out_specs: Any, *, donate: tuple[int, ...] = ()) -> A
     """Decorates a function of one device's arrays: it then takes global arrays, and is compiled.
 
     Call it as f(setting, *arrays, **static), in the order of the function's own arguments.
+    `f.trace` takes the same arguments, or shapes, and returns the traced program: see `jax.stages`.
     """
 
     def decorate(local: Any) -> Any:
@@ -138,7 +140,12 @@ def program(in_specs: Any, out_specs: Any, *, donate: tuple[int, ...] = ()) -> A
         def call(setting: Setting, *arrays: Any, **static: Any) -> Any:
             return cached(setting, tuple(sorted(static.items())))(*arrays)
 
-        return call
+        def trace(setting: Setting, *arrays: Any, **static: Any) -> Any:
+            return cached(setting, tuple(sorted(static.items()))).trace(*arrays)
+
+        traceable: Any = call
+        traceable.trace = trace
+        return traceable
 
     return decorate
 
@@ -175,7 +182,8 @@ def _length(x: Float32[Array, "rows d"]) -> Float32[Array, " rows"]:
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=1))
 
 
-def _rounded(x: Float32[Array, "rows d"]) -> Float32[Array, "rows d"]:
+def rounded(x: Float32[Array, "*n d"]) -> Float32[Array, "*n d"]:
+    """Returns the nearest bfloat16 numbers, as float32."""
     # reduce_precision, not two casts, which XLA may remove.
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
@@ -191,7 +199,7 @@ def points(
     """Returns the values marked by `keep` (None: all) as Points; `size` is rounded to groups."""
     length = _length(values)
     # d 2^-24 |x'| |c'| bounds the error of a float32 sum of d products.
-    rounding = _length(values - _rounded(values)) + values.shape[1] * 2.0**-24 * length
+    rounding = _length(values - rounded(values)) + values.shape[1] * 2.0**-24 * length
     all_of_them = Points(values, jnp.sum(jnp.square(values), axis=1), rounding, length, numbers)
     size = -(-size // GROUP) * GROUP
     places = (
@@ -210,7 +218,7 @@ def points(
 
 
 def products(
-    values: Float32[Array, "p d"], rows: Float32[Array, "rows d"], precision: str
+    values: Float[Array, "p d"], rows: Float[Array, "rows d"], precision: str
 ) -> Float32[Array, "p rows"]:
     """Returns values @ rows.T in the named precision, with float32 sums."""
     how: Any = {
@@ -224,12 +232,24 @@ def products(
     )
 
 
-def scores(rows: Float32[Array, "rows d"], to: Points, precision: str) -> Float32[Array, "p rows"]:
+def doubled(to: Points, precision: str) -> Float[Array, "p d"]:
+    """Returns -2 c in the dtype of the products. Before a loop over chunks it is computed once."""
+    values = -2 * to.values
+    return values.astype(jnp.bfloat16) if precision == "bfloat16" else values
+
+
+def scores(
+    rows: Float[Array, "rows d"],
+    to: Points,
+    precision: str,
+    minus_two: Float[Array, "p d"] | None = None,
+) -> Float32[Array, "p rows"]:
     """Returns |c|^2 - 2 c.x: squared distances minus |x|^2, which is equal for all centroids.
 
-    If the centroids have weights, these are subtracted too.
+    If the centroids have weights, these are subtracted too. `minus_two` is `doubled(to)`.
     """
-    return to.square[:, None] + products(-2 * to.values, rows, precision)
+    minus_two = doubled(to, precision) if minus_two is None else minus_two
+    return to.square[:, None] + products(minus_two, rows, precision)
 
 
 def lowest(score: Float32[Array, "p rows"]) -> tuple[Array, Array, Array]:
@@ -309,8 +329,9 @@ def prepare(setting, block, frame, valid):
     square = jnp.sum(jnp.square(rows), axis=1)
     if setting.precision != "exact":  # the bfloat16 error is not used
         return Prepared(rows, square, jnp.zeros_like(square), jnp.zeros_like(square), counts)
-    near = _rounded(rows)
-    return Prepared(rows, square, _length(rows - near), _length(near), counts)
+    near = rounded(rows)
+    kept = near.astype(jnp.bfloat16) if setting.platform == "tpu" else None
+    return Prepared(rows, square, _length(rows - near), _length(near), counts, kept)
 
 
 def nearest_two(

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float32, Float64, Shaped
 
-from kt_jax.kmeans import checks, device, lloyd, rows
+from kt_jax.kmeans import checks, cluster_sums, device, rows
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ _TOTALS = P(None, "data")
 
 @device.program((P(),), _TOTALS)
 def _no_products(setting, mean):
-    """Returns zero sums for each device, [2, d, d], in two parts (see `lloyd.plus`)."""
+    """Returns zero sums for each device, [2, d, d], in two parts (see `cluster_sums.plus`)."""
     return device.varying(jnp.zeros((2, len(mean), len(mean)), jnp.float32))
 
 
@@ -125,7 +125,7 @@ def _add_products(setting, totals, block, mean, valid):
         precision=lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
-    return lloyd.plus(totals, jnp.stack([products, jnp.zeros_like(products)]))
+    return jnp.stack(cluster_sums.plus((totals[0], totals[1]), products))
 
 
 @device.program((_TOTALS,), P())

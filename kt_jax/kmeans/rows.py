@@ -28,6 +28,9 @@ _CHUNK_BYTES = {"cpu": 4 * 2**20, "gpu": 64 * 2**20, "tpu": 64 * 2**20}
 # Bytes of reduced float32 rows that a process keeps on a CPU: after reading rows again, it would
 # have to reduce them again.
 _REDUCED_BYTES = 2 * 2**30
+# Chunks have a multiple of so many rows. A TPU stores rows in tiles: with another number it would
+# copy the block in every program.
+_CHUNK_MULTIPLE = {"cpu": 1, "gpu": 1, "tpu": 128}
 _FEWEST_ROWS = 64  # of a block, with any_size
 
 
@@ -67,13 +70,9 @@ class Rows:
             raise ValueError(f"features have n = {self.n} rows: give fewer than 2^31 rows")
         self.mesh = mesh = _make_mesh() if mesh is None else mesh
         platform = mesh.devices.flat[0].platform
-        if chunk_rows is None:
-            chunk_rows = 1 << max((_CHUNK_BYTES[platform] // (4 * max(k, 1))).bit_length() - 1, 7)
-        chunk_rows = int(chunk_rows)
-        most = max(_BLOCK_BYTES[platform] // (4 * self.d), 1)
-        shape = _few_shapes if any_size else _equal_chunks
-        chunk_count, chunk = shape(-(-self.n // mesh.size), most, chunk_rows)
-        self.block_rows = chunk_count * chunk * mesh.size
+        self.block_rows, chunk = choose_blocks(
+            (self.n, self.d), k, mesh, chunk_rows=chunk_rows, any_size=any_size
+        )
         self.block_count = -(-self.n // self.block_rows)
         self.setting = Setting(mesh, chunk, precision=_chosen(precision, platform), **options)
         self.frame = Frame(np.zeros(self.d, np.float32), np.zeros(self.d, np.float32))
@@ -192,6 +191,36 @@ class Rows:
     def locate(self, row: int, column: int) -> tuple[str, Any]:
         """Returns the place of a row, for messages, and its stored value in a column."""
         return self._source.locate(row, column)
+
+
+def choose_blocks(
+    shape: tuple[int, int],
+    k: int,
+    mesh: Mesh,
+    *,
+    chunk_rows: int | None = None,
+    any_size: bool = False,
+) -> tuple[int, int]:
+    """Returns the rows of a block, over all devices of the mesh, and of a chunk, for k centroids.
+
+    Args:
+      shape: (n, d) of the matrix.
+      k: number of centroids.
+      mesh: as in `fit`.
+      chunk_rows: as in `fit`.
+      any_size: as in `Rows`.
+    """
+    platform = mesh.devices.flat[0].platform
+    if chunk_rows is None:
+        chunk_rows = 1 << max((_CHUNK_BYTES[platform] // (4 * max(k, 1))).bit_length() - 1, 7)
+    most = max(_BLOCK_BYTES[platform] // (4 * shape[1]), 1)
+    part = -(-shape[0] // mesh.size)
+    if any_size:
+        chunk_count, chunk = _few_shapes(part, most, int(chunk_rows))
+    else:
+        chunk_count, chunk = _equal_chunks(part, most, int(chunk_rows))
+        chunk += -chunk % _CHUNK_MULTIPLE[platform]
+    return chunk_count * chunk * mesh.size, chunk
 
 
 def _equal_chunks(rows: int, most: int, chunk_rows: int) -> tuple[int, int]:

@@ -355,7 +355,9 @@ def fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
     """Whether float32 rows of this shape fit on the devices."""
     # Use the limit, not the free memory: all processes must find the same result.
     limit = _RESIDENT_SHARE * memory.read(mesh.local_devices[0]).get("bytes_limit", 0)
-    return 4 * shape[0] * shape[1] / mesh.size <= limit
+    # A TPU keeps them in bfloat16 too, see `device.Prepared`.
+    width = 6 if mesh.devices.flat[0].platform == "tpu" else 4
+    return width * shape[0] * shape[1] / mesh.size <= limit
 
 
 def _is_mapped(array: Any) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from kt_jax.models.layers import BatchNorm, he_normal, identity, small_normal
+from kt_jax.models.layers import BatchNorm, Dense, he_normal, identity, small_normal
 
 _BACKBONE = 1_000  # folded into a key, so that the backbone draws other numbers than the head
 _SIZES = 2_000  # the same for crops of another size
@@ -231,7 +231,7 @@ class _Dense(nnx.Module):
     def __init__(
         self, inputs: int, outputs: int, *, dropout: float, norm: bool, rngs: nnx.Rngs
     ) -> None:
-        self.linear = nnx.Linear(
+        self.linear = Dense(
             inputs,
             outputs,
             kernel_init=he_normal if norm else nnx.initializers.normal(0.005),
@@ -256,10 +256,10 @@ def _resize(x: Array, shape: tuple[int, ...]) -> Array:
     return resized.astype(x.dtype)
 
 
-def _make_output(inputs: int, classes: int, *, batch_norm: bool, rngs: nnx.Rngs) -> nnx.Linear:
+def _make_output(inputs: int, classes: int, *, batch_norm: bool, rngs: nnx.Rngs) -> Dense:
     """The layer of logits, with Caffe's weights if there are no batch norms."""
     kernel_init = small_normal if batch_norm else nnx.initializers.normal(0.01)
-    return nnx.Linear(inputs, classes, kernel_init=kernel_init, rngs=rngs)
+    return Dense(inputs, classes, kernel_init=kernel_init, rngs=rngs)
 
 
 def _fold(key: Array | None, number: int) -> Array | None:

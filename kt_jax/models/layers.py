@@ -153,6 +153,21 @@ class Conv(nnx.Module):
         return x if self.bias is None else x + spread(self.bias[...].astype(x.dtype), x.shape)
 
 
+class Dense(nnx.Linear):
+    """nnx.Linear whose bias has a gradient that is summed in float32.
+
+    nnx.Linear's own is summed in the dtype of the inputs: a GPU would add up the rows in bfloat16.
+    """
+
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n e"]:
+        """In the dtype of `x` and the weights."""
+        assert self.bias is not None
+        given = x, self.kernel[...], self.bias[...]
+        x, kernel, bias = self.promote_dtype(given, dtype=self.dtype)
+        x = x @ kernel
+        return x + spread(bias, x.shape)
+
+
 class GroupedConv(nnx.Module):
     """A convolution in groups: dense convolutions of the channel groups, concatenated.
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from kt_jax import kmeans
-from kt_jax.kmeans import descent, device, lloyd, rows
+from kt_jax.kmeans import cluster_sums, descent, device, lloyd, rows
 
 
 def make_mesh(devices):
@@ -210,9 +211,9 @@ def test_far_places_do_not_hide_the_inertia(spread):
 def test_sums_lose_nothing_to_their_size():
     @jax.jit
     def plus(sums, change):
-        return lloyd.plus(sums, jnp.stack([change, 0.0])[:, None, None])
+        return cluster_sums.plus(sums, jnp.full((1, 1), change))
 
-    sums = jnp.zeros((2, 1, 1))
+    sums = jnp.zeros((1, 1)), jnp.zeros((1, 1))
     for _ in range(1000):  # each is half of what a float32 of 2^24 can tell
         sums = plus(plus(plus(sums, 2.0**24), -(2.0**24)), 1e-3)
     sums = plus(sums, 2.0**26)
@@ -223,7 +224,7 @@ def test_sums_lose_nothing_to_their_size():
 def test_other_sums_are_the_same(method, chunk_rows, monkeypatch):
     features = make_features()
     expected = kmeans.fit(features, 20, init=features[:20])
-    monkeypatch.setattr(lloyd, "update_method", lambda platform: method)
+    monkeypatch.setattr(cluster_sums, "update_method", lambda on: method)
     # Another chunk, so that it is compiled anew.
     found = kmeans.fit(features, 20, init=features[:20], chunk_rows=chunk_rows)
     np.testing.assert_array_equal(found.assignment, expected.assignment)
@@ -416,3 +417,58 @@ def test_shards_that_are_refused(make, message, tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         kmeans.fit(make(tmp_path), 1)
+
+
+def test_chunks_of_a_tpu_are_whole_tiles(monkeypatch):
+    features, mesh = make_features(), make_mesh(4)
+    assert rows.choose_blocks(features.shape, 20, mesh) == (1204, 301)
+    monkeypatch.setitem(rows._CHUNK_MULTIPLE, "cpu", 128)
+    assert rows.choose_blocks(features.shape, 20, mesh) == (1536, 384)
+    assert rows.choose_blocks(features.shape, 20, mesh, chunk_rows=100) == (4 * 512, 128)
+    expected = kmeans.fit(features, 20, init=features[:20], mesh=make_mesh(1), max_iterations=3)
+    found = kmeans.fit(features, 20, init=features[:20], mesh=mesh, max_iterations=3)
+    np.testing.assert_array_equal(found.assignment, expected.assignment)
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "jaxlib", "method"),
+    [
+        ("cpu", None, "0.10.2", "scatter"),
+        ("tpu", None, "0.12.0", "one-hot"),
+        ("gpu", "9.0", "0.10.2", "two scatters"),
+        ("gpu", "10.0", "0.11.0", "two scatters"),
+        ("gpu", "8.0", "0.10.2", "one-hot"),
+        ("gpu", "8.0", "0.12.0", "two scatters"),
+        ("gpu", "gfx942", "0.11.0", "one-hot"),
+    ],
+)
+def test_sums_fit_the_device(platform, capability, jaxlib, method, monkeypatch):
+    monkeypatch.setattr(jax.lib, "__version__", jaxlib)
+    on = types.SimpleNamespace(platform=platform)
+    if capability:
+        on.compute_capability = capability
+    assert cluster_sums.update_method(on) == method
+
+
+def test_three_bfloat16_products_are_exact(monkeypatch):
+    rng = np.random.default_rng(0)
+    values = jnp.asarray(rng.normal(size=(1, 300, 7)) * 10.0 ** rng.integers(-9, 9, (1, 300, 7)))
+    signs = jnp.zeros((1, 300, 300), jnp.bfloat16).at[0, np.arange(300), np.arange(300)].set(-1)
+    values = values.astype(jnp.float32)
+    for platform in ("cpu", "gpu"):
+        monkeypatch.setattr(device.Setting, "platform", platform)
+        found = cluster_sums._signed_sums(device.Setting(make_mesh(1), 1), signs, values)
+        np.testing.assert_array_equal(found, -values)
+
+
+def test_rows_that_a_tpu_rounds_once_give_the_same_clusters(pruned, monkeypatch):
+    features = make_features(n=2003, d=64, k=3)
+    options = {"init": features[:50], "tolerance": 0, "precision": "exact"}
+    expected = kmeans.fit(features, 50, **options)
+    monkeypatch.setattr(device.Setting, "platform", "tpu")
+    monkeypatch.setattr(cluster_sums, "update_method", lambda on: "one-hot")
+    # Another chunk, so that it is compiled anew. Few rows move in the last iterations.
+    found = kmeans.fit(features, 50, chunk_rows=128, **options)
+    assert found.iterations >= 5
+    np.testing.assert_array_equal(found.assignment, expected.assignment)
+    np.testing.assert_allclose(found.centroids, expected.centroids, atol=1e-5)

@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from kt_jax import kmeans
 from kt_jax.kmeans import __main__ as command
-from kt_jax.kmeans import clustering, lloyd, result, rows, seeding
+from kt_jax.kmeans import cluster_sums, clustering, result, rows, seeding
 from kt_jax.runs import artifacts, files
 
 N, D, K = 600, 8, 5
@@ -130,7 +130,7 @@ def test_a_wild_row_that_leaves_a_cluster_takes_no_digits_with_it():
 def test_sums_of_many_rows_keep_their_bound(method, monkeypatch):
     # Equal rows are the worst: every rounding has the same sign.
     n = 50_000 if method == "one-hot" else 400_000
-    monkeypatch.setattr(lloyd, "update_method", lambda platform: method)
+    monkeypatch.setattr(cluster_sums, "update_method", lambda on: method)
     features = np.where(np.arange(n) % 3 == 0, 1.03, -0.97).astype(np.float32)[:, None]
     start = np.array([[0.5], [-0.5]])
     found = kmeans.fit(features, 2, init=start, tolerance=0, mesh=make_mesh(1))

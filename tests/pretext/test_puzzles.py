@@ -150,3 +150,16 @@ def test_wrong_batches_are_refused(images, chosen):
         make(images[:, :40, :40], chosen)
     with pytest.raises(ValueError, match="12 images is not a multiple of 8"):
         make(images[:12], chosen)
+
+
+@pytest.mark.parametrize("crop", [255, 64])
+def test_products_cut_the_tiles_of_slices(crop):
+    # A TPU cuts by products: to the bit, wherever the tiles start.
+    cell = crop // 3
+    tile = cell - 5
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (crop, crop, 3), np.uint8))
+    starts = jnp.asarray(np.random.default_rng(1).integers(0, 6, (9, 3, 2), np.int32))
+    expected = puzzles._cut_by_slices(image, starts, cell=cell, tile=tile)
+    found = puzzles._cut_by_products(image, starts, cell=cell, tile=tile)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)

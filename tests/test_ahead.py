@@ -1,0 +1,139 @@
+"""benchmarks/ahead.py: what compilers of TPUs and GPUs say of the project's programs."""
+
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from kt_jax.kmeans import cluster_sums, device, rows
+from kt_jax.machine import partition
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import ahead  # noqa: E402
+import ahead_hlo  # noqa: E402
+import ahead_programs  # noqa: E402
+import ahead_targets  # noqa: E402
+
+sys.path.remove(str(BENCHMARKS))
+
+PROGRAM = """\
+HloModule jit_step
+
+%body.1 (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p = (s32[], f32[8,4]{1,0}) parameter(0)
+  %convolution.1 = f32[8,4]{1,0} convolution(%a, %b), metadata={op_name="jit(step)/while/body/dot_general"}, backend_config={"estimated_cycles":"100"}
+  ROOT %tuple.1 = (s32[], f32[8,4]{1,0}) tuple(%i, %convolution.1)
+}
+
+%condition.1 (p: (s32[], f32[8,4])) -> pred[] {
+  %constant.7 = s32[] constant(3)
+  %p.1 = (s32[], f32[8,4]{1,0}) parameter(0)
+  %get-tuple-element.1 = s32[] get-tuple-element(%p.1), index=0
+  ROOT %lt.1 = pred[] compare(%get-tuple-element.1, %constant.7), direction=LT
+}
+
+%few.1 (p: f32[8,4]) -> f32[8,4] {
+  ROOT %add.1 = f32[8,4]{1,0} add(%x, %y), metadata={op_name="jit(step)/cond/add"}, backend_config={"estimated_cycles":"5"}
+}
+
+%all.1 (p: f32[8,4]) -> f32[8,4] {
+  ROOT %add.2 = f32[8,4]{1,0} add(%x, %y), metadata={op_name="jit(step)/cond/add"}, backend_config={"estimated_cycles":"50"}
+}
+
+ENTRY %main.1 (a: f32[8,4], b: bf16[2]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %b = bf16[2]{0} parameter(1)
+  %while.1 = (s32[], f32[8,4]{1,0}) while(%tuple.2), condition=%condition.1, body=%body.1, metadata={op_name="jit(step)/while"}
+  %conditional.1 = f32[8,4]{1,0} conditional(%i, %a, %a), branch_computations={%few.1, %all.1}
+  %all-reduce.1 = (f32[8,4]{1,0}, bf16[2]{0}) all-reduce(%a, %b), replica_groups={}
+  %all-reduce-start.1 = f32[2]{0} all-reduce-start(%a), backend_config={"is_sync":false}
+  ROOT %copy.1 = f32[8,4]{0,1} copy(%a), backend_config={"estimated_cycles":"7"}
+}
+"""  # noqa: E501
+
+
+def test_cycles_count_loops_and_one_branch():
+    assert ahead_hlo.sum_cycles(PROGRAM) == {
+        "total": 357, "products": 300, "elementwise and other": 50, "conversions and copies": 7,
+    }  # fmt: skip
+    assert ahead_hlo.sum_cycles(PROGRAM, least=True)["total"] == 312
+    assert ahead_hlo.list_loops(PROGRAM) == [{"trips": 3, "operation": "jit(step)/while"}]
+
+
+def test_collectives_and_copies_are_found():
+    found = ahead_hlo.list_collectives(PROGRAM)
+    assert [(x["dtype"], x["asynchronous"], x["bytes"]) for x in found] == [
+        ("bf16+f32", False, 132), ("f32", True, 8),
+    ]  # fmt: skip
+    assert ahead_hlo.largest_argument(PROGRAM) == 128
+    assert len(ahead_hlo.list_copies(PROGRAM, 64)) == 1
+    assert ahead_hlo.list_copies(PROGRAM, 200) == []
+
+
+def test_atomics_are_counted_by_kernel():
+    text = ".visible .entry sum_1(\n red.global.add.f32 %f\n atom.global.cas.b32 %r\n"
+    text += ".visible .entry plain(\n ret;\n"
+    kinds = {"red.global.add.f32": 1, "atom.global.cas.b32": 1}
+    assert ahead_hlo.list_atomics(text) == {"sum_1": kinds}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ahead.PROGRAMS)
+@pytest.mark.parametrize("method", ["one-hot", "two scatters"])
+def test_every_program_lowers_for_every_platform(name, method, monkeypatch):
+    if method == "two scatters" and not name.startswith("kmeans_step"):
+        pytest.skip("only k-means' step depends on the method")
+    platform = "tpu" if method == "one-hot" else "gpu"
+    monkeypatch.setattr(device.Setting, "platform", platform)
+    monkeypatch.setattr(cluster_sums, "update_method", lambda on: method)
+    traced = ahead_programs.PROGRAMS[name](partition.make_mesh())
+    for each in ("tpu", "cuda", "rocm"):
+        assert traced.lower(lowering_platforms=(each,)).as_text()
+
+
+def compile_one(target, program, directory):
+    platform = ahead_targets.TARGETS[target][0].platform
+    if not (ahead_targets.PACKAGES / platform).exists():
+        pytest.skip(f"no compiler for {platform}: make ahead AHEAD_FLAGS=--programs= installs it")
+    found = ahead.compile_one(target, program, str(directory))
+    assert "error" not in found, found
+    (path,) = directory.glob("*.hlo")
+    return found, path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["h100x8", "a100x8"])
+@pytest.mark.parametrize("program", ["kmeans_step", "kmeans_step_pruned"])
+def test_sums_of_gpus_have_no_compare_and_swap(target, program, tmp_path):
+    found, _ = compile_one(target, program, tmp_path)
+    kinds = {kind for kernel in found["atomics"].values() for kind in kernel}
+    assert not [kind for kind in kinds if "cas" in kind]
+    assert found["collectives"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["teacher", "student", "student_accumulated", "features"])
+def test_gpus_only_sum_gradients(program, tmp_path):
+    found, _ = compile_one("h100x8", program, tmp_path)
+    assert {each["kind"] for each in found["collectives"]} <= {"all-reduce"}
+    assert not [loop for loop in found["loops"] if loop["trips"] >= 32]  # images of a chip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["kmeans_step", "kmeans_step_pruned", "kmeans_label"])
+def test_k_means_on_a_tpu_copies_no_block(program, tmp_path):
+    found, text = compile_one("v5e:8x8", program, tmp_path)
+    assert found["copies"] == []
+    assert found["collectives"] == []
+    n, k = ahead_programs.N, ahead_programs.K
+    block_rows = ahead_hlo.largest_argument(text) // (4 * ahead_programs.D)
+    shapes = {dims for _, dims in ahead_hlo.list_shapes(text)}
+    assert not [dims for dims in shapes if sorted(dims)[-2:] == sorted((block_rows, k))]
+    assert block_rows * 64 < 2 * n
+
+
+def test_the_blocks_of_a_tpu_are_whole_tiles():
+    assert rows._CHUNK_MULTIPLE["tpu"] % 128 == 0
+    assert jax.devices()[0].platform == "cpu"
