@@ -32,10 +32,13 @@ def test_checks_of_scikit_learn(estimator, check):
 
 
 @pytest.mark.slow
-def test_scikit_learns_own_tests_of_k_means():
+def test_scikit_learns_own_tests_of_k_means(tmp_path):
+    settings = tmp_path / "pytest.ini"  # else pytest finds pyproject.toml above .venv
+    settings.write_text("[pytest]\n")
     here = str(Path(__file__).parent)
     paths = os.pathsep.join([here, os.getcwd(), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider"]
+    command += ["-c", str(settings)]
     command += ["-p", "scikit_learn_plugin", "--pyargs", "sklearn.cluster.tests.test_k_means"]
     done = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
