@@ -2,15 +2,19 @@
 
     python -m kt_jax.main --config=configs/folder.py:/path/to/images --workdir=runs/mine
     python -m kt_jax.main --config=configs/folder.py:/path/to/images,tiny --workdir=runs/mine
+    python -m kt_jax.main --config=configs/folder.py:/path/to/images,tiny,/path/to/labelled \
+        --workdir=runs/mine
 
 Sizes: tiny (minutes on a CPU, 48 px, from 200 images on), small (the default; an hour or two on
 a CPU, 96 px, thousands of images), full (the paper's geometry and networks, for accelerators).
 PATH is whatever `python -m kt_jax.data scan PATH` takes; see docs/your_images.md. A set with
 train/ and test/ (or val/) is split so; of any other, a fifth is held out by name. An option of the
 source is given for both sets: --config.images.train.path_column=file, and the same of test. Without
-labels the probe is left out, and the report says so.
+labels the evaluations are skipped, and the report says so. If few of your images have labels, give
+those as LABELLED behind the size: everything is trained on PATH, and evaluated on LABELLED.
 """
 
+import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -19,19 +23,20 @@ SIZES = ("tiny", "small", "full")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Arg: PATH or PATH,SIZE."""
-    path, comma, size = arg.rpartition(",")
-    if not comma or size not in SIZES:
-        if comma and "/" not in size and not Path(arg).exists():
-            raise ValueError(
-                f"configs/folder.py:{arg}: {size!r} is no size ({', '.join(SIZES)}), and there is "
-                "no such path with a comma in it."
-            )
-        path, size = arg, "small"
+    """Arg: PATH; or PATH,SIZE; or PATH,SIZE,LABELLED."""
+    # A path may have commas.
+    found = re.fullmatch(f"(.*?),({'|'.join(SIZES)})(?:,(.+))?", arg)
+    path, size, labelled = found.groups() if found else (arg, "small", None)
+    *_, last = arg.split(",")
+    if not found and last != arg and "/" not in last and not Path(arg).exists():
+        raise ValueError(
+            f"configs/folder.py:{arg}: {last!r} is no size ({', '.join(SIZES)}), and there is no "
+            "such path with a comma in it."
+        )
     if not path:
         raise ValueError(
             "configs/folder.py needs a path: --config=configs/folder.py:/path/to/images, then "
-            f"perhaps a comma and a size ({', '.join(SIZES)})."
+            f"perhaps a comma and a size ({', '.join(SIZES)}), a comma and labelled images."
         )
 
     def by_size(tiny, small, full):
@@ -44,6 +49,9 @@ def get_config(arg: str = "") -> ConfigDict:
     )  # fmt: skip
     source = {"source": "auto", "path": path, "size": by_size(48, 96, 256), "holdout": 0.2}
     config.images = {"train": {**source, "subset": "train"}, "test": {**source, "subset": "test"}}
+    if labelled:
+        for name, subset in (("labelled", "train"), ("labelled_test", "test")):
+            config.images[name] = {**source, "path": labelled, "subset": subset}
     batch_norm = by_size(True, True, False)
     training = {
         "batch_size": by_size(64, 128, 256),
@@ -125,8 +133,11 @@ def get_config(arg: str = "") -> ConfigDict:
         "size": by_size(48, 96, 227),
         "max_dims": by_size(2_400, 2_400, 9_600),
     }
+    if labelled:
+        config.probe.update({"train_images": "labelled", "test_images": "labelled_test"})
     # The same networks and images for every way of asking.
-    given = {name: config.probe[name] for name in ("backbones", "size", "max_dims")}
+    given = config.probe.to_dict()
+    del given["kind"]
     if size != "full":
         config.probe.test_views = 10  # of every subject; docs/evaluations.md
     config.few_shot = {"kind": "few_shot", **given, "shares": ()}

@@ -314,6 +314,22 @@ def test_wrong_configs_are_answered(path, overrides, error, message):
         kt_jax.load_config(path, **overrides)
 
 
+def test_a_folder_is_evaluated_on_labelled_images():
+    config = kt_jax.load_config("configs/folder.py:/some/images,tiny,/some/labelled")
+    given = {name: (each.path, each.subset, each.size) for name, each in config.images.items()}
+    assert given == {
+        "train": ("/some/images", "train", 48),
+        "test": ("/some/images", "test", 48),
+        "labelled": ("/some/labelled", "train", 48),
+        "labelled_test": ("/some/labelled", "test", 48),
+    }
+    nodes = graph.make_graph(files.to_plain(config))
+    for name in ("probe", "few_shot", "knn"):
+        images = {"train_images": "labelled", "test_images": "labelled_test"}
+        assert nodes[name].images == images
+    assert "labelled" not in nodes["student"].images.values()
+
+
 def test_permutation_files_are_checked_against_the_config(tmp_path):
     rows = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 0, 3, 4, 5, 6, 7, 8]])
     path = tmp_path / "permutations.bin"
@@ -341,6 +357,8 @@ def test_a_folder_path_may_have_a_comma(tmp_path):
     config = kt_jax.load_config(f"configs/folder.py:{folder}")
     assert config.images.train.path == str(folder)
     assert jax.tree.leaves(config.images.train.size) == [96]
+    config = kt_jax.load_config(f"configs/folder.py:{folder},tiny,{folder}")
+    assert {each.path for each in config.images.values()} == {str(folder)}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from kt_jax.runs import graph, kinds
 ROOT = pages.DOCS.parent
 # Typed here, in this order, in one directory; the first makes runs/quickstart.
 TYPED = ("runs.md", "start.md", "your_images.md", "configs.md", "status.md", "atlas.md",
-         "accelerators.md", "api.md")  # fmt: skip
+         "accelerators.md", "api.md", "evaluations.md")  # fmt: skip
 # Typed by a test of their subject.
 ELSEWHERE = {
     "kmeans.md": "kmeans/test_kmeans_page.py",
@@ -42,6 +42,7 @@ SMALLER = {
     'load_config("quickstart.py"': 'load_config("quickstart.py:tiny"',
     "--config=folder.py:photos,tiny": f"--config=folder.py:photos,tiny {LESS}",
     "make quickstart\n": "",  # .ci/run has it
+    "runs/tiny": "runs/quickstart",  # which is as tiny here, and finished
     "--k 8 32 128": "--k 2 3",
     "kt-jax doctor": "kt-jax doctor --seconds=1",
 }

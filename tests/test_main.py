@@ -77,7 +77,7 @@ def test_results_have_their_fixed_shapes(finished):
     assert {"puzzle_accuracy", "by_occluders", "chance"} <= set(pretext)
     assert len(pretext["by_occluders"]) == 3
     probe = read(workdir / "probe" / "scores.json")
-    assert probe.keys() == {"rows", "leakage", "unknown", "skipped"}
+    assert probe.keys() == {"rows", "leakage", "unknown", "skipped", "commit"}
     rows = {(row["subject"], row["layer"], row["seed"]) for row in probe["rows"]}
     convolutions = [f"conv{number}" for number in range(1, 6)]
     assert len(rows) == len(probe["rows"])

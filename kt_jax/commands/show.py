@@ -59,7 +59,8 @@ def _describe_artifact(directory: Path) -> Iterator[str]:
     yield f"  {summary}"
     yield from _describe_values(dataclasses.asdict(about), "  ")
     spent, version = progress.format_seconds(manifest["seconds"]), manifest["versions"]["kt_jax"]
-    yield f"  made in {spent} by kt_jax {version}"
+    commit = manifest.get("commit", "")  # older manifests have none
+    yield f"  made in {spent} by kt_jax {version}{f', commit {commit}' if commit else ''}"
     yield "  files (checked by SHA-256):"
     for name in manifest["files"]:
         yield f"    {name} ({(directory / name).stat().st_size:,} bytes)"

@@ -229,7 +229,7 @@ def _make_program(
     """
     graphdef, mean, deviation = from_json(about, training=False)
     layers = ", ".join(name for name, _ in grids)
-    _log.info("compiling %s up to %s", json.loads(about)["architecture"]["name"], layers)
+    _log.info("compiling %s (features of %s)", json.loads(about)["architecture"]["name"], layers)
 
     @jax.jit
     def features(variables: Any, pixels: jax.Array, place: jax.Array) -> dict[str, jax.Array]:

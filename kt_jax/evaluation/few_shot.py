@@ -86,7 +86,7 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
         answers = linear.predict(
             subject, "test", range(len(tested)), whole, wanted, on_batch=count.add
         )
-    rows, view = [], subject.describe_views("centre view")
+    rows, view = [], subject.describe_views("training and testing on the centre view")
     for amount, layer in layers.items():
         guesses = [answers[layer][places[amount, n]] for n in range(chosen.draws)]
         each = [float((guess == tested).mean()) for guess in guesses]
@@ -102,10 +102,11 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
                 "spread": float(np.std(each, ddof=1)) if len(each) > 1 else 0.0,
                 "held_out": best[amount][0],
                 "chosen": True,
-                "details": f"ridge regression on {amount} ({len(drawn[amount][0])} labelled "
-                f"images), the mean of {chosen.draws} draws; {view}",
-                "selection": "penalty and layer by leaving one labelled image out; no test image "
-                "chose anything",
+                "details": f"ridge regression on the frozen features of {len(drawn[amount][0])} "
+                f"labelled images ({amount}); the mean of {chosen.draws} random draws of them; "
+                f"{view}",
+                "selection": "leave-one-out on the labelled images chose the penalty and the "
+                "layer; no test image was used to choose",
             }
         )
     return rows
@@ -131,9 +132,15 @@ def _draw(
     for amount, counts in amounts.items():
         asked = sum(min(count, len(each)) for count, each in zip(counts, members, strict=True))
         if asked == len(labels):
-            _log.info("few-shot: %s would be all images: skipped, see linear", amount)
+            _log.info(
+                "few labels: skipping %s: these are all training images: see the kind linear",
+                amount,
+            )
         elif asked > chosen.most_rows:
-            _log.info("few-shot: %s would be %d images: skipped", amount, asked)
+            _log.info(
+                "few labels: skipping %s: %d images are more than most_rows = %d",
+                *(amount, asked, chosen.most_rows),
+            )
         else:
             yield (
                 amount,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int32
 
 from kt_jax import data, kmeans
 from kt_jax.evaluation import backbones, image_rows
@@ -71,33 +70,30 @@ def load_scaling(clusters: artifacts.Artifact[artifacts.Clusters]) -> dict[str, 
 
 
 def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images) -> bool:
-    """Whether clusters are of given features, and these images have the features.
+    """Whether these images are those whose features were clustered.
 
-    Other files with the same names are other images; see `data.hash_keys`.
+    For given features this means the same keys. Other files with the same names are other images;
+    see `data.hash_keys`.
     """
     features = clusters.about.features
-    return (
-        features is not None
-        and features.backbone is None
-        and features.keys == data.hash_keys(images)
-    )
+    if features is None:
+        return False
+    if features.backbone is None:
+        return features.keys == data.hash_keys(images)
+    return features.images == images.fingerprint != ""
 
 
-def write_given(
+def write_labels(
     directory: Path,
     features: artifacts.Artifact[artifacts.Features],
-    assignment: Int32[np.ndarray, " n"],
-    scaling: Mapping[str, Any],
+    clusters: kmeans.KMeans,
     *,
     mesh: Mesh,
 ) -> None:
-    """Writes labels.parquet for images whose features were given, from their clusters.
-
-    `scaling` is the result of `load_scaling`.
-    """
+    """Writes labels.parquet for the images whose features were clustered, without a network."""
     index = files.read_table(features / "index.parquet")
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
-    found = kmeans.assign(shards, **scaling, mesh=mesh)
+    found, assignment = clusters.assign(shards, mesh=mesh), clusters.assignment
     columns = {name: getattr(found, name) for name in COLUMNS}
     # If two centroids are equally near, the one that k-means chose.
     other = found.cluster != assignment

@@ -71,7 +71,7 @@ def find_leakage(
         )
         _log.log(
             logging.WARNING if leaks.exact else logging.INFO,
-            "%d of %d test images are among the images of %s, %d nearly the same%s",
+            "%d of %d test images are also training images of %s, %d more are nearly the same%s",
             *(len(leaks.exact), len(test_images), name, len(leaks.near)),
             f"; the first: {examples[0][0]} is {examples[0][1]}" if leaks.exact else "",
         )

@@ -21,8 +21,8 @@ VERSION = 2
 # After this many rows the float32 sums of the devices are added to float64 sums on the host.
 _ROWS_OF_A_SUM = 65_536
 _SELECTION = (
-    "penalty and layer by a stratified tenth of the training images, then fitted to all; "
-    "no test image chose anything"
+    "a tenth of the training images, held out class by class, chose the penalty and the layer; "
+    "the classifier was then fitted to all training images; no test image was used to choose"
 )
 
 
@@ -78,7 +78,8 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
         answers = predict(subject, "test", range(len(tested)), shown, final, on_batch=count.add)
     best = protocol.choose_layer(values)
     seen = subject.describe_views(
-        f"centre view and mirror image in training, {chosen.test_views} view(s) in testing"
+        "training on the centre view and its mirror image, testing on "
+        f"{views.describe_fixed(chosen.test_views)}"
     )
     return [
         {
@@ -89,7 +90,8 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
             "held_out": values[layer],
             "chosen": layer == best,
             "penalty": ridge.PENALTIES[penalties[layer]],
-            "details": f"ridge regression; {seen}; {len(final[layer][0].weights)} numbers",
+            "dims": len(final[layer][0].weights),
+            "details": f"ridge regression on frozen features; {seen}",
             "selection": _SELECTION,
         }
         for layer in subject.layers

@@ -30,7 +30,10 @@ from kt_jax.training import learning
 from kt_jax.training.optimizers import Optimizer
 
 VERSION = 2
-_SELECTION = "last step; no test image was used to choose anything"
+_SELECTION = (
+    "nothing was chosen: the last training step counts, and each layer has a row; no test image "
+    "was used to choose"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +104,19 @@ def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
     answers = _predict(stage, state, make_model, held_out)
     partition.wait_for_all(f"the tests of {name}")
     files.delete(scratch)
-    shown = subject.describe_views("centre view or mirror image in training, centre in testing")
+    shown = subject.describe_views(
+        "training on the centre view or its mirror image, testing on the centre view"
+    )
     return [
         {
             "layer": layer,
             "metric": "accuracy",
             **scores.accuracy([answers[layer]], protocol.labels_of(test)),
             "predictions": [answers[layer]],
-            "details": f"batch norm without parameters and a linear layer, {chosen.epochs} epochs; "
-            f"{shown}; {dims[layer]} numbers",
+            "dims": dims[layer],
+            "details": f"a linear layer on normalised frozen features (batch norm without "
+            f"parameters), trained with {chosen.optimizer.name} for {chosen.epochs} epochs; "
+            f"{shown}",
             "selection": _SELECTION,
         }
         for layer in subject.layers

@@ -70,8 +70,8 @@ def vote(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
         values,
         tested,
         metric="accuracy",
-        details=f"{chosen.k} neighbours by cosine, weights exp(cosine / {TEMPERATURE}), "
-        f"{_describe(chosen, subject)}",
+        details=f"a vote of the {chosen.k} nearest training images by cosine, weighted by "
+        f"exp(cosine / {TEMPERATURE}), {_describe(chosen, subject)}",
     )
 
 
@@ -102,7 +102,8 @@ def retrieve(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
         values,
         tested,
         metric=f"precision@{chosen.k}",
-        details=f"{chosen.k} nearest training images by cosine, {_describe(chosen, subject)}",
+        details=f"the share of the {chosen.k} nearest training images by cosine that have the "
+        f"class of the test image, {_describe(chosen, subject)}",
     )
 
 
@@ -206,8 +207,10 @@ def _project(maps: Any, seen: Any) -> dict[str, jax.Array]:
 
 
 def _describe(chosen: Options, subject: Subject) -> str:
-    whole = f"{chosen.whiten} whitened components" if chosen.whiten else "not whitened"
-    return f"{whole}; {subject.describe_views('centre view')}"
+    whole = "in frozen features that are not whitened"
+    if chosen.whiten:
+        whole = f"in up to {chosen.whiten} whitened principal components of frozen features"
+    return f"{whole}; {subject.describe_views('the centre view of each image')}"
 
 
 def _tabulate(
@@ -228,8 +231,8 @@ def _tabulate(
             "held_out": values[layer],
             "chosen": layer == best,
             "details": details,
-            "selection": "layer by a stratified tenth of the training images; no test image "
-            "chose anything",
+            "selection": "a tenth of the training images, held out class by class, chose the "
+            "layer; no test image was used to choose",
         }
         for layer, answer in answers.items()
     ]

@@ -115,7 +115,10 @@ def find_leakage(stage: Stage) -> tuple[list[dict[str, Any]], list[str]]:
     unknown = [each.name for each in given if each.name not in learned]
     unknown += [f"the network of {pair[0].name}" for pair in subjects.pairs(inputs)]
     for name in unknown:
-        _log.warning("%s: the training images of %s are not known", stage.name, name)
+        _log.warning(
+            "%s: it is not known which images %s learned from: test images may be among them",
+            *(stage.name, name),
+        )
     images = inputs.images["train_images"], inputs.images["test_images"]
     return leakage.find_leakage(learned, *images), unknown
 
@@ -203,8 +206,8 @@ def plan(chosen: Protocol, inputs: Inputs, *, how: str) -> Plan:
                 f"{widest} channels: it is pooled to one number a channel"
             )
     line = (
-        f"{', '.join(about.subjects)} on {len(seen)} + {len(tested)} images, {how}, seeds "
-        f"{list(chosen.seeds)}"
+        f"{', '.join(about.subjects)} on {len(seen)} training and {len(tested)} test images, "
+        f"{how}, seeds {list(chosen.seeds)}"
     )
     columns = len(about.subjects) * 5 * len(chosen.seeds)
     return Plan(about, (line,), warnings=tuple(warnings), disk=lambda: 8 * len(tested) * columns)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from kt_jax.runs import files
+from kt_jax.runs import files, versions
 
 SCORES = "scores.json"
 PREDICTIONS = "predictions.parquet"
@@ -52,7 +52,7 @@ def write(
     labels: Int[np.ndarray, " n"] | None,
     **others: Any,
 ) -> None:
-    """Writes scores.json and predictions.parquet.
+    """Writes scores.json, with the commit of kt_jax, and predictions.parquet.
 
     Args:
       directory: the directory of the artifact.
@@ -73,7 +73,9 @@ def write(
         shown.append({**kept, "columns": list(named)})
     if columns:
         files.write_table(directory / PREDICTIONS, columns)
-    files.write_json(directory / SCORES, {"rows": shown, **others})
+    files.write_json(
+        directory / SCORES, {"rows": shown, **others, "commit": versions.find_commit()}
+    )
 
 
 def difference(

@@ -110,7 +110,7 @@ def _solve_one(
         kind = made.occluded.sum(-1, dtype=jnp.int32) if task.has_permutations else made.label
         return logits.argmax(-1) == made.label, kind
 
-    _log.info("%s: %s %s of %d held-out images", stage.name, said.does, said.examples, len(images))
+    _log.info("%s: testing on %s of %d held-out images", stage.name, said.examples, len(images))
     kinds = chosen.puzzles.max_occluders + 1 if task.has_permutations else len(task.labels)
     right = np.zeros(kinds, np.int64)
     seen = np.zeros_like(right)

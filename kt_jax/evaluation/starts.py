@@ -116,4 +116,4 @@ def describe_changes(before: artifacts.Backbone, overrides: Mapping[str, Any]) -
         for option, value in after.items()
         if value != before.architecture.get(option)
     ]
-    return f"learned with other options ({', '.join(changes)})" if changes else ""
+    return f"options changed after pre-training: {', '.join(changes)}" if changes else ""

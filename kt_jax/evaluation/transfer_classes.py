@@ -147,16 +147,16 @@ def _make_crop(chosen: Protocol) -> transfer.Crop:
 def _describe(chosen: Protocol, start: starts.Start, job: transfer.Job, given: Any) -> str:
     least, most = chosen.crop_area
     parts = [
-        "frozen up to the layer, all that follows new"
+        "layers up to the named one are frozen, later layers are new and trained"
         if job.frozen_to
-        else "all layers trained, head new",
-        f"{chosen.steps} steps of {chosen.batch_size} random squares of {least:g} to {most:g} of "
-        "the area or their mirror images",
-        f"{chosen.optimizer.name} at {chosen.optimizer.learning_rate:g}, "
-        f"{chosen.optimizer.schedule}",
-        f"{job.views} fixed view{'s' * (job.views > 1)} in testing",
+        else "all layers are trained, with a new head",
+        f"{chosen.steps} steps of {chosen.batch_size} random square crops, which cover {least:g} "
+        f"to {most:g} of the image's area and are mirrored at random",
+        f"optimizer {chosen.optimizer.name}, learning rate {chosen.optimizer.learning_rate:g}, "
+        f"schedule {chosen.optimizer.schedule}",
+        f"testing on {views.describe_fixed(job.views)}",
         starts.describe_changes(given.about, chosen.backbone or {}),
     ]
     if given.is_random and job.frozen_to:
-        parts.append("batch norms calibrated on the training images")
+        parts.append("batch norm statistics are measured on the training images")
     return "; ".join(part for part in parts if part)

@@ -11,7 +11,7 @@ from kt_jax.runs import artifacts
 from kt_jax.runs.stage import Inputs, Plan, Stage
 from kt_jax.training import learning
 
-_SELECTION = "nothing was chosen: the last step counts"
+_SELECTION = "nothing was chosen: the last training step counts; no test image was used to choose"
 
 
 def check_labels(inputs: Inputs, *, several: bool) -> None:
@@ -103,8 +103,8 @@ def plan(
         )
     names = tuple(each.name for each in given)
     lines = (
-        f"{', '.join(names)} on {len(seen)} + {len(tested)} images of {classes} classes, seeds "
-        f"{list(chosen.seeds)}",
+        f"{', '.join(names)} on {len(seen)} training and {len(tested)} test images of {classes} "
+        f"classes, seeds {list(chosen.seeds)}",
         f"{count} trainings of {chosen.steps} steps, batch {chosen.batch_size} of {chosen.size} x "
         f"{chosen.size} x 3; the first has "
         f"{backbones.parameter_count(trials[0].make_model):,} parameters to train",

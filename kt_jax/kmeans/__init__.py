@@ -1,7 +1,9 @@
 """k-means of a feature matrix: exact, sharded over devices, streamed from disk.
 
     fit(features, k)             -> KMeans: centroids, assignment, inertia, sizes, ...
-    assign(features, centroids)  -> Assignment: nearest centroid, distance, second, margin
+    load(directory)              -> KMeans that .save(directory) or a command wrote
+    assign(features, centroids)  -> Assignment: nearest centroid, distance, second, margin;
+                                    KMeans.assign(features) does it as `fit` saw its rows
     balance(features, centroids) -> weights for `assign`: clusters of about equal size
     sweep(features, ks)          -> compares layers and numbers of clusters: a dict for each pair
 
@@ -20,8 +22,9 @@ the n x k distances never exist in memory.
 from kt_jax.kmeans.balancing import balance
 from kt_jax.kmeans.checks import check_options
 from kt_jax.kmeans.descent import Progress
-from kt_jax.kmeans.fit import KMeans, fit
+from kt_jax.kmeans.fit import fit
 from kt_jax.kmeans.labelling import Assignment, assign
+from kt_jax.kmeans.result import KMeans, load
 from kt_jax.kmeans.seeding import SeedingProgress
 from kt_jax.kmeans.sweep import sweep
 
@@ -34,5 +37,6 @@ __all__ = [
     "balance",
     "check_options",
     "fit",
+    "load",
     "sweep",
 ]

@@ -331,9 +331,9 @@ def check_resume(state: Mapping[str, np.ndarray], call: UInt8[np.ndarray, " b"])
     if found.get("version") != here["version"]:
         raise ValueError("resume is not a state of this version of k-means: start again without it")
     others = [
-        f"{name} = {found.get(name)}, here {here[name]}"
-        for name in here
-        if found.get(name) != here[name]
+        f"{name} = {found.get(name)}, here {here.get(name)}"
+        for name in {**here, **found}  # options at their defaults are in neither
+        if found.get(name) != here.get(name)
     ]
     if others:
         raise ValueError(

@@ -1,8 +1,9 @@
-"""k-means with files: log lines, a state to resume from, and results on disk.
+"""k-means with a file of its state: log lines, and resuming.
 
 The stage `clusters` and `python -m kt_jax.kmeans` share this module. `kmeans.fit` writes no files.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -128,39 +129,59 @@ def fit(
     return found
 
 
-def write(
-    directory: Path,
+def relabel(
     found: kmeans.KMeans,
-    assignment: Int32[np.ndarray, " n"],
-    description: dict[str, Any],
+    features: Any,
     *,
-    weights: Float32[np.ndarray, " k"] | None = None,
-) -> None:
-    """Writes centroids.safetensors (centroids, mean, components), assignment.npy, clusters.json.
+    sample_weight: Float32[np.ndarray, " n"] | None = None,
+    chunk_rows: int | None,
+    precision: str,
+) -> kmeans.KMeans:
+    """Returns the same clusters with the assignment, sizes and inertia of other rows.
 
-    components are written only if rows were reduced, and weights only if given. clusters.json has
-    the description and the course of the fit.
+    The inertia is that of nearest centroids, also if clusters are balanced; `sample_weight` weighs
+    it. The other arguments are those of `KMeans.assign`.
+
+    Raises:
+      ValueError: as `KMeans.assign`.
     """
-    tensors: dict[str, Float32[np.ndarray, ...]] = {
-        "centroids": found.centroids,
-        "mean": found.mean,
-    }
-    if found.components is not None:
-        tensors["components"] = found.components
-    if weights is not None:
-        tensors["weights"] = weights
-    fitted = {
-        "k": len(found.centroids),
-        "inertia": found.inertia,
-        "inertia_curve": list(found.inertia_curve),
-        "iterations": found.iterations,
-        "repaired": list(found.repaired),
-        "stopped": found.stopped,
-        "sizes": found.sizes.tolist(),
-    }
-    files.write_tensors(directory / "centroids.safetensors", tensors)
-    files.write_array(directory / "assignment.npy", assignment)
-    files.write_json(directory / "clusters.json", fitted | description)
+    how = {"chunk_rows": chunk_rows, "precision": precision}
+    near = dataclasses.replace(found, weights=None).assign(features, **how)
+    squared = np.where(near.directed, np.square(near.distance, dtype=np.float64), 0)
+    if sample_weight is not None:
+        squared *= sample_weight
+    cluster = near.cluster if found.weights is None else found.assign(features, **how).cluster
+    return dataclasses.replace(
+        found,
+        assignment=cluster,
+        sizes=np.bincount(cluster, minlength=found.k).astype(np.int32),
+        inertia=float(squared.sum()),
+    )
+
+
+def write_nearest(
+    path: Path,
+    found: kmeans.KMeans,
+    features: Any,
+    count: int,
+    *,
+    chunk_rows: int | None,
+    precision: str,
+) -> None:
+    """Writes the `count` nearest centroids of rows, and their distances, as .safetensors.
+
+    These are clusters [n, count] int32 and distances [n, count] float32, nearest first. The first
+    cluster of a row is its cluster in `found.assignment`.
+
+    Raises:
+      ValueError: as `KMeans.assign`.
+    """
+    near = found.assign(features, nearest=count, chunk_rows=chunk_rows, precision=precision)
+    # Of two centroids that are equally near but for rounding, `fit` may have chosen the other one.
+    own = found.assignment[:, None]
+    clusters = np.where(near.clusters == own, near.clusters[:, :1], near.clusters)
+    clusters[:, 0] = found.assignment
+    files.write_tensors(path, {"clusters": clusters, "distances": near.distances})
 
 
 def largest_share(name: str, sizes: Int32[np.ndarray, " k"], warn_share: float) -> float:

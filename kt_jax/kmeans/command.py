@@ -9,7 +9,8 @@ from kt_jax.kmeans.seeding import METHODS
 
 # Options that transform rows before they are compared, with their defaults.
 SCALING = {"centre": False, "l2": False, "spherical": False, "dims": 0, "whiten": False}
-_LATER = ("dims", "whiten")  # newer options: results in an old DIR do not have them
+# Newer options: results in an old DIR do not have them.
+_LATER = ("dims", "whiten", "balanced", "nearest")
 # Options of `fit` with the same names.
 OPTIONS = (
     "init",

@@ -20,6 +20,7 @@ _ROW_STATE = ("cluster", "upper", "lower")
 _SPREAD = 16
 # From this ratio of squared distances from the origin on, every iteration adds up all rows again.
 _WILD = 1e6
+ASKED_TO_STOP = "on_iteration returned True"
 _REPAIR_CHOICE = 4  # number of far rows to choose from, per empty cluster
 
 
@@ -72,14 +73,16 @@ class _Members:
     """The clusters of the rows, and the clusters' sums and sizes."""
 
     rows: list[Any]  # (cluster, upper, lower) of each block, from lloyd.step
-    sums: Any  # two of float32 [k, d]: sums of the clusters' rows, and their rounding errors
-    counts: Any  # int32 [k]
+    # Two of float32 [k, d]: sums of the clusters' rows, and their rounding errors. With weights,
+    # [k, d + 1]: the last column is the sum of the weights.
+    sums: Any
+    counts: Any  # int32 [k]: numbers of rows with a weight above 0
 
     @classmethod
     def none(cls, matrix: rows.Rows, k: int) -> "_Members":
         kinds = (jnp.int32, -1), (jnp.float32, 0), (jnp.float32, 0)
         state = zip(*(matrix.zeros(*kind) for kind in kinds), strict=True)
-        zero = np.zeros((k, matrix.d), np.float32)
+        zero = np.zeros((k, matrix.d + (matrix.weights is not None)), np.float32)
         return cls(list(state), (zero, zero), np.zeros(k, np.int32))
 
     @property
@@ -108,11 +111,20 @@ class Task:
     max_iterations: int
     tolerance: int | float
     kept: Mapping[str, np.ndarray]  # is in all states, such as `call` (`checks.describe_call`)
+    weights: Float32[np.ndarray, " n"] | None = None  # of the rows; None: all have weight 1
+
+    @functools.cached_property
+    def masses(self) -> Float32[np.ndarray, " n"]:
+        """The weights of the rows, 0 for rows that do not count."""
+        return np.where(self.counts, 1 if self.weights is None else self.weights, 0).astype(
+            np.float32
+        )
 
     @functools.cached_property
     def square(self) -> float:
         """The inertia with all centroids at the origin."""
-        return float(self.squares.sum(dtype=np.float64))
+        squares = self.squares if self.weights is None else self.squares * self.weights
+        return float(squares.sum(dtype=np.float64))
 
     @functools.cached_property
     def has_wild_rows(self) -> bool:
@@ -169,9 +181,9 @@ def descend(
     task: Task,
     at: Descent,
     best: Found | None,
-    on_iteration: Callable[[Progress], None] | None,
+    on_iteration: Callable[[Progress], bool | None] | None,
 ) -> Found:
-    """Runs Lloyd's iteration until it stops."""
+    """Runs Lloyd's iteration until it stops, or until `on_iteration` returns True."""
     matrix, found = task.matrix, at.found
     while not found.stopped:
         iteration, tried, moved_empties = len(found.curve), at.candidate, at.repairs
@@ -179,7 +191,7 @@ def descend(
         inertia = task.square + float(share.sum(dtype=np.float64))
         if inertia * _SPREAD < task.square:  # else it would be a difference of huge numbers
             squared = _measure_own(matrix, tried, at.members.clusters)
-            inertia = sum(matrix.fetch(x).clip(0).sum(dtype=np.float64) for x in squared)
+            inertia = _sum_weighted(matrix, squared)
         before = found.curve[-1] if found.curve else np.inf
         if inertia > before:
             # Rounding raised it: keep the last centroids. The clusters of their rows are lost.
@@ -205,7 +217,10 @@ def descend(
                 others = best.pack("best_") if best else {}
                 return {**at.pack(matrix), **others, **task.kept}
 
-            on_iteration(Progress(at.restart, iteration, inertia, moved, moved_empties, save))
+            now = Progress(at.restart, iteration, inertia, moved, moved_empties, save)
+            # Only True: other functions return None, or whatever their last call returned.
+            if isinstance(answer := on_iteration(now), bool | np.bool_) and answer:
+                found.stopped = ASKED_TO_STOP
     return found
 
 
@@ -230,9 +245,12 @@ def finish(task: Task, found: Found) -> tuple[np.ndarray, float]:
 
     squared, squares = (matrix.join(part) for part in zip(*matrix.for_each(look), strict=True))
     checks.check_unchanged(matrix, task.squares, np.where(task.counts, squares, 0))
+    squared = squared.clip(0)
+    if task.weights is not None:
+        squared *= task.weights
     assignment = matrix.join(clusters)
     assignment[~task.counts] = nearest_to_zero(found.centroids)[0]
-    return assignment, float(squared.clip(0).sum(dtype=np.float64))
+    return assignment, float(squared.sum(dtype=np.float64))
 
 
 def _points(
@@ -255,6 +273,15 @@ def _measure_own(matrix: rows.Rows, centroids: np.ndarray, clusters: list[Any]) 
     )
 
 
+def _sum_weighted(matrix: rows.Rows, squared: list[Any]) -> float:
+    """Returns the sum of the rows' squared distances, times their weights."""
+    parts = [matrix.fetch(x).clip(0) for x in squared]
+    if matrix.weights is not None:
+        weights = map(matrix.fetch, matrix.weights)
+        parts = [part * weight for part, weight in zip(parts, weights, strict=True)]
+    return sum(part.sum(dtype=np.float64) for part in parts)
+
+
 def _iterate(
     task: Task, centroids: np.ndarray, changed: Bool[np.ndarray, " k"], members: _Members
 ) -> tuple[np.ndarray, int, np.ndarray]:
@@ -264,8 +291,8 @@ def _iterate(
     full = size == k
     every = _points(matrix, centroids)
     subset = every if full else _points(matrix, centroids, changed, size)
-    totals = lloyd.zero_totals(setting, centroids)
     sums, counts = members.sums, members.counts
+    totals = lloyd.zero_totals(setting, np.zeros(sums[0].shape, np.float32))
     if task.has_wild_rows:
         sums, counts = tuple(np.zeros_like(x) for x in sums), np.zeros_like(counts)
 

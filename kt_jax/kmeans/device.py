@@ -69,7 +69,7 @@ class Frame:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("values", "square", "rounding", "length", "counts", "near"),
+    data_fields=("values", "square", "rounding", "length", "counts", "near", "weight"),
     meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,12 @@ class Prepared:
     length: Any  # float32 [rows]: |x'|
     counts: Any  # bool [rows]: False for padding and rows without a direction
     near: Any = None  # bfloat16 [rows, d]: x' on a TPU, which would round all rows in every step
+    weight: Any = None  # float32 [rows]: of the rows in sums; None: all have weight 1
+
+    @property
+    def moves(self) -> Any:
+        """Bool [rows]: the rows that count, and do not weigh nothing."""
+        return self.counts if self.weight is None else self.counts & (self.weight > 0)
 
 
 @functools.partial(

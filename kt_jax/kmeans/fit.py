@@ -1,6 +1,5 @@
 """The host's part of k-means: checks, seeding, iterations, stopping, labels."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -8,34 +7,18 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
-from kt_jax.kmeans import checks, frames, reduction, rows, seeding
-from kt_jax.kmeans.descent import Descent, Found, Progress, Task, descend, finish
+from kt_jax.kmeans import checks, frames, reduction, rows, seeding, weighting
+from kt_jax.kmeans.descent import ASKED_TO_STOP, Descent, Found, Progress, Task, descend, finish
 from kt_jax.kmeans.device import Frame
+from kt_jax.kmeans.result import KMeans
 from kt_jax.kmeans.seeding import Seeding, SeedingProgress
 from kt_jax.runs import progress
 
 _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0  # while seeds are drawn
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class KMeans:
-    """The result of `fit`. `assignment`, `sizes` and `inertia` are exactly those of `centroids`."""
-
-    centroids: Float32[np.ndarray, "k c"]
-    mean: Float32[np.ndarray, " d"]  # subtracted from every row; 0 without `centre` or `dims`
-    assignment: Int32[np.ndarray, " n"]
-    inertia: float
-    inertia_curve: tuple[float, ...]  # [0]: of the seeds, [i]: after update i
-    iterations: int  # updates of the centroids
-    repaired: tuple[int, ...]  # number of empty clusters moved in each update
-    sizes: Int32[np.ndarray, " k"]
-    stopped: str  # the reason: no row moved, small gain, no gain in float32, or max_iterations
-    # The centred rows are multiplied by it before `l2`. None without `dims`.
-    components: Float32[np.ndarray, "d c"] | None = None
 
 
 def fit(
@@ -51,11 +34,12 @@ def fit(
     spherical: bool = False,
     dims: int = 0,
     whiten: bool = False,
+    sample_weight: Any = None,
     mesh: Mesh | None = None,
     chunk_rows: int | None = None,
     precision: str = "auto",
     restarts: int = 1,
-    on_iteration: Callable[[Progress], None] | None = None,
+    on_iteration: Callable[[Progress], bool | None] | None = None,
     on_seeding: Callable[[SeedingProgress], None] | None = None,
     resume: Mapping[str, np.ndarray] | None = None,
 ) -> KMeans:
@@ -106,6 +90,10 @@ def fit(
         device. The reduced rows stay in memory if they fit (2 GiB per process on a CPU).
       whiten: scales all components to variance 1, so that small ones count as much as large ones.
         With `l2` and dims = 256 it is the recipe of DeepCluster (Caron et al. 2018, section 3.4).
+      sample_weight: [n] weights from 0 to 1e9, in any form that NumPy reads. A row of weight w is w
+        equal rows to the means, the seeding and the inertia. A row of weight 0 gets the nearest
+        cluster, and moves nothing. `sizes` stay numbers of rows. None: all have weight 1. Not with
+        `dims`.
       mesh: a mesh with the single axis "data"; None uses all devices.
       chunk_rows: number of rows whose distances to all centroids are in a device's memory at the
         same time; None chooses for the device.
@@ -117,7 +105,9 @@ def fit(
         2^-9 |x| |c|) skip the second comparison. Sums, sizes and the final inertia are always
         float32.
       restarts: number of runs from different seeds. The run with the lowest inertia is kept.
-      on_iteration: called after each iteration.
+      on_iteration: called after each iteration. If it returns True, `fit` stops with the centroids
+        of this iteration, and makes no more restarts. `KMeans.stopped` says so. A state that was
+        saved in this call resumes after this iteration. All processes must return the same.
       on_seeding: called after each step of the seeding.
       resume: the result of `Progress.state()` or `SeedingProgress.state()` from a call with the
         same features and arguments; only `mesh` and `chunk_rows` may differ. The shape and 256 rows
@@ -128,7 +118,9 @@ def fit(
         close to each other for their squares in float32, or changed during the call; k is not in
         1..n or above the number of distinct rows with a direction; an option is unknown, negative
         or of a wrong type; the mesh has other axes; `resume` is from another call; dims is not
-        below n or is above d, or `whiten` asks for more directions than the rows vary in.
+        below n or is above d, or `whiten` asks for more directions than the rows vary in;
+        sample_weight is not [n], negative, above 1e9, zero for all but fewer than k rows, or given
+        with dims.
       FileNotFoundError: a shard is absent.
 
     >>> fit(np.array([[0, 0], [0, 2], [9, 9], [9, 7]]), k=2).inertia
@@ -170,6 +162,15 @@ def fit(
         raise ValueError(f"k = {k} clusters for n = {matrix.n} rows: choose k between 1 and n")
     if not isinstance(init, str):
         checks.check_dims(init, "init", dims or matrix.d)
+    weights = None
+    if sample_weight is not None:
+        if dims:
+            raise ValueError(
+                f"sample_weight with dims = {dims}: principal components take no weights; reduce "
+                "the rows first, such as by kt_jax.kmeans.whitening"
+            )
+        weights = weighting.checked(sample_weight, matrix.n)
+        matrix.weigh(weights)
     _log.info("k-means: k = %d, %s", k, matrix.describe())
     sample = matrix.take_raw(frames.space(matrix.n))
     call = checks.describe_call(
@@ -188,6 +189,7 @@ def fit(
         restarts=restarts,
         # Old states lack these options: leave out the defaults, so that they still match.
         **({"dims": dims, "whiten": bool(whiten)} if dims else {}),
+        **({} if weights is None else {"sample_weight": weights}),
     )
     if resume is not None:
         checks.check_resume(resume, call)
@@ -204,9 +206,11 @@ def fit(
     matrix.look_from(Frame(mean, frames.find_middle(matrix, sample, mean, components), components))
     squares, counts = checks.check_rows(matrix)
     checks.check_directions(counts, k)
+    if weights is not None:
+        weighting.check_count(weights, counts, k)
     checks.check_spread(matrix, squares)
     checks.warn_of_rounding(sample, mean)
-    task = Task(matrix, squares, counts, max_iterations, tolerance, kept)
+    task = Task(matrix, squares, counts, max_iterations, tolerance, kept, weights)
 
     best, first, draw, going = None, 0, None, None
     if resume is not None:
@@ -226,9 +230,11 @@ def fit(
         found = descend(task, going, best, on_iteration)
         best = found if best is None or found.curve[-1] < best.curve[-1] else best
         going = None
+        if found.stopped == ASKED_TO_STOP:
+            break
     assert best is not None  # restarts >= 1, and a resumed run counts as one
     assignment, inertia = finish(task, best)
-    if not np.bincount(assignment[counts], minlength=k).all():
+    if not np.bincount(assignment[task.masses > 0], minlength=k).all():
         checks.check_distinct(matrix, k)
     return KMeans(
         centroids=best.centroids,
@@ -241,6 +247,8 @@ def fit(
         sizes=np.bincount(assignment, minlength=k).astype(np.int32),
         stopped=best.stopped,
         components=components,
+        l2=matrix.setting.l2,
+        spherical=matrix.setting.spherical,
     )
 
 
@@ -278,7 +286,7 @@ def _seeds(
         if on_seeding is not None:
             on_seeding(SeedingProgress(at.restart, drawn, k, state))
 
-    seeds = seeding.draw(matrix, task.counts, k, init, at, report)
+    seeds = seeding.draw(matrix, task.masses, k, init, at, report)
     if len(np.unique(seeds, axis=0)) < k:
         checks.check_distinct(matrix, k)
     return seeds

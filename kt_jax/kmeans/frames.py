@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 
-from kt_jax.kmeans import device, rows
+from kt_jax.kmeans import device, rows, weighting
 from kt_jax.kmeans.device import Frame
 
 _ORIGIN_ROWS = 256  # number of rows whose mean is the origin, without outliers
@@ -12,8 +12,11 @@ _WILD = 10  # outliers: this many times farther from the median than half of the
 
 def find_mean(matrix: rows.Rows) -> Float32[np.ndarray, " d"]:
     """Returns the mean row, or zeros if it is not finite: `check_rows` then reports the row."""
-    parts = matrix.for_each_raw(lambda _, block: device.lane_sums(matrix.setting, block))
-    mean = sum(matrix.fetch(part).sum(0, dtype=np.float64) for part in parts) / matrix.n
+    if matrix.weights is None:
+        parts = matrix.for_each_raw(lambda _, block: device.lane_sums(matrix.setting, block))
+        mean = sum(matrix.fetch(part).sum(0, dtype=np.float64) for part in parts) / matrix.n
+    else:
+        mean = weighting.find_mean(matrix)
     return np.where(np.isfinite(mean).all(), mean, 0).astype(np.float32)
 
 

@@ -52,15 +52,26 @@ def step(setting, block, state, totals, subset, every, changed, full, anew):
     rows = near, block.rounding, block.length
     _, (*found, is_open) = over_chunks(setting, settle, None, *rows, *state)
     found = _rescue(setting, block.values, tuple(found), is_open & block.counts, every)
-    moves = block.counts & (found[0] != state[0])
-    joins = jnp.where(anew, block.counts, moves)
+    moves = block.moves & (found[0] != state[0])
+    joins = jnp.where(anew, block.moves, moves)
     leaves = moves & ~anew & (state[0] >= 0)
     sums, counts, moved = totals
     moved += jnp.sum(moves, dtype=jnp.int32)
     k = len(counts)  # an index after the last: dropped
     came, left = jnp.where(joins, found[0], k), jnp.where(leaves, state[0], k)
     counts = counts.at[came].add(1, mode="drop").at[left].add(-1, mode="drop")
-    return found, (cluster_sums.add(setting, sums, block.values, came, left), counts, moved)
+    return found, (cluster_sums.add(setting, sums, _weighted(block), came, left), counts, moved)
+
+
+def _weighted(block: device.Prepared) -> Float32[Array, "rows _"]:
+    """Returns the rows times their weights, and these in a last column; without weights the rows.
+
+    So the sums of clusters have the sum of their weights in a last column.
+    """
+    if block.weight is None:
+        return block.values
+    weight = block.weight[:, None]
+    return jnp.concatenate([block.values * weight, weight], axis=1)
 
 
 def _compare(
@@ -143,10 +154,10 @@ def _rescue(
 
 
 @program((P(),), _TOTALS)
-def zero_totals(setting, centroids):
-    """Returns zero totals for `step`."""
-    zero = jnp.zeros(centroids.shape, jnp.float32)
-    zeros = (zero, zero), jnp.zeros(len(centroids), jnp.int32), jnp.zeros(1, jnp.int32)
+def zero_totals(setting, like):
+    """Returns zero totals for `step`; `like` has the shape of the sums of clusters."""
+    zero = jnp.zeros(like.shape, jnp.float32)
+    zeros = (zero, zero), jnp.zeros(len(like), jnp.int32), jnp.zeros(1, jnp.int32)
     return device.varying(zeros)
 
 
@@ -155,14 +166,19 @@ def update(setting, totals, sums, counts, centroids, origin):
     """Returns new sums, sizes and centroids, the rows moved, and the inertia's cluster terms.
 
     The term of cluster j uses its old centroid, and leaves out the rows' squared distances from
-    the origin: n_j |c_j|^2 - 2 c_j.S_j, with S_j the sum of the cluster's rows.
+    the origin: n_j |c_j|^2 - 2 c_j.S_j, with S_j the sum of the cluster's rows. With weights, n_j
+    is the sum of the rows' weights (see `_weighted`). Sizes are numbers of rows that weigh.
     """
     change, gained, moved = lax.psum(totals, "data")
     sums = cluster_sums.plus(sums, *change)
     counts += gained
     number, old, total = counts.astype(jnp.float32), centroids - origin[None], sums[0] + sums[1]
+    least = jnp.maximum(number, 1)
+    if total.shape != centroids.shape:
+        number, total = total[:, -1], total[:, :-1]
+        least = jnp.where(counts > 0, number, 1)
     share = number * jnp.sum(jnp.square(old), axis=1) - 2 * jnp.sum(old * total, axis=1)
-    new = origin[None] + total / jnp.maximum(number, 1)[:, None]
+    new = origin[None] + total / least[:, None]
     if setting.spherical:
         length = jnp.sqrt(jnp.sum(jnp.square(new), axis=1, keepdims=True))
         new = jnp.where(length > 0, new / jnp.where(length > 0, length, 1), centroids)
@@ -172,13 +188,13 @@ def update(setting, totals, sums, counts, centroids, origin):
 
 @program((P("data"), P("data"), P()), P("data"))
 def own_squared(setting, block, cluster, every):
-    """Returns each row's squared distance from its own centroid, or -1 if it does not count."""
+    """Returns each row's squared distance from its own centroid, or -1 if the row moves nothing."""
 
     def measure(carry, rows, cluster):
         return carry, jnp.sum(jnp.square(rows - every.values[cluster]), axis=1)
 
     _, squared = over_chunks(setting, measure, None, block.values, cluster)
-    return jnp.where(block.counts, squared, -1)
+    return jnp.where(block.moves, squared, -1)
 
 
 @program(P("data"), P("data"))

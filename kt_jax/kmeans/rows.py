@@ -6,6 +6,7 @@ last block is padded with zero rows.
 """
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -78,6 +79,7 @@ class Rows:
         self._sharding = NamedSharding(mesh, P("data"))
         # Streaming has two blocks in memory, too.
         self.resident = self._source.in_memory(mesh) or self.block_count <= 2
+        self.weights: list[Shaped[Array, " rows"]] | None = None
         self._kept: list[Prepared] = []
 
     def describe(self) -> str:
@@ -92,6 +94,10 @@ class Rows:
     def valid(self, number: int) -> np.int32:
         """Returns the number of rows in a block that are not padding."""
         return np.int32(min(self.n - number * self.block_rows, self.block_rows))
+
+    def weigh(self, weights: Float32[np.ndarray, " n"]) -> None:
+        """Sets the weights of the rows. Call it before `look_from`."""
+        self.weights = self.split(weights)
 
     def look_from(self, frame: Frame) -> None:
         """Sets how rows are prepared. With components, `d` becomes their number."""
@@ -114,7 +120,10 @@ class Rows:
         return self.for_each_raw(lambda number, block: run(number, self._prepare(number, block)))
 
     def _prepare(self, number: int, block: Shaped[Array, "rows d"]) -> Prepared:
-        return device.prepare(self.setting, block, self.frame, self.valid(number))
+        prepared = device.prepare(self.setting, block, self.frame, self.valid(number))
+        if self.weights is None:
+            return prepared
+        return dataclasses.replace(prepared, weight=self.weights[number])
 
     def for_each_raw(self, run: Callable[[int, Shaped[Array, "rows d"]], _T]) -> list[_T]:
         """Returns `run(number, block)` for each block, as it was read.

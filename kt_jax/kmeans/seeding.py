@@ -81,7 +81,7 @@ def _no_rows() -> Int64[np.ndarray, " 0"]:
 
 def draw(
     matrix: rows.Rows,
-    counts: Bool[np.ndarray, " n"],
+    weights: Float32[np.ndarray, " n"],
     k: int,
     init: str,
     at: Seeding,
@@ -94,22 +94,28 @@ def draw(
 
     Args:
       matrix: the rows.
-      counts: marks the rows that may be seeds, at least k.
+      weights: the weights of the rows: 1 without weights, 0 for rows that are no seeds. At least k
+        are above 0.
       k: number of seeds.
       init: one of METHODS.
       at: state of the draw, updated in place.
       report: called after each step.
     """
-    usable = np.flatnonzero(counts)
+    usable = np.flatnonzero(weights)
     if k == len(usable):
         at.chosen = usable
     elif init == "random":
-        at.chosen = usable[np.sort(at.random.choice(len(usable), k, replace=False, shuffle=False))]
+        chance = None  # uniform
+        if matrix.weights is not None:
+            chance = weights[usable].astype(np.float64)
+            chance = chance / chance.sum() if np.ptp(chance) else None
+        drawn = at.random.choice(len(usable), k, replace=False, p=chance, shuffle=False)
+        at.chosen = usable[np.sort(drawn)]
     elif init == "k-means++" or (matrix.resident and len(usable) <= _ALL_ROWS * k):
         few_rows = len(usable) <= _FEW_ROWS * k
-        _draw_greedily(matrix, counts.astype(np.float32), k, few_rows, at, report)
+        _draw_greedily(matrix, weights, k, few_rows, at, report)
     else:
-        weights = _draw_candidates(matrix, counts, k, at, report)
+        weights = _draw_candidates(matrix, weights, k, at, report)
         values = _centred(matrix, at.candidates)
         candidates = rows.Rows(values, k, mesh=matrix.mesh, chunk_rows=None)
         candidates.look_from(candidates.frame)
@@ -119,12 +125,12 @@ def draw(
 
 
 def count_distinct(matrix: rows.Rows, enough: int) -> int:
-    """Returns the number of distinct rows that count, as prepared; at most `enough`."""
+    """Returns the number of distinct rows that move centroids, as prepared; at most `enough`."""
     seen: set[bytes] = set()
 
     def look(_: int, block: device.Prepared) -> None:
         if len(seen) < enough:
-            values = matrix.fetch(block.values)[matrix.fetch(block.counts)] + 0.0  # -0.0 is 0.0
+            values = matrix.fetch(block.values)[matrix.fetch(block.moves)] + 0.0  # -0.0 is 0.0
             seen.update(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in values)
 
     matrix.for_each(look)
@@ -212,27 +218,30 @@ def _measure_gain(
 
 def _draw_candidates(
     matrix: rows.Rows,
-    counts: Bool[np.ndarray, " n"],
+    weights: Float32[np.ndarray, " n"],
     k: int,
     at: Seeding,
     report: Callable[[], None],
 ) -> Float32[np.ndarray, " c"]:
-    """Draws the candidates of k-means||; returns the number of rows nearest to each, [c]."""
+    """Draws the candidates of k-means||; returns the weight of the rows nearest to each, [c]."""
     count = int(np.ceil(_DRAWN * k))
-    nearest = _Nearest(matrix, counts)
+    nearest = _Nearest(matrix, weights > 0)
     if len(at.candidates):
         nearest.approach(_centred(matrix, at.candidates))
     while at.passes <= _PASSES:
         key = jax.random.key(int(at.random.integers(2**32)), impl="threefry2x32")
-        drawn = _race(matrix, nearest.squared, key, count)
+        chances = nearest.squared
+        if matrix.weights is not None:
+            chances = [x * y for x, y in zip(chances, matrix.weights, strict=True)]
+        drawn = _race(matrix, chances, key, count)
         if not len(drawn):  # every row is equal to a candidate; saved for a resumed draw
             at.passes = _PASSES + 1
             break
         nearest.approach(_centred(matrix, drawn))
         at.candidates, at.passes = np.concatenate([at.candidates, drawn]), at.passes + 1
         report()
-    numbers = matrix.join(nearest.number)[counts]
-    return np.bincount(numbers, minlength=len(at.candidates)).astype(np.float32)
+    numbers = matrix.join(nearest.number)
+    return np.bincount(numbers, weights, minlength=len(at.candidates)).astype(np.float32)
 
 
 def _points(values: Float32[np.ndarray, "m d"]) -> device.Points:
@@ -247,14 +256,14 @@ def _centred(matrix: rows.Rows, numbers: Int[np.ndarray, " m"]) -> Float32[np.nd
     return matrix.take(numbers) - matrix.frame.origin[None]
 
 
-def _race(matrix: rows.Rows, squared: list[Any], key: Any, count: int) -> Int[np.ndarray, " m"]:
-    """Returns `count` row numbers, drawn without replacement in proportion to `squared`.
+def _race(matrix: rows.Rows, chances: list[Any], key: Any, count: int) -> Int[np.ndarray, " m"]:
+    """Returns `count` row numbers, drawn without replacement in proportion to `chances`.
 
     Every row gets an exponential random time divided by its weight. The rows with the earliest
     times are drawn. Each device returns only its own earliest rows, which are merged here.
     """
     times, numbers = [], []
-    for at, weight in enumerate(squared):
+    for at, weight in enumerate(chances):
         first = np.int32(at * matrix.block_rows)
         arrived = _arrivals(matrix.setting, weight, key, first, count=count)
         time, number = (matrix.fetch(x) for x in arrived)

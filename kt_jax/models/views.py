@@ -109,6 +109,19 @@ def fixed_views(count: int) -> tuple[View, ...]:
     return tuple(View(*square, mirrored) for square in squares for mirrored in (False, True))
 
 
+def describe_fixed(count: int) -> str:
+    """The views of `fixed_views` in words.
+
+    >>> describe_fixed(2)
+    'the centre view and its mirror image'
+    """
+    return {
+        1: "the centre view",
+        2: "the centre view and its mirror image",
+        10: "ten views (the centre, four corners, and their mirror images)",
+    }[count]
+
+
 def cut_view(
     images: UInt8[Array, "b s s c"],
     size: int,

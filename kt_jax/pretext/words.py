@@ -17,7 +17,7 @@ class Words:
 WORDS = {
     "jigsaw": Words("puzzles", "solves", "solved"),
     "context": Words("neighbours", "locates", "located"),
-    "rotation": Words("rotations", "tells", "told"),
+    "rotation": Words("rotations", "recognises", "recognised"),
 }
 
 

@@ -9,12 +9,11 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
 from kt_jax.machine import processes
-from kt_jax.runs import files, marks
+from kt_jax.runs import files, marks, versions
 from kt_jax.runs.marks import MANIFEST, STARTED
 
 # Files that differ between two runs of the same work: times, logs, training state.
@@ -30,7 +29,6 @@ _NOT_OUTPUTS = {
     "cache",
     "profile",
 }
-_PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centroids: centroids.safetensors, clusters.json, assignment.npy; and backbone/.
+    """Centroids: centroids.safetensors, clusters.json, assignment.npy; labels.parquet; backbone/.
 
-    If the classes of the images are known, also majority.parquet (cluster, size, class, share).
-    Clusters of given features have labels.parquet (as in Labels) instead of backbone/.
+    labels.parquet has the clustered images (as in Labels). If their classes are known, there is
+    also majority.parquet (cluster, size, class, share). Clusters of given features have no
+    backbone/.
     """
 
     k: int
@@ -288,7 +287,8 @@ def finish(
         "files": hashes,
         "outputs": hash_of(hashes),
         "seconds": round(seconds, 1),
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "versions": versions.find_versions(),
+        "commit": versions.find_commit(),
     }
     files.write_json(directory / MANIFEST, manifest)
 

@@ -24,11 +24,10 @@ import psutil
 from kt_jax.data.decode import decode_image
 from kt_jax.data.sources import make_source
 from kt_jax.machine import memory, partition
-from kt_jax.runs import files, graph, marks, planning, provenance, status
+from kt_jax.runs import files, graph, marks, planning, provenance, status, versions
 from kt_jax.runs.images import Sources
 
 OK, WARNING, ERROR = "ok", "warning", "error"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Plugins of JAX for accelerators. Their version must be that of jaxlib.
 _PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm60-plugin", "jax-rocm7-plugin")
 _SAMPLE = 100_000  # at most this many images are tried
@@ -72,16 +71,18 @@ def examine_machine(place: Path) -> Iterator[Finding]:
 
 
 def _examine_versions() -> Iterator[Finding]:
-    versions = {name: metadata.version(name) for name in ("kt_jax", *_PACKAGES)}
-    yield Finding(OK, f"versions: {', '.join(map(' '.join, versions.items()))}")
+    found = versions.find_versions()
+    commit = versions.find_commit()
+    text = ", ".join(map(" ".join, found.items()))
+    yield Finding(OK, f"versions: {text}{f'; commit {commit}' if commit else ''}")
     for name in _PLUGINS:
         with contextlib.suppress(metadata.PackageNotFoundError):
             version = metadata.version(name)
-            if version != versions["jaxlib"]:
+            if version != found["jaxlib"]:
                 yield Finding(
                     ERROR,
-                    f"{name} {version} does not fit jaxlib {versions['jaxlib']}: pip install "
-                    f"{name}=={versions['jaxlib']}",
+                    f"{name} {version} does not fit jaxlib {found['jaxlib']}: pip install "
+                    f"{name}=={found['jaxlib']}",
                 )
     if "xla_cpu_experimental_ynn_fusion_type=" in os.environ.get("XLA_FLAGS", ""):
         fusion = os.environ["XLA_FLAGS"].partition("ynn_fusion_type=")[2].split(" ")[0]

@@ -1,6 +1,5 @@
 """Clusters of features by k-means (paper, section on knowledge transfer)."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from kt_jax import kmeans
 from kt_jax.evaluation import backbones, labelling
 from kt_jax.kmeans import clustering, metrics
+from kt_jax.kmeans.result import write
 from kt_jax.runs import artifacts, files, options, progress
 from kt_jax.runs.stage import Inputs, Plan, Stage
 
@@ -71,8 +71,8 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
 
     centroids.safetensors also has the components if `dims` is set, and the weights if clusters are
     balanced. Sizes are then of the balanced clusters; the inertia is not. The stage copies
-    backbone/ and images.parquet from the features, or writes labels.parquet if the features were
-    given. An interrupted run resumes after its last iteration.
+    backbone/ and images.parquet from the features, and writes labels.parquet for their images. An
+    interrupted run resumes after its last iteration.
     """
     chosen, features = stage.options, stage.inputs["features"]
     state = stage.directory / "checkpoints" / "state.safetensors"
@@ -106,27 +106,15 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         for number in range(1, chosen.stability + 1)
     ]
     about = _describe(chosen, features.about)
-    scaling: dict[str, Any] = {"centroids": result.centroids, "mean": result.mean, "l2": about.l2}
-    scaling |= {"components": result.components}
-    weights = None
     if chosen.balanced:
-        weights = kmeans.balance(shards, **scaling, mesh=stage.mesh)
-        scaling |= {"weights": weights}
-        assignment = kmeans.assign(shards, **scaling, mesh=stage.mesh).cluster
-        sizes = np.bincount(assignment, minlength=chosen.k).astype(np.int32)
-        result = dataclasses.replace(result, assignment=assignment, sizes=sizes)
+        result = result.balance(shards, mesh=stage.mesh)
     share = clustering.largest_share(stage.name, result.sizes, chosen.warn_share)
     names = ("l2", "spherical", "init", "precision", "restarts")
     names += ("dims", "whiten") if chosen.dims else ()
     names += ("balanced",) if chosen.balanced else ()
     description = {name: getattr(chosen, name) for name in names}
-    clustering.write(
-        stage.directory,
-        result,
-        result.assignment,
-        {**description, "layer": features.about.layer, "seed": stage.seed},
-        weights=weights,
-    )
+    description |= {"layer": features.about.layer, "seed": stage.seed}
+    write(stage.directory, result, description)
     index = features / "index.parquet"
     classes = files.read_table(index).get("class") if index.exists() else None
     if classes is not None and all(name is not None for name in classes):
@@ -134,10 +122,8 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
     for name in (backbones.CARRIED, backbones.IMAGES):
         if (features / name).exists():
             files.copy(features / name, stage.directory / name)
-    if features.about.backbone is None:
-        labelling.write_given(
-            stage.directory, features, result.assignment, scaling, mesh=stage.mesh
-        )
+    if index.exists():
+        labelling.write_labels(stage.directory, features, result, mesh=stage.mesh)
     files.delete(state.parent)
     facts = {"rows": about.rows, "dims": features.about.dims, "largest_share": share}
     if agreements:

@@ -24,7 +24,10 @@ def draw(stage: Stage, backbone: Artifact[artifacts.Backbone], name: str) -> dic
     images, wanted = stage.inputs.images["images"], stage.options.puzzles
     task, rules = tasks.TASKS[name], PuzzleRules(**files.read_json(backbone / "puzzles.json"))
     if images.size < rules.side:
-        reason = f"{images.origin}: images of {images.size} px, puzzles of {rules.side} px"
+        reason = (
+            f"the images of {images.origin} have {images.size} px, fewer than the {rules.side} px "
+            "of a puzzle"
+        )
         return {"skipped": reason}
     count = -(-wanted // task.group) * task.group
     shuffled = np.random.default_rng(stage.seed).permutation(len(images))

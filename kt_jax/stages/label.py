@@ -43,11 +43,14 @@ def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
 
     It also writes images.parquet: the images that the teacher and the clusters learned from. Layer,
     pooling, size, normalisation and backbone are those of the clusters. An interrupted run resumes
-    after its last 8,192 images. Images with given features get the labels that k-means gave them.
+    after its last 8,192 images. Images that were clustered get the labels that k-means gave them:
+    no network sees them again.
     """
     clusters, images = stage.inputs["clusters"], stage.inputs.images["images"]
     path = stage.directory / labelling.LABELS
-    if labelling.covers(clusters, images):
+    if _are_known(stage.options, clusters, images) and partition.decided_by_first(
+        (clusters / labelling.LABELS).exists  # older versions wrote it for given features only
+    ):
         files.copy(clusters / labelling.LABELS, path)
         cluster = files.read_table(clusters / labelling.LABELS)["cluster"]
     else:
@@ -67,6 +70,13 @@ def run(stage: Stage) -> tuple[artifacts.Labels, dict[str, Any]]:
         "images": images.origin,
         "clusters_used": len(np.unique(cluster)),
     }
+
+
+def _are_known(
+    chosen: Options, clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images
+) -> bool:
+    """Whether the clusters have the labels of these images."""
+    return chosen.nearest == 2 and labelling.covers(clusters, images)
 
 
 def _see(
@@ -132,13 +142,15 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     clusters, images = inputs["clusters"], inputs.images["images"]
     line = f"labels for {len(images)} images of {images.origin}"
     about = _describe(chosen, clusters.about, images)
-    if labelling.covers(clusters, images):
-        if chosen.nearest > 2:
-            raise ValueError(
-                f"{inputs.origin}.nearest = {chosen.nearest}: the features of these images were "
-                f"given, and {clusters.name!r} keeps their distances to two centroids only: give 2"
-            )
-        return Plan(about, (f"{line}, whose features were given",))
+    features = clusters.about.features
+    given = features is not None and features.backbone is None
+    if given and chosen.nearest > 2 and labelling.covers(clusters, images):
+        raise ValueError(
+            f"{inputs.origin}.nearest = {chosen.nearest}: the features of these images were "
+            f"given, and {clusters.name!r} keeps their distances to two centroids only: give 2"
+        )
+    if _are_known(chosen, clusters, images):
+        return Plan(about, (f"{line}, which were clustered: their features are known",))
     if chosen.nearest > 2 and clusters.about.balanced:
         raise ValueError(
             f"{inputs.origin}.nearest = {chosen.nearest}, but {clusters.name!r} are balanced: "

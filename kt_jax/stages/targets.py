@@ -177,7 +177,9 @@ def _load_directions(
         raise _other_images(stage.inputs.origin, features, "features of other images", images)
     path = stage.directory / CACHE / _TARGETS
     if not partition.decided_by_first(path.exists):
-        _log.info("%s: whitening %d features", stage.name, features.about.dims)
+        _log.info(
+            "%s: computing whitened components of %d dimensions", stage.name, features.about.dims
+        )
         shards = sorted(features.directory.glob("features-*-of-*.npy"))
         basis = stage.directory / CACHE / "whitening.safetensors"
         # All processes use the result of the first: theirs may differ in the last digit.

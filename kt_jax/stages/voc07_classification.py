@@ -265,17 +265,19 @@ def _make_crop(chosen: Options) -> transfer.Crop:
 
 def _describe(chosen: Options, job: transfer.Job, given: backbones.Given) -> str:
     least, most = chosen.scales
-    frozen = f"frozen up to {job.frozen_to}" if job.frozen_to else "all layers trained"
+    frozen = "all layers are trained"
+    if job.frozen_to:
+        frozen = f"layers up to {job.frozen_to} are frozen"
     parts = [
-        f"{frozen}, {'last layer' if chosen.train == 'fc8' else 'head'} new",
-        "a sigmoid for each class, difficult ones left out",
-        f"{chosen.steps} steps of {chosen.batch_size} random squares at scales {least:g} to "
-        f"{most:g} or their mirror images",
-        f"sum of the logits of {chosen.crops} random squares in testing",
+        f"{frozen}, with a new {'last layer' if chosen.train == 'fc8' else 'head'}",
+        'a sigmoid for each class; objects marked "difficult" are ignored',
+        f"{chosen.steps} steps of {chosen.batch_size} random square crops, from images scaled by "
+        f"{least:g} to {most:g} and mirrored at random",
+        f"testing on the sum of the logits of {chosen.crops} random crops of each image",
         starts.describe_changes(given.about, chosen.backbone or {}),
     ]
     if given.is_random and job.frozen_to:
-        parts.append("batch norms calibrated on the training images")
+        parts.append("batch norm statistics are measured on the training images")
     if chosen.least_positives > 1:
-        parts.append(f"mean over the classes of {chosen.least_positives} or more test images")
+        parts.append(f"the mean is over classes with {chosen.least_positives} test images or more")
     return "; ".join(part for part in parts if part)

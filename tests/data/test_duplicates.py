@@ -336,13 +336,14 @@ def test_results_and_page_say_what_leaked(tmp_path, caplog):
     ]
     said = [(r.levelname, r.message) for r in caplog.records if "test images are" in r.message]
     assert said == [
-        ("WARNING", "2 of 11 test images are among the images of pretext, 1 nearly the same; "
-         "the first: 04.png is 04.png"),
-        ("INFO", "0 of 11 test images are among the images of student, 0 nearly the same"),
-        ("INFO", "0 of 11 test images are among the images of probe train_images, "
-         "1 nearly the same"),
+        ("WARNING", "2 of 11 test images are also training images of pretext, "
+         "1 more are nearly the same; the first: 04.png is 04.png"),
+        ("INFO", "0 of 11 test images are also training images of student, "
+         "0 more are nearly the same"),
+        ("INFO", "0 of 11 test images are also training images of probe train_images, "
+         "1 more are nearly the same"),
     ]  # fmt: skip
-    assert "Of 11 test images, some are among those learned from, or nearly (pHash, up to 4" in page
+    assert "Some of the 11 test images are also training images, or nearly the same" in page
     for row in (
         '<th>pretext</th><td>2</td><td>1</td>\n<td class="text"><small>04.png = 04.png<',
         '<th>student</th><td>0</td><td>0</td>\n<td class="text"><small><',
@@ -361,8 +362,8 @@ def test_results_and_page_say_that_nothing_leaked(tmp_path):
     counts = [(check["training"], check["exact"], check["near"]) for check in results["leakage"]]
     assert counts == [("pretext", 0, 0), ("probe train_images", 0, 0)]
     assert (
-        "No test image is among those that pretext, probe train_images\nlearned from, or nearly "
-        "(pHash, up to 4 of 64 bits apart)."
+        "No test image is also a training image of any of these: pretext, this evaluation.\n"
+        "None is nearly the same (their pHash differs in at most 4 of 64 bits)."
     ) in page
 
 
@@ -391,4 +392,4 @@ def test_a_whole_run_finds_planted_copies(tmp_path):
     assert list(columns) == ["key", "sha256", "phash"]
     assert len(columns["key"]) == 48
     page = (tmp_path / "run/report/index.html").read_text(encoding="utf-8")
-    assert "the accuracies above count them" in page
+    assert "The figures above count them." in page

@@ -82,8 +82,8 @@ def test_colours_are_learned_and_each_figure_says_how(tmp_path, network):
     assert (row["protocol"], row["version"], row["layer"], row["n"]) == ("fine_tune", 1, "all", 10)
     assert row["value"] == 1.0
     assert row["interval"] == [1.0, 1.0]
-    assert "12 steps of 8 random squares" in row["details"]
-    assert "2 fixed views" in row["details"]
+    assert "12 steps of 8 random square crops" in row["details"]
+    assert "testing on the centre view and its mirror image" in row["details"]
     predictions = files.read_table(stage.directory / "predictions.parquet")
     (column,) = row["columns"]
     assert predictions[column].tolist() == predictions["label"].tolist() == [0, 1, 2] * 3 + [0]
@@ -153,8 +153,8 @@ def test_a_random_network_gets_the_statistics_of_the_images(tmp_path, network, b
     random = dataclasses.replace(network, name="random:network", is_random=True)
     stage = make_stage(tmp_path / "probe", network, nonlinear, given=(random,), layers=("conv2_1",))
     (row,) = run(stage, nonlinear)[1]
-    assert row["details"].startswith("frozen up to the layer, all that follows new; ")
-    assert "batch norms calibrated on the training images" in row["details"]
+    assert row["details"].startswith("layers up to the named one are frozen, later ")
+    assert "batch norm statistics are measured on the training images" in row["details"]
     assert row["role"] == "random"
     ((new, state),) = begun
     place = ("backbone", "blocks", 1, 0, "norm", "var")
@@ -171,7 +171,7 @@ def test_weights_of_a_larger_stride_are_used_with_another(tmp_path):
     changed = starts.override(about, {"stem_stride": 2})
     assert changed.architecture["stem_stride"] == 2
     assert starts.describe_changes(about, {"stem_stride": 2}) == (
-        "learned with other options (stem_stride 1 -> 2)"
+        "options changed after pre-training: stem_stride 1 -> 2"
     )
     with pytest.raises(ValueError, match=r"backbone = \{'stem_kernel': 5\} changes the shapes"):
         starts.override(about, {"stem_kernel": 5})

@@ -1,5 +1,6 @@
 """`python -m kt_jax.kmeans`: what it leaves, resuming, refusing, and mistakes."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from kt_jax import kmeans
-from kt_jax.kmeans import clustering
+from kt_jax.kmeans import clustering, result
 from kt_jax.kmeans.__main__ import main
 from kt_jax.runs import artifacts, files, lock
 
@@ -102,6 +103,72 @@ def test_rows_are_reduced_and_whitened(features, finished, tmp_path):
     assert artifacts.open_artifact(out, name="mine", reader="a test").about.dims == 3
     # A directory that was finished before there were these options is finished still.
     assert not {"dims", "whiten"} & files.read_json(finished[0] / "clusters.json")["options"].keys()
+
+
+def test_balanced_clusters_and_the_nearest_are_written(features, finished, tmp_path):
+    out, again = tmp_path / "out", tmp_path / "again"
+    options = (*OPTIONS, "--max_iterations=2")
+    assert call_here(features, out, *options, "--balanced", "--nearest=2", "--subsample=2000") == 0
+    found = kmeans.load(out)
+    expected = kmeans.balance(features, found.centroids, mean=found.mean, l2=True)
+    np.testing.assert_array_equal(found.weights, expected)
+    assert files.read_json(out / "clusters.json")["options"]["balanced"] is True
+    labels = found.assign(features)
+    ranked = files.read_tensors(out / "nearest.safetensors")
+    np.testing.assert_array_equal(ranked["clusters"], labels.clusters)
+    np.testing.assert_array_equal(ranked["distances"], labels.distances)
+    np.testing.assert_array_equal(found.assignment, labels.cluster)
+    near = kmeans.assign(features, found.centroids, mean=found.mean, l2=True)
+    assert found.inertia == np.square(near.distance, dtype=np.float64).sum()
+    assert artifacts.open_artifact(out, name="mine", reader="a test").about.balanced
+    assert main([f"--features={features}", f"--clusters={out}", f"--out={again}"]) == 0
+    np.testing.assert_array_equal(kmeans.load(again).assignment, found.assignment)
+    assert kmeans.load(again).inertia == found.inertia
+    # A directory that was finished before there were these options is finished still.
+    options = files.read_json(finished[0] / "clusters.json")["options"]
+    assert not {"balanced", "nearest"} & options.keys()
+
+
+def test_other_rows_get_the_labels_of_finished_clusters(features, finished, tmp_path, capsys):
+    path, out = tmp_path / "new.npy", tmp_path / "out"
+    rows = np.random.default_rng(1).random((200, 6)).astype(np.float16)
+    np.save(path, rows)
+    before = times(finished[0])
+    words = [f"--features={path}", f"--clusters={finished[0]}", f"--out={out}", "--nearest=4"]
+    assert main(words) == 0
+    assert times(finished[0]) == before
+    clusters, found = kmeans.load(finished[0]), kmeans.load(out)
+    expected = clusters.assign(rows, nearest=4)
+    np.testing.assert_array_equal(found.assignment, expected.cluster)
+    np.testing.assert_array_equal(found.centroids, clusters.centroids)
+    assert found.sizes.tolist() == np.bincount(expected.cluster, minlength=K).tolist()
+    assert found.inertia == np.square(expected.distance, dtype=np.float64).sum()
+    ranked = files.read_tensors(out / "nearest.safetensors")
+    np.testing.assert_array_equal(ranked["clusters"], expected.clusters)
+    np.testing.assert_array_equal(ranked["distances"], expected.distances)
+    manifest = files.read_json(out / "manifest.json")
+    assert manifest["fingerprint"]["clusters"] == artifacts.hash_of(
+        files.read_json(finished[0] / "manifest.json")["files"]
+    )
+    done = times(out)
+    assert main(words) == 0
+    assert times(out) == done
+    assert main([*words, f"--out={finished[0] / 'new'}"]) == 2
+    assert "which is a run or an artifact" in capsys.readouterr().err
+    assert main([*words, f"--clusters={tmp_path}", f"--out={tmp_path / 'b'}"]) == 2
+    printed = capsys.readouterr().err
+    assert "give a finished directory of KMeans.save" in printed
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_first_of_the_nearest_is_the_cluster(tmp_path):
+    found = kmeans.fit([[0.0], [2.0], [9.0]], 3, init=[[0.0], [2.0], [9.0]])
+    middle = dataclasses.replace(found, assignment=np.array([1, 0], np.int32))
+    for count, expected in ((1, [[1], [0]]), (3, [[1, 0, 2], [0, 1, 2]])):
+        path = tmp_path / f"{count}.safetensors"
+        options = {"chunk_rows": None, "precision": "auto"}
+        clustering.write_nearest(path, middle, [[1.0], [1.0]], count, **options)
+        assert files.read_tensors(path)["clusters"].tolist() == expected
 
 
 def test_finished_means_nothing_to_do(features, finished, caplog):
@@ -244,7 +311,7 @@ def test_a_state_of_the_last_iteration_is_not_iterated_again(features, tmp_path,
     options = ("--k=4", "--tolerance=0.01")
     assert call_here(features, tmp_path / "whole", *options) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(clustering, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(result, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call_here(features, tmp_path / "out", *options) == 130
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()
     assert call_here(features, tmp_path / "out", *options) == 0
@@ -457,7 +524,11 @@ def test_a_broken_mark_is_named(features, tmp_path, capsys, name, text, message)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "required: --k"),
+        ([], "one of the arguments --k --clusters is required"),
+        (["--k=2", "--clusters=x"], "argument --clusters: not allowed with argument --k"),
+        (["--clusters=x", "--l2"], "--l2 with --clusters: its DIR determines this option"),
+        (["--k=2", "--nearest=0"], "argument --nearest: 0: give 1 or more"),
+        (["--k=2", "--nearest=3", "--balanced"], "--nearest 3 with --balanced: give 1 or 2"),
         (["--k=x"], "argument --k: "),
         (["--k=2", "--init=x"], "argument --init: "),
         (["--k=2", "--sed=1"], "unrecognized arguments: --sed=1"),

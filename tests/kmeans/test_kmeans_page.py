@@ -34,12 +34,23 @@ def place(tmp_path, monkeypatch):
 
 def test_the_lines_of_python_run_and_agree(place):
     blocks = [block for language, block in BLOCKS if language == "python"]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names = {"new_rows": place}
     for block in blocks:
         exec(block, names)
         np.testing.assert_array_equal(names["found"].cluster, np.load("DIR2/assignment.npy"))
+    assert np.bincount(names["labels"]).shape == (10,)
     np.testing.assert_array_equal(names["result"].assignment, np.load("DIR2/assignment.npy"))
+    np.testing.assert_array_equal(np.load("saved/assignment.npy"), np.load("DIR2/assignment.npy"))
+
+
+def test_other_rows_get_labels(place):
+    np.save("NEW.npy", place[:9])
+    (command,) = (line for line in COMMANDS if "--clusters" in line)
+    assert main(shlex.split(command)[2:]) == 0
+    found = files.read_tensors(Path("DIR3/nearest.safetensors"))
+    assert found["clusters"].shape == found["distances"].shape == (9, 10)
+    np.testing.assert_array_equal(found["clusters"][:, 0], np.load("DIR2/assignment.npy")[:9])
 
 
 def test_the_sweep_of_the_page_writes_a_table(place):

@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from kt_jax import kmeans
 from kt_jax.kmeans import __main__ as command
-from kt_jax.kmeans import cluster_sums, clustering, rows, seeding
+from kt_jax.kmeans import cluster_sums, clustering, result, rows, seeding
 from kt_jax.runs import artifacts, files
 
 N, D, K = 600, 8, 5
@@ -209,7 +209,7 @@ def test_a_matrix_that_changes_is_refused(tmp_path, monkeypatch):
 def test_the_command_finishes_nothing_of_files_that_change(how, tmp_path, monkeypatch, capsys):
     features, out = tmp_path / "a.npy", tmp_path / "out"
     np.save(features, make_places()[0])
-    write = clustering.write
+    write = result.write
 
     def change_and_write(*arguments):
         write(*arguments)
@@ -218,7 +218,7 @@ def test_the_command_finishes_nothing_of_files_that_change(how, tmp_path, monkey
         else:
             os.utime(features, ns=(0, 0))
 
-    monkeypatch.setattr(clustering, "write", change_and_write)
+    monkeypatch.setattr(result, "write", change_and_write)
     assert command.main(["--features", str(features), "--k", "3", "--out", str(out)]) == 2
     assert f"{features} was changed or deleted while it was read" in capsys.readouterr().err
     assert not (out / artifacts.MANIFEST).exists()

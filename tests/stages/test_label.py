@@ -1,13 +1,15 @@
-"""Distances to more centroids than two, for soft targets."""
+"""Labels of clustered images, and distances to more centroids than two."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import support
 
 import kt_jax
-from kt_jax.evaluation import labelling
+from kt_jax import kmeans
+from kt_jax.evaluation import image_rows, labelling
 from kt_jax.machine import signals
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Inputs
@@ -36,7 +38,9 @@ def clusters(tmp_path_factory):
 
 def make_inputs(clusters):
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 16, 16, 3), np.uint8)
-    images = support.make_images(IMAGES, size=16, load=lambda index: pixels[index])
+    images = support.make_images(
+        IMAGES, size=16, load=lambda index: pixels[index], fingerprint="noise"
+    )
     return Inputs("config.labels", {"clusters": (clusters,)}, {"images": images})
 
 
@@ -76,6 +80,59 @@ def test_more_distances_are_kept_in_a_file_of_their_own(tmp_path, clusters, monk
     np.testing.assert_array_equal(found["distances"][:, 0], table["distance"])
     assert (np.diff(found["distances"]) >= 0).all()
     assert all(len(set(row)) == 4 for row in found["clusters"].tolist())
+
+
+def test_clustered_images_get_the_labels_of_k_means_without_a_network(
+    tmp_path, clusters, monkeypatch
+):
+    """The bytes are those that the network gives."""
+    run(tmp_path / "seen", clusters)
+    images = make_inputs(clusters).images["images"]
+    known = copy_with_labels(clusters, tmp_path / "clusters", images)
+    with monkeypatch.context() as patched:
+        patched.setattr(labelling, "load_labeller", lambda _: pytest.fail("it loads a network"))
+        run(tmp_path / "known", known)
+    seen, found = ((tmp_path / name / labelling.LABELS).read_bytes() for name in ("seen", "known"))
+    assert seen == found
+    # More distances, other images, and clusters of older versions need the network.
+    (line,) = label.plan(label.Options(clusters="clusters"), make_inputs(known)).lines
+    assert line.endswith("which were clustered: their features are known")
+    (line,) = label.plan(label.Options(clusters="clusters", nearest=3), make_inputs(known)).lines
+    assert line.endswith("with their 3 nearest centroids")
+    others = dataclasses.replace(images, fingerprint="others")
+    assert labelling.covers(known, images)
+    assert not labelling.covers(known, others)
+    (known / labelling.LABELS).unlink()
+    run(tmp_path / "again", known)
+    assert (tmp_path / "again" / labelling.LABELS).read_bytes() == seen
+
+
+def copy_with_labels(clusters, directory, images):
+    """The clusters, as if the stage `clusters` had written labels of these images."""
+    rows = image_rows.extract(
+        labelling.load_labeller(clusters).backbone,
+        images,
+        clusters.about.features,
+        batch_size=8,
+        mesh=support.make_stage(directory, None).mesh,
+        reading=kt_jax.data.Reading(),
+        notice=signals.Notice(),
+    )
+    matrix = np.concatenate([some for _, some in rows])
+    features = directory.parent / "features"
+    files.write_array(features / "features-00000-of-00001.npy", matrix)
+    index = {"index": np.arange(IMAGES), "key": list(images.keys)}
+    files.write_table(features / "index.parquet", index)
+    about = dataclasses.replace(clusters.about.features, images=images.fingerprint)
+    shutil.copytree(clusters.directory, directory)
+    scaling = labelling.load_scaling(clusters)
+    found = kmeans.assign(matrix, **scaling)
+    fitted = dataclasses.replace(
+        kmeans.fit(matrix, K, max_iterations=0), **scaling, assignment=found.cluster
+    )
+    mesh = support.make_stage(directory, None).mesh
+    labelling.write_labels(directory, support.finish(features, about), fitted, mesh=mesh)
+    return support.finish(directory, dataclasses.replace(clusters.about, features=about))
 
 
 def test_a_plan_says_how_many_there_will_be(clusters):

@@ -166,7 +166,7 @@ def test_page_has_one_id_once(page):
         f"jax {metadata.version('jax')}",
         "0, 1, iteration by iteration",
         "/clusters --out=atlas</code>",
-        "2 clusters are empty; the largest holds\n50.0 % of the images",
+        "2 clusters are empty. The largest holds\n50.0 % of the images",
     ],
 )
 def test_page_says(page, text):
@@ -254,8 +254,8 @@ def test_few_labels_have_a_table(tmp_path):
         (
             "rotation",
             4,
-            ["Rotations that pretext tells", "<h2>Rotations</h2>", "99 rotations of held-out",
-             "turned by the rules", "Told by pretext, by\nlabel:\nupright: 50.0 %"],
+            ["Rotations that pretext recognises", "<h2>Rotations</h2>", "99 rotations of held-out",
+             "rotated by the rules", "By label:\nupright: 50.0 %"],
         ),
         (
             "context",
@@ -280,7 +280,7 @@ def test_examples_of_other_tasks_are_drawn_and_named(tmp_path, task, labels, tex
     assert len(shown) == 3
     assert all(tasks.TASKS[task].labels[int(label)] == meaning for label, meaning in shown)
     said = list(report.headlines(tmp_path / "report"))
-    words = {"rotation": "rotations told", "context": "neighbours located"}[task]
+    words = {"rotation": "rotations recognised", "context": "neighbours located"}[task]
     assert said[1] == f"{words} by pretext: 50.0% (chance {1 / labels:.1%})"
 
 
@@ -297,14 +297,14 @@ def test_each_task_of_a_joint_network_is_shown(tmp_path):
     assert "<h2>Rotations</h2>" in page
     assert list(report.headlines(tmp_path / "report"))[1:3] == [
         "puzzles solved by pretext: 65.4% (chance 20.0%)",
-        "rotations told by pretext (rotation): 50.0% (chance 25.0%)",
+        "rotations recognised by pretext (rotation): 50.0% (chance 25.0%)",
     ]
 
 
 def test_missing_stages_are_said(tmp_path):
     page = write_and_report(tmp_path, "probe")
     assert "Scores: no scores of this run are finished." in page
-    assert "Puzzles: no network of this run that solves puzzles is finished." in page
+    assert "Puzzles: no network with a pretext task is finished." in page
     for name in ("pretext", "probe"):
         assert f'<th>{name}</th><td colspan="3" class="text">not finished</td>' in page
     assert page.count("not finished") == 2
@@ -330,7 +330,9 @@ def test_without_labels(tmp_path):
 def test_puzzles_larger_than_the_images_are_left_out(tmp_path):
     images = dataclasses.replace(make_images(), size=16)
     write_run(tmp_path, images)
-    assert "a folder: images of 16 px, puzzles of 24 px" in make_report(tmp_path, images)
+    assert "the images of a folder have 16 px, fewer than the 24 px of a puzzle" in make_report(
+        tmp_path, images
+    )
 
 
 def test_labels_of_other_images_than_those_shown_are_left_to_another_report(tmp_path):

@@ -123,7 +123,7 @@ def test_labels_without_centroids_are_called_what_they_are(tmp_path, clusterings
     random = next(each for each in clusterings if each.name == "random")
     page = make_page(tmp_path, *clusterings, labels=(random,))
     assert titles(page) == ["Random label 0, first images", "Random label 2, first images"]
-    assert "These are no clusters: random has random labels of 12 images" in page
+    assert "These are not clusters: random has random labels of 12 images" in page
     assert "Agreement of random labels and classes" in page
     given = write_labels(
         tmp_path, "given", np.arange(12) // 6, near=False, facts={"labels": "their.txt"}
@@ -275,12 +275,12 @@ def test_solvers_of_the_same_rules_share_examples(tmp_path):
     assert page.count("<figcaption>label") == 4  # two of each rules
     assert page.count("<h2>Puzzles</h2>") == 1
     assert f"by the rules that {', '.join(names)} learned with" in page
-    assert "Solved by solver_3: 65.0 % (chance 20.0 %), by\nnumber of occluders:" in page
+    assert "solver_3 solves 65.0 % of the puzzles of held-out images\n(chance 20.0 %)." in page
     for number in range(3):
         several.append(write_solver(tmp_path, f"jitter_{number}", jitter=number + 2))
     brief = make_page(tmp_path, *several, write_solver(tmp_path, "grey", grey=1.0))
     assert brief.count("<figcaption>label") == 2
-    assert "By other rules, which are in puzzles.json of jitter_2:" in brief
+    assert "The rules are in puzzles.json of jitter_2." in brief
     # The first screen has no place for all of them; the summary has.
     assert "Puzzles that" not in page
     summary = files.read_json(tmp_path / "report/summary.json")

@@ -157,7 +157,7 @@ def test_fc6_to_8_freezes_the_backbone_alone(tmp_path, network, begun):
     voc07_classification.run(stage)
     row = files.read_json(stage.directory / "scores.json")["rows"][0]
     assert row["layer"] == "fc6-8"
-    assert "frozen up to pool1, head new" in row["details"]
+    assert "layers up to pool1 are frozen, with a new head" in row["details"]
     assert begun[0].frozen_to == "pool1"
     # Nothing told the images apart: equal scores are worth the share of positives.
     labels = stage.inputs.images["test_images"].labels
@@ -188,7 +188,7 @@ def test_rare_classes_may_be_left_out(tmp_path, network, begun):
     voc07_classification.run(stage)
     row = files.read_json(stage.directory / "scores.json")["rows"][0]
     assert row["classes"].keys() == {"green", "red"}
-    assert "mean over the classes of 5 or more test images" in row["details"]
+    assert "the mean is over classes with 5 test images or more" in row["details"]
 
 
 @pytest.mark.parametrize(

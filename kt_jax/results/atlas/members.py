@@ -118,7 +118,7 @@ def find_members(artifact: Artifact[Any]) -> tuple[Members, Artifact[Any]] | Non
         # They may differ: another device may break a tie in another way.
         if np.array_equal(found.cluster, assignment):
             return found, labels
-    if (artifact / "labels.parquet").exists():  # clusters of given features, without a backbone
+    if (artifact / "labels.parquet").exists():
         return _read_labels(artifact), features or artifact
     if features is None or not (features / "index.parquet").exists():
         return None

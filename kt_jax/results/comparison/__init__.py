@@ -198,7 +198,8 @@ def _find_differing_protocols(runs: Sequence[_Run]) -> Iterator[str]:
         for stage in _stages_of(run, "Scores"):
             for row in files.read_json(run.directory / stage / "scores.json")["rows"]:
                 sizes.add(row["n"])
-                for name in ("protocol", "version", "split", "selection", "n"):
+                # `selection` is fixed by protocol and version, but its wording may change.
+                for name in ("protocol", "version", "split", "n"):
                     by_run = found.setdefault(f"{stage}: {name}", {})
                     by_run.setdefault(run.name, set()).add(str(row.get(name, 1)))
     for name, by_run in found.items():

@@ -186,9 +186,18 @@ def test_the_same_page_again(root, written, page, tmp_path):
     assert again.table == tmp_path / "again.parquet"
 
 
+def make_older(clusters):
+    """Takes away what older versions did not write with clusters."""
+    manifest = files.read_json(clusters / "manifest.json")
+    del manifest["files"]["labels.parquet"]
+    files.write_json(clusters / "manifest.json", manifest)
+    (clusters / "labels.parquet").unlink()
+
+
 def test_without_labels_the_features_are_measured(root, page, tmp_path):
     run = shutil.copytree(root / "run", tmp_path / "run")
     shutil.rmtree(run / "pseudo_labels")
+    make_older(run / "clusters")
     ours = Page(atlas.write_atlas(run / "clusters", tmp_path / "out").page)
     assert ours.data["facts"]["distances"].startswith("features, ")
     assert ours.by_key(ours.cluster) == page.by_key(page.cluster)
@@ -252,9 +261,12 @@ def test_one_cluster_has_no_second(root, tmp_path):
 
 def test_labels_of_other_images_in_the_same_clusters_are_not_taken(root, tmp_path, capsys):
     ours = Page(atlas.write_atlas(root / "run/one", tmp_path / "out").page)
-    assert ours.data["facts"]["distances"].startswith("features, ")
+    assert ours.data["facts"]["distances"].endswith("one/labels.parquet")
     assert ours.data["facts"]["images"].startswith("pictures")
     run = shutil.copytree(root / "run", tmp_path / "run")
+    make_older(run / "one")
+    ours = Page(atlas.write_atlas(run / "one", tmp_path / "older").page)
+    assert ours.data["facts"]["distances"].startswith("features, ")
     shutil.rmtree(run / "features")
     assert "has neither the features nor labels" in call(
         capsys, run / "one", f"--out={tmp_path / 'none'}"
@@ -374,12 +386,13 @@ def test_images_that_have_gone_or_changed_are_refused(root, tmp_path, capsys):
 
 
 def test_clusters_of_unknown_images_ask_for_them(root, tmp_path, capsys):
-    alone = shutil.copytree(root / "run/clusters", tmp_path / "clusters")
-    said = call(capsys, alone, f"--out={tmp_path / 'out'}")
+    for name in ("clusters", "pseudo_labels"):
+        alone = shutil.copytree(root / "run" / name, tmp_path / name)
+        said = call(capsys, alone, f"--out={tmp_path / 'out'}")
+        assert "lies in no run that says where its 60 images are, such as" in said
+    make_older(tmp_path / "clusters")
+    said = call(capsys, tmp_path / "clusters", f"--out={tmp_path / 'out'}")
     assert "lies in no run, so its images are not known: give the images as PATH after it" in said
-    labels = shutil.copytree(root / "run/pseudo_labels", tmp_path / "labels")
-    said = call(capsys, labels, f"--out={tmp_path / 'out'}")
-    assert "lies in no run that says where its 60 images are, such as" in said
 
 
 def test_umap_needs_its_package(root, tmp_path, monkeypatch, capsys):

@@ -201,7 +201,7 @@ def test_a_card_is_filled_from_the_run(student, tmp_path):
         "| test | path pictures, source folder |",
         "| more | path a.csv, b.csv, c/d.csv, source manifest |",
         "`pretext` solves 40.0% of 1,234 puzzles of images that it did not learn from (chance 5.0%",
-        "`pretext` tells 30.0% of 55 rotations of images that it did not learn from (chance 25.0%",
+        "`pretext` recognises 30.0% of 55 rotations of images that it did not learn from (chance 2",
         "| student (this network) | classify |",
         "| `conv1_1` | 75.0% ± 7.1% | 60.0% |",
         "At the layers that held-out training images chose: pixels (pixels) 50.0%, student "
