@@ -177,7 +177,7 @@ def _kmeans(name: str, mesh: Mesh) -> Any:
         state = number, each, each
         return lloyd.step.trace(setting, block, state, totals, subset, every, changed, said, said)
     if name == "update":
-        sums = _everywhere(mesh, jax.ShapeDtypeStruct((2, K, D), jnp.float32))
+        sums = _everywhere(mesh, (centroids, centroids))
         sizes = _everywhere(mesh, jax.ShapeDtypeStruct((K,), jnp.int32))
         origin = _everywhere(mesh, jax.ShapeDtypeStruct((D,), jnp.float32))
         old = _everywhere(mesh, centroids)
