@@ -1,6 +1,7 @@
 """`kt-jax COMMAND`: what it says of directories, of mistakes, and with which status it ends."""
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from kt_jax import commands
+from kt_jax.machine import partition
 from kt_jax.runs import artifacts, errors, files
 
 
@@ -27,6 +29,16 @@ def test_show_says_what_an_artifact_is(labels, capsys):
     for words in ("labels: Labels", "classes: 7", "origin: my photographs", "made in 1m05s"):
         assert words in printed
     assert "labels.parquet" in printed
+
+
+@pytest.mark.parametrize("command", ["assign", "embed"])
+def test_xla_is_configured_before_jax_starts(command, tmp_path, monkeypatch):
+    """Later there would be a warning."""
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(partition, "_has_begun", lambda: False)
+    nothing = tmp_path / "nothing"
+    assert commands.main([command, str(nothing), str(tmp_path), f"--out={tmp_path / 'x'}"]) == 2
+    assert "xla_cpu_experimental_ynn_fusion_type" in os.environ["XLA_FLAGS"]
 
 
 def test_show_refuses_what_was_changed(labels, capsys):

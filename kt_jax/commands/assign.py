@@ -50,10 +50,12 @@ def main(argv: Sequence[str]) -> int:
     architectures.import_files(given)
     source = {"source": given.source, **arguments.read_options(given)}
     # Imported here because they import JAX: --help and wrong arguments do not wait for it.
+    from kt_jax.machine import partition
     from kt_jax.results.opened import open_artifact
     from kt_jax.results.writing import write_assignment
     from kt_jax.runs import artifacts
 
+    partition.configure_xla()
     clusters = open_artifact(given.clusters, artifacts.Clusters)
     write_assignment(clusters, source, given.out, form=given.form, workers=given.workers)
     print(given.out)

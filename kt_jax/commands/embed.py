@@ -45,10 +45,12 @@ def main(argv: Sequence[str]) -> int:
     architectures.import_files(given)
     source = {"source": given.source, **arguments.read_options(given)}
     # Imported here because they import JAX: --help and wrong arguments do not wait for it.
+    from kt_jax.machine import partition
     from kt_jax.results.opened import open_artifact
     from kt_jax.results.writing import write_features
     from kt_jax.runs import artifacts
 
+    partition.configure_xla()
     wanted = (artifacts.Backbone, artifacts.Features, artifacts.Clusters)
     write_features(
         open_artifact(given.backbone, *wanted), source, given.out, layer=given.layer,

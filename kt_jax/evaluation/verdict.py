@@ -94,7 +94,8 @@ class Verdict:
 def judge(directory: Path, standings: Sequence[Standing], n: int) -> Verdict | None:
     """Compares networks and given features with random networks, pixels and HOG.
 
-    Held-out training images choose both sides, and the test images compare them.
+    Held-out training images choose the network. The baseline is the best one on the test images:
+    this choice can only make the network's lead smaller.
 
     Args:
       directory: the directory of the scores.
@@ -108,7 +109,8 @@ def judge(directory: Path, standings: Sequence[Standing], n: int) -> Verdict | N
     others = [each for each in standings if each.role not in TRAINED and each.held_out is not None]
     if not trained or not others:
         return None
-    best, baseline = (max(side, key=lambda x: x.held_out or 0.0) for side in (trained, others))
+    best = max(trained, key=lambda x: x.held_out or 0.0)
+    baseline = max(others, key=lambda x: x.value)
     value, interval = scores.difference(
         directory, {"columns": best.columns}, {"columns": baseline.columns}
     )

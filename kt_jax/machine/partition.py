@@ -27,7 +27,6 @@ def configure_xla() -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _YNN_FUSION in flags:
-        _log.info("XLA_FLAGS (yours, kept): %s", flags)
         return
     if _has_begun():
         if jax.default_backend() == "cpu":
@@ -38,7 +37,8 @@ def configure_xla() -> None:
             )
         return
     os.environ["XLA_FLAGS"] = f"{flags} {_YNN_FUSION}".strip()
-    _log.info("XLA_FLAGS: %s", os.environ["XLA_FLAGS"])
+    if flags:
+        _log.info("XLA_FLAGS, with one of kt_jax for CPUs: %s", os.environ["XLA_FLAGS"])
 
 
 def _has_begun() -> bool:
