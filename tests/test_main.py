@@ -103,7 +103,6 @@ def test_results_have_their_fixed_shapes(finished):
 
 def test_the_console_says_what_a_person_waits_for(finished):
     _, printed = finished
-    assert "--xla_cpu_experimental_ynn_fusion_type=" in printed
     assert "pretext 12/12 | ETA 0m00s | " in printed
     assert "images/s" in printed
     assert "loss" in printed
