@@ -28,6 +28,8 @@ _DIFFERENT = {
         "float32",
     r"warns_less_centers|relocating_with_duplicates": "k above the distinct rows is refused",
     r"wrong_params|n_samples|init_wrong": "refused with a ValueError in other words",
+    r"kmeans_results": "n_iter_ counts updates, without the pass that finds nothing to update",
+    r"n_init_precomputed_centers": "warned of in other words",
 }  # fmt: skip
 
 
