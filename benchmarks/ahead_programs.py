@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from kt_jax import training
 from kt_jax.config import load_config
 from kt_jax.evaluation import backbones, linear
-from kt_jax.kmeans import device, lloyd, rows, seeding
+from kt_jax.kmeans import comparing, device, lloyd, rows, seeding
 from kt_jax.models import views
 from kt_jax.pretext import puzzles
 from kt_jax.runs import files
@@ -146,12 +146,12 @@ def _ridge_shapes() -> tuple[tuple[int, ...], ...]:
     return (CLASSES,), (PROBED, CLASSES), (PROBED, PROBED)
 
 
-def _points(mesh: Mesh, count: int) -> device.Points:
-    count = -(-count // device.GROUP) * device.GROUP
+def _points(mesh: Mesh, count: int) -> comparing.Points:
+    count = -(-count // comparing.GROUP) * comparing.GROUP
     values = jax.ShapeDtypeStruct((count, D), jnp.float32)
     one = jax.ShapeDtypeStruct((count,), jnp.float32)
     numbers = jax.ShapeDtypeStruct((count,), jnp.int32)
-    return _everywhere(mesh, device.Points(values, one, one, one, numbers))
+    return _everywhere(mesh, comparing.Points(values, one, one, one, numbers))
 
 
 def _kmeans(name: str, mesh: Mesh) -> Any:
@@ -184,7 +184,7 @@ def _kmeans(name: str, mesh: Mesh) -> Any:
         return lloyd.update.trace(setting, totals, sums, sizes, old, origin)
     if name == "label":
         setting = device.Setting(mesh, chunk, precision="float32")
-        return device.label.trace(setting, block, every, whole)
+        return comparing.label.trace(setting, block, every, whole)
     if name == "seeding":
         points = _points(mesh, math.ceil(seeding._DRAWN * K))
         return seeding._approach.trace(setting, block, (each, number), points, whole, said)

@@ -1,22 +1,13 @@
 """benchmarks/ahead.py: what compilers of TPUs and GPUs say of the project's programs."""
 
-import sys
-from pathlib import Path
-
-import jax
+import ahead
+import ahead_hlo
+import ahead_programs
+import ahead_targets
 import pytest
 
 from kt_jax.kmeans import cluster_sums, device, rows
 from kt_jax.machine import partition
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-import ahead  # noqa: E402
-import ahead_hlo  # noqa: E402
-import ahead_programs  # noqa: E402
-import ahead_targets  # noqa: E402
-
-sys.path.remove(str(BENCHMARKS))
 
 PROGRAM = """\
 HloModule jit_step
@@ -80,11 +71,15 @@ def test_atomics_are_counted_by_kernel():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ahead.PROGRAMS)
-@pytest.mark.parametrize("method", ["one-hot", "two scatters"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *((name, "one-hot") for name in ahead.PROGRAMS),
+        # Only k-means' steps depend on the method.
+        *((name, "two scatters") for name in ahead.PROGRAMS if name.startswith("kmeans_step")),
+    ],
+)
 def test_every_program_lowers_for_every_platform(name, method, monkeypatch):
-    if method == "two scatters" and not name.startswith("kmeans_step"):
-        pytest.skip("only k-means' step depends on the method")
     platform = "tpu" if method == "one-hot" else "gpu"
     monkeypatch.setattr(device.Setting, "platform", platform)
     monkeypatch.setattr(cluster_sums, "update_method", lambda on: method)
@@ -134,6 +129,11 @@ def test_k_means_on_a_tpu_copies_no_block(program, tmp_path):
     assert block_rows * 64 < 2 * n
 
 
-def test_the_blocks_of_a_tpu_are_whole_tiles():
-    assert rows._CHUNK_MULTIPLE["tpu"] % 128 == 0
-    assert jax.devices()[0].platform == "cpu"
+@pytest.mark.parametrize(("n", "k"), [(10_007, 3), (1_281_167, 2_000)])
+def test_the_blocks_of_a_tpu_are_whole_tiles(n, k, monkeypatch):
+    as_on_a_tpu = {"cpu": rows._CHUNK_MULTIPLE["tpu"]}
+    monkeypatch.setattr(rows, "_CHUNK_MULTIPLE", as_on_a_tpu)
+    mesh = partition.make_mesh()
+    block_rows, chunk = rows.choose_blocks((n, 100), k, mesh)
+    assert chunk % 128 == 0
+    assert block_rows % (chunk * mesh.size) == 0

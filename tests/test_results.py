@@ -1,12 +1,12 @@
 """The figures in README and on the page of results are those of recorded runs."""
 
-import importlib
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import results
 
 from kt_jax.evaluation import scores
 from kt_jax.runs import artifacts
@@ -14,13 +14,7 @@ from kt_jax.runs import artifacts
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def results(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("results")
-
-
-def test_pages_show_the_records(results):
+def test_pages_show_the_records():
     """Repeat `python benchmarks/results.py pages` if this fails."""
     shown = set()
     for page in results.PAGES:
@@ -30,7 +24,7 @@ def test_pages_show_the_records(results):
     assert shown == {path.stem for path in results.RECORDS.glob("*.json")}
 
 
-def test_a_wrong_figure_is_replaced(results):
+def test_a_wrong_figure_is_replaced():
     page = ROOT / "docs/results.md"
     text = page.read_text()
     wrong = re.sub(r"\*\*95\.8\*\*", "**99.9**", text, count=1)
@@ -66,7 +60,7 @@ def finish(directory, facts):
     artifacts.finish(directory, about, {}, section={}, facts=facts, seconds=2.0)
 
 
-def test_a_record_has_the_figures_of_a_run(results, run):
+def test_a_record_has_the_figures_of_a_run(run):
     found = results.record(run, "make it")
     assert [(x["subject"], x["value"]) for x in found["networks"]] == [
         ("student", 0.75),
@@ -81,7 +75,7 @@ def test_a_record_has_the_figures_of_a_run(results, run):
     assert "`make it`: seed 3, 0m04s for all stages" in page
 
 
-def test_an_unfinished_run_has_no_record(results, run):
+def test_an_unfinished_run_has_no_record(run):
     (run / "probe/manifest.json").unlink()
     with pytest.raises(SystemExit, match="probe is not finished: repeat the command"):
         results.record(run, "make it")

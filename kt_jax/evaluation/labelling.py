@@ -1,15 +1,15 @@
 """Pseudo-labels of images: the nearest centroid of the features of a frozen backbone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from kt_jax import data, kmeans
 from kt_jax.evaluation import backbones, image_rows
+from kt_jax.kmeans import result
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Notice
 
@@ -27,8 +27,7 @@ class Labeller:
     features: artifacts.Features
     """The settings of the features: layer, pooling, views."""
     backbone: backbones.FrozenBackbone
-    scaling: Mapping[str, Any]
-    """Arguments of `kmeans.assign` other than rows; see `load_scaling`."""
+    clusters: kmeans.KMeans
 
 
 def check_features(clusters: artifacts.Artifact[artifacts.Clusters]) -> artifacts.Features:
@@ -55,18 +54,7 @@ def load_labeller(clusters: artifacts.Artifact[artifacts.Clusters]) -> Labeller:
     features = check_features(clusters)
     assert features.backbone is not None  # has been checked
     backbone = backbones.load_backbone(clusters / backbones.CARRIED, features.backbone)
-    return Labeller(features, backbone, load_scaling(clusters))
-
-
-def load_scaling(clusters: artifacts.Artifact[artifacts.Clusters]) -> dict[str, Any]:
-    """The arguments of `kmeans.assign` other than rows.
-
-    Centroids, mean, l2, components (None if rows are not reduced) and weights (None if clusters are
-    not balanced).
-    """
-    tensors = files.read_tensors(clusters / "centroids.safetensors")
-    named = {name: tensors.get(name) for name in ("centroids", "mean", "components", "weights")}
-    return {**named, "l2": clusters.about.l2}
+    return Labeller(features, backbone, result.read(clusters))
 
 
 def covers(clusters: artifacts.Artifact[artifacts.Clusters], images: data.Images) -> bool:
@@ -125,7 +113,7 @@ def label(
     def assign() -> None:
         rows = np.concatenate(waiting)
         waiting.clear()
-        parts.append(kmeans.assign(rows, **labeller.scaling, mesh=mesh, nearest=nearest))
+        parts.append(labeller.clusters.assign(rows, mesh=mesh, nearest=nearest))
 
     for index, rows in image_rows.extract(
         labeller.backbone,

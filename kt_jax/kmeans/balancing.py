@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float32
 
-from kt_jax.kmeans import device, labelling
+from kt_jax.kmeans import comparing, device, labelling
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _sizes(setting, block, to, potentials, softness):
     """Returns the sums of the rows' shares in each cluster on this device, [1, p]."""
 
     def add(sums, rows, counts):
-        logits = potentials[:, None] - device.scores(rows, to, setting.precision) / softness
+        logits = potentials[:, None] - comparing.scores(rows, to, setting.precision) / softness
         shares = jax.nn.softmax(logits, axis=0)
         return sums + jnp.sum(jnp.where(counts[None], shares, 0), axis=1), ()
 

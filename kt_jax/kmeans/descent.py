@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from kt_jax.kmeans import checks, device, lloyd, rows
+from kt_jax.kmeans import checks, comparing, lloyd, rows
 from kt_jax.kmeans.labelling import nearest_to_zero
 
 # An iteration is compiled for all centroids, and for this share of them if few change.
@@ -258,11 +258,11 @@ def _points(
     centroids: Float32[np.ndarray, "k d"],
     keep: Bool[np.ndarray, " k"] | None = None,
     size: int | None = None,
-) -> device.Points:
+) -> comparing.Points:
     """Returns the centroids marked by `keep` (None: all), prepared for comparison."""
     k = len(centroids)
     numbers, size = np.arange(k, dtype=np.int32), k if size is None else size
-    return device.points(centroids - matrix.frame.origin[None], numbers, keep, size=size)
+    return comparing.points(centroids - matrix.frame.origin[None], numbers, keep, size=size)
 
 
 def _measure_own(matrix: rows.Rows, centroids: np.ndarray, clusters: list[Any]) -> list[Any]:

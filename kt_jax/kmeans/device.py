@@ -19,11 +19,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped
-
-# Scores are searched in groups: first the minimum of each group, then within the best group. XLA
-# makes vector code for a minimum, but not for an argmin.
-GROUP = 8
+from jaxtyping import Array, Float32, Int32, Shaped
 
 # Number of rows that are added up one after another in float32. The rounding error is at most this
 # number times 2^-24 of the sum of their sizes. Such sums are then added up without loss.
@@ -90,23 +86,6 @@ class Prepared:
         return self.counts if self.weight is None else self.counts & (self.weight > 0)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("values", "square", "rounding", "length", "numbers", "weight"),
-    meta_fields=(),
-)
-@dataclasses.dataclass(frozen=True)
-class Points:
-    """Centroids c minus the origin, prepared for comparison, padded to whole groups."""
-
-    values: Any  # float32 [p, d]
-    square: Any  # float32 [p]: |c|^2 minus the weight; inf for padding
-    rounding: Any  # float32 [p]: |c - c'| for c' = bfloat16(c), plus the error of the sum
-    length: Any  # float32 [p]: |c|
-    numbers: Any  # int32 [p]: ascending
-    weight: Any = None  # float32 [p]: subtracted from squared distances in comparisons
-
-
 def has_fast_bfloat16() -> bool:
     """Whether this CPU computes bfloat16 products faster than float32 products.
 
@@ -159,7 +138,7 @@ def prepared(rows: Shaped[Array, "rows d"], frame: Frame, *, l2: bool) -> Float3
     if frame.components is not None:
         rows = _reduced(rows, frame.components)
     if l2:  # divide by the largest element first, so that small rows do not underflow
-        for length in (lambda x: jnp.max(jnp.abs(x), axis=1), _length):
+        for length in (lambda x: jnp.max(jnp.abs(x), axis=1), lengths):
             divisor = length(rows)
             rows = rows / jnp.where(divisor > 0, divisor, 1)[:, None]
     return rows - frame.origin[None]
@@ -178,7 +157,8 @@ def _reduced(
     return reduced.reshape(-1, reduced.shape[-1])[: len(rows)]
 
 
-def _length(x: Float32[Array, "rows d"]) -> Float32[Array, " rows"]:
+def lengths(x: Float32[Array, "rows d"]) -> Float32[Array, " rows"]:
+    """Returns the L2 norms of rows."""
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=1))
 
 
@@ -186,87 +166,6 @@ def rounded(x: Float32[Array, "*n d"]) -> Float32[Array, "*n d"]:
     """Returns the nearest bfloat16 numbers, as float32."""
     # reduce_precision, not two casts, which XLA may remove.
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
-
-
-@functools.partial(jax.jit, static_argnames="size")
-def points(
-    values: Float32[Array, "p d"],
-    numbers: Int32[Array, " p"],
-    keep: Bool[Array, " p"] | None = None,
-    *,
-    size: int,
-) -> Points:
-    """Returns the values marked by `keep` (None: all) as Points; `size` is rounded to groups."""
-    length = _length(values)
-    # d 2^-24 |x'| |c'| bounds the error of a float32 sum of d products.
-    rounding = _length(values - rounded(values)) + values.shape[1] * 2.0**-24 * length
-    all_of_them = Points(values, jnp.sum(jnp.square(values), axis=1), rounding, length, numbers)
-    size = -(-size // GROUP) * GROUP
-    places = (
-        jnp.arange(len(values))
-        if keep is None
-        else jnp.flatnonzero(keep, size=size, fill_value=len(values))
-    )
-    places = jnp.pad(places, (0, size - len(places)), constant_values=len(values))
-    chosen = jax.tree.map(lambda x: x.at[places].get(mode="fill", fill_value=0), all_of_them)
-    padding = places == len(values)
-    return dataclasses.replace(
-        chosen,
-        square=jnp.where(padding, jnp.inf, chosen.square),
-        numbers=jnp.where(padding, numbers[-1], chosen.numbers),
-    )
-
-
-def products(
-    values: Float[Array, "p d"], rows: Float[Array, "rows d"], precision: str
-) -> Float32[Array, "p rows"]:
-    """Returns values @ rows.T in the named precision, with float32 sums."""
-    how: Any = {
-        "float32": lax.Precision.HIGHEST,
-        "tensorfloat32": lax.DotAlgorithmPreset.TF32_TF32_F32,
-    }.get(precision, lax.Precision.DEFAULT)
-    if how is lax.Precision.DEFAULT:
-        values, rows = values.astype(jnp.bfloat16), rows.astype(jnp.bfloat16)
-    return lax.dot_general(
-        values, rows, (((1,), (1,)), ((), ())), precision=how, preferred_element_type=jnp.float32
-    )
-
-
-def doubled(to: Points, precision: str) -> Float[Array, "p d"]:
-    """Returns -2 c in the dtype of the products. Before a loop over chunks it is computed once."""
-    values = -2 * to.values
-    return values.astype(jnp.bfloat16) if precision == "bfloat16" else values
-
-
-def scores(
-    rows: Float[Array, "rows d"],
-    to: Points,
-    precision: str,
-    minus_two: Float[Array, "p d"] | None = None,
-) -> Float32[Array, "p rows"]:
-    """Returns |c|^2 - 2 c.x: squared distances minus |x|^2, which is equal for all centroids.
-
-    If the centroids have weights, these are subtracted too. `minus_two` is `doubled(to)`.
-    """
-    minus_two = doubled(to, precision) if minus_two is None else minus_two
-    return to.square[:, None] + products(minus_two, rows, precision)
-
-
-def lowest(score: Float32[Array, "p rows"]) -> tuple[Array, Array, Array]:
-    """Returns each row's first index of the lowest score, the lowest and the next score."""
-    score = score.reshape(-1, GROUP, score.shape[1])
-    of_group = jnp.min(score, axis=1)
-    best_group = jnp.argmin(of_group, axis=0).astype(jnp.int32)
-    within = jnp.take_along_axis(score, best_group[None, None], axis=0)[0]
-    place = jnp.argmin(within, axis=0).astype(jnp.int32)
-    low = jnp.min(within, axis=0)
-
-    def without(values, at):
-        others = jnp.arange(len(values), dtype=jnp.int32)[:, None] != at[None]
-        return jnp.min(jnp.where(others, values, jnp.inf), axis=0)
-
-    following = jnp.minimum(without(within, place), without(of_group, best_group))
-    return best_group * GROUP + place, low, following
 
 
 def over_chunks(setting: Setting, run: Any, carry: Any, *arrays: Any) -> tuple[Any, Any]:
@@ -331,56 +230,4 @@ def prepare(setting, block, frame, valid):
         return Prepared(rows, square, jnp.zeros_like(square), jnp.zeros_like(square), counts)
     near = rounded(rows)
     kept = near.astype(jnp.bfloat16) if setting.platform == "tpu" else None
-    return Prepared(rows, square, _length(rows - near), _length(near), counts, kept)
-
-
-def nearest_two(
-    rows: Float32[Array, "rows d"], to: Points, precision: str
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Returns (cluster, distance^2) of the nearest and of the second nearest centroid.
-
-    One matrix product ranks the centroids. The best two are then compared by the norm of the
-    difference, which has no cancellation, so that ties between two are exact. With weights, the
-    nearest has the smallest distance^2 - weight; the returned distances do not include weights.
-    """
-    score = scores(rows, to, precision)
-
-    def measured(score):
-        place, low, _ = lowest(score)
-        squared = jnp.sum(jnp.square(rows - to.values[place]), axis=1)
-        squared = jnp.where(jnp.isposinf(low), jnp.inf, squared)
-        compared = squared if to.weight is None else squared - to.weight[place]
-        return to.numbers[place], squared, compared, place
-
-    *first, place = measured(score)
-    taken = jnp.arange(len(score), dtype=jnp.int32)[:, None] == place[None]
-    *second, _ = measured(jnp.where(taken, jnp.inf, score))
-    swap = (second[2] < first[2]) | ((second[2] == first[2]) & (second[0] < first[0]))
-
-    def chosen(yes, no):
-        return jnp.where(swap, yes[0], no[0]), jnp.where(swap, yes[1], no[1])
-
-    return chosen(second, first), chosen(first, second)
-
-
-@program((P("data"), P(), P()), P("data"))
-def label(setting, block, to, valid):
-    """Returns cluster, distance, second cluster and margin of every row.
-
-    Chunks that are only padding are skipped.
-    """
-
-    def labelled(rows):
-        (cluster, squared), (second, second_squared) = nearest_two(rows, to, setting.precision)
-        distance = jnp.sqrt(squared)
-        return cluster, distance, second, jnp.sqrt(second_squared) - distance
-
-    def nothing(rows):
-        kinds = jax.eval_shape(labelled, rows)
-        return varying(tuple(jnp.zeros(kind.shape, kind.dtype) for kind in kinds))
-
-    def run(carry, rows, real):
-        return carry, lax.cond(real[0], labelled, nothing, rows)
-
-    real = numbers(block.square) < valid
-    return over_chunks(setting, run, None, block.values, real)[1]
+    return Prepared(rows, square, lengths(rows - near), lengths(near), counts, kept)

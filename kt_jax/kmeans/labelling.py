@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int32
 
-from kt_jax.kmeans import checks, device, neighbours, rows
+from kt_jax.kmeans import checks, comparing, device, neighbours, rows
 from kt_jax.kmeans.device import Frame
 
 
@@ -88,7 +88,7 @@ def assign(
         setting = dataclasses.replace(setting, precision="float32")
 
     def look(number: int, block: device.Prepared) -> tuple[Any, ...]:
-        return *device.label(setting, block, to, matrix.valid(number)), block.square
+        return *comparing.label(setting, block, to, matrix.valid(number)), block.square
 
     parts = (matrix.join(part) for part in zip(*matrix.for_each(look), strict=True))
     cluster, distance, second, margin, again = parts
@@ -119,7 +119,7 @@ class Opened:
 
     matrix: rows.Rows
     centroids: Float32[np.ndarray, "k c"]
-    to: device.Points  # centroids, padded to whole groups
+    to: comparing.Points  # centroids, padded to whole groups
     squares: Float32[np.ndarray, " n"]  # squared row lengths, 0 without a direction
     directed: Bool[np.ndarray, " n"]
 
@@ -159,7 +159,7 @@ def open_rows(
     matrix.look_from(Frame(mean, middle, components))
     squares, directed = checks.check_rows(matrix)
     values = centroids - matrix.frame.origin[None]
-    to = device.points(values, np.arange(k, dtype=np.int32), size=k)
+    to = comparing.points(values, np.arange(k, dtype=np.int32), size=k)
     if weights is not None:
         weights = checks.checked_weights(weights, k)
         padded = np.pad(weights, (0, len(to.square) - k))

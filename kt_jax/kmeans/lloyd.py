@@ -14,19 +14,19 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32
 
-from kt_jax.kmeans import cluster_sums, device
-from kt_jax.kmeans.device import Points, over_chunks, program
+from kt_jax.kmeans import cluster_sums, comparing, device
+from kt_jax.kmeans.comparing import Points
+from kt_jax.kmeans.device import over_chunks, program
 
 _RESCUED = 256  # open rows compared at a time; the last chunk is seldom full
 
 State = tuple[Array, Array, Array]  # int32 cluster, float32 upper, float32 lower: [rows] each
 
-
 _TOTALS = (P("data"), P("data")), P("data"), P("data")
 
 
 @program((P("data"), P("data"), _TOTALS) + (P(),) * 5, (P("data"), _TOTALS), donate=(1, 2))
-def step(setting, block, state, totals, subset, every, changed, full, anew):
+def step(setting, block, state, totals, subset, every, changed, full, all_rows):
     """Returns (cluster, upper, lower) of every row, and the totals so far.
 
     Args:
@@ -39,13 +39,13 @@ def step(setting, block, state, totals, subset, every, changed, full, anew):
       every: all centroids.
       changed: bool [k], marks the centroids that changed.
       full: whether subset has all centroids. Then only the clusters of `state` are used.
-      anew: whether totals are sums over all rows, not only over those that moved.
+      all_rows: whether totals are sums over all rows, not only over rows that moved.
     """
     precision = "bfloat16" if setting.precision == "exact" else setting.precision
-    minus_two = device.doubled(subset, precision)
+    minus_two = comparing.doubled(subset, precision)
 
     def settle(carry, *chunk):
-        score = device.scores(chunk[0], subset, precision, minus_two)
+        score = comparing.scores(chunk[0], subset, precision, minus_two)
         return carry, _compare(setting, score, chunk[1:3], chunk[3:], subset, every, changed, full)
 
     near = block.values if block.near is None else block.near
@@ -53,8 +53,8 @@ def step(setting, block, state, totals, subset, every, changed, full, anew):
     _, (*found, is_open) = over_chunks(setting, settle, None, *rows, *state)
     found = _rescue(setting, block.values, tuple(found), is_open & block.counts, every)
     moves = block.moves & (found[0] != state[0])
-    joins = jnp.where(anew, block.moves, moves)
-    leaves = moves & ~anew & (state[0] >= 0)
+    joins = jnp.where(all_rows, block.moves, moves)
+    leaves = moves & ~all_rows & (state[0] >= 0)
     sums, counts, moved = totals
     moved += jnp.sum(moves, dtype=jnp.int32)
     k = len(counts)  # an index after the last: dropped
@@ -91,7 +91,7 @@ def _compare(
     if exact:
         columns = jax.tree.map(lambda x: x[:, None], (subset.rounding, subset.length))
         score = score - _rounding(rounding[None], length[None], *columns)
-    at, low, following = device.lowest(score)
+    at, low, following = comparing.lowest(score)
     new = subset.numbers[at]
     old = jnp.maximum(cluster, 0)  # -1 before the first iteration
     width, width_old = jnp.zeros_like(low), jnp.zeros_like(low)
@@ -143,7 +143,7 @@ def _rescue(
         number, state = carry
         at = lax.dynamic_slice(order, (number * chunk,), (chunk,))
         rows = jnp.take(values, at, axis=0, mode="clip")
-        place, low, following = device.lowest(device.scores(rows, every, precision))
+        place, low, following = comparing.lowest(comparing.scores(rows, every, precision))
         found = every.numbers[place], low, following
         return number + 1, tuple(
             x.at[at].set(y, mode="drop") for x, y in zip(state, found, strict=True)

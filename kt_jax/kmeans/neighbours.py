@@ -6,8 +6,9 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float32, Int32
 
-from kt_jax.kmeans import device
-from kt_jax.kmeans.device import Points, Setting, program
+from kt_jax.kmeans import comparing, device
+from kt_jax.kmeans.comparing import Points
+from kt_jax.kmeans.device import Setting, program
 from kt_jax.kmeans.rows import Rows
 
 
@@ -46,7 +47,7 @@ def rank(
 @program((P("data"), P(), P("data"), P("data")), P("data"))
 def _rank(setting, block, to, first, second, *, count):
     def run(carry, rows, square, first, second):
-        score = device.scores(rows, to, setting.precision)
+        score = comparing.scores(rows, to, setting.precision)
         numbers = to.numbers[:, None]
         out = (numbers == first[None]) | (numbers == second[None])
         # The score of padding is infinite, too.

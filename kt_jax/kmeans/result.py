@@ -171,7 +171,11 @@ def load(directory: str | Path) -> KMeans:
       ValueError: it holds something else, files have changed, or another version of kt_jax wrote
         them.
     """
-    opened = _open(directory)
+    return read(_open(directory))
+
+
+def read(opened: artifacts.Artifact[artifacts.Clusters]) -> KMeans:
+    """Returns the clusters of an artifact that has been opened, and so checked."""
     tensors = files.read_tensors(opened / _CENTROIDS)
     summary = files.read_json(opened / _SUMMARY)
     # Directories of older commands have it only among the options.

@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Float32, Int, Int64
 
-from kt_jax.kmeans import device, rows
+from kt_jax.kmeans import comparing, device, rows
 
 METHODS = ("k-means||", "k-means++", "random")
 
@@ -244,12 +244,12 @@ def _draw_candidates(
     return np.bincount(numbers, weights, minlength=len(at.candidates)).astype(np.float32)
 
 
-def _points(values: Float32[np.ndarray, "m d"]) -> device.Points:
+def _points(values: Float32[np.ndarray, "m d"]) -> comparing.Points:
     """Returns points for float32 comparison, padded to whole groups by repeats of the first."""
-    missing = -len(values) % device.GROUP
+    missing = -len(values) % comparing.GROUP
     values = np.concatenate([values, np.repeat(values[:1], missing, axis=0)])
     square, none = np.square(values).sum(1), np.zeros(len(values), np.float32)
-    return device.Points(values, square, none, none, np.arange(len(values), dtype=np.int32))
+    return comparing.Points(values, square, none, none, np.arange(len(values), dtype=np.int32))
 
 
 def _centred(matrix: rows.Rows, numbers: Int[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
@@ -293,7 +293,7 @@ def _approach(setting, block, state, to, first, fresh):
     """Returns the squared distance and the number of every row's nearest candidate."""
 
     def compare(carry, rows, square, counts, squared, number):
-        at, low, _ = device.lowest(device.scores(rows, to, "float32"))
+        at, low, _ = comparing.lowest(comparing.scores(rows, to, "float32"))
         found = jnp.where(counts, jnp.maximum(low + square, 0), 0)
         nearer = fresh | (found < squared)
         new = jnp.where(nearer, found, squared), jnp.where(nearer, first + to.numbers[at], number)
@@ -308,7 +308,7 @@ def _gain(setting, block, squared, weights, to):
     """Returns how much each point lowers this device's weighted squared distances, [1, t]."""
 
     def measure(gain, rows, square, squared, weights):
-        distance = jnp.maximum(device.scores(rows, to, "float32") + square[None], 0)
+        distance = jnp.maximum(comparing.scores(rows, to, "float32") + square[None], 0)
         gains = jnp.maximum(squared[None] - distance, 0)
         return gain + jnp.matmul(gains, weights, precision=lax.Precision.HIGHEST), ()
 

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from kt_jax import kmeans
-from kt_jax.kmeans import cluster_sums, descent, device, lloyd, rows
+from kt_jax.kmeans import cluster_sums, comparing, descent, device, lloyd, rows
 
 
 def make_mesh(devices):
@@ -130,11 +130,11 @@ def test_the_bound_of_exact_holds():
     rng = np.random.default_rng(0)
     for scale in (1e-3, 1, 1e3):
         x = jnp.asarray(rng.normal(size=(500, 96)) * scale, jnp.float32)
-        to = device.points(x[:64], np.arange(64, dtype=np.int32), size=64)
+        to = comparing.points(x[:64], np.arange(64, dtype=np.int32), size=64)
         near = x.astype(jnp.bfloat16).astype(jnp.float32)
         wide = np.asarray(x, np.float64)
         exact = (wide[:64] ** 2).sum(1)[:, None] - 2 * wide[:64] @ wide.T
-        off = np.abs(np.asarray(device.scores(x, to, "bfloat16"), np.float64) - exact)
+        off = np.abs(np.asarray(comparing.scores(x, to, "bfloat16"), np.float64) - exact)
         of_row = jnp.linalg.norm(x - near, axis=1)[None], jnp.linalg.norm(near, axis=1)[None]
         bound = np.asarray(lloyd._rounding(*of_row, to.rounding[:, None], to.length[:, None]))
         assert (off <= bound).all()
@@ -225,7 +225,7 @@ def test_other_sums_are_the_same(method, chunk_rows, monkeypatch):
     features = make_features()
     expected = kmeans.fit(features, 20, init=features[:20])
     monkeypatch.setattr(cluster_sums, "update_method", lambda on: method)
-    # Another chunk, so that it is compiled anew.
+    # Another chunk, so that it is compiled again.
     found = kmeans.fit(features, 20, init=features[:20], chunk_rows=chunk_rows)
     np.testing.assert_array_equal(found.assignment, expected.assignment)
     np.testing.assert_allclose(found.centroids, expected.centroids, atol=1e-5)
@@ -314,7 +314,7 @@ def test_nothing_larger_than_a_chunk_of_distances():
     matrix = rows.Rows(features, k, mesh=mesh, chunk_rows=64, precision="exact")
     matrix.look_from(matrix.frame)
     block = matrix.for_each(lambda _, block: block)[0]
-    every = device.points(features[:k], np.arange(k, dtype=np.int32), size=k)
+    every = comparing.points(features[:k], np.arange(k, dtype=np.int32), size=k)
     state = tuple(matrix.zeros(dtype)[0] for dtype in (jnp.int32, jnp.float32, jnp.float32))
     totals = lloyd.zero_totals(matrix.setting, features[:k])
     changed, full = np.ones(k, bool), np.bool_(True)
@@ -467,7 +467,7 @@ def test_rows_that_a_tpu_rounds_once_give_the_same_clusters(pruned, monkeypatch)
     expected = kmeans.fit(features, 50, **options)
     monkeypatch.setattr(device.Setting, "platform", "tpu")
     monkeypatch.setattr(cluster_sums, "update_method", lambda on: "one-hot")
-    # Another chunk, so that it is compiled anew. Few rows move in the last iterations.
+    # Another chunk, so that it is compiled again. Few rows move in the last iterations.
     found = kmeans.fit(features, 50, chunk_rows=128, **options)
     assert found.iterations >= 5
     np.testing.assert_array_equal(found.assignment, expected.assignment)

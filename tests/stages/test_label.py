@@ -10,6 +10,7 @@ import support
 import kt_jax
 from kt_jax import kmeans
 from kt_jax.evaluation import image_rows, labelling
+from kt_jax.kmeans import result
 from kt_jax.machine import signals
 from kt_jax.runs import artifacts, files
 from kt_jax.runs.stage import Inputs
@@ -31,8 +32,12 @@ def clusters(tmp_path_factory):
     )
     centroids = np.random.default_rng(0).normal(size=(K, 16)).astype(np.float32)
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
-    mean = np.full(16, 0.3, np.float32)
-    files.write_tensors(directory / "centroids.safetensors", {"centroids": centroids, "mean": mean})
+    found = dataclasses.replace(
+        kmeans.fit(np.eye(16, dtype=np.float32), K, max_iterations=0, l2=True),
+        centroids=centroids,
+        mean=np.full(16, 0.3, np.float32),
+    )
+    result.write(directory, found, {})
     return support.finish(directory, artifacts.Clusters(K, IMAGES, True, features))
 
 
@@ -125,11 +130,8 @@ def copy_with_labels(clusters, directory, images):
     files.write_table(features / "index.parquet", index)
     about = dataclasses.replace(clusters.about.features, images=images.fingerprint)
     shutil.copytree(clusters.directory, directory)
-    scaling = labelling.load_scaling(clusters)
-    found = kmeans.assign(matrix, **scaling)
-    fitted = dataclasses.replace(
-        kmeans.fit(matrix, K, max_iterations=0), **scaling, assignment=found.cluster
-    )
+    read = result.read(clusters)
+    fitted = dataclasses.replace(read, assignment=read.assign(matrix).cluster)
     mesh = support.make_stage(directory, None).mesh
     labelling.write_labels(directory, support.finish(features, about), fitted, mesh=mesh)
     return support.finish(directory, dataclasses.replace(clusters.about, features=about))

@@ -182,11 +182,10 @@ def _measure(
     assignment: Int32[np.ndarray, " n"],
 ) -> Members:
     """Computes the distances of the clustered features again."""
-    from kt_jax import kmeans  # imports JAX, which is not needed if there are Labels
-    from kt_jax.evaluation import labelling
+    from kt_jax.kmeans import result  # imports JAX, which is not needed if there are Labels
 
     _log.info("atlas: computing the distances of %s features", f"{len(assignment):,}")
-    found = kmeans.assign(shards(features), **labelling.load_scaling(clusters))
+    found = result.read(clusters).assign(shards(features))
     return Members(
         keys=tuple(files.read_table(features / "index.parquet")["key"].tolist()),
         # The assignment of the run: another device may break a tie in another way.
@@ -225,7 +224,7 @@ def assign_anew(
     Raises:
       ValueError: the images are smaller than the backbone's view.
     """
-    from kt_jax import kmeans  # imported here: only this way needs JAX and flax
+    # Imported here: only this way needs JAX and flax.
     from kt_jax.evaluation import image_rows, labelling
     from kt_jax.machine import partition, signals
 
@@ -243,7 +242,7 @@ def assign_anew(
             reading=data.Reading(),
             notice=notice,
         ):
-            found = kmeans.assign(rows, **labeller.scaling, mesh=mesh)
+            found = labeller.clusters.assign(rows, mesh=mesh)
             keys = tuple(images.keys[index] for index in indices.tolist())
             parts = found.cluster, found.distance, found.second_cluster, found.margin
             yield rows, Members(keys, *parts, origin="the backbone, computed again")
