@@ -4,13 +4,17 @@
     python -m kt_jax.main --workdir=runs/tables \
         --config=configs/tables.py:cpu,imagenette2_128.zip,intel6_128.zip,voc12_animals_128.zip
 
+    python -m kt_jax.main --workdir=runs/table-10 \
+        --config=configs/tables.py:cpu:10,imagenette2_128.zip
+
 Sizes: tiny (photographs that ship with scikit-image: everything runs, nothing is learned), cpu (64
-px, about four hours on two cores), gpu (the paper's geometry; by their FLOPs its schedules take one
-H100 25 minutes, which nobody has measured), paper (the paper's schedules too). After the size come
-the main set of images, a second set with other classes, and a set with several classes an image.
-Without the second set there are no Tables 2 and 5. Without the third, networks are fine-tuned on
-the classes of the main set. The report holds all tables, as do its tables.md and tables.json; for
-the figures see docs/results.md.
+px, six hours on two cores), gpu (the paper's geometry; by their FLOPs its schedules take one
+H100 25 minutes, which nobody has measured), paper (the paper's schedules too). cpu:10 makes Table
+10 alone, cpu:3+4+9 three tables, cpu:tasks those of pretext tasks: only what they need runs, with
+the same figures as in a run of all tables. After the size come the main set of images, a second set
+with other classes, and a set with several classes an image. Without the second set there are no
+Tables 2 and 5. Without the third, networks are fine-tuned on the classes of the main set. The
+report holds all tables, as do its tables.md and tables.json; for the figures see docs/results.md.
 """
 
 from types import SimpleNamespace
@@ -39,8 +43,12 @@ TABLE_6 = {
 
 
 def get_config(arg: str = "tiny") -> ConfigDict:
-    """Arg: SIZE; or SIZE,MAIN; or SIZE,MAIN,SECOND; or SIZE,MAIN,SECOND,SEVERAL."""
+    """Arg: SIZE; or SIZE,MAIN; or SIZE,MAIN,SECOND; or SIZE,MAIN,SECOND,SEVERAL.
+
+    SIZE may be followed by the tables to make: ":4", ":1+10" or ":tasks".
+    """
     size, *paths = arg.split(",")
+    size, _, wanted = size.partition(":")
     if size not in SIZES or len(paths) > 3:
         raise ValueError(
             f"configs/tables.py:{arg}: give a size ({', '.join(SIZES)}), then up to three paths"
@@ -60,6 +68,8 @@ def get_config(arg: str = "tiny") -> ConfigDict:
     ask_tasks(study, rows)
     ask_options(study, rows)
     evaluate(study, rows)
+    if wanted:
+        keep_tables(study, wanted.split("+"))
     study.add("report", "report", test_images="test")
     study.config.stages = tuple(study.stages)
     return study.config
@@ -235,7 +245,8 @@ def by_layer(paper: dict, layers=CONVS) -> dict:
 
 def flatten(rows: dict) -> tuple[str, ...]:
     """What any row names, once."""
-    return tuple(dict.fromkeys(name for some in rows.values() for name in some))
+    named = ((some,) if isinstance(some, str) else some for some in rows.values())
+    return tuple(dict.fromkeys(name for names in named for name in names))
 
 
 def learn_main_rows(study: Study) -> dict:
@@ -510,7 +521,12 @@ def ask_options(study: Study, rows: dict) -> None:
     study.table(
         "table_10",
         "Table 10: options that are not the paper's, one by one and together",
-        {**tried, "the teacher": (teacher,), "HOG with colours": ("hog_colour",)},
+        {
+            **tried,
+            "the teacher": (teacher,),
+            "random weights": (f"random:{rows[CC][0]}",),
+            "HOG with colours": ("hog_colour",),
+        },
         ("conv3", "conv4", "conv5", "chosen", "kNN", "time"),
         scores=("linear_main", "linear_options", "knn"),
         protocols={"kNN": "knn"},
@@ -614,3 +630,47 @@ def evaluate(study: Study, rows: dict) -> None:
     for name in order:
         if name in study.tables:
             study.add(name, "table", **study.tables[name])
+
+
+def keep_tables(study: Study, wanted: list[str]) -> None:
+    """Deletes the tables that are not wanted, and the stages that only they need."""
+    config = study.config
+    # "table_7b" is part of Table 7, as "tasks_teachers" is of the tasks.
+    numbers = {
+        name: name.removeprefix("table_").removesuffix("b").split("_")[0] for name in study.tables
+    }
+    for number in wanted:
+        if number not in numbers.values():
+            raise ValueError(
+                f"configs/tables.py: there is no table {number!r} of these images: the tables are "
+                f"{', '.join(sorted(set(numbers.values()), key=lambda x: (len(x), x)))}"
+            )
+    rows = {
+        name: set(flatten(study.tables[name]["rows"]))
+        for name, number in numbers.items()
+        if number in wanted
+    }
+    subjects = set().union(*rows.values())
+    for stage in study.stages:
+        if "backbones" in config[stage]:
+            config[stage].backbones = tuple(x for x in config[stage].backbones if x in subjects)
+    for name, of_table in rows.items():
+        config[name].scores = tuple(
+            stage for stage in config[name].scores if of_table & set(config[stage].backbones)
+        )
+    needed, found = set(), set(rows)
+    while found:
+        needed |= found
+        found = {x for name in found for x in read_names(study, name)} - needed
+    for stage in set(study.stages) - needed:
+        del config[stage]
+    study.stages = [stage for stage in study.stages if stage in needed]
+
+
+def read_names(study: Study, stage: str) -> set[str]:
+    """The stages that a stage reads."""
+    read: set[str] = set()
+    for value in study.config[stage].values():
+        names = (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ()
+        read |= {x.removeprefix("random:") for x in names if isinstance(x, str)}
+    return read & set(study.stages)

@@ -86,11 +86,39 @@ def test_every_stage_of_the_tables_can_be_planned(arg):
         ("cpu", "cpu needs images"),
         ("huge,/x", "choose|give a size"),
         ("cpu,a,b,c,d", "up to three paths"),
+        ("cpu:2,/main", "no table '2' of these images: the tables are 1, 3, 4, 6"),
     ],
 )
 def test_tables_without_images_or_of_other_sizes_are_refused(arg, said):
     with pytest.raises(ValueError, match=said):
         kt_jax.load_config(f"configs/tables.py:{arg}")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tables", "students"),
+    [
+        ("10", {"table_10"}, 15),
+        ("7", {"table_7", "table_7b"}, 3),
+        ("8", {"table_8"}, 0),
+        ("3+4", {"table_3", "table_4"}, 11),
+        ("tasks", {"tasks", "tasks_teachers"}, 5),
+    ],
+)
+def test_some_tables_take_only_what_they_need(wanted, tables, students):
+    """Everything that trains is as in a run of all tables, so that the figures are the same."""
+    images = "/main,/second,/several"
+    everything = kt_jax.load_config(f"configs/tables.py:cpu,{images}")
+    config = kt_jax.load_config(f"configs/tables.py:cpu:{wanted},{images}")
+    kinds = {name: config[name].kind for name in config.stages}
+    assert {name for name, kind in kinds.items() if kind == "table"} == tables
+    assert sum(kind == "classify" for kind in kinds.values()) == students
+    for name, kind in kinds.items():
+        if kind not in ("linear", "knn", "table"):
+            assert config[name] == everything[name]
+    asked = {x for name in tables for row in config[name].rows.values() for x in row}
+    shown = {x for name in kinds for x in config[name].get("backbones", ())}
+    assert shown <= asked
+    graph.make_graph(files.to_plain(config))
 
 
 def test_every_stage_of_given_features_can_be_planned(tmp_path):

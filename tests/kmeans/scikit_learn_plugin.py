@@ -26,6 +26,7 @@ _OUT = {
 _DIFFERENT = {
     r"float_precision|integer_input|transform|predict|fortran|scaled_weights|weighted_vs_repeated":
         "float32",
+    r"init_fitted_centers": "float32: sums follow the rows that moved, in another order",
     r"warns_less_centers|relocating_with_duplicates": "k above the distinct rows is refused",
     r"wrong_params|n_samples|init_wrong": "refused with a ValueError in other words",
     r"kmeans_results": "n_iter_ counts updates, without the pass that finds nothing to update",
