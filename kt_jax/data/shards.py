@@ -22,7 +22,7 @@ from kt_jax.data.decode import decode_upright, examine_image
 from kt_jax.data.scan import MANIFEST, perceptual_hash
 from kt_jax.data.sources import Source, make_source
 from kt_jax.data.sources.array_record import REQUEST_NAME, UNFINISHED
-from kt_jax.runs import progress
+from kt_jax.runs import progress, versions
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def write_on_beam(job: Job, missing: Sequence[int], runner: str, options: Sequen
     except ImportError as error:
         raise ValueError(
             f"--runner={runner} needs Apache Beam, which is not installed ({error}): "
-            "pip install 'kt_jax[beam]'"
+            + versions.install_extra("beam")
         ) from error
     with beam.Pipeline(runner=runner, options=PipelineOptions(list(options))) as pipeline:
         shards = pipeline | beam.Create(missing) | beam.Reshuffle()

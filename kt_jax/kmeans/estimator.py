@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int32
 
+from kt_jax.runs import versions
+
 try:
     from sklearn import base
     from sklearn.metrics.pairwise import euclidean_distances
     from sklearn.utils import check_random_state, validation
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "kt_jax.kmeans.estimator needs scikit-learn: pip install 'kt_jax[sklearn]'"
+        f"kt_jax.kmeans.estimator needs scikit-learn: {versions.install_extra('sklearn')}"
     ) from error
 
 from kt_jax import kmeans

@@ -1,10 +1,11 @@
-"""The versions of what computes: packages, and the commit of kt_jax."""
+"""The versions of what computes: packages, the commit of kt_jax, and how to install the rest."""
 
 import functools
 import json
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = ("kt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _SECONDS = 10.0  # for git on a slow disk
@@ -21,8 +22,7 @@ def find_commit() -> str:
 
     It is known in a checkout, and after `pip install git+https://...`. Otherwise it is "".
     """
-    given = metadata.distribution("kt_jax").read_text("direct_url.json")
-    commit = json.loads(given).get("vcs_info", {}).get("commit_id", "") if given else ""
+    commit = _read_origin().get("vcs_info", {}).get("commit_id", "")
     if commit:
         return str(commit[:12])
     here = Path(__file__)
@@ -34,6 +34,23 @@ def find_commit() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def install_extra(name: str) -> str:
+    """The command that adds an extra to this installation, such as "torch", for messages."""
+    checkout = Path(__file__).parents[2]
+    if (checkout / "pyproject.toml").exists():
+        return f"pip install -e '{checkout}[{name}]'"
+    origin = _read_origin()
+    vcs = origin.get("vcs_info", {}).get("vcs")
+    source = f"{vcs}+{origin['url']}" if vcs else origin.get("url", "")
+    return f"pip install 'kt_jax[{name}]{f' @ {source}' if source else ''}'"
+
+
+def _read_origin() -> dict[str, Any]:
+    """Where pip took kt_jax from: PEP 610's url and vcs_info. Empty for a package index."""
+    given = metadata.distribution("kt_jax").read_text("direct_url.json")
+    return dict(json.loads(given)) if given else {}
 
 
 def _ask_git(directory: Path, *words: str) -> str:

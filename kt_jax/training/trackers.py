@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from kt_jax.runs import versions
+
 _log = logging.getLogger(__name__)
 
 _PROJECT = "kt_jax"
@@ -88,7 +90,9 @@ def check(names: Collection[str]) -> None:
         if name not in TRACKERS:
             raise ValueError(f"--log_to={name}: choose from {', '.join(TRACKERS)}")
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"--log_to={name}: it is not installed: pip install 'kt_jax[{name}]'")
+            raise ValueError(
+                f"--log_to={name}: it is not installed: {versions.install_extra(name)}"
+            )
 
 
 def start(names: Collection[str], directory: Path, options: Mapping[str, Any]) -> list[Tracker]:

@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from kt_jax import kmeans
 from kt_jax.kmeans.estimator import KMeans
+from kt_jax.runs import versions
 
 ROWS = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
 EXPECTED = {
@@ -94,5 +95,5 @@ def test_without_scikit_learn_it_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == (
         "ModuleNotFoundError: kt_jax.kmeans.estimator needs scikit-learn: "
-        "pip install 'kt_jax[sklearn]'"
+        + versions.install_extra("sklearn")
     )

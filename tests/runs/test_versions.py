@@ -1,4 +1,4 @@
-"""The commit that manifests and scores name."""
+"""The commit that manifests and scores name, and the command that installs an extra."""
 
 import json
 import subprocess
@@ -46,11 +46,40 @@ def test_the_commit_of_somebody_elses_repository_is_not_ours(package):
     assert versions.find_commit() == ""
 
 
-def test_pip_says_the_commit_of_what_it_installed_from_git(package, monkeypatch):
+def pretend_that_pip_installed(monkeypatch, origin):
     class Installed:
         def read_text(self, name):
             assert name == "direct_url.json"
-            return json.dumps({"vcs_info": {"vcs": "git", "commit_id": 40 * "a"}})
+            return origin and json.dumps(origin)
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Installed())
+
+
+def test_pip_says_the_commit_of_what_it_installed_from_git(package, monkeypatch):
+    origin = {"vcs_info": {"vcs": "git", "commit_id": 40 * "a"}}
+    pretend_that_pip_installed(monkeypatch, origin)
     assert versions.find_commit() == 12 * "a"
+
+
+@pytest.mark.parametrize(
+    ("origin", "asked"),
+    [
+        (None, "kt_jax[torch]"),
+        ({"url": "file:///a/kt_jax.whl"}, "kt_jax[torch] @ file:///a/kt_jax.whl"),
+        (
+            {"url": "https://example.org/kt_jax", "vcs_info": {"vcs": "git", "commit_id": "a"}},
+            "kt_jax[torch] @ git+https://example.org/kt_jax",
+        ),
+    ],
+)
+def test_an_extra_comes_from_where_the_package_came_from(package, monkeypatch, origin, asked):
+    pretend_that_pip_installed(monkeypatch, origin)
+    assert versions.install_extra("torch") == f"pip install '{asked}'"
+
+
+def test_an_extra_of_a_checkout(package, monkeypatch):
+    checkout = package.parent
+    (checkout / "pyproject.toml").write_text("")
+    (checkout / "kt_jax/runs").mkdir()
+    monkeypatch.setattr(versions, "__file__", str(checkout / "kt_jax/runs/versions.py"))
+    assert versions.install_extra("torch") == f"pip install -e '{checkout}[torch]'"

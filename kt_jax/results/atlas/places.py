@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from kt_jax.runs import versions
+
 _ROWS = 8192  # read at a time
 
 
@@ -125,7 +127,7 @@ def check_umap() -> None:
       ValueError: it is not.
     """
     if importlib.util.find_spec("umap") is None:
-        raise ValueError("--map=umap needs umap-learn: pip install 'kt_jax[umap]'")
+        raise ValueError(f"--map=umap needs umap-learn: {versions.install_extra('umap')}")
 
 
 def embed(spots: Float32[np.ndarray, "n m"]) -> Float32[np.ndarray, "n 2"]:

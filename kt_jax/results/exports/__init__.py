@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kt_jax.runs import files, marks
+from kt_jax.runs import files, marks, versions
 
 _log = logging.getLogger(__name__)
 CHECK = "check.json"
@@ -135,7 +135,7 @@ def _check_installed(to: str) -> None:
     if lacking:
         raise ValueError(
             f"--to={to} needs {' and '.join(lacking)}, not installed here: "
-            f"pip install 'kt_jax[{FORMATS[to].packages[0]}]'"
+            + versions.install_extra(FORMATS[to].packages[0])
         )
 
 

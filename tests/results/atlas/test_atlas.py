@@ -21,6 +21,7 @@ from kt_jax import commands
 from kt_jax.results import atlas
 from kt_jax.results.atlas import summary
 from kt_jax.runs import files
+from kt_jax.runs.versions import install_extra
 
 _TYPES = {"start": "<i4", "majority": "<i4", "second": "<i4", "label": "<i4", "thumbnail": "<i4"}
 
@@ -398,7 +399,7 @@ def test_clusters_of_unknown_images_ask_for_them(root, tmp_path, capsys):
 def test_umap_needs_its_package(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said = call(capsys, root / "run/clusters", f"--out={tmp_path / 'out'}", "--map=umap")
-    assert "--map=umap needs umap-learn: pip install 'kt_jax[umap]'" in said
+    assert f"--map=umap needs umap-learn: {install_extra('umap')}" in said
 
 
 def test_umap_is_made_of_the_principal_components(root, page, tmp_path, monkeypatch):

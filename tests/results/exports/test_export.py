@@ -13,6 +13,7 @@ from kt_jax.results import exports
 from kt_jax.results.exports import arrays, check
 from kt_jax.results.exports import network as networks
 from kt_jax.runs import artifacts, files
+from kt_jax.runs.versions import install_extra
 
 NARROW = {"name": "vgg", "channels": (4, 8), "convs": (1, 1), "batch_norm": True}
 SIZE = 8
@@ -239,9 +240,9 @@ def test_mistakes_are_one_line_and_status_2(student, tmp_path, monkeypatch, caps
         (tmp_path / "labels", [], "is of type Labels, without a network: name a Backbone"),
         (student, ["--size=1"], "images of 1 px"),
         (student, ["--size=-3"], "size = -3: give the side"),
-        (student, ["--to=torch"], "needs torch, not installed here: pip install 'kt_jax[torch]'"),
-        (student, ["--to=onnx"], "needs onnx, not installed here: pip install 'kt_jax[onnx]'"),
-        (student, ["--to=saved_model"], "needs tensorflow, not installed here: pip install 'kt_j"),
+        (student, ["--to=torch"], "needs torch, not installed here: " + install_extra("torch")),
+        (student, ["--to=onnx"], "needs onnx, not installed here: " + install_extra("onnx")),
+        (student, ["--to=saved_model"], install_extra("tensorflow")),
         (student, [f"--out={tmp_path / 'file'}"], "is a file: choose another place"),
         (student, ["--import=nothing.py"], "'nothing.py' is not a Python file"),
     ]:
