@@ -13,7 +13,7 @@ from flax import nnx
 
 from kt_jax import data, models, training
 from kt_jax.evaluation import backbones, leakage, solving
-from kt_jax.machine import partition
+from kt_jax.machine import lanes, partition
 from kt_jax.pretext import permutations, pictures, tasks, words
 from kt_jax.pretext import puzzles as jigsaw
 from kt_jax.runs import artifacts, files, options
@@ -276,12 +276,15 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         of = f"{each.pictures} tiles x batch {batch} = " if each.has_tiles else ""
         side = each.size(rules)
         shown.append(f"{of}{each.pictures * batch} pictures of {side} x {side} x 3")
-    lines = (
+    lines = [
         f"{backbones.parameter_count(make_network(chosen)):,} parameters",
         f"{len(inputs.images['images'])} images, {len(inputs.images['test_images'])} held out; "
         f"{'; '.join(told)}",
         f"{' and '.join(shown)} a step, {chosen.steps} steps",
-    )
+    ]
+    if jax.default_backend() == "tpu":
+        images = batch // jax.device_count() // chosen.compute.accumulate
+        lines.append(lanes.describe(images, max(x.pictures for x in task.parts.values())))
     size = inputs.images["images"].size
     # The cost of a step does not depend on the permutations.
     any_set = np.zeros((chosen.permutations.count, jigsaw.TILES), np.uint8)
@@ -294,7 +297,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     )
     return Plan(
         about,
-        lines,
+        tuple(lines),
         warnings=data.find_shortage(inputs.images["images"], batch),
         describe_step=trial.describe,
         disk=trial.disk,

@@ -70,6 +70,17 @@ def test_a_task_is_learned_and_its_results_say_what_was_asked(tmp_path, task, ti
     assert not (stage.directory / "permutations.npy").exists()
 
 
+def test_on_tpus_the_plan_says_how_full_the_lanes_are(monkeypatch):
+    tiles = {"tile": 12, "jitter": 3, "channel_shift": 1}
+    puzzles = {**SMALL["puzzles"], **tiles}
+    chosen = make_options(batch_size=128, puzzles=puzzles, compute={"accumulate": 2})
+    assert not any("lanes" in line for line in plan(chosen).lines)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    images = 128 // 2 // jax.device_count()
+    line = plan(chosen).lines[-1]
+    assert line.startswith(f"{images} images a chip, {9 * images} pictures, fill ")
+
+
 @pytest.mark.slow
 def test_one_network_learns_puzzles_and_rotations(tmp_path):
     rules = {**SMALL["puzzles"], "tile": 12, "jitter": 3, "channel_shift": 1}
