@@ -12,6 +12,7 @@ import argparse
 import datetime
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from harness import HERE, processor
 
 from kt_jax.evaluation import scores, verdict
 from kt_jax.runs import artifacts, files, progress
+from kt_jax.stages import table
 
 RECORDS = HERE / "results"
-PAGES = tuple(HERE.parent / name for name in ("README.md", "docs/results.md"))
+PAGES = tuple(HERE.parent / name for name in ("README.md", "docs/results.md", "docs/tables.md"))
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The stage that trains the student; the others are compared with it.
 STUDENT = "student"
@@ -62,6 +64,11 @@ def record(workdir: Path, command: str) -> dict[str, Any]:
         },
         "networks": [],
         "differences": [],
+        "tables": [
+            files.read_json(workdir / name / table.TABLE)
+            for name, x in manifests.items()
+            if x["type"] == artifacts.Table.__name__
+        ],
     }
     for name in config["stages"]:
         if (workdir / name / scores.SCORES).exists() and STUDENT in config:
@@ -185,9 +192,44 @@ def write_overview(*several: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {found['title']} | {cells} |"
 
 
+def write_tables(*several: Mapping[str, Any]) -> Iterator[str]:
+    """Every table of runs of configs/tables.py, with its claims."""
+    for found in several:
+        for each in found["tables"]:
+            yield table.to_markdown(each)
+        yield f"The tables above: {write_origin(found)}"
+
+
+def write_claims(*several: Mapping[str, Any]) -> Iterator[str]:
+    """A row per claim: the paper's difference, ours, and whether it holds."""
+    yield "| table | claim | the paper, points | ours, points (95 % interval) | verdict |"
+    yield "|---|---|---|---|---|"
+    for each in (x for found in several for x in found["tables"]):
+        number = each["title"].partition(":")[0].removeprefix("Table ")
+        for claim in each["claims"]:
+            paper = "" if claim["paper"] is None else f"{claim['paper']:+.1f}"
+            yield (
+                f"| {number} | {claim['name']} | {paper} | {write_points(claim)} | "
+                f"**{claim['verdict']}** |"
+            )
+
+
+def write_verdicts(*several: Mapping[str, Any]) -> Iterator[str]:
+    """How many claims hold."""
+    claims = [claim for found in several for each in found["tables"] for claim in each["claims"]]
+    counts = Counter(claim["verdict"] for claim in claims)
+    yield (
+        f"Verdicts on {len(claims)} claims: {counts['holds']} hold, {counts['refuted']} refuted, "
+        f"{counts['not resolved']} not resolved."
+    )
+
+
 KINDS = {
     "networks": write_networks,
     "overview": write_overview,
+    "tables": write_tables,
+    "claims": write_claims,
+    "verdicts": write_verdicts,
 }
 
 

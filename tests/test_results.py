@@ -75,6 +75,41 @@ def test_a_record_has_the_figures_of_a_run(run):
     assert "`make it`: seed 3, 0m04s for all stages" in page
 
 
+def test_a_record_has_the_tables_of_a_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 0, "stages": ["table_4"]}))
+    (tmp_path / "table_4").mkdir()
+    cells = {"conv5": {"value": 0.5, "text": "50.0"}}
+    written = {
+        "title": "Table 4: layers",
+        "columns": ["conv5"],
+        "rows": [{"name": "CC", "cells": cells, "paper": {}}],
+        "claims": [
+            {"name": "CC > random weights", "paper": paper, "difference": 0.02,
+             "interval": [0.01, 0.03], "verdict": verdict}
+            for paper, verdict in ((4.2, "holds"), (None, "holds"), (1.0, "refuted"))
+        ],
+        "protocol": "linear",
+        "details": "ridge",
+        "split": "test",
+        "comparable": "",
+    }  # fmt: skip
+    (tmp_path / "table_4/table.json").write_text(json.dumps(written))
+    about = artifacts.Table(title="Table 4: layers", rows=("CC",))
+    artifacts.finish(tmp_path / "table_4", about, {}, section={}, facts={}, seconds=2.0)
+    found = results.record(tmp_path, "make it")
+    page = "\n".join(results.write_tables(found))
+    assert "## Table 4: layers" in page
+    assert "| CC | 50.0 |" in page
+    assert "The tables above: `make it`: seed 0, 0m02s" in page
+    claims = list(results.write_claims(found))
+    assert claims[2:4] == [
+        "| 4 | CC > random weights | +4.2 | +2.0 (+1.0 to +3.0) | **holds** |",
+        "| 4 | CC > random weights |  | +2.0 (+1.0 to +3.0) | **holds** |",
+    ]
+    (said,) = results.write_verdicts(found)
+    assert said == "Verdicts on 3 claims: 2 hold, 1 refuted, 0 not resolved."
+
+
 def test_an_unfinished_run_has_no_record(run):
     (run / "probe/manifest.json").unlink()
     with pytest.raises(SystemExit, match="probe is not finished: repeat the command"):
