@@ -16,7 +16,7 @@ def measure_use(pictures: int) -> float:
 
 
 def describe(images: int, pictures: int) -> str:
-    """A line about `images` on each chip, of `pictures` each: how full lanes are, what is better."""
+    """A line about `images` on each chip, of `pictures` each: how full the lanes are."""
     used = measure_use(images * pictures)
     line = f"{images} images a chip, {images * pictures} pictures, fill {used:.0%} of their lanes"
     better = [

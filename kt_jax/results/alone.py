@@ -56,7 +56,7 @@ def run(
             name: {**section, "images": "given"},
         }
         try:
-            pipeline.run(config, made.parent)
+            pipeline.run(config, made.parent, summary=False)
         except (ValueError, FileNotFoundError) as error:
             if not made.exists():  # nothing was begun: the request cannot work
                 shutil.rmtree(work)

@@ -38,6 +38,7 @@ def run(
     time_steps: int = 0,
     profile_steps: tuple[int, int] | None = None,
     log_to: Collection[str] = (),
+    summary: bool = True,
 ) -> None:
     """Runs the stages of a config that are not finished in `workdir`.
 
@@ -56,6 +57,7 @@ def run(
         training would take.
       profile_steps: trace the steps (first, last) of each training into STAGE/profile.
       log_to: also log the metrics of training to these: "wandb", "mlflow" or "trackio".
+      summary: end the log with the workdir and what the report found.
 
     Raises:
       ValueError: unknown stages, trackers that are not installed, a config that cannot work with
@@ -88,7 +90,10 @@ def run(
             planning.print_plans(work, time_steps)
             return
         with _alone(workdir), _compilations(workdir), signals.Notice() as notice:
+            begun = time.monotonic()
             _run_wanted(work, notice, profile_steps, tuple(log_to))
+            if summary:
+                _log_summary(work, time.monotonic() - begun)
 
 
 @contextlib.contextmanager
@@ -175,7 +180,6 @@ def _run_wanted(
     _log.info("devices: %s", ", ".join(str(device) for device in mesh.devices.flat))
     if jax.process_count() > 1:
         _log.info("process %d of %d", jax.process_index(), jax.process_count())
-    begun = time.monotonic()
     for name in work.wanted:
         node = graph[name]
         # Check again: an earlier stage may have finished only now.
@@ -204,11 +208,14 @@ def _run_wanted(
         _run_stage(stage, node, provenance.fingerprint(node, work.seed, workdir, sources))
     if processes.writes():
         pending.unlink(missing_ok=True)
-    spent = progress.format_seconds(time.monotonic() - begun)
-    _log.info("finished in %s: %s", spent, workdir)
+
+
+def _log_summary(work: planning.Work, seconds: float) -> None:
+    _log.info("finished in %s: %s", progress.format_seconds(seconds), work.workdir)
     for name in work.wanted:
-        for line in report.headlines(workdir / name) if graph[name].module is report else ():
-            _log.info("%s", line)
+        if work.graph[name].module is report:
+            for line in report.headlines(work.workdir / name):
+                _log.info("%s", line)
 
 
 def _open_inputs(node: graphs.Node, workdir: Path, sources: Sources) -> Inputs:

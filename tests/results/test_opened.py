@@ -206,10 +206,13 @@ def test_batches_of_other_sizes_compile_nothing_new(made, copied, caplog):
     assert len(compiled) <= 2, compiled
 
 
-def test_embed_writes_the_features_of_the_run(made, tmp_path):
+def test_embed_writes_the_features_of_the_run(made, tmp_path, caplog):
     out = tmp_path / "features"
     named = ("--layer=conv2_1", "--grid=2", f"--image_size={SIZE}")
-    assert call("embed", made / "network", made / "photos", f"--out={out}", *named) == 0
+    with caplog.at_level("INFO", logger="kt_jax"):
+        assert call("embed", made / "network", made / "photos", f"--out={out}", *named) == 0
+    assert any("features: finished in" in line for line in caplog.messages)
+    assert not any(".unfinished" in line for line in caplog.messages)  # a directory that is gone
     opened = kt_jax.open(out)
     assert (opened.about.rows, opened.about.dims) == (COUNT, 32)
     rows = [np.load(x / "features-00000-of-00001.npy") for x in (out, made / "run" / "features")]
