@@ -180,6 +180,8 @@ def choose_scale(size: str) -> SimpleNamespace:
         },
         probe={"size": side, "max_dims": by_size(64, 2_400, 9_600, 9_600)},
         amounts=by_size((2,), (10, 50, 100), (10, 50, 100), (10, 50, 100)),
+        # Of Imagenette's 950 images a class, these would be 10 and 95 again.
+        shares=by_size((), (), (0.01, 0.1), (0.01, 0.1)),
         tuning={
             **training,
             "batch_size": by_size(8, 32, 64, 64),
@@ -550,7 +552,7 @@ def evaluate(study: Study, rows: dict) -> None:
         "few_shot",
         backbones=(*first.values(), "jigsaw_vgg_0"),
         per_class=scale.amounts,
-        shares=(),
+        shares=scale.shares,
         **scale.probe,
     )
     study.table(
@@ -558,7 +560,10 @@ def evaluate(study: Study, rows: dict) -> None:
         "Table 9: few labels",
         {**first, "VGG Jigsaw++, the teacher": "jigsaw_vgg_0", "HOG with colours": "hog_colour",
          "pixels": "pixels"},
-        tuple(f"{count} a class" for count in scale.amounts),
+        (
+            *(f"{count} a class" for count in scale.amounts),
+            *(f"{100 * share:g} % of each class" for share in scale.shares),
+        ),
         scores=("few_shot",),
         protocol="few_shot",
         claims={
