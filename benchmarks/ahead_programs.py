@@ -27,6 +27,7 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs/jigsawpp.py"
 N, D, K = 1_281_167, 8_192, 2_000
 PRUNED = K // 8
 MICRO_BATCHES = 4
+FEATURES_A_CHIP = 32  # images of a batch
 # Of the student's conv1 (AlexNet), max-pooled, and ImageNet's classes.
 PROBED, CLASSES = 9_216, 1_000
 
@@ -116,7 +117,7 @@ def _train(name: str, accumulate: int, mesh: Mesh) -> Any:
 
 
 def _features(mesh: Mesh) -> Any:
-    """Of the teacher at the layer that is clustered, for 32 images a chip."""
+    """Of the teacher at the layer that is clustered."""
     graph = open_graph(256)
     options = graph["features"].options
     teacher = graph["pretext"].options
@@ -125,7 +126,7 @@ def _features(mesh: Mesh) -> Any:
         backbones.to_json(about), ((options.layer, options.grid),), options.size, False
     )
     shapes = _everywhere(mesh, backbones.variable_shapes(about))
-    pixels = _sharded(mesh, (32 * mesh.size, 256, 256, 3), jnp.uint8)
+    pixels = _sharded(mesh, (FEATURES_A_CHIP * mesh.size, 256, 256, 3), jnp.uint8)
     place = _everywhere(mesh, jax.ShapeDtypeStruct((4,), jnp.float32))
     traceable: Any = program
     return traceable.trace(shapes, pixels, place)

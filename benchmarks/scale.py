@@ -1,20 +1,23 @@
 """The plan for large machines, by the shapes of the programs themselves: `make scale`.
 
 Lowers and compiles the steps of configs/jigsawpp.py for 64 devices that this machine only
-pretends to have: nothing is computed. Their FLOPs, collectives and memory, what loaders were
-measured to do (loader.json) and the figures that makers print of their machines give docs/scale.md.
+pretends to have: nothing is computed. Their FLOPs, collectives and memory, libtpu's estimates of
+the programs that it compiled (ahead.json), what loaders were measured to do (loader.json) and the
+figures that makers print of their machines give docs/scale.md.
 """
 
 import dataclasses
 import datetime
 import importlib.metadata
 import json
+import math
 import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 import ahead_programs
+import ahead_targets
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 DEVICES = 64
 # Jigsaw's batch norms and Caffe's AlexNet want no more: Goyal et al. 2017 scale linearly to 8,192.
 BATCH = 1024
-# The share of the peak that a step is taken to reach; timm measures 0.7 for VGG-16 on one GPU.
+# The share of its peak that a GPU is taken to reach; timm measures 0.7 for VGG-16 on one.
 UTILISATION = 0.4
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "u64": 8}
 
@@ -41,6 +44,7 @@ class Machine:
     """What its maker prints: FLOP/s, bytes and bytes/s of each chip; cores of all.
 
     flops: in bfloat16; float32: of float32 in the precision that JAX's products have by default.
+    target: its name in ahead.json, if a compiler has estimated its programs.
     """
 
     name: str
@@ -50,13 +54,14 @@ class Machine:
     memory: float
     link: float
     cores: int
+    target: str = ""
 
 
 MACHINES = (
     # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, 1,600 Gbit/s between chips; 224 vCPU a host
     # of 8.
     # There float32 is rounded to bfloat16 in products.
-    Machine("v5e-64", 64, 197e12, 197e12, 16e9, 200e9, 8 * 112),
+    Machine("v5e-64", 64, 197e12, 197e12, 16e9, 200e9, 8 * 112, "v5e:8x8"),
     # nvidia.com, H100 SXM: 989 TFLOP/s dense, 80 GB, NVLink 900 GB/s (450 a way); 208 vCPU a host.
     # There float32 is rounded to TensorFloat-32 in products: half as many.
     Machine("8 x H100", 8, 989e12, 494e12, 80e9, 450e9, 104),
@@ -113,6 +118,30 @@ def forward_flops(graph: Graph) -> float:
     return lowered.cost_analysis()["flops"]
 
 
+def estimate(machine: Machine, images: int, config: Any) -> dict[str, float]:
+    """Seconds of each stage's computing by the estimates of ahead.json.
+
+    Raises:
+      SystemExit: a program was not compiled for the machine.
+    """
+    found = json.loads((HERE / "ahead.json").read_text()).get(machine.target, {})
+    clock = ahead_targets.TARGETS[machine.target][0].clock
+    seconds = {}
+    for name in ("teacher", "student", "features", "kmeans_step"):
+        if "cycles" not in found.get(name, {}):
+            raise SystemExit(f"first: make ahead AHEAD_FLAGS='--targets={machine.target}'")
+        seconds[name] = found[name]["cycles"]["total"] / clock
+    passes = images / (ahead_programs.FEATURES_A_CHIP * machine.chips)
+    block = found["kmeans_step"]["flops"] / (2 * ahead_programs.D * ahead_programs.K)  # a chip's
+    blocks = math.ceil(images / (block * machine.chips))
+    return {
+        "pretext": config.pretext.steps * seconds["teacher"],
+        "features": passes * seconds["features"],
+        "clusters": config.clusters.max_iterations * blocks * seconds["kmeans_step"],
+        "student": config.student.steps * seconds["student"],
+    }
+
+
 def hours(seconds: float) -> str:
     """Hours and minutes, or days."""
     if seconds > 100 * 3600:
@@ -144,27 +173,28 @@ def plan(
          2 * 3 * facts["pretext"]["parameters"] * 4),
         ("features", images * facts["forward"], images, feature_bytes),
         ("clusters", scored * iterations, 0, 3 * k * dims * 4),
-        ("pseudo_labels", images * facts["forward"] + scored, images, images * 40),
         ("student", trained["student"] * facts["student"]["flops"], trained["student"],
          2 * 3 * facts["student"]["parameters"] * 4),
     ]  # fmt: skip
+    estimated = estimate(machine, images, config) if machine.target else {}
     lines = []
     for name, flops, read, stored in rows:
         # Frozen networks compute in float32.
-        peak = machine.float32 if name in ("features", "pseudo_labels") else machine.flops
-        computing = flops / (peak * machine.chips * UTILISATION)
+        peak = machine.float32 if name == "features" else machine.flops
+        at_peak = flops / (peak * machine.chips)
+        computing = estimated.get(name, at_peak / UTILISATION)
         loading = read / (rate * machine.cores)
         moving = 0.0
         if name in ("pretext", "student"):
             _, moved = facts[name]["collectives"]["all-reduce"]
             # A ring sends everything twice, less one share.
             moving = config[name].steps * 2 * moved / machine.link
-        bound = max(
-            ("computing", computing), ("loading", loading), ("moving", moving), key=lambda x: x[1]
-        )
+        # Nothing hides the all-reduce of a TPU: it is synchronous, and comes last.
+        both = computing + moving if machine.target else max(computing, moving)
         cells = [
-            name, f"{flops / 1e15:,.1f}", hours(computing), hours(loading) if read else "",
-            hours(moving) if moving else "", bound[0], hours(bound[1]), size(stored),
+            name, f"{flops / 1e15:,.1f}", hours(computing), f"{at_peak / computing:.0%}",
+            hours(loading) if read else "", hours(moving) if moving else "",
+            hours(max(both, loading)), size(stored),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     resident = feature_bytes / machine.chips
@@ -249,22 +279,25 @@ def write_page(config: Any, facts: dict[str, Any], rate: float, path: Path) -> N
         f"{config.features.layer} at {config.features.size} px, {facts['dims']:,} numbers of "
         "float16.\n",
         "## Hours and storage\n",
-        f"*Computing* is FLOPs over {UTILISATION:.0%} of the peak: in bfloat16 for training and "
-        "k-means, in float32 (on TPUs products of bfloat16, on GPUs of TensorFloat-32) for "
-        "features and pseudo-labels. *Loading* is JPEG "
+        "*Computing* on TPUs is what libtpu estimates of the [compiled programs]"
+        f"(accelerators.md); on GPUs it is FLOPs over {UTILISATION:.0%} of the peak, which nothing "
+        "has confirmed. The peak is that of bfloat16 for training and k-means, of float32 (on TPUs "
+        "products of bfloat16, on GPUs of TensorFloat-32) for features. *Loading* is JPEG "
         f"files over {rate:,.0f} images/s a core (benchmarks/loader.json, 500 x 375 px), on all of "
         "the hosts' cores. *Moving* is the all-reduce "
-        "over the chips' links, were none of it hidden behind the computing. A stage takes the "
-        f"longest of the three. k-means: {config.clusters.k:,} clusters, "
-        f"{config.clusters.max_iterations} iterations, not counting what pruning saves; its "
-        f"all-reduce is {size(2 * config.clusters.k * facts['dims'] * 4)} an iteration. Training "
-        "takes the same steps whatever the set: that is the paper's schedule.\n",
+        "over the chips' links. On TPUs it follows the computing, on GPUs it hides behind it. "
+        "Loading hides behind both. k-means: "
+        f"{config.clusters.k:,} clusters, {config.clusters.max_iterations} iterations, as if all "
+        "rows moved in each, not counting what pruning saves; its all-reduce is "
+        f"{size(2 * config.clusters.k * facts['dims'] * 4)} an iteration. Pseudo-labels of the "
+        "clustered images are copied from the clusters. Training takes the same steps whatever the "
+        "set: that is the paper's schedule.\n",
     ]
     for machine in MACHINES:
         for name, images in SETS.items():
             lines += [
                 f"### {name} on {machine.name}\n",
-                "| stage | PFLOP | computing | loading | moving | bound by | time | stored |",
+                "| stage | PFLOP | computing | of the peak | loading | moving | time | stored |",
                 "|---" * 8 + "|",
                 *plan(machine, images, facts, config, rate),
                 "",
