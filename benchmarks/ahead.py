@@ -21,9 +21,9 @@ PAGE = harness.HERE.parent / "docs/accelerators.md"
 BEGIN, END = "<!-- ahead: begin -->", "<!-- ahead: end -->"
 # A TPU's compiler takes minutes for a training; the order is that of the tables.
 PROGRAMS = (
-    "teacher", "student", "student_accumulated", "features", "ridge", "kmeans_step",
-    "kmeans_step_pruned", "kmeans_update", "kmeans_label", "kmeans_seeding", "kmeans_sums",
-    "kmeans_prepare",
+    "teacher", "teacher_large", "student", "student_large", "student_accumulated", "features",
+    "ridge", "kmeans_step", "kmeans_step_pruned", "kmeans_update", "kmeans_label",
+    "kmeans_seeding", "kmeans_sums", "kmeans_prepare",
 )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
         "peak": memory.peak_memory_in_bytes,
-        "flops": ahead_programs.count_flops(program, mesh, lowered),
+        "flops": ahead_programs.count_flops(program, mesh),
         "collectives": ahead_hlo.list_collectives(text),
         "loops": ahead_hlo.list_loops(text),
         # Half of the largest argument: a block of float32 rows, or all of it in bfloat16.
