@@ -4,9 +4,11 @@ import ahead
 import ahead_hlo
 import ahead_programs
 import ahead_targets
+import jax
+import jax.numpy as jnp
 import pytest
 
-from kt_jax.kmeans import cluster_sums, device, rows
+from kt_jax.kmeans import cluster_sums, comparing, device, rows
 from kt_jax.machine import partition
 
 PROGRAM = """\
@@ -74,7 +76,7 @@ def test_atomics_are_counted_by_kernel():
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        *((name, "one-hot") for name in ahead.PROGRAMS),
+        *((name, "one-hot") for name in ahead.PROGRAMS if name not in ahead_programs.LARGE),
         # Only k-means' steps depend on the method.
         *((name, "two scatters") for name in ahead.PROGRAMS if name.startswith("kmeans_step")),
     ],
@@ -86,6 +88,14 @@ def test_every_program_lowers_for_every_platform(name, method, monkeypatch):
     traced = ahead_programs.PROGRAMS[name](partition.make_mesh())
     for each in ("tpu", "cuda", "rocm"):
         assert traced.lower(lowering_platforms=(each,)).as_text()
+
+
+@pytest.mark.parametrize(("platform", "apart"), [("tpu", True), ("cuda", False), ("cpu", False)])
+def test_products_are_kept_apart_from_the_search_on_tpus(platform, apart):
+    shapes = [jax.ShapeDtypeStruct((8, 16), jnp.float32)] * 2
+    traced = jax.jit(lambda *each: comparing.products(*each, "bfloat16")).trace(*shapes)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("optimization_barrier" in text) == apart
 
 
 def compile_one(target, program, directory):
