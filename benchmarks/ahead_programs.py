@@ -29,7 +29,7 @@ N, D, K = 1_281_167, 8_192, 2_000
 PRUNED = K // 8
 MICRO_BATCHES = 4
 FEATURES_A_CHIP = 32  # images of a batch
-# Trainings with larger batches: 9 x 56 tiles are just below a multiple of 128 lanes.
+# Images a chip of trainings with larger batches. 9 x 56 tiles nearly fill lanes of 128.
 LARGE = {"teacher_large": 56, "student_large": 256}
 # Of the student's conv1 (AlexNet), max-pooled, and ImageNet's classes.
 PROBED, CLASSES = 9_216, 1_000

@@ -206,12 +206,7 @@ def write_claims(*several: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for each in (x for found in several for x in found["tables"]):
         number = each["title"].partition(":")[0].removeprefix("Table ")
-        for claim in each["claims"]:
-            paper = "" if claim["paper"] is None else f"{claim['paper']:+.1f}"
-            yield (
-                f"| {number} | {claim['name']} | {paper} | {write_points(claim)} | "
-                f"**{claim['verdict']}** |"
-            )
+        yield from (f"| {number} {table.write_claim(claim)}" for claim in each["claims"])
 
 
 def write_verdicts(*several: Mapping[str, Any]) -> Iterator[str]:

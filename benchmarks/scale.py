@@ -118,26 +118,35 @@ def forward_flops(graph: Graph) -> float:
     return lowered.cost_analysis()["flops"]
 
 
-def estimate(machine: Machine, images: int, config: Any) -> dict[str, float]:
-    """Seconds of each stage's computing by the estimates of ahead.json.
+def read_compiled(machine: Machine) -> dict[str, dict[str, Any]]:
+    """What ahead.json has of the programs of each stage; empty without a target.
 
     Raises:
       SystemExit: a program was not compiled for the machine.
     """
+    if not machine.target:
+        return {}
     found = json.loads((HERE / "ahead.json").read_text()).get(machine.target, {})
+    programs = {"pretext": "teacher", "features": "features", "clusters": "kmeans_step",
+                "student": "student"}  # fmt: skip
+    if any("cycles" not in found.get(name, {}) for name in programs.values()):
+        raise SystemExit(f"first: make ahead AHEAD_FLAGS='--targets={machine.target}'")
+    return {stage: found[name] for stage, name in programs.items()}
+
+
+def estimate(
+    machine: Machine, compiled: dict[str, dict[str, Any]], images: int, config: Any
+) -> dict[str, float]:
+    """Seconds of each stage's computing by the compiler's cycles."""
     clock = ahead_targets.TARGETS[machine.target][0].clock
-    seconds = {}
-    for name in ("teacher", "student", "features", "kmeans_step"):
-        if "cycles" not in found.get(name, {}):
-            raise SystemExit(f"first: make ahead AHEAD_FLAGS='--targets={machine.target}'")
-        seconds[name] = found[name]["cycles"]["total"] / clock
+    seconds = {name: found["cycles"]["total"] / clock for name, found in compiled.items()}
     passes = images / (ahead_programs.FEATURES_A_CHIP * machine.chips)
-    block = found["kmeans_step"]["flops"] / (2 * ahead_programs.D * ahead_programs.K)  # a chip's
+    block = compiled["clusters"]["flops"] / (2 * ahead_programs.D * ahead_programs.K)  # a chip's
     blocks = math.ceil(images / (block * machine.chips))
     return {
-        "pretext": config.pretext.steps * seconds["teacher"],
+        "pretext": config.pretext.steps * seconds["pretext"],
         "features": passes * seconds["features"],
-        "clusters": config.clusters.max_iterations * blocks * seconds["kmeans_step"],
+        "clusters": config.clusters.max_iterations * blocks * seconds["clusters"],
         "student": config.student.steps * seconds["student"],
     }
 
@@ -176,7 +185,8 @@ def plan(
         ("student", trained["student"] * facts["student"]["flops"], trained["student"],
          2 * 3 * facts["student"]["parameters"] * 4),
     ]  # fmt: skip
-    estimated = estimate(machine, images, config) if machine.target else {}
+    compiled = read_compiled(machine)
+    estimated = estimate(machine, compiled, images, config) if compiled else {}
     lines = []
     for name, flops, read, stored in rows:
         # Frozen networks compute in float32.
@@ -186,11 +196,14 @@ def plan(
         loading = read / (rate * machine.cores)
         moving = 0.0
         if name in ("pretext", "student"):
-            _, moved = facts[name]["collectives"]["all-reduce"]
+            # On accelerators gradients are bfloat16, half of what the CPU's compiler says.
+            moved = facts[name]["collectives"]["all-reduce"][1] / 2
+            if compiled:
+                moved = sum(each["bytes"] for each in compiled[name]["collectives"])
             # A ring sends everything twice, less one share.
             moving = config[name].steps * 2 * moved / machine.link
         # Nothing hides the all-reduce of a TPU: it is synchronous, and comes last.
-        both = computing + moving if machine.target else max(computing, moving)
+        both = computing + moving if compiled else max(computing, moving)
         cells = [
             name, f"{flops / 1e15:,.1f}", hours(computing), f"{at_peak / computing:.0%}",
             hours(loading) if read else "", hours(moving) if moving else "",
@@ -308,8 +321,8 @@ def write_page(config: Any, facts: dict[str, Any], rate: float, path: Path) -> N
         "image twice, about 250 GB for ImageNet, on the first host's disk. Probe a part of a "
         "larger set.",
         "- AlexNet computes little for every image and has many parameters: eight GPUs wait for "
-        "JPEG decoding (prepare the images at 256 px once), 64 chips for the gradients of its "
-        "dense layers (a larger batch).",
+        "JPEG decoding (prepare the images at 256 px once), 64 chips for the update and the "
+        "gradients of its dense layers, which cost the same for any batch (a larger one).",
         "- k-means over 100 million images is bound by the disks that features are read from, not "
         "by its products: a smaller `features.grid` divides both.",
     ]

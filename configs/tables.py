@@ -7,7 +7,7 @@
         --config=configs/tables.py:cpu:10,imagenette2_128.zip
 
 Sizes: tiny (photographs that ship with scikit-image: everything runs, nothing is learned), cpu (64
-px, five or six hours on two cores), gpu (the paper's geometry; by their FLOPs its schedules take
+px, about six hours on two cores), gpu (the paper's geometry; by their FLOPs its schedules take
 one H100 25 minutes, which nobody has measured), paper (the paper's schedules too). cpu:10 makes
 Table 10 alone, cpu:3+4+9 three tables, cpu:tasks those of pretext tasks, cpu:labels the one about
 the labels of CC + AlexNet: only what they need runs, with the same figures as in a run of all

@@ -271,20 +271,18 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
                 distances = permutations.describe_distances(make_permutation_set(chosen, 0))
                 labels += f" ({distances})"
         told.append(f"{labels}, chance {1 / count:.2%}")
-    shown = []
-    for each in task.parts.values():
+    shown, parts = [], task.parts.values()
+    for each in parts:
         of = f"{each.pictures} tiles x batch {batch} = " if each.has_tiles else ""
         side = each.size(rules)
         shown.append(f"{of}{each.pictures * batch} pictures of {side} x {side} x 3")
-    lines = [
+    lines = (
         f"{backbones.parameter_count(make_network(chosen)):,} parameters",
         f"{len(inputs.images['images'])} images, {len(inputs.images['test_images'])} held out; "
         f"{'; '.join(told)}",
         f"{' and '.join(shown)} a step, {chosen.steps} steps",
-    ]
-    if jax.default_backend() == "tpu":
-        images = batch // jax.device_count() // chosen.compute.accumulate
-        lines.append(lanes.describe(images, max(x.pictures for x in task.parts.values())))
+        *lanes.describe(batch // chosen.compute.accumulate, max(x.pictures for x in parts)),
+    )
     size = inputs.images["images"].size
     # The cost of a step does not depend on the permutations.
     any_set = np.zeros((chosen.permutations.count, jigsaw.TILES), np.uint8)
@@ -297,7 +295,7 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     )
     return Plan(
         about,
-        tuple(lines),
+        lines,
         warnings=data.find_shortage(inputs.images["images"], batch),
         describe_step=trial.describe,
         disk=trial.disk,

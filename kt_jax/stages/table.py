@@ -210,14 +210,19 @@ def to_markdown(table: Mapping[str, Any]) -> str:
         lines += ["", "| claim | the paper's difference | ours, 95 % interval | verdict |"]
         lines.append("|---|---|---|---|")
         for claim in table["claims"]:
-            paper = "" if claim["paper"] is None else f"{claim['paper']:+.1f}"
-            low, high = (100 * end for end in claim["interval"])
-            ours = f"{100 * claim['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
-            lines.append(f"| {claim['name']} | {paper} | {ours} | **{claim['verdict']}** |")
+            lines.append(write_claim(claim))
     lines += ["", f"{table['protocol']}: {table['details']}. {table['split']}."]
     if table["comparable"]:
         lines.append(f"The paper's figures are not comparable: {table['comparable']}.")
     return "\n".join(lines) + "\n"
+
+
+def write_claim(claim: Mapping[str, Any]) -> str:
+    """A claim as a row of Markdown: name, the paper's points, ours with their interval, verdict."""
+    paper = "" if claim["paper"] is None else f"{claim['paper']:+.1f}"
+    low, high = (100 * end for end in claim["interval"])
+    ours = f"{100 * claim['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"| {claim['name']} | {paper} | {ours} | **{claim['verdict']}** |"
 
 
 def _write_cell(cell: claims.Cell, fact: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 from kt_jax.machine import lanes
@@ -26,5 +27,8 @@ def test_the_table_of_the_page():
         (128, "1152 pictures, fill 100% of their lanes"),
     ],
 )
-def test_better_batches_are_named(images, words):
-    assert lanes.describe(images, 9) == f"{images} images a chip, {words}"
+def test_better_batches_are_named(images, words, monkeypatch):
+    batch = images * jax.device_count()
+    assert lanes.describe(batch, 9) == ()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert lanes.describe(batch, 9) == (f"{images} images a chip, {words}",)
