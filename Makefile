@@ -98,7 +98,7 @@ $(STAMP): pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) makes no virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
-	@echo "installing into $(VENV): about a minute, and 2 GB"
+	@echo "installing into $(VENV): some minutes, and 2 GB"
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@
 
