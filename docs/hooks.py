@@ -21,6 +21,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are generated, and those that lie elsewhere in the repository."""
     made = {"options.md": generated.describe_options(), "commands.md": generated.show_help()}
     for name, text in made.items():
+        files.remove(files.src_uris[name])  # what a reader finds who builds no site
         files.append(File.generated(config, name, content=text))
     for path in sorted(path for pattern in OUTSIDE for path in ROOT.glob(pattern)):
         name = path.relative_to(ROOT).as_posix()

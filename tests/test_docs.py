@@ -18,7 +18,7 @@ from kt_jax.runs import graph, kinds
 ROOT = pages.DOCS.parent
 # Typed here, in this order, in one directory; the first makes runs/quickstart.
 TYPED = ("runs.md", "start.md", "your_images.md", "configs.md", "status.md", "atlas.md",
-         "accelerators.md", "api.md", "evaluations.md")  # fmt: skip
+         "accelerators.md", "api.md", "evaluations.md", "evaluations_transfer.md")  # fmt: skip
 # Typed by a test of their subject.
 ELSEWHERE = {
     "kmeans.md": "kmeans/test_kmeans_page.py",
@@ -27,7 +27,6 @@ ELSEWHERE = {
     "teachers.md": "stages/test_imported.py",
     "pretext.md": "stages/test_pretext.py",
     "models.md": "stages/test_architectures.py",
-    "evaluations_transfer.md": "evaluation/test_transfer_docs.py",
     "export.md": "models/test_reference_export.py",
     "launch.md": "test_launch.py",
     "tour.md": "tour.py",
@@ -60,6 +59,16 @@ def test_every_page_is_in_the_nav():
     listed = list(list_nav(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert len(listed) == len(set(listed))
     assert set(PAGES) <= set(listed)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *pages.DOCS.glob("*.md")],
+    ids=lambda page: page.name,
+)
+def test_links_lead_to_files_without_a_site_too(page):
+    for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", page.read_text()):
+        assert ":" in target or (page.parent / target).exists(), target
 
 
 def test_the_page_of_options_has_every_option_with_words(monkeypatch):
@@ -95,8 +104,12 @@ def test_every_page_with_blocks_is_typed_somewhere(page):
 
 def is_only_planned(block):
     """Whether a block is a config, or starts runs alone: `test_every_run_can_be_planned`."""
-    lines = block.text.replace("\\\n", "").splitlines()
-    return bool(block.file) or all(find_run(line) for line in lines)
+    return bool(block.file) or all(find_run(line) for line in list_lines(block))
+
+
+def list_lines(block):
+    """Each command as one line."""
+    return block.text.replace("\\\n", "").splitlines()
 
 
 def find_run(line):
@@ -117,7 +130,7 @@ def test_every_run_can_be_planned(page, tmp_path, monkeypatch):
         if block.file:
             Path(block.file).write_text(block.text)
     for block in blocks:
-        for line in block.text.replace("\\\n", "").splitlines():
+        for line in list_lines(block):
             given = dict(word.partition("=")[::2] for word in find_run(line))
             if not given or "--import" in given:
                 continue
@@ -143,6 +156,6 @@ def place(tmp_path_factory):
 def test_the_blocks_of_a_page_run(place, page):
     for block in pages.read(page):
         # These print plans of minutes; `test_every_run_can_be_planned` has them.
-        if "--dry_run" in block.text and is_only_planned(block):
+        if is_only_planned(block) and all("--dry_run" in line for line in list_lines(block)):
             continue
         assert pages.run(block, place, smaller=SMALLER) == 0, block.text
