@@ -71,10 +71,15 @@ def check_deletion(work: Work, again: Collection[str]) -> None:
 def make_plans(work: Work, again: Collection[str], sources: Sources) -> dict[str, Plan]:
     """Makes the plans of the wanted stages. A plan reads the plans of its inputs.
 
+    A finished stage that was made with other options or inputs is planned as if it were to be done:
+    what it holds says nothing about what its readers will get.
+
     Raises:
       ValueError: a stage cannot work with its options, images or inputs.
     """
     plans: dict[str, Plan] = {}
+    stale = [x for x in work.wanted if x not in again and _is_stale(work, x, sources)]
+    again = {*again, *set(graphs.with_readers(work.graph, stale)).intersection(work.wanted)}
     for name in work.wanted:
         node = work.graph[name]
         if name not in again and marks.is_finished(work.workdir / name):
@@ -102,6 +107,11 @@ def make_plans(work: Work, again: Collection[str], sources: Sources) -> dict[str
         images = {option: sources[source] for option, source in node.images.items()}
         plans[name] = node.module.plan(node.options, Inputs(node.origin, given, images))
     return plans
+
+
+def _is_stale(work: Work, name: str, sources: Sources) -> bool:
+    made_from = (work.graph[name], work.seed, work.workdir, sources)
+    return bool(provenance.find_changes(*made_from)) or provenance.has_other_inputs(*made_from)
 
 
 def print_plans(work: Work, time_steps: int) -> None:

@@ -239,6 +239,21 @@ def test_a_dry_run_ends_as_the_run_would(stages, tmp_path, capsys, wanted):
         pipeline.run(make_config(one=5), tmp_path, stages=wanted)
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_stage_is_planned_by_what_its_input_will_hold(stages, tmp_path, dry_run):
+    """An input that was made with other options says so, and not that its reader cannot work."""
+
+    def plan(options, inputs):
+        if inputs.artifacts["reads"][0].about.rows != 5:
+            raise ValueError("its input has too few rows")
+        return Plan(stages.two.about, ())
+
+    pipeline.run(make_config(), tmp_path, stages=["one"])
+    stages.one.about, stages.two.plan = artifacts.Sweep(rows=5), plan
+    with pytest.raises(ValueError, match="--redo=one"):
+        pipeline.run(make_config(one=5), tmp_path, stages=["one", "two"], dry_run=dry_run)
+
+
 def test_what_cannot_work_is_refused_before_anything_runs(stages, tmp_path):
     with pytest.raises(ValueError, match=r"one\.value is below 0"):
         pipeline.run(make_config(one=-1), tmp_path, stages=["one", "two"])
