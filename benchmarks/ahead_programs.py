@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from kt_jax import training
 from kt_jax.config import load_config
-from kt_jax.evaluation import backbones, linear
+from kt_jax.evaluation import backbones, extraction, linear
 from kt_jax.kmeans import comparing, device, lloyd, rows, seeding
 from kt_jax.models import views
 from kt_jax.pretext import puzzles
@@ -127,7 +127,7 @@ def _features(mesh: Mesh) -> Any:
     options = graph["features"].options
     teacher = graph["pretext"].options
     about = backbones.describe(teacher.backbone, teacher.puzzles.tile)
-    program = backbones._make_program(
+    program = extraction._make_program(
         backbones.to_json(about), ((options.layer, options.grid),), options.size, False
     )
     shapes = _everywhere(mesh, backbones.variable_shapes(about))

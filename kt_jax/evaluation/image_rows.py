@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float16, Int
 
 from kt_jax import data
-from kt_jax.evaluation import backbones
+from kt_jax.evaluation import backbones, extraction
 from kt_jax.models import views
 from kt_jax.runs import artifacts
 from kt_jax.runs.stage import Notice
@@ -49,7 +49,7 @@ def extract(
       SystemExit: `notice`, asked before every batch, says to stop.
     """
     layers = split_layers(about.layer)
-    for index, parts in backbones.extract(
+    for index, parts in extraction.extract(
         backbone,
         images,
         dict.fromkeys(layers, about.grid),

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from kt_jax import data
-from kt_jax.evaluation import backbones, calibration, descriptors
+from kt_jax.evaluation import backbones, calibration, descriptors, extraction
 from kt_jax.machine import partition
 from kt_jax.models import views
 from kt_jax.runs import artifacts
@@ -39,7 +39,7 @@ class Subject:
     channels: Mapping[str, int]
     """The number of channels by layer: rows are flattened maps [h, w, channels]."""
     see: Callable[[str, Sequence[int], Sequence[views.View]], Seen]
-    """(split, rows, views) -> as `backbones.see`, for these images of "train" or "test"."""
+    """(split, rows, views) -> as `extraction.see`, for these images of "train" or "test"."""
 
     def describe_views(self, views: str) -> str:
         """The views of an image in words. Given features have only their own."""
@@ -96,7 +96,7 @@ def make_subject(stage: Stage, name: str, *, seed: int) -> Subject:
     shapes = backbones.layer_shapes(backbone.about, chosen.size)
 
     def see(split: str, rows: Sequence[int], shown: Sequence[views.View]) -> Seen:
-        return backbones.see(
+        return extraction.see(
             backbone,
             data.take_rows(stage.inputs.images[f"{split}_images"], rows),
             sides,
@@ -150,7 +150,7 @@ def _make_baseline(stage: Stage, name: str) -> Subject:
 
     def see(split: str, rows: Sequence[int], shown: Sequence[views.View]) -> Seen:
         images = data.take_rows(stage.inputs.images[f"{split}_images"], rows)
-        places = [backbones.to_place(view) for view in shown]
+        places = [extraction.to_place(view) for view in shown]
         batches = data.eval_batches(images, stage.options.batch_size, reading=stage.reading)
         for batch in batches:
             stage.notice.check()

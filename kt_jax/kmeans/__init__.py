@@ -14,15 +14,15 @@ labels are those of float32 arithmetic.
 
 The modules, in the order of the data: `sources` opens arrays, memory maps and shards. `rows`
 puts blocks of centred rows on the devices, and keeps them there or reads them again in every
-iteration. `seeding` draws the first centroids. `descent` iterates, and `lloyd` computes one
-iteration on one block. Rows are split over the mesh axis "data" and computed in chunks, so that
-the n x k distances never exist in memory.
+iteration. `seeding` draws the first centroids. `descent` iterates on the state in `iteration`, and
+`lloyd` computes one iteration on one block. Rows are split over the mesh axis "data" and computed
+in chunks, so that the n x k distances never exist in memory.
 """
 
 from kt_jax.kmeans.balancing import balance
 from kt_jax.kmeans.checks import check_options
-from kt_jax.kmeans.descent import Progress
 from kt_jax.kmeans.fit import fit
+from kt_jax.kmeans.iteration import Progress
 from kt_jax.kmeans.labelling import Assignment, assign
 from kt_jax.kmeans.result import KMeans, load
 from kt_jax.kmeans.seeding import SeedingProgress

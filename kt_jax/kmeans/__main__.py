@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from kt_jax.kmeans import clustering, command, result, weighting
-from kt_jax.kmeans.sources import find_shards, open_array, open_source
+from kt_jax.kmeans.shards import find_shards, open_array
+from kt_jax.kmeans.sources import open_source
 from kt_jax.machine import signals
 from kt_jax.runs import artifacts, errors, marks, progress
 

@@ -1,180 +1,22 @@
 """The host's part of Lloyd's iteration, from seeds to the stop."""
 
-import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from kt_jax.kmeans import checks, comparing, lloyd, rows
+from kt_jax.kmeans import comparing, lloyd, row_checks, rows
+from kt_jax.kmeans.iteration import Descent, Found, Members, Progress, Task
 from kt_jax.kmeans.labelling import nearest_to_zero
 
 # An iteration is compiled for all centroids, and for this share of them if few change.
 _SUBSET = 1 / 8
 _PRUNED_WORK = 1e10  # The second is compiled only from this number of products on.
-_ROW_STATE = ("cluster", "upper", "lower")
 # From this ratio of the rows' spread to the inertia on, the inertia is measured row by row.
 _SPREAD = 16
-# From this ratio of squared distances from the origin on, every iteration adds up all rows again.
-_WILD = 1e6
 ASKED_TO_STOP = "on_iteration returned True"
 _REPAIR_CHOICE = 4  # number of far rows to choose from, per empty cluster
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Progress after one iteration, passed to `on_iteration`. Iteration 0 is the seeding."""
-
-    restart: int
-    iteration: int
-    inertia: float
-    moved: int  # rows that changed their cluster; at iteration 0, all rows
-    repaired: int  # empty clusters that moved before this iteration
-    # Returns the state for `fit(resume=...)`, as NumPy arrays by name. Call it before
-    # `on_iteration` returns. With several processes, all must call it.
-    state: Callable[[], dict[str, np.ndarray]]
-
-
-@dataclasses.dataclass
-class Found:
-    """The result of one restart so far."""
-
-    centroids: Float32[np.ndarray, "k d"]  # their inertia is the last of the curve
-    curve: list[float]
-    repaired: list[int]
-    stopped: str = ""
-    clusters: list[Any] | None = None  # of the rows, by block; None if they must be computed
-
-    def pack(self, prefix: str) -> dict[str, np.ndarray]:
-        """Returns all but the clusters, as arrays by name."""
-        return {
-            f"{prefix}centroids": self.centroids,
-            f"{prefix}curve": np.array(self.curve, np.float64),
-            f"{prefix}repaired": np.array(self.repaired, np.int64),
-            f"{prefix}stopped": np.frombuffer(self.stopped.encode(), np.uint8),
-        }
-
-    @classmethod
-    def unpack(cls, state: Mapping[str, np.ndarray], prefix: str) -> "Found":
-        """Restores the result of `pack`."""
-        return cls(
-            centroids=state[f"{prefix}centroids"],
-            curve=state[f"{prefix}curve"].tolist(),
-            repaired=state[f"{prefix}repaired"].tolist(),
-            stopped=bytes(state[f"{prefix}stopped"]).decode(),
-        )
-
-
-@dataclasses.dataclass
-class _Members:
-    """The clusters of the rows, and the clusters' sums and sizes."""
-
-    rows: list[Any]  # (cluster, upper, lower) of each block, from lloyd.step
-    # Two of float32 [k, d]: sums of the clusters' rows, and their rounding errors. With weights,
-    # [k, d + 1]: the last column is the sum of the weights.
-    sums: Any
-    counts: Any  # int32 [k]: numbers of rows with a weight above 0
-
-    @classmethod
-    def none(cls, matrix: rows.Rows, k: int) -> "_Members":
-        kinds = (jnp.int32, -1), (jnp.float32, 0), (jnp.float32, 0)
-        state = zip(*(matrix.zeros(*kind) for kind in kinds), strict=True)
-        zero = np.zeros((k, matrix.d + (matrix.weights is not None)), np.float32)
-        return cls(list(state), (zero, zero), np.zeros(k, np.int32))
-
-    @property
-    def clusters(self) -> list[Any]:
-        return [cluster for cluster, _, _ in self.rows]
-
-    def pack(self, matrix: rows.Rows) -> dict[str, np.ndarray]:
-        parts = zip(_ROW_STATE, zip(*self.rows, strict=True), strict=True)
-        joined = {name: matrix.join(part) for name, part in parts}
-        return {**joined, "sums": np.stack(self.sums), "counts": np.asarray(self.counts)}
-
-    @classmethod
-    def unpack(cls, matrix: rows.Rows, state: Mapping[str, np.ndarray]) -> "_Members":
-        parts = (matrix.split(state[name]) for name in _ROW_STATE)
-        return cls(list(zip(*parts, strict=True)), tuple(state["sums"]), state["counts"])
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Data that all restarts share."""
-
-    matrix: rows.Rows
-    # The rows' squared distances from the origin, as first read; 0 if a row does not count.
-    squares: Float32[np.ndarray, " n"]
-    counts: Bool[np.ndarray, " n"]  # False for rows that need a direction but have none
-    max_iterations: int
-    tolerance: int | float
-    kept: Mapping[str, np.ndarray]  # is in all states, such as `call` (`checks.describe_call`)
-    weights: Float32[np.ndarray, " n"] | None = None  # of the rows; None: all have weight 1
-
-    @functools.cached_property
-    def masses(self) -> Float32[np.ndarray, " n"]:
-        """The weights of the rows, 0 for rows that do not count."""
-        return np.where(self.counts, 1 if self.weights is None else self.weights, 0).astype(
-            np.float32
-        )
-
-    @functools.cached_property
-    def square(self) -> float:
-        """The inertia with all centroids at the origin."""
-        squares = self.squares if self.weights is None else self.squares * self.weights
-        return float(squares.sum(dtype=np.float64))
-
-    @functools.cached_property
-    def has_wild_rows(self) -> bool:
-        """Whether subtracting an outlier from a cluster's sum may lose digits of the other rows."""
-        return bool(self.squares.max() > _WILD * np.median(self.squares[self.counts]))
-
-
-@dataclasses.dataclass
-class Descent:
-    """State of one restart between two iterations: its result, and the next centroids."""
-
-    restart: int
-    found: Found
-    candidate: Float32[np.ndarray, "k d"]
-    changed: Bool[np.ndarray, " k"]  # which centroids changed since the last iteration
-    repairs: int  # number of empty clusters that were moved
-    members: _Members
-
-    @classmethod
-    def begin(cls, matrix: rows.Rows, restart: int, seeds: Float32[np.ndarray, "k d"]) -> "Descent":
-        """Starts from seeds."""
-        k = len(seeds)
-        members = _Members.none(matrix, k)
-        return cls(restart, Found(seeds, [], []), seeds, np.ones(k, bool), 0, members)
-
-    def pack(self, matrix: rows.Rows) -> dict[str, np.ndarray]:
-        """Returns the state as arrays by name."""
-        return {
-            "restart": np.array(self.restart),
-            "candidate": self.candidate,
-            "changed": self.changed,
-            "repairs": np.array(self.repairs),
-            **self.members.pack(matrix),
-            **self.found.pack(""),
-        }
-
-    @classmethod
-    def unpack(cls, matrix: rows.Rows, state: Mapping[str, np.ndarray]) -> "Descent":
-        """Restores the result of `pack`."""
-        members = _Members.unpack(matrix, state)
-        found = Found.unpack(state, "")
-        found.clusters = members.clusters
-        return cls(
-            int(state["restart"]),
-            found,
-            state["candidate"],
-            state["changed"],
-            int(state["repairs"]),
-            members,
-        )
 
 
 def descend(
@@ -234,7 +76,7 @@ def finish(task: Task, found: Found) -> tuple[np.ndarray, float]:
     clusters = found.clusters
     if clusters is None:
         changed = np.ones(len(found.centroids), bool)
-        members = _Members.none(matrix, len(changed))
+        members = Members.none(matrix, len(changed))
         _iterate(task, found.centroids, changed, members)
         clusters = members.clusters
     every = _points(matrix, found.centroids)
@@ -244,7 +86,7 @@ def finish(task: Task, found: Found) -> tuple[np.ndarray, float]:
         return squared, block.square
 
     squared, squares = (matrix.join(part) for part in zip(*matrix.for_each(look), strict=True))
-    checks.check_unchanged(matrix, task.squares, np.where(task.counts, squares, 0))
+    row_checks.check_unchanged(matrix, task.squares, np.where(task.counts, squares, 0))
     squared = squared.clip(0)
     if task.weights is not None:
         squared *= task.weights
@@ -283,7 +125,7 @@ def _sum_weighted(matrix: rows.Rows, squared: list[Any]) -> float:
 
 
 def _iterate(
-    task: Task, centroids: np.ndarray, changed: Bool[np.ndarray, " k"], members: _Members
+    task: Task, centroids: np.ndarray, changed: Bool[np.ndarray, " k"], members: Members
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """Updates the members; returns the new centroids, rows moved, terms of the inertia."""
     matrix, setting, k = task.matrix, task.matrix.setting, len(centroids)
@@ -328,7 +170,7 @@ def _subset_size(task: Task, k: int, changed: int) -> int:
 
 
 def _repair(
-    task: Task, centroids: np.ndarray, empty: Int[np.ndarray, " e"], members: _Members
+    task: Task, centroids: np.ndarray, empty: Int[np.ndarray, " e"], members: Members
 ) -> tuple[np.ndarray, int]:
     """Moves empty clusters to far rows; returns the centroids and the number moved."""
     if not len(empty):

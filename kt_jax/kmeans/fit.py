@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32
 
-from kt_jax.kmeans import checks, frames, reduction, rows, seeding, weighting
-from kt_jax.kmeans.descent import ASKED_TO_STOP, Descent, Found, Progress, Task, descend, finish
+from kt_jax.kmeans import checks, frames, reduction, row_checks, rows, seeding, weighting
+from kt_jax.kmeans.descent import ASKED_TO_STOP, descend, finish
 from kt_jax.kmeans.device import Frame
+from kt_jax.kmeans.iteration import Descent, Found, Progress, Task
 from kt_jax.kmeans.result import KMeans
 from kt_jax.kmeans.seeding import Seeding, SeedingProgress
 from kt_jax.runs import progress
@@ -204,12 +205,12 @@ def fit(
             else resume["components"]
         )
     matrix.look_from(Frame(mean, frames.find_middle(matrix, sample, mean, components), components))
-    squares, counts = checks.check_rows(matrix)
-    checks.check_directions(counts, k)
+    squares, counts = row_checks.check_rows(matrix)
+    row_checks.check_directions(counts, k)
     if weights is not None:
         weighting.check_count(weights, counts, k)
-    checks.check_spread(matrix, squares)
-    checks.warn_of_rounding(sample, mean)
+    row_checks.check_spread(matrix, squares)
+    row_checks.warn_of_rounding(sample, mean)
     task = Task(matrix, squares, counts, max_iterations, tolerance, kept, weights)
 
     best, first, draw, going = None, 0, None, None
@@ -235,7 +236,7 @@ def fit(
     assert best is not None  # restarts >= 1, and a resumed run counts as one
     assignment, inertia = finish(task, best)
     if not np.bincount(assignment[task.masses > 0], minlength=k).all():
-        checks.check_distinct(matrix, k)
+        row_checks.check_distinct(matrix, k)
     return KMeans(
         centroids=best.centroids,
         mean=matrix.frame.mean,
@@ -288,5 +289,5 @@ def _seeds(
 
     seeds = seeding.draw(matrix, task.masses, k, init, at, report)
     if len(np.unique(seeds, axis=0)) < k:
-        checks.check_distinct(matrix, k)
+        row_checks.check_distinct(matrix, k)
     return seeds

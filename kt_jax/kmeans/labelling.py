@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int32
 
-from kt_jax.kmeans import checks, comparing, device, neighbours, rows
+from kt_jax.kmeans import checks, comparing, device, neighbours, row_checks, rows
 from kt_jax.kmeans.device import Frame
 
 
@@ -92,7 +92,7 @@ def assign(
 
     parts = (matrix.join(part) for part in zip(*matrix.for_each(look), strict=True))
     cluster, distance, second, margin, again = parts
-    checks.check_unchanged(matrix, squares, np.where(directed, again, 0))
+    row_checks.check_unchanged(matrix, squares, np.where(directed, again, 0))
     nowhere = ~directed
     if nowhere.any():
         cluster[nowhere], distance[nowhere] = nearest_to_zero(centroids)
@@ -155,9 +155,9 @@ def open_rows(
     )
     mean = np.zeros(matrix.d, np.float32) if mean is None else checks.checked_mean(mean, matrix.d)
     middle = _middle(centroids)
-    checks.check_centroids_spread(centroids, middle)
+    row_checks.check_centroids_spread(centroids, middle)
     matrix.look_from(Frame(mean, middle, components))
-    squares, directed = checks.check_rows(matrix)
+    squares, directed = row_checks.check_rows(matrix)
     values = centroids - matrix.frame.origin[None]
     to = comparing.points(values, np.arange(k, dtype=np.int32), size=k)
     if weights is not None:

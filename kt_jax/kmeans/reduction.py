@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float32, Float64, Shaped
 
-from kt_jax.kmeans import checks, cluster_sums, device, rows
+from kt_jax.kmeans import cluster_sums, device, row_checks, rows
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def find_directions(
     covariance = _covariance(matrix, mean)
     if not np.isfinite(covariance).all():
         matrix.look_from(device.Frame(mean, np.zeros_like(mean)))
-        checks.check_rows(matrix)  # names the row
+        row_checks.check_rows(matrix)  # names the row
         raise ValueError("the rows of features are too large for their products in float32")
     found: Any = scipy.linalg.eigh(
         covariance, subset_by_index=(matrix.d - dims, matrix.d - 1), overwrite_a=True

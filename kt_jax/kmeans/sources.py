@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import logging
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Shaped
 
+from kt_jax.kmeans.arrays import as_array, check_matrix
+from kt_jax.kmeans.shards import Shard, find_shards
 from kt_jax.machine import memory
-
-_log = logging.getLogger(__name__)
 
 _KEPT_TYPES = {"float16", "bfloat16", "float32", "int8", "uint8", "int16", "uint16"}
 _RESIDENT_SHARE = 0.4  # largest share of an accelerator's memory for float32 rows
@@ -33,53 +31,6 @@ def fetch(array: Shaped[Array, "..."], mesh: Any) -> Shaped[np.ndarray, "..."]:
 @functools.lru_cache
 def _replicate(mesh: Any) -> Any:
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
-
-
-def as_array(value: Any, name: str) -> np.ndarray | jax.Array:
-    """Converts a value to an array by NumPy or DLPack: lists, pandas, pyarrow, torch on the CPU.
-
-    Raises:
-      ValueError: it cannot be converted. The message has its name and type.
-    """
-    if isinstance(value, np.ndarray | jax.Array):
-        return value
-    readers: list[Callable[[Any], np.ndarray | jax.Array]] = []
-    if isinstance(value, list | tuple) and any(isinstance(x, np.ma.MaskedArray) for x in value):
-        readers += [np.ma.array]  # keep the mask: masked values raise later
-    elif isinstance(value, list | tuple) or hasattr(value, "__array__"):
-        readers += [np.asarray]
-    if hasattr(value, "__dlpack__"):  # JAX has types that NumPy lacks, such as bfloat16
-        readers += [np.from_dlpack, jax.dlpack.from_dlpack]
-    kind = type(value).__name__
-    if not readers:
-        raise ValueError(
-            f"{name} must be an array of numbers, or convertible to one by NumPy; got a {kind}"
-        )
-    reasons = []
-    for read in readers:
-        try:
-            array = read(value)
-            # Rows are lists or arrays, as in pyarrow and pandas.
-            listed = array.dtype == object and array.ndim == 1
-            return np.array(array.tolist()) if listed else array
-        except Exception as error:  # each library has its own: BufferError, ...
-            reasons.append(f"{type(error).__name__}: {error}")
-    raise ValueError(f"{name} is a {kind} that cannot be read as an array: {reasons[0]}")
-
-
-def check_matrix(array: Any, name: str) -> None:
-    """Checks that an array is a matrix of numbers.
-
-    Raises:
-      ValueError: it is not. The message has its name, and its shape or dtype.
-    """
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"{name} must be [rows, d] with rows, d >= 1; got shape {array.shape}")
-    if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
-        raise ValueError(f"{name} must hold floats or integers; got {array.dtype}")
-    if np.ma.is_masked(array):
-        count = np.ma.count_masked(array)
-        raise ValueError(f"{name} have {count} masked values: drop their rows, or fill them in")
 
 
 def open_source(features: Any) -> "OnDevice | OnHost":
@@ -115,56 +66,6 @@ def _is_of_one_cpu(array: jax.Array) -> bool:
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
-def find_shards(origin: str, names: Sequence[str | Path]) -> list[Path]:
-    """Returns the .npy files of the given files and directories, in row order.
-
-    From a directory it takes features-IIIII-of-NNNNN.npy if there are any, else all .npy files,
-    sorted by name with numbers as numbers: 2.npy before 10.npy. Given files keep their order.
-
-    Raises:
-      FileNotFoundError: there is no such file, or a directory has no .npy file.
-      ValueError: shards are missing in a directory.
-    """
-    found: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser().absolute()
-        if not path.exists():
-            raise FileNotFoundError(f"{origin}: there is no {path}")
-        found += _list_shards(origin, path) if path.is_dir() else [path]
-    by_number = sorted(found, key=_by_number)
-    if found == sorted(found) != by_number:  # the order of a shell's glob
-        first = next(at for at, path in enumerate(by_number) if found[at] != path)
-        _log.warning(
-            "%s: rows are in the order of the given files, %s before %s; give their directory to "
-            "sort by number",
-            *(origin, found[first].name, by_number[first].name),
-        )
-    return found
-
-
-def _by_number(path: Path) -> tuple[list[str | int], str]:
-    """Returns a sort key that puts 2 before 10, and 01 before 1."""
-    name = str(path)
-    return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", name)], name
-
-
-def _list_shards(origin: str, directory: Path) -> list[Path]:
-    shards = sorted(directory.glob("features-*-of-*.npy"), key=_by_number)
-    if shards:
-        wanted = shards[0].stem.rpartition("-of-")[2]
-        if not wanted.isdigit() or int(wanted) != len(shards):
-            raise ValueError(
-                f"{origin}: {directory} holds {len(shards)} features-*-of-*.npy, but the "
-                f"first is of {wanted}: wait until all are written"
-            )
-        return shards
-    names = (path for path in directory.iterdir() if not path.name.startswith("."))
-    shards = [path for path in names if path.suffix.lower() == ".npy"]
-    if not shards:
-        raise FileNotFoundError(f"{origin}: {directory} holds no .npy file")
-    return sorted(shards, key=_by_number)
-
-
 def _without_explicit_axes(array: jax.Array) -> jax.Array:
     """Returns the array on a mesh with automatic axes: the compiler chooses shardings."""
     sharding = array.sharding
@@ -175,58 +76,6 @@ def _without_explicit_axes(array: jax.Array) -> jax.Array:
     parts = [shard.data for shard in array.addressable_shards]
     sharding = NamedSharding(auto, sharding.spec)
     return jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
-
-
-def open_array(path: Path) -> np.ndarray:
-    """Maps a .npy file into memory.
-
-    Raises:
-      ValueError: it is not a .npy file, or is truncated. The message names the file.
-    """
-    try:
-        # Not np.load: it also opens .npz, and reports any other file as a possible pickle.
-        return np.lib.format.open_memmap(path, mode="r")
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is no whole .npy file of numbers ({error}): write one array with numpy.save"
-        ) from None
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """A .npy file that is open only during a read, so that thousands do not exhaust open files."""
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    order: Any  # NumPy's memory order, C or F
-    offset: int  # size of the header in bytes
-    stamp: tuple[int, int]  # size in bytes, modification time in ns
-
-    @classmethod
-    def open(cls, path: Path) -> "Shard":
-        """Reads the header of the file. Errors are those of `open_array` and `check_matrix`."""
-        stamp = _stamp(path)
-        array: Any = open_array(path)
-        check_matrix(array, str(path))
-        order = "C" if array.flags.c_contiguous else "F"
-        return cls(path, array.shape, array.dtype, order, array.offset, stamp)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        if _stamp(self.path) != self.stamp:
-            raise ValueError(
-                f"{self.path} has changed since it was opened: cluster again once nothing writes "
-                "to the features"
-            )
-        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)[rows]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
 
 
 @dataclasses.dataclass(frozen=True)

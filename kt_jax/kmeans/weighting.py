@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float32, Float64
 
-from kt_jax.kmeans import device, rows, sources
+from kt_jax.kmeans import arrays, device, rows
 
 _LARGEST = 1e9  # so that float32 sums of weighted squares stay finite
 
@@ -18,7 +18,7 @@ def checked(sample_weight: Any, n: int) -> Float32[np.ndarray, " n"]:
     Raises:
       ValueError: there are not n numbers, one is not in 0..1e9, or all are zero.
     """
-    given = np.asarray(sources.as_array(sample_weight, "sample_weight"))
+    given = np.asarray(arrays.as_array(sample_weight, "sample_weight"))
     if given.shape != (n,):
         raise ValueError(
             f"sample_weight has shape {given.shape}: give one for each of n = {n} rows"

@@ -21,7 +21,7 @@ import pyarrow as pa
 from jaxtyping import Float16
 
 from kt_jax import data
-from kt_jax.evaluation import backbones, image_rows, labelling
+from kt_jax.evaluation import backbones, extraction, image_rows, labelling
 from kt_jax.machine import partition, signals
 from kt_jax.models import views as fixed
 from kt_jax.results import given, tables, writing
@@ -217,7 +217,7 @@ class Backbone:
         data.check_size(opened, "image_size", size)
         shown = fixed.fixed_views(views)
         how = _pass(opened, workers)
-        parts = backbones.extract(
+        parts = extraction.extract(
             self._backbone, opened, {layer: grid}, size=size, shown=shown, **how
         )
         return np.concatenate([rows[layer] for _, rows in parts])

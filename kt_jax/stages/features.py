@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kt_jax import data
-from kt_jax.evaluation import backbones, calibration, image_rows, leakage
+from kt_jax.evaluation import backbones, calibration, extraction, image_rows, leakage
 from kt_jax.machine import partition
 from kt_jax.models import views
 from kt_jax.runs import artifacts, files, options
@@ -84,7 +84,7 @@ def run(stage: Stage) -> tuple[artifacts.Features, dict[str, Any]]:
     def path(number: int, count: int) -> Path:
         return place / f"features-{number:05d}-of-{count:05d}.npy"
 
-    shards = [*backbones.unwritten_shards(images, chosen.rows_per_shard, path)]
+    shards = [*extraction.unwritten_shards(images, chosen.rows_per_shard, path)]
     done = len(images) - sum(len(shard) for _, shard in shards)
     with stage.count(len(images), "images seen", done=done) as count:
         for file, shard in shards:

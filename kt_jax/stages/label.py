@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kt_jax import data
-from kt_jax.evaluation import backbones, labelling
+from kt_jax.evaluation import backbones, extraction, labelling
 from kt_jax.machine import partition
 from kt_jax.runs import artifacts, files, options
 from kt_jax.runs.stage import Inputs, Plan, Stage
@@ -89,7 +89,7 @@ def _see(
     def path(number: int, count: int) -> Path:
         return done / f"labels-{number:05d}-of-{count:05d}.parquet"
 
-    missing = [*backbones.unwritten_shards(images, _ROWS_PER_SHARD, path)]
+    missing = [*extraction.unwritten_shards(images, _ROWS_PER_SHARD, path)]
     before = len(images) - sum(len(shard) for _, shard in missing)
     with stage.count(len(images), "images labelled", done=before) as count:
         for file, shard in missing:

@@ -11,7 +11,7 @@ import support
 from sklearn import metrics
 
 from kt_jax import kmeans
-from kt_jax.evaluation import backbones
+from kt_jax.evaluation import backbones, extraction
 from kt_jax.runs import artifacts, files, options, pipeline
 from kt_jax.stages import clusters, label
 
@@ -159,7 +159,7 @@ def test_pseudo_labels_of_the_clustered_images_are_their_clusters(tmp_path, monk
 
     network = backbones.FrozenBackbone(BACKBONE, {}, {})
     monkeypatch.setattr(backbones, "load_backbone", lambda directory, about: network)
-    monkeypatch.setattr(backbones, "extract", extract)
+    monkeypatch.setattr(extraction, "extract", extract)
     images = support.make_images(len(ROWS), size=8, origin="made by hand", fingerprint="f")
     chosen = label.Options(clusters="clusters", batch_size=64)
     given = {"clusters": (found,)}

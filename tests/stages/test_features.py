@@ -14,7 +14,7 @@ from PIL import Image
 
 import kt_jax
 from kt_jax import commands, data
-from kt_jax.evaluation import backbones, calibration, image_rows
+from kt_jax.evaluation import backbones, calibration, extraction, image_rows
 from kt_jax.machine import partition, signals
 from kt_jax.models import views
 from kt_jax.runs import artifacts, files, pipeline
@@ -29,7 +29,7 @@ def extract(activation):
         lambda path, x: jnp.full_like(x, activation if "bias" in str(path[-1]) else 0.0),
         backbone.params,
     )
-    batches = backbones.extract(
+    batches = extraction.extract(
         dataclasses.replace(backbone, params=constant),
         support.make_images(4, size=8),
         {"conv1_1": 2},
@@ -112,7 +112,7 @@ def test_rows_are_means_over_views_of_the_calibrated_network_joined_and_scaled(m
     seed = pipeline._stage_seed(0, "features")
     calibrated = calibration.calibrate(trained, images, seed=seed, **how)
     jax.tree.map(np.testing.assert_array_equal, network.batch_stats, calibrated.batch_stats)
-    batches = backbones.extract(
+    batches = extraction.extract(
         calibrated,
         images,
         {"conv1_1": 2, "conv2_1": 2},
@@ -191,7 +191,7 @@ def test_an_interrupted_stage_keeps_what_it_measured(made, tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             kt_jax.run(config, tmp_path)
     monkeypatch.setattr(calibration, "calibrate", None)
-    monkeypatch.setattr(backbones, "see", None)
+    monkeypatch.setattr(extraction, "see", None)
     kt_jax.run(config, tmp_path)
     np.testing.assert_array_equal(
         read_rows(tmp_path / "features"), read_rows(place / "run" / "features")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from kt_jax.kmeans import checks, command
-from kt_jax.kmeans.sources import find_shards, open_array
+from kt_jax.kmeans.shards import find_shards, open_array
 from kt_jax.kmeans.sweep import make_table, runs, sweep
 from kt_jax.machine import signals
 from kt_jax.runs import artifacts, errors, files, marks, progress
