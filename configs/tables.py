@@ -383,11 +383,12 @@ def ask_layers(study: Study, rows: dict) -> None:
     """Table 7: which layer to cluster; does a score without labels find it?"""
     scale = study.scale
     layers: dict[str, tuple[str, ...]] = {}
-    for layer in scale.blocks[:-1]:
+    *earlier, last = scale.blocks
+    for layer in earlier:
         features = study.see(layer, "jigsaw_vgg_0", layer=layer)
         layers[layer] = study.transfer(layer, features, held_out=True, stability=2)
         study.probed["more"].append(layers[layer][0])
-    layers[scale.blocks[-1]] = (rows[CC][0], "clusters_vgg_0")
+    layers[last] = (rows[CC][0], "clusters_vgg_0")
     study.table(
         "table_7",
         "Table 7: the layer of the teacher that is clustered",
@@ -395,6 +396,7 @@ def ask_layers(study: Study, rows: dict) -> None:
         ("stability", "held-out pseudo-labels", "conv4", "conv5", "chosen"),
         stages=flatten(layers),
         facts={"stability": "stability", "held-out pseudo-labels": "label_accuracy"},
+        claims={f"{last} > {layer}, conv5": (last, layer, "conv5", None) for layer in earlier},
     )
     study.table(
         "table_7b",
