@@ -7,8 +7,8 @@ image gets its nearest centroid as a pseudo-label. (d) A student of any architec
 labels from scratch. In Python:
 
     config = kt_jax.load_config("configs/quickstart.py", clusters={"k": 8})
-    kt_jax.run(config, "runs/mine")
-    kt_jax.open("runs/mine/clusters").assign("photos/")
+    kt_jax.run(config, "runs/python")
+    kt_jax.open("runs/python/clusters").assign("photos/")
 """
 
 import importlib

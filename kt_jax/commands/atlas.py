@@ -11,8 +11,8 @@ it.
 
 CLUSTERS is the directory of a Clusters or Labels artifact. Without PATH, the page shows the images
 that were clustered or labelled. They are read from where the run's config says, and must not have
-changed. Distances come from the run's Labels of these images. Without such Labels they are computed
-again from the features that were clustered.
+changed. Distances come from the run's Labels of these images, or from the clusters' own
+labels.parquet. If there is neither, they are computed again from the features that were clustered.
 
 PATH is the same as for `kt-jax images scan` (a folder, an archive, a table, several folders), or
 the name of a set of images in the run's config, such as test. With Clusters, each image of PATH
