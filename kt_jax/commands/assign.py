@@ -42,9 +42,6 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_images(parser)
     parser.add_argument("--out", required=True, type=Path, help="FILE.parquet, FILE.csv or DIR")
     parser.add_argument("--form", default="", help=f"what DIR contains: {forms}")
-    parser.add_argument(
-        "--workers", type=int, default=0, help="processes that decode images (0: threads)"
-    )
     architectures.add_import(parser)
     given = parser.parse_args(argv)
     architectures.import_files(given)
@@ -57,6 +54,6 @@ def main(argv: Sequence[str]) -> int:
 
     partition.configure_xla()
     clusters = open_artifact(given.clusters, artifacts.Clusters)
-    write_assignment(clusters, source, given.out, form=given.form, workers=given.workers)
+    write_assignment(clusters, source, given.out, form=given.form)
     print(given.out)
     return 0

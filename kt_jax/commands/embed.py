@@ -39,7 +39,6 @@ def main(argv: Sequence[str]) -> int:
     add("--image_size", type=int, default=0, help="side in pixels that images are decoded to; the "
         "view is cut from the centre (--size)")  # fmt: skip
     add("--views", type=int, default=0, help="average the features over 1, 2 or 10 views (1)")
-    add("--workers", type=int, default=0, help="processes that decode images (0: threads)")
     architectures.add_import(parser)
     given = parser.parse_args(argv)
     architectures.import_files(given)
@@ -55,7 +54,6 @@ def main(argv: Sequence[str]) -> int:
     write_features(
         open_artifact(given.backbone, *wanted), source, given.out, layer=given.layer,
         grid=given.grid, size=given.size, image_size=given.image_size, views=given.views,
-        workers=given.workers,
     )  # fmt: skip
     print(given.out)
     return 0

@@ -4,7 +4,9 @@ import functools
 import hashlib
 import inspect
 import logging
+import numbers
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,8 +81,7 @@ def open_images(
       ValueError: an unknown source or option, an empty subset, or no readable image.
       FileNotFoundError: the path does not exist.
     """
-    if size < 1:
-        raise ValueError(f"size={size} is not a side in pixels: it must be >= 1")
+    _check_types(source, size, options)
     if source == "photographs":
         check_options(source, photographs.Views, options)
         images = _show_photographs(photographs.Views(size, **options))
@@ -100,6 +101,27 @@ def open_images(
         workers=workers,
     )
     return replace(images, load=load)
+
+
+def _check_types(source: Any, size: Any, options: Mapping[str, Any]) -> None:
+    """Refuses values of wrong types: configs are Python code, and may hold any."""
+
+    def is_path(value: Any) -> bool:
+        return isinstance(value, str | os.PathLike)
+
+    if not isinstance(source, str):
+        raise ValueError(f"source={source!r} is no name: give one, such as 'auto'")
+    if not _is_number(size, numbers.Integral) or size < 1:
+        raise ValueError(f"size={size!r} is not a side in pixels: give a whole number from 1 on")
+    path, holdout = options.get("path", ""), options.get("holdout", 0.2)
+    if not is_path(path) and not (isinstance(path, list | tuple) and all(map(is_path, path))):
+        raise ValueError(f"path={path!r} is no path: give one, or a list of paths")
+    if not _is_number(holdout, numbers.Real):
+        raise ValueError(f"holdout={holdout!r} is no number: give a fraction in [0, 1)")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def options_of(source: str) -> set[str]:

@@ -61,11 +61,7 @@ def extract(
     ):
         rows, index, mask = partition.fetch((_mean(seen), batch["index"], batch["mask"]))
         for name, x in rows.items():
-            if not np.isfinite(x[mask]).all():
-                raise ValueError(
-                    f"layer {name!r} exceeds the range of float16 (65504) or is not finite: use "
-                    "an earlier layer, or a backbone with batch_norm."
-                )
+            check_range(name, x[mask])
         yield index[mask], {name: x[mask] for name, x in rows.items()}
 
 
@@ -100,6 +96,17 @@ def see(
         batch = partition.put_batch(batch, mesh)
         pixels = batch.pop("image")
         yield batch, [program(variables, pixels, place) for place in places]
+
+
+def check_range(layer: str, rows: np.ndarray) -> None:
+    """Raises ValueError if a value is not finite, or would not be as float16."""
+    with np.errstate(over="ignore"):
+        good = np.isfinite(rows.astype(np.float16)).all()
+    if not good:
+        raise ValueError(
+            f"layer {layer!r} exceeds the range of float16 (65504) or is not finite: use "
+            "an earlier layer, or a backbone with batch_norm."
+        )
 
 
 def to_place(view: views.View) -> np.ndarray:

@@ -45,6 +45,11 @@ class Options(protocol.Protocol):
         if not self.per_class and not self.shares:
             raise ValueError("per_class and shares are empty: give an amount of labels")
 
+    def why_skipped(self, labels: Int[np.ndarray, " n"]) -> str:
+        """Why no amount of labels can be measured; "" if one can."""
+        kept, skipped = _count(self, labels)
+        return "" if kept else "; ".join(skipped)
+
 
 def measure(stage: Stage, subject: Subject, seed: int) -> list[dict[str, Any]]:
     """A row for each amount of labels, at the layer that the labelled images choose."""
@@ -124,31 +129,36 @@ def _draw(
         [np.random.default_rng((seed, draw, n)).permutation(x) for n, x in enumerate(members)]
         for draw in range(chosen.draws)
     ]
-    amounts = {f"{count} a class": [count] * len(members) for count in chosen.per_class}
+    amounts, skipped = _count(chosen, labels)
+    for line in skipped:
+        _log.info("few labels: skipping %s", line)
+    for amount, counts in amounts.items():
+        some = [
+            np.concatenate([x[:n] for x, n in zip(each, counts, strict=True)]) for each in shuffled
+        ]
+        yield amount, some
+
+
+def _count(
+    chosen: Options, labels: Int[np.ndarray, " n"]
+) -> tuple[dict[str, list[int]], list[str]]:
+    """The numbers of labelled images of each class, by amount in words; and what is skipped."""
+    sizes = np.unique(labels, return_counts=True)[1].tolist()
+    amounts = {f"{count} a class": [count] * len(sizes) for count in chosen.per_class}
     amounts |= {
-        f"{100 * share:g} % of each class": [max(1, round(share * len(each))) for each in members]
+        f"{100 * share:g} % of each class": [max(1, round(share * size)) for size in sizes]
         for share in chosen.shares
     }
+    kept, skipped = {}, []
     for amount, counts in amounts.items():
-        asked = sum(min(count, len(each)) for count, each in zip(counts, members, strict=True))
+        asked = sum(map(min, counts, sizes))
         if asked == len(labels):
-            _log.info(
-                "few labels: skipping %s: these are all training images: see the kind linear",
-                amount,
-            )
+            skipped.append(f"{amount}: these are all training images: see the kind linear")
         elif asked > chosen.most_rows:
-            _log.info(
-                "few labels: skipping %s: %d images are more than most_rows = %d",
-                *(amount, asked, chosen.most_rows),
-            )
+            skipped.append(f"{amount}: {asked} images are more than most_rows = {chosen.most_rows}")
         else:
-            yield (
-                amount,
-                [
-                    np.concatenate([x[:n] for x, n in zip(each, counts, strict=True)])
-                    for each in shuffled
-                ],
-            )
+            kept[amount] = counts
+    return kept, skipped
 
 
 def fit(

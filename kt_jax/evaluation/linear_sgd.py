@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 
 from kt_jax import data, models, training
-from kt_jax.evaluation import protocol, scores
+from kt_jax.evaluation import extraction, protocol, scores
 from kt_jax.evaluation.subjects import Subject
 from kt_jax.machine import partition, processes
 from kt_jax.models import views
@@ -152,8 +152,11 @@ def _cache(
     with stage.count(count, "images seen", name=name) as counted:
         for batch, seen in subject.see(split, range(count), shown):
             found, index, mask = partition.fetch((seen, batch["index"], batch["mask"]))
-            for view, layers in enumerate(found if processes.writes() else ()):
+            for view, layers in enumerate(found):
                 for layer, x in layers.items():
+                    extraction.check_range(layer, x[mask])
+                    if not processes.writes():
+                        continue
                     if layer not in matrices:
                         matrices[layer] = np.lib.format.open_memmap(
                             directory / f"{layer}.npy",

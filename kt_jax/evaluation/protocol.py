@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from kt_jax import data
 from kt_jax.evaluation import backbones, leakage, scores, subjects
@@ -52,6 +53,11 @@ class Protocol:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more")
 
+    def why_skipped(self, labels: Int[np.ndarray, " n"]) -> str:
+        """Why nothing can be measured with training images of these labels; "" if it can."""
+        del labels
+        return ""
+
 
 def evaluate(
     stage: Stage, name: str, *, version: int, measure: Measure
@@ -70,7 +76,7 @@ def evaluate(
     inputs = stage.inputs
     seen, tested = (inputs.images[option] for option in ("train_images", "test_images"))
     found, unknown = find_leakage(stage)
-    about = _describe(inputs, _why_skipped(seen, tested))
+    about = _describe(inputs, _why_skipped(stage.options, seen, tested))
     common = describe_rows(stage, name, version)
     rows: list[dict[str, Any]] = []
     for seed in () if about.skipped else stage.options.seeds:
@@ -180,7 +186,7 @@ def plan(chosen: Protocol, inputs: Inputs, *, how: str) -> Plan:
         raise ValueError(f"{inputs.origin}.seeds is empty: give one or more")
     seen, tested = (inputs.images[option] for option in ("train_images", "test_images"))
     _check_features(inputs)
-    about = _describe(inputs, _why_skipped(seen, tested))
+    about = _describe(inputs, _why_skipped(chosen, seen, tested))
     if about.skipped:
         return Plan(about, (f"skipped: {about.skipped}",))
     if seen.class_names != tested.class_names:
@@ -243,12 +249,12 @@ def _check_features(inputs: Inputs) -> None:
         )
 
 
-def _why_skipped(*sets: data.Images) -> str:
+def _why_skipped(chosen: Protocol, seen: data.Images, tested: data.Images) -> str:
     several = "is multi-label: several classes an image are not measured here"
-    for images in sets:
+    for images in (seen, tested):
         if images.single_labels is None:
             none = images.labels is None
             return f"{images.origin} {'has no labels' if none else several}"
         if len(images.class_names) < 2:
             return f"{images.origin} has only one class: there is nothing to classify"
-    return ""
+    return chosen.why_skipped(labels_of(seen))

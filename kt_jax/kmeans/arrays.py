@@ -12,8 +12,10 @@ def as_array(value: Any, name: str) -> np.ndarray | jax.Array:
     """Converts a value to an array by NumPy or DLPack: lists, pandas, pyarrow, torch on the CPU.
 
     Raises:
-      ValueError: it cannot be converted. The message has its name and type.
+      ValueError: it cannot be converted, or JAX is tracing it. The message has its name and type.
     """
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(f"{name} is traced by JAX: call k-means outside of jit, grad and vmap")
     if isinstance(value, np.ndarray | jax.Array):
         return value
     readers: list[Callable[[Any], np.ndarray | jax.Array]] = []

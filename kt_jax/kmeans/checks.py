@@ -201,12 +201,27 @@ def describe_call(**options: Any) -> UInt8[np.ndarray, " b"]:
     return np.frombuffer(json.dumps(described, default=plain).encode(), np.uint8)
 
 
-def check_resume(state: Mapping[str, np.ndarray], call: UInt8[np.ndarray, " b"]) -> None:
-    """Raises ValueError for a state of another call, or of another version of k-means."""
-    here, found = json.loads(bytes(call)), {}
+def saved_precision(precision: str, resume: Any) -> str:
+    """Returns the precision of a state that is resumed, if the call leaves the choice to k-means.
+
+    "auto" depends on the processor. Both of its choices give the labels of float32, so that a run
+    resumes on another processor with that of its state.
+    """
+    saved = _read_call(resume).get("precision")
+    return saved if precision == "auto" and saved in ("exact", "float32") else precision
+
+
+def _read_call(state: Any) -> dict[str, Any]:
+    """The result of `describe_call` in a state; empty if there is none."""
     if isinstance(state, Mapping) and "call" in state:
         with contextlib.suppress(ValueError, TypeError):  # written by another program
-            found = dict(json.loads(bytes(state["call"])))
+            return dict(json.loads(bytes(state["call"])))
+    return {}
+
+
+def check_resume(state: Mapping[str, np.ndarray], call: UInt8[np.ndarray, " b"]) -> None:
+    """Raises ValueError for a state of another call, or of another version of k-means."""
+    here, found = json.loads(bytes(call)), _read_call(state)
     if found.get("version") != here["version"]:
         raise ValueError("resume is not a state of this version of k-means: start again without it")
     others = [

@@ -35,7 +35,7 @@ def descend(
             squared = _measure_own(matrix, tried, at.members.clusters)
             inertia = _sum_weighted(matrix, squared)
         before = found.curve[-1] if found.curve else np.inf
-        if inertia > before:
+        if not inertia <= before:
             # Rounding raised it: keep the last centroids. The clusters of their rows are lost.
             found.stopped, found.clusters = "inertia fell no further in float32", None
             break

@@ -155,7 +155,7 @@ def fit(
         k,
         mesh=mesh,
         chunk_rows=chunk_rows,
-        precision=precision,
+        precision=checks.saved_precision(precision, resume),
         l2=bool(l2 or spherical),
         spherical=bool(spherical),
     )

@@ -14,6 +14,8 @@ from kt_jax.kmeans import rows
 _ROW_STATE = ("cluster", "upper", "lower")
 # From this ratio of squared distances from the origin on, every iteration adds up all rows again.
 _WILD = 1e6
+# The same from this ratio of the weights of rows on.
+_HEAVY = 1e3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +126,12 @@ class Task:
 
     @functools.cached_property
     def has_wild_rows(self) -> bool:
-        """Whether subtracting an outlier from a cluster's sum may lose digits of the other rows."""
-        return bool(self.squares.max() > _WILD * np.median(self.squares[self.counts]))
+        """Whether subtracting a far or heavy row from a cluster's sum may lose digits of others."""
+        far = self.squares.max() > _WILD * np.median(self.squares[self.counts])
+        if far or self.weights is None:
+            return bool(far)
+        weights = self.masses[self.masses > 0]
+        return bool(weights.max() > _HEAVY * np.median(weights))
 
 
 @dataclasses.dataclass

@@ -160,7 +160,8 @@ def check_batch_size(name: str, batch_size: int, *, multiple_of: int = 1) -> Non
     unit = jax.device_count() * multiple_of
     if batch_size > 0 and batch_size % unit == 0:
         return
-    below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
+    below = max(batch_size, 0) // unit * unit
+    above = below + unit
     nearest = f"{below} or {above}" if below > 0 else f"{above}"
     raise ValueError(
         f"{name} = {batch_size} cannot be split over {jax.device_count()} devices in groups of "

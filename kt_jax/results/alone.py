@@ -15,7 +15,7 @@ _REQUEST = "request.json"
 
 @contextlib.contextmanager
 def run(
-    name: str, section: Mapping[str, Any], source: Mapping[str, Any], out: Path, *, workers: int = 0
+    name: str, section: Mapping[str, Any], source: Mapping[str, Any], out: Path
 ) -> Iterator[Path]:
     """Runs a stage in a hidden directory next to `out`, and yields the directory of its artifact.
 
@@ -27,7 +27,6 @@ def run(
       section: its kind and options, without `images`.
       source: the set of images that it reads, as in `config.images`.
       out: the file or directory that the caller makes.
-      workers: processes that decode images; 0: threads.
 
     Raises:
       ValueError: `out` exists, lies in a run or an artifact, is being made by another process, or
@@ -52,7 +51,6 @@ def run(
         made = work / "run" / name
         config = {
             "images": {"given": source},
-            "loader": {"workers": workers},
             name: {**section, "images": "given"},
         }
         try:

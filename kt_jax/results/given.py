@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,15 @@ import numpy as np
 
 from kt_jax import data
 
-Path_ = str | os.PathLike
-Given = Path_ | Sequence[Path_] | data.Images | np.ndarray | Sequence[np.ndarray]
+Given = Any  # one or more paths, data.Images, or pixels that NumPy can convert; see `open_given`
 
 
 def open_given(images: Given, size: int) -> data.Images:
     """Opens images, decoded to squares of `size` px.
 
     Args:
-      images: one or more paths, an open set, or pixels: uint8 [n, h, w, 3] or a list of [h, w, 3].
+      images: one or more paths, an open set, or pixels: uint8 [n, h, w, 3] or a list of [h, w, 3],
+        as arrays of NumPy or of what NumPy can convert, such as PIL's images.
       size: the side in pixels.
 
     Raises:
@@ -32,6 +31,10 @@ def open_given(images: Given, size: int) -> data.Images:
                 f"needed here: open them with size={size}"
             )
         return images
+    if isinstance(images, list | tuple):
+        images = [np.asarray(each) if _is_array(each) else each for each in images]
+    elif _is_array(images):
+        images = np.asarray(images)
     if _are_pixels(images):
         return _from_pixels(images, size)
     return data.open_images("auto", size=size, path=check_paths(images))
@@ -50,6 +53,10 @@ def check_paths(images: Any) -> str | list[str]:
         raise ValueError(f"images = {_describe(images)}: give one or more paths")
     paths = sorted(str(Path(os.path.abspath(os.path.expanduser(path)))) for path in several)
     return paths[0] if len(paths) == 1 else paths
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 
 def _are_pixels(images: Any) -> bool:

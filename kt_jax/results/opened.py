@@ -22,6 +22,7 @@ from jaxtyping import Float16
 
 from kt_jax import data
 from kt_jax.evaluation import backbones, extraction, image_rows, labelling
+from kt_jax.kmeans.checks import whole_number
 from kt_jax.machine import partition, signals
 from kt_jax.models import views as fixed
 from kt_jax.results import given, tables, writing
@@ -85,7 +86,6 @@ class Clusters:
         *,
         out: str | Path | None = None,
         form: str = "",
-        workers: int = 0,
     ) -> pa.Table | None:
         """Finds the nearest centroid of each image.
 
@@ -97,7 +97,6 @@ class Clusters:
           out: a file (.parquet or .csv) or a directory, which must not exist. Then `images` must be
             paths, and after a kill the same call resumes. None: the table is returned.
           form: the content of a directory `out`, one of `kt_jax.results.tables.FORMS`.
-          workers: processes that decode images; 0: threads.
 
         Returns:
           None with `out`. Else a table with one row for each image: key, cluster, distance
@@ -113,19 +112,21 @@ class Clusters:
         """
         if out is not None:
             source = {"source": "auto", "path": given.check_paths(images)}
-            writing.write_assignment(self.artifact, source, Path(out), form=form, workers=workers)
+            writing.write_assignment(self.artifact, source, Path(out), form=form)
             return None
+        if form:
+            raise ValueError(f"form = {form!r} is the content of a directory: give `out`, too")
         labeller = self._labeller
         size = labeller.features.image_size or labeller.features.size
         opened = given.open_given(images, size)
-        columns = labelling.label(labeller, opened, **_pass(opened, workers))
+        columns = labelling.label(labeller, opened, **_pass(opened))
         table = pa.table({"key": list(opened.keys), **columns})
         return tables.add_classes(table, self.artifact.directory)
 
-    def embed(self, images: given.Given, *, workers: int = 0) -> Float16[np.ndarray, "n d"]:
+    def embed(self, images: given.Given) -> Float16[np.ndarray, "n d"]:
         """Computes features in the same way as those that were clustered; see `Features.embed`."""
         labeller = self._labeller
-        return _embed(labeller.backbone, labeller.features, images, workers)
+        return _embed(labeller.backbone, labeller.features, images)
 
     @functools.cached_property
     def _labeller(self) -> labelling.Labeller:
@@ -136,12 +137,11 @@ class Clusters:
 class Features(artifacts.Artifact[artifacts.Features]):
     """A matrix of features, with the network that computes features of other images."""
 
-    def embed(self, images: given.Given, *, workers: int = 0) -> Float16[np.ndarray, "n d"]:
+    def embed(self, images: given.Given) -> Float16[np.ndarray, "n d"]:
         """Computes features of other images, with the same network, layers, views and scales.
 
         Args:
           images: paths, a set of images or pixels, as in `Clusters.assign`.
-          workers: processes that decode images; 0: threads.
 
         Returns:
           One row for each image, in the order of the images.
@@ -150,7 +150,7 @@ class Features(artifacts.Artifact[artifacts.Features]):
           ValueError: these features were given, without a network, or `images` are not images.
           FileNotFoundError: a path does not exist.
         """
-        return _embed(self._backbone, self.about, images, workers)
+        return _embed(self._backbone, self.about, images)
 
     @functools.cached_property
     def _backbone(self) -> backbones.FrozenBackbone:
@@ -166,10 +166,9 @@ def _embed(
     backbone: backbones.FrozenBackbone,
     about: artifacts.Features,
     images: given.Given,
-    workers: int,
 ) -> Float16[np.ndarray, "n d"]:
     opened = given.open_given(images, about.image_size or about.size)
-    parts = image_rows.extract(backbone, opened, about, **_pass(opened, workers))
+    parts = image_rows.extract(backbone, opened, about, **_pass(opened))
     return np.concatenate([rows for _, rows in parts])
 
 
@@ -188,7 +187,6 @@ class Backbone:
         size: int = 0,
         image_size: int = 0,
         views: int = 1,
-        workers: int = 0,
     ) -> Float16[np.ndarray, "n d"]:
         """Computes features of images: one activation, max-pooled to grid x grid and flattened.
 
@@ -200,7 +198,6 @@ class Backbone:
           image_size: the side that images are decoded to, in pixels; the view is cut from the
             centre. 0: `size`.
           views: average over 1, 2 or 10 views; see `kt_jax.models.views.fixed_views`.
-          workers: processes that decode images; 0: threads.
 
         Returns:
           One row for each image, in the order of the images.
@@ -210,13 +207,21 @@ class Backbone:
             exceed the range of float16.
           FileNotFoundError: a path does not exist.
         """
+        for name, value, least in (
+            ("grid", grid, 1),
+            ("size", size, 0),
+            ("image_size", image_size, 0),
+        ):
+            if whole_number(name, value) < least:
+                raise ValueError(f"{name} = {value}: give {least} or more")
         about = self.artifact.about
         size = size or about.size
+        if image_size and image_size < size:
+            raise ValueError(f"image_size = {image_size} is below size = {size}: give that or more")
         backbones.check_layers("layer", [layer], about, size)
         opened = given.open_given(images, image_size or size)
-        data.check_size(opened, "image_size", size)
         shown = fixed.fixed_views(views)
-        how = _pass(opened, workers)
+        how = _pass(opened)
         parts = extraction.extract(
             self._backbone, opened, {layer: grid}, size=size, shown=shown, **how
         )
@@ -227,13 +232,11 @@ class Backbone:
         return backbones.load_backbone(self.artifact.directory, self.artifact.about)
 
 
-def _pass(images: data.Images, workers: int) -> dict[str, Any]:
+def _pass(images: data.Images) -> dict[str, Any]:
     """Arguments for passing images through a network, with one of a few batch sizes."""
     mesh = partition.make_mesh()
     batch = mesh.size
     while batch < min(len(images), _BATCH):
         batch *= 2
-    reading = data.Reading(
-        workers=workers, process_index=jax.process_index(), process_count=jax.process_count()
-    )
+    reading = data.Reading(process_index=jax.process_index(), process_count=jax.process_count())
     return {"batch_size": batch, "mesh": mesh, "reading": reading, "notice": signals.Notice()}

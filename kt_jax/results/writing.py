@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kt_jax.evaluation import backbones, image_rows, labelling
 from kt_jax.results import alone, tables
@@ -15,7 +15,6 @@ def write_assignment(
     out: Path,
     *,
     form: str = "",
-    workers: int = 0,
 ) -> None:
     """Labels the images of a source, and writes the labels; see `opened.Clusters.assign`.
 
@@ -24,19 +23,19 @@ def write_assignment(
       source: the options of `data.open_images`, without the size.
       out: the file or directory to write.
       form: the content of a directory.
-      workers: processes that decode images; 0: threads.
 
     Raises:
       ValueError, FileNotFoundError: as `opened.Clusters.assign`.
     """
     features = labelling.check_features(clusters)
+    out = out.expanduser()
     write = tables.find_writer(out, form)
     _check_source(source)
     if form in tables.OF_FILES:
         tables.check_files(source)
     source = {**source, "size": features.image_size or features.size}
     stage = {"kind": "label", "clusters": str(clusters.directory)}
-    with alone.run("labels", stage, source, out, workers=workers) as made:
+    with alone.run("labels", stage, source, out) as made:
         write(made, clusters.directory, source)
 
 
@@ -50,20 +49,21 @@ def write_features(
     size: int = 0,
     image_size: int = 0,
     views: int = 0,
-    workers: int = 0,
 ) -> None:
     """Computes the features of the images of a source, and writes a Features artifact.
 
-    After a kill, the same call resumes. For `source`, `out` and `workers` see `write_assignment`;
-    for the others see `opened.Backbone.embed`, where 0 and "" mean the default. If `origin` is
-    Features or Clusters, features are computed in the same way as its own, and only `workers` may
-    be given.
+    After a kill, the same call resumes. For `source` and `out` see `write_assignment`; for the
+    others see `opened.Backbone.embed`, where 0 and "" mean the default. If `origin` is Features or
+    Clusters, features are computed in the same way as its own, and no other argument may be given.
 
     Raises:
       ValueError: unknown layer, `out` exists, `origin` has given features, or an argument is given
         that `origin` determines.
     """
     _check_source(source)
+    out = out.expanduser()
+    if isinstance(origin.about, artifacts.Clusters):
+        labelling.check_features(cast(artifacts.Artifact[artifacts.Clusters], origin))
     asked = {"layer": layer, "grid": grid, "size": size, "image_size": image_size, "views": views}
     stage: dict[str, Any] = {"kind": "features", "backbone": str(origin.directory)}
     about = origin.about
@@ -86,7 +86,7 @@ def write_features(
         like = about if isinstance(about, artifacts.Features) else about.features
         image_size = (like.image_size or like.size) if like is not None else 0
     source = {**source, "size": image_size}
-    with alone.run("features", stage, source, out, workers=workers) as made:
+    with alone.run("features", stage, source, out) as made:
         os.replace(made, out)
 
 

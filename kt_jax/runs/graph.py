@@ -198,7 +198,7 @@ def _find_kind(name: str, section: Any) -> str:
             f"config.{name} is no stage: give its kind, one of {', '.join(kinds.KINDS)}"
         )
     kind = section["kind"]
-    if kind not in kinds.KINDS:
+    if not isinstance(kind, str) or kind not in kinds.KINDS:
         raise ValueError(f"config.{name}.kind = {kind!r}: choose one of {', '.join(kinds.KINDS)}")
     return kind
 

@@ -5,6 +5,7 @@ Each field is an option. `reads`, `images`, `file` and `incidental` make fields 
 
 import dataclasses
 import difflib
+import functools
 import pathlib
 import types
 import typing
@@ -175,9 +176,21 @@ def deciding(options: Any, default: Any = None) -> dict[str, Any]:
             continue
         if "file" in field.metadata:
             path = pathlib.Path(value)
-            value = {"sha256": files.hash_file(path)} if path.is_file() else {"file": value}
+            value = {"sha256": _hash(path)} if path.is_file() else {"file": value}
         found[field.name] = deciding(value, usual) if dataclasses.is_dataclass(value) else value
     return found
+
+
+def _hash(path: pathlib.Path) -> str:
+    stat = path.stat()
+    return _hash_once(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+# A run asks for the same file at every check; it may have gigabytes.
+@functools.lru_cache
+def _hash_once(path: pathlib.Path, size: int, modified: int) -> str:
+    del size, modified
+    return files.hash_file(path)
 
 
 def defaults(cls: Any) -> dict[str, Any]:

@@ -83,6 +83,8 @@ class Options(learning.Training):
 
     def __post_init__(self) -> None:
         """Drops backbone options that equal the architecture's defaults, and checks the rest."""
+        if self.size < 1:
+            raise ValueError(f"size = {self.size}: give 1 or more")
         object.__setattr__(self, "backbone", models.shorten(self.backbone))
         for name in ("crop_area", "small_crop_area"):
             least, most = getattr(self, name)

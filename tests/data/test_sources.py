@@ -594,3 +594,24 @@ def test_errors_say_what_to_do(tree, tmp_path, monkeypatch):
 def test_a_set_says_what_it_is_in_a_line(tree):
     images = open_images("folder", size=8, path=tree)
     assert repr(images) == f"Images({images.origin}: 5 of 8 px, 3 classes)"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"source": 5}, "source=5 is no name"),
+        ({"source": ["auto"]}, r"source=\['auto'\] is no name"),
+        ({"size": "48"}, "size='48' is not a side in pixels"),
+        ({"size": 48.5}, "size=48.5 is not a side in pixels"),
+        ({"size": True}, "size=True is not a side in pixels"),
+        ({"size": None}, "size=None is not a side in pixels"),
+        ({"size": 0}, "size=0 is not a side in pixels"),
+        ({"path": None}, "path=None is no path"),
+        ({"path": [5]}, r"path=\[5\] is no path"),
+        ({"holdout": "x"}, "holdout='x' is no number"),
+        ({"holdout": None}, "holdout=None is no number"),
+    ],
+)
+def test_values_of_wrong_types_are_refused(untyped, tmp_path, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        open_images(**{"source": "auto", "path": str(tmp_path), "size": 8, **wrong})

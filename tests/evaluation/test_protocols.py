@@ -1,6 +1,7 @@
 """The figure of every protocol is a test accuracy of the features that it names."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -157,6 +158,20 @@ def test_neighbours_are_the_nearest(monkeypatch):
     assert neighbours.find_neighbours(queries, rows[:3], 9)[1].shape == (4, 3)
 
 
+def test_few_labels_are_skipped_where_no_amount_can_be_measured(tmp_path):
+    options = few_shot.Options(backbones=(), size=8, per_class=(4, 400), shares=(), most_rows=5)
+    about, facts = few_shot_stage.run(make_stage(tmp_path / "scores", options))
+    assert (
+        facts["skipped"]
+        == about.skipped
+        == (
+            "4 a class: 12 images are more than most_rows = 5; "
+            "400 a class: these are all training images: see the kind linear"
+        )
+    )
+    assert files.read_json(tmp_path / "scores" / "scores.json")["rows"] == []
+
+
 def test_held_out_images_are_a_tenth_of_every_class():
     labels = np.repeat([0, 1, 2], [40, 5, 1])
     fit, held_out = protocol.hold_out(labels, 0)
@@ -176,6 +191,17 @@ def test_larger_amounts_of_labels_hold_the_smaller_ones():
         assert set(small) < set(large)
         assert np.bincount(labels[large]).tolist() == [5] * 4
     assert set(drawn["2 a class"][0]) != set(drawn["2 a class"][1])
+
+
+def test_features_beyond_float16_are_refused_before_they_are_kept(untyped, tmp_path):
+    def see(split, places, shown):
+        batch = {"index": np.arange(4), "mask": np.arange(4) < 3}
+        yield batch, [{"conv5": np.array([[1.0], [2.0], [70_000.0], [0.0]], np.float32)}]
+
+    subject = types.SimpleNamespace(name="network", layers=("conv5",), see=see)
+    stage = make_stage(tmp_path / "scores", linear_sgd.Options(backbones=(), size=8))
+    with pytest.raises(ValueError, match="layer 'conv5' exceeds the range of float16"):
+        linear_sgd._cache(stage, subject, "test", 3, tmp_path, (None,))
 
 
 @pytest.mark.parametrize(

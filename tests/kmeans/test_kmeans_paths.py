@@ -153,6 +153,21 @@ def test_a_killed_run_goes_on_with_the_same_bits(small_blocks, pruned):
         same(kmeans.fit(features, 60, resume=state, **options), expected)
 
 
+def test_it_resumes_on_another_processor(monkeypatch):
+    """Where "auto" means another precision: both give the labels of float32."""
+    features, states = make_features(), []
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda: False)
+    expected = kmeans.fit(features, 9, on_iteration=lambda at: states.append(at.state()))
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda: True)
+    assert rows._chosen("auto", "cpu") == "exact"
+    same(kmeans.fit(features, 9, resume=states[1]), expected)
+
+
+def test_features_that_jax_traces_are_refused(untyped):
+    with pytest.raises(ValueError, match="features is traced by JAX: call k-means outside of jit"):
+        jax.jit(lambda x: kmeans.fit(x, 2).centroids)(make_features())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -156,3 +156,15 @@ def test_the_command_reads_weights(tmp_path, capsys):
     np.save(tmp_path / "w.npy", np.ones(N))
     assert main([*words, f"--out={tmp_path / 'out'}"]) == 2
     assert "w.npy has changed since" in capsys.readouterr().err
+
+
+def test_heavy_rows_that_leave_a_cluster_take_no_digits_of_light_ones():
+    """Else the light cluster's sum and weight would be what rounding has left: even NaN."""
+    light = RANDOM.normal(0, 0.1, 80).reshape(-1, 1)
+    rows = np.concatenate([[[-10.0], [10.0]], light[:30] + 0.3, light[30:55] - 12, light[55:] + 12])
+    weights = np.ones(len(rows))
+    weights[:2] = 1e7, 0.7e7
+    init = [[0.0], [-21.0], [21.0]]
+    found = kmeans.fit(rows, 3, init=init, sample_weight=weights, tolerance=0)
+    assert found.sizes.tolist() == [30, 26, 26]
+    np.testing.assert_allclose(found.centroids[0], rows[2:32].mean(0), rtol=1e-5)

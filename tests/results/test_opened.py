@@ -13,7 +13,7 @@ import support
 from PIL import Image
 
 import kt_jax
-from kt_jax import commands, data
+from kt_jax import commands, data, kmeans
 from kt_jax.evaluation import backbones
 from kt_jax.results import tables
 from kt_jax.runs import files, lock
@@ -52,6 +52,7 @@ def made(tmp_path_factory):
         "labels": {"kind": "label", "clusters": "clusters", "batch_size": 8},
     }  # fmt: skip
     kt_jax.run(config, place / "run")
+    kmeans.fit(np.eye(4, dtype=np.float32), 2).save(place / "given")
     return place
 
 
@@ -259,6 +260,7 @@ def test_a_file_that_is_imported_registers_the_architecture(made, tmp_path, caps
             ("assign", "run/clusters", "photos.zip", "--out=x", "--form=links"),
             "zip are not single files",
         ),
+        (("embed", "given", "photos", "--out=x"), "clusters of given features: no backbone"),
         (("assign", "run/clusters", "photos", "--out=photos"), "--out=photos exists: delete it"),
         (("assign", "run/clusters", "photos", "--out=run/x.csv"), "run, which is a run or an arti"),
         (("assign", "run/clusters", "photos", "--out=network/x"), "network, which is a run or an"),
@@ -357,6 +359,39 @@ def test_a_set_that_is_open_has_the_size_of_those_that_were_clustered(made):
 def test_what_is_no_image_is_refused(made, untyped, images, words):
     with pytest.raises(ValueError, match=words):
         kt_jax.open(made / "run" / "clusters").assign(images)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"grid": 0}, "grid = 0: give 1 or more"),
+        ({"grid": 2.5}, "grid = 2.5 is no whole number"),
+        ({"size": "16"}, "size = '16' is no whole number"),
+        ({"image_size": 8}, f"image_size = 8 is below size = {VIEW}"),
+    ],
+)
+def test_options_of_embed_that_cannot_be_are_refused(made, untyped, options, words):
+    with pytest.raises(ValueError, match=words):
+        kt_jax.open(made / "network").embed(made / "photos", layer="conv2_1", **options)
+
+
+def test_pixels_may_be_arrays_of_other_libraries(made):
+    pixels = np.stack([make_photo(number, (SIZE, SIZE)) for number in range(3)])
+    clusters = kt_jax.open(made / "run" / "clusters")
+    expected = clusters.assign(pixels)
+    assert clusters.assign(jax.numpy.asarray(pixels)).equals(expected)
+    assert clusters.assign([Image.fromarray(each) for each in pixels]).equals(expected)
+
+
+def test_the_form_of_a_directory_needs_one(made):
+    with pytest.raises(ValueError, match="form = 'links' is the content of a directory"):
+        kt_jax.open(made / "run" / "clusters").assign(made / "photos", form="links")
+
+
+def test_a_tilde_in_out_is_the_home_directory(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kt_jax.open(made / "run" / "clusters").assign(made / "photos", out="~/labels.csv")
+    assert (tmp_path / "labels.csv").exists()
 
 
 def test_the_majority_counts_images_of_each_cluster():
