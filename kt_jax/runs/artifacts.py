@@ -120,7 +120,8 @@ class Labels:
     origin: str
     """Where the images come from, as text for people."""
     nearest: int = 2
-    """Distances are stored for this many nearest centroids of each image; 0: none."""
+    """Distances are stored for this many nearest centroids of each image. 0: none, or labels that
+    do not follow from distances, such as those of balanced clusters."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ def _describe(
         classes=clusters.k,
         images=images.fingerprint,
         origin=images.origin,
-        nearest=min(chosen.nearest, clusters.k),
+        # Labels of balanced clusters do not follow from distances alone.
+        nearest=0 if clusters.balanced else min(chosen.nearest, clusters.k),
     )
 
 

@@ -154,8 +154,8 @@ def _read_distances(
 
 def _no_distances(inputs: Inputs) -> ValueError:
     return ValueError(
-        f"{inputs.origin}.labels: {inputs['labels'].name!r} has labels without distances to "
-        f"centroids, which targets = {SOFT!r} needs: name a stage of the kind label, or "
+        f"{inputs.origin}.labels: {inputs['labels'].name!r} has labels that do not follow from "
+        f"distances to centroids, which targets = {SOFT!r} needs: name a stage of the kind label, or "
         f"choose targets = {HARD!r}"
     )
 

@@ -392,7 +392,7 @@ def test_targets_that_cannot_be_are_refused(changes, said):
 
 def test_labels_without_distances_are_refused(tmp_path, soft_labels):
     about = dataclasses.replace(soft_labels.about, nearest=0)
-    with pytest.raises(ValueError, match=r"config\.student\.labels: 'soft' has labels without dis"):
+    with pytest.raises(ValueError, match=r"config\.student\.labels: 'soft' has labels that do not"):
         plan({"labels": dataclasses.replace(soft_labels, about=about)}, targets="soft")
     # An older version wrote no number.
     table = files.read_table(soft_labels / "labels.parquet")
@@ -401,7 +401,7 @@ def test_labels_without_distances_are_refused(tmp_path, soft_labels):
     about = dataclasses.replace(about, nearest=2)
     old = dataclasses.replace(soft_labels, directory=tmp_path / "old", about=about)
     given = {"directory": tmp_path, "inputs": {"labels": old}}
-    with pytest.raises(ValueError, match=r"'soft' has labels without distances"):
+    with pytest.raises(ValueError, match=r"'soft' has labels that do not follow"):
         load(given, targets="soft")
 
 

@@ -165,7 +165,9 @@ def test_pseudo_labels_of_the_clustered_images_are_their_clusters(tmp_path, monk
     given = {"clusters": (found,)}
     stage = support.make_stage(tmp_path / "labels", chosen, given=given, images={"images": images})
     about, facts = label.run(stage)
-    assert about == artifacts.Labels(rows=500, classes=9, images="f", origin="made by hand")
+    nearest = 0 if changes.get("balanced") else 2
+    expected = artifacts.Labels(500, 9, images="f", origin="made by hand", nearest=nearest)
+    assert about == expected
     assert found.about.dims == changes.get("dims", 0)
     assert facts["clusters_used"] == 9
     table = files.read_table(stage.directory / "labels.parquet")
@@ -235,6 +237,9 @@ def test_balanced_clusters_know_no_third_centroid(tmp_path):
     )
     with pytest.raises(ValueError, match=r"labels.nearest = 3, but 'mine' are balanced"):
         label.plan(stage.options, stage.inputs)
+    # Soft targets, which need distances, refuse labels with 0 of them.
+    found = label.plan(label.Options(clusters="mine"), stage.inputs)
+    assert found.about.nearest == 0
 
 
 def test_copied_alone_clusters_label_images_elsewhere(tmp_path):
