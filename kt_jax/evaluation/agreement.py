@@ -70,3 +70,23 @@ def check(inputs: Inputs) -> None:
             f"labels, but {learned.name!r} has {learned.about.classes}: name labels of the same "
             "clusters"
         )
+
+
+def check_clusters(inputs: Inputs) -> None:
+    """Refuses held-out labels of other clusters than the learned ones, once both are finished.
+
+    Raises:
+      ValueError: it names both.
+    """
+    held_out, learned = inputs["held_out_labels"], inputs["labels"]
+    if _clusters_of(held_out) != _clusters_of(learned):
+        raise ValueError(
+            f"{inputs.origin}.held_out_labels: {held_out.name!r} and {learned.name!r} are labels "
+            "of different clusters: name labels of the same ones"
+        )
+
+
+def _clusters_of(labels: artifacts.Artifact[artifacts.Labels]) -> Any:
+    """The hash of the clusters that labels were made from; None for given labels."""
+    made_from = labels.manifest.get("fingerprint", {}).get("inputs", {})
+    return made_from.get("clusters")

@@ -147,6 +147,8 @@ def run(stage: Stage) -> tuple[artifacts.Backbone, dict[str, Any]]:
     """Writes network.safetensors, backbone.json, checkpoints/ and images.parquet."""
     chosen, images = stage.options, stage.inputs.images["images"]
     form = _plan_targets(chosen, stage.inputs)
+    if chosen.held_out_labels:
+        agreement.check_clusters(stage.inputs)
     # In the order of the images: `plan` has compared the two.
     wanted = targets.load(
         chosen.targets,

@@ -155,8 +155,8 @@ def _read_distances(
 def _no_distances(inputs: Inputs) -> ValueError:
     return ValueError(
         f"{inputs.origin}.labels: {inputs['labels'].name!r} has labels that do not follow from "
-        f"distances to centroids, which targets = {SOFT!r} needs: name a stage of the kind label, or "
-        f"choose targets = {HARD!r}"
+        f"distances to centroids, which targets = {SOFT!r} needs: name a stage of the kind label "
+        f"whose clusters are not balanced, or choose targets = {HARD!r}"
     )
 
 

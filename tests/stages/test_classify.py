@@ -172,6 +172,20 @@ def test_held_out_labels_of_other_images_or_clusters_are_refused(tmp_path, label
         classify.plan(options, Inputs("config.student", given, images))
 
 
+def test_held_out_labels_of_other_clusters_of_the_same_number_are_refused(tmp_path, labels):
+    options = make_options(held_out_labels="labels", held_out_images="test", steps=2)
+    stage = support.make_stage(tmp_path / "student", options)
+    one, other = (
+        dataclasses.replace(labels, manifest={"fingerprint": {"inputs": {"clusters": digest}}})
+        for digest in ("one", "other")
+    )
+    images = {"images": make_images(), "held_out_images": make_images()}
+    given = make_inputs(labels=one, held_out_labels=other).artifacts
+    stage = dataclasses.replace(stage, inputs=Inputs("config.student", given, images))
+    with pytest.raises(ValueError, match="are labels of different clusters: name labels of the s"):
+        classify.run(stage)
+
+
 def test_the_average_is_saved_and_the_training_stays_what_it_is(tmp_path, labels):
     plain, before = run(tmp_path / "plain", given={"labels": labels})
     average, metrics = run(tmp_path / "average", given={"labels": labels}, ema=0.5)
