@@ -116,11 +116,18 @@ def find_neighbours(
     returned.
     """
     k = min(k, len(rows))
-    best = jnp.full((len(queries), k), -jnp.inf), jnp.zeros((len(queries), k), jnp.int32)
+    # In blocks, too: the products of all queries with a block of rows would be gigabytes.
+    parts = [jnp.asarray(queries[at : at + _BLOCK]) for at in range(0, len(queries), _BLOCK)]
+    best = [
+        (jnp.full((len(part), k), -jnp.inf), jnp.zeros((len(part), k), jnp.int32)) for part in parts
+    ]
     for begin in range(0, len(rows), _BLOCK):
         block = jnp.asarray(rows[begin : begin + _BLOCK])
-        best = _merge(best, jnp.asarray(queries), block, jnp.int32(begin))
-    cosines, index = jax.device_get(best)
+        best = [
+            _merge(each, part, block, jnp.int32(begin))
+            for each, part in zip(best, parts, strict=True)
+        ]
+    cosines, index = (np.concatenate(x) for x in zip(*jax.device_get(best), strict=True))
     return cosines, index
 
 

@@ -29,10 +29,10 @@ def normalised_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, "
     Raises:
       ValueError: if the groupings differ in length or are empty.
     """
-    table = _cross(a, b)
-    apart = entropy(table.sum(1)) + entropy(table.sum(0))
+    both, in_a, in_b = _cross(a, b)
+    apart = entropy(in_a) + entropy(in_b)
     # Rounding may give -1e-16 for unrelated groupings.
-    return max(0.0, 2 * (apart - entropy(table.ravel())) / apart) if apart > 0 else 1.0
+    return max(0.0, 2 * (apart - entropy(both)) / apart) if apart > 0 else 1.0
 
 
 def adjusted_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> float:
@@ -50,15 +50,14 @@ def adjusted_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m
     Raises:
       ValueError: if the groupings differ in length or are empty.
     """
-    table = _cross(a, b)
-    if (table > 0).sum(0).max() == 1 and (table > 0).sum(1).max() == 1:
+    both, in_a, in_b = _cross(a, b)
+    if len(both) == len(in_a) == len(in_b):
         return 1.0  # also for one group each, or n groups each, where the formula is 0 / 0
-    in_a, in_b = table.sum(1), table.sum(0)
     mean = (entropy(in_a) + entropy(in_b)) / 2
     expected = _expected_information(in_a, in_b)
     most = mean - expected
     # If one grouping has n groups, every other shares the same information with it.
-    return (2 * mean - entropy(table.ravel()) - expected) / most if most > 1e-12 else 0.0
+    return (2 * mean - entropy(both) - expected) / most if most > 1e-12 else 0.0
 
 
 def _expected_information(in_a: Int[np.ndarray, " a"], in_b: Int[np.ndarray, " b"]) -> float:
@@ -114,27 +113,29 @@ def adjusted_rand_index(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> f
     Raises:
       ValueError: if the groupings differ in length or are empty.
     """
-    table = _cross(a, b)
     both, in_a, in_b, pairs = (
-        int((counts * (counts - 1) // 2).sum())
-        for counts in (table, table.sum(1), table.sum(0), table.sum())
+        int((counts * (counts - 1) // 2).sum()) for counts in (*_cross(a, b), np.array(len(a)))
     )
     most = (in_a + in_b) * pairs - 2 * in_a * in_b
     # One group in both, or n groups in both: equal groupings.
     return 2 * (both * pairs - in_a * in_b) / most if most else 1.0
 
 
-def _cross(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]) -> Int[np.ndarray, "a b"]:
-    """Returns the number of items in group i of a and group j of b."""
+def _cross(
+    a: Int[np.ndarray, " n"], b: Int[np.ndarray, " m"]
+) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
+    """Returns the sizes of all overlaps of a group of a and a group of b, of a's groups, of b's.
+
+    Overlaps without items are left out: of k x k, at most n have any.
+    """
     if len(a) != len(b) or len(a) == 0:
         raise ValueError(
             f"groupings of {len(a)} and of {len(b)} things cannot be compared: give one group "
             "of each kind for every thing, and at least one thing."
         )
-    groups_a, a = np.unique(a, return_inverse=True)
-    groups_b, b = np.unique(b, return_inverse=True)
-    shape = len(groups_a), len(groups_b)
-    return np.bincount(a * shape[1] + b, minlength=shape[0] * shape[1]).reshape(shape)
+    _, a, in_a = np.unique(a, return_inverse=True, return_counts=True)
+    _, b, in_b = np.unique(b, return_inverse=True, return_counts=True)
+    return np.unique(a * len(in_b) + b, return_counts=True)[1], in_a, in_b
 
 
 def find_majority(

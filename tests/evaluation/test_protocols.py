@@ -150,12 +150,12 @@ def test_given_features_are_rows_of_the_images_that_are_asked_for(tmp_path):
 def test_neighbours_are_the_nearest(monkeypatch):
     monkeypatch.setattr(neighbours, "_BLOCK", 7)
     generator = np.random.default_rng(0)
-    queries, rows = (generator.normal(size=(n, 5)).astype(np.float32) for n in (4, 30))
+    queries, rows = (generator.normal(size=(n, 5)).astype(np.float32) for n in (18, 30))
     cosines, index = neighbours.find_neighbours(queries, rows, 9)
     products = queries @ rows.T
     np.testing.assert_array_equal(index, np.argsort(-products, axis=1)[:, :9])
     np.testing.assert_allclose(cosines, np.take_along_axis(products, index, 1), rtol=1e-5)
-    assert neighbours.find_neighbours(queries, rows[:3], 9)[1].shape == (4, 3)
+    assert neighbours.find_neighbours(queries, rows[:3], 9)[1].shape == (18, 3)
 
 
 def test_few_labels_are_skipped_where_no_amount_can_be_measured(tmp_path):
