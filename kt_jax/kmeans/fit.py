@@ -112,7 +112,7 @@ def fit(
       on_seeding: called after each step of the seeding.
       resume: the result of `Progress.state()` or `SeedingProgress.state()` from a call with the
         same features and arguments; only `mesh` and `chunk_rows` may differ. The shape and 256 rows
-        of the features are compared.
+        of the features are compared. With "auto", the precision is that of the state.
 
     Raises:
       ValueError: features are not [n, d], empty, not numbers, masked, not finite, too large or too

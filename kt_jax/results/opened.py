@@ -92,8 +92,8 @@ class Clusters:
         Args:
           images: one or more paths (as PATH of `kt-jax images scan`), a set that
             `kt_jax.data.open_images` returns, or pixels: uint8 [n, h, w, 3] or a list of
-            [h, w, 3] of any sizes. They are resized in the same way as the clustered images. Any
-            number of images uses one of a few compiled programs.
+            [h, w, 3] of any sizes, as arrays of NumPy, JAX or PIL. They are resized in the same way
+            as the clustered images. Any number of images uses one of a few compiled programs.
           out: a file (.parquet or .csv) or a directory, which must not exist. Then `images` must be
             paths, and after a kill the same call resumes. None: the table is returned.
           form: the content of a directory `out`, one of `kt_jax.results.tables.FORMS`.
@@ -203,8 +203,8 @@ class Backbone:
           One row for each image, in the order of the images.
 
         Raises:
-          ValueError: unknown `layer` or number of views, `images` are not images, or activations
-            exceed the range of float16.
+          ValueError: unknown `layer` or number of views, `grid` or a size is too small or no whole
+            number, `images` are not images, or activations exceed the range of float16.
           FileNotFoundError: a path does not exist.
         """
         for name, value, least in (

@@ -390,6 +390,7 @@ def test_the_form_of_a_directory_needs_one(made):
 
 def test_a_tilde_in_out_is_the_home_directory(made, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # a directory named ~ would be made here
     kt_jax.open(made / "run" / "clusters").assign(made / "photos", out="~/labels.csv")
     assert (tmp_path / "labels.csv").exists()
 
