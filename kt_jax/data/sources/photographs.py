@@ -83,6 +83,7 @@ class Views:
         photograph, view = divmod(i, self.views_per_photograph)
         rng = np.random.default_rng([self.seed, photograph, view, SUBSETS.index(self.subset)])
         region = _region(list(FILES)[photograph], self.subset)
+        view_pixels = region
         for _ in range(DRAWS):
             height, width = (
                 round(side * rng.uniform(self.share[0], self.share[1])) for side in region.shape[:2]

@@ -77,22 +77,26 @@ def make_budget(
     sizes = summary.sizes
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED)).round().astype(int)]
     pixels = [images[int(row)] for row in sample]
-    # Do not enlarge images.
-    sides = [side for side in SIDES if side < images.size + 16] or [SIDES[-1]]
-    for side in sides:
-        # Small sheets need more bytes per thumbnail: add 10 %, and 700 bytes per cluster.
-        each = len(encode_sheet([shrink(x, side) for x in pixels])) / len(pixels) * _BASE64 * 1.1
-        fixed = int((sizes > 0).sum()) * 700 * _BASE64
-        most = _find_most(sizes, (max_bytes - fixed) / each)
-        if most == sizes.max():
-            break
+    clusters = int((sizes > 0).sum())
+    # Small sheets need more bytes per thumbnail: add 10 %, and 700 bytes per cluster.
+    fixed = clusters * 700 * _BASE64
+
+    def measure(side: int) -> float:
+        return len(encode_sheet([shrink(x, side) for x in pixels])) / len(pixels) * _BASE64 * 1.1
+
+    # Do not enlarge images. The smallest thumbnails are taken if no size shows all members.
+    *larger, smallest = [side for side in SIDES if side < images.size + 16] or [SIDES[-1]]
+    for side in larger:
+        if _find_most(sizes, (max_bytes - fixed) / measure(side)) == sizes.max():
+            return _choose(summary, distance, margin, side, int(sizes.max()))
+    each = measure(smallest)
+    most = _find_most(sizes, (max_bytes - fixed) / each)
     if most < 1:
         raise ValueError(
             f"--max_megabytes: {max_bytes / 1e6:.1f} MB are left for thumbnails, but one for each "
-            f"of {int((sizes > 0).sum()):,} clusters needs "
-            f"{(fixed + each * (sizes > 0).sum()) / 1e6:.1f} MB: allow more"
+            f"of {clusters:,} clusters needs {(fixed + each * clusters) / 1e6:.1f} MB: allow more"
         )
-    return _choose(summary, distance, margin, side, most)
+    return _choose(summary, distance, margin, smallest, most)
 
 
 def with_fewer(
