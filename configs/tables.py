@@ -135,7 +135,8 @@ def choose_scale(size: str) -> SimpleNamespace:
     stride, side = by_size(2, 2, 4, 4), by_size(48, 64, 227, 227)
     return SimpleNamespace(
         seeds=range(by_size(1, 3, 1, 3)),
-        k=by_size(4, 100, 1_000, 2_000),
+        # gpu: for as many images as cpu, about ten thousand.
+        k=by_size(4, 100, 100, 2_000),
         # Table 1, in parts of k.
         counts=by_size((0.5,), (0.25, 0.5, 2, 4), (0.25, 0.5, 2, 4), (0.25, 0.5, 2.5, 5)),
         side=side,
@@ -180,7 +181,7 @@ def choose_scale(size: str) -> SimpleNamespace:
             "regression_dims": by_size(8, 256, 256, 256),
             "optimizer": {**training["optimizer"], "learning_rate": 0.5},
         },
-        probe={"size": side, "max_dims": by_size(64, 2_400, 9_600, 9_600)},
+        probe={"size": side, "max_dims": by_size(64, 2_400, 2_400, 9_600)},
         amounts=by_size((2,), (10, 50, 100), (10, 50, 100), (10, 50, 100)),
         # Of Imagenette's 950 images a class, these would be 10 and 95 again.
         shares=by_size((), (), (0.01, 0.1), (0.01, 0.1)),
