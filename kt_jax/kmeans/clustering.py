@@ -15,11 +15,13 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError
 
 from kt_jax import kmeans
+from kt_jax.machine import partition
 from kt_jax.runs import files, progress
 
 _log = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_SEEDING_STATES = 5.0
+# A state holds several arrays [k, d]. On a fast device, writing one takes longer than an iteration.
+_SECONDS_BETWEEN_STATES = 10.0
 
 
 def fit(
@@ -44,8 +46,8 @@ def fit(
         the same result. The caller deletes it when the results are on disk.
       max_iterations: as in `kmeans.fit`.
       restarts: as in `kmeans.fit`.
-      check_stop: called after every iteration, when its state is written, and after every step of
-        the seeding, whose state is written every few seconds.
+      check_stop: called after every iteration and every step of the seeding. The state is written
+        after the seeding, and every few seconds.
       progress_file: file for `runs.progress.write`.
       **options: other options of `kmeans.fit`.
 
@@ -73,13 +75,23 @@ def fit(
     times: list[float] = []  # seconds of this process's iterations, without seeding
     saved = begun
 
+    def save(at: kmeans.Progress | kmeans.SeedingProgress) -> None:
+        nonlocal saved
+        files.write_tensors(state, at.state())
+        saved = time.monotonic()
+
+    def is_due() -> bool:
+        return time.monotonic() - saved > _SECONDS_BETWEEN_STATES
+
     def tell(*work: Any) -> None:
         if progress_file is not None:
             progress.write(progress_file, *work)
 
     def report(at: kmeans.Progress) -> None:
         nonlocal begun
-        files.write_tensors(state, at.state())
+        # All processes must save together, and their clocks differ.
+        if at.iteration == 0 or partition.decided_by_first(is_due):
+            save(at)
         check_stop()
         now = time.monotonic()
         seconds, begun = now - begun, now
@@ -102,11 +114,9 @@ def fit(
         _log.info("%s%.3g s/iteration | ETA at most %s", line, seconds, eta)
 
     def report_seeding(at: kmeans.SeedingProgress) -> None:
-        nonlocal saved
-        if time.monotonic() - saved > _SECONDS_BETWEEN_SEEDING_STATES:
-            files.write_tensors(state, at.state())
+        if is_due():
+            save(at)
             tell(name, at.drawn, at.k, "seeds", None)
-            saved = time.monotonic()
         check_stop()
 
     tell(name, 0, k, "seeds", None)

@@ -325,7 +325,7 @@ def test_a_seeding_that_ran_out_of_rows_resumes():
 
 
 def test_a_run_that_is_stopped_while_seeding_goes_on_from_its_file(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(clustering, "_SECONDS_BETWEEN_SEEDING_STATES", 0)
+    monkeypatch.setattr(clustering, "_SECONDS_BETWEEN_STATES", 0)
     features, asked = make_places()[0], 0
 
     def stop():
@@ -342,6 +342,24 @@ def test_a_run_that_is_stopped_while_seeding_goes_on_from_its_file(tmp_path, mon
     assert "name: resuming after 3 of 5 seeds" in caplog.text
     expected = kmeans.fit(features, K, init="k-means++", max_iterations=2)
     np.testing.assert_array_equal(found.centroids, expected.centroids)
+
+
+def test_quick_iterations_write_one_state(tmp_path, monkeypatch):
+    written, write = [], files.write_tensors
+
+    def record(path, tensors):
+        written.append(len(tensors["curve"]) - 1)
+        write(path, tensors)
+
+    monkeypatch.setattr(files, "write_tensors", record)
+    options = {"state": tmp_path / "state.safetensors", "max_iterations": 4, "restarts": 2}
+    clustering.fit("name", make_places()[0], K, tolerance=0, **options)
+    assert written == [0, 0]
+    written.clear()
+    (tmp_path / "state.safetensors").unlink()
+    monkeypatch.setattr(clustering, "_SECONDS_BETWEEN_STATES", 0)
+    clustering.fit("name", make_places()[0], K, init="random", tolerance=0, **options)
+    assert len(written) > 4
 
 
 def test_nearly_as_many_clusters_as_rows_are_seeded_in_few_steps(monkeypatch, caplog):
