@@ -288,6 +288,6 @@ def _seeds(
             on_seeding(SeedingProgress(at.restart, drawn, k, state))
 
     seeds = seeding.draw(matrix, task.masses, k, init, at, report)
-    if len(np.unique(seeds, axis=0)) < k:
+    if len(seeding.find_different(seeds)) < k:
         row_checks.check_distinct(matrix, k)
     return seeds

@@ -344,6 +344,16 @@ def test_a_run_that_is_stopped_while_seeding_goes_on_from_its_file(tmp_path, mon
     np.testing.assert_array_equal(found.centroids, expected.centroids)
 
 
+def test_the_first_of_equal_rows_are_found():
+    rows = np.random.default_rng(0).integers(-1, 2, (40, 3)).astype(np.float32)
+    rows[rows == 0] *= -1  # -0.0
+    rows[::3] = np.abs(rows[::3])
+    _, expected = np.unique(rows, axis=0, return_index=True)
+    found = seeding.find_different(rows)
+    assert 1 < len(found) < 28
+    np.testing.assert_array_equal(found, np.sort(expected))
+
+
 def test_quick_iterations_write_one_state(tmp_path, monkeypatch):
     written, write = [], files.write_tensors
 
