@@ -47,9 +47,11 @@ def main() -> None:
     ):
         if unknown := [x for x in given if x not in known]:
             parser.error(f"--{name}={unknown[0]}: choose from {', '.join(known)}")
-    if chosen.install:
-        for platform in sorted({_platform(target) for target in targets}):
+    for platform in sorted({_platform(target) for target in targets}):
+        if chosen.install:
             install(platform)
+        elif not (directory := ahead_targets.PACKAGES / platform).exists():
+            parser.error(f"{directory} has no compiler for {platform}: add --install")
     found = json.loads(JSON.read_text()) if JSON.exists() else {}
     for target in targets:
         for program in programs:

@@ -34,8 +34,9 @@ HERE = Path(__file__).resolve().parent
 DEVICES = 64
 # Jigsaw's batch norms and Caffe's AlexNet want no more: Goyal et al. 2017 scale linearly to 8,192.
 BATCH = 1024
-# The share of its peak that a GPU is taken to reach; timm measures 0.7 for VGG-16 on one.
-UTILISATION = 0.4
+# The share of its peak that a GPU reaches. Both trainings are measured on an H200 ("On a GPU" in
+# docs/benchmarks.md): 47 ms for 256 puzzles, 26.8 ms for 1,024 images. The rest is a guess.
+UTILISATION = {"pretext": 0.33, "features": 0.4, "clusters": 0.4, "student": 0.15}
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "u64": 8}
 
 
@@ -192,7 +193,7 @@ def plan(
         # Frozen networks compute in float32.
         peak = machine.float32 if name == "features" else machine.flops
         at_peak = flops / (peak * machine.chips)
-        computing = estimated.get(name, at_peak / UTILISATION)
+        computing = estimated.get(name, at_peak / UTILISATION[name])
         loading = read / (rate * machine.cores)
         moving = 0.0
         if name in ("pretext", "student"):
@@ -293,11 +294,12 @@ def write_page(config: Any, facts: dict[str, Any], rate: float, path: Path) -> N
         "float16.\n",
         "## Hours and storage\n",
         "*Computing* on TPUs is what libtpu estimates of the [compiled programs]"
-        f"(accelerators.md); on GPUs it is FLOPs over {UTILISATION:.0%} of the peak, which nothing "
-        "has confirmed. The peak is that of bfloat16 for training and k-means, of float32 (on TPUs "
-        "products of bfloat16, on GPUs of TensorFloat-32) for features. *Loading* is JPEG "
-        f"files over {rate:,.0f} images/s a core (benchmarks/loader.json, 500 x 375 px), on all of "
-        "the hosts' cores. *Moving* is the all-reduce "
+        "(accelerators.md); on GPUs it is FLOPs over the share of the peak that an H200 reached "
+        "for both trainings ([benchmarks](benchmarks.md#on-a-gpu)), and over 40% for the rest, "
+        "which nothing has confirmed. The peak is that of bfloat16 for training and k-means, of "
+        "float32 (on TPUs products of bfloat16, on GPUs of TensorFloat-32) for features. *Loading* "
+        f"is JPEG files over {rate:,.0f} images/s a core (benchmarks/loader.json, 500 x 375 px), "
+        "on all of the hosts' cores. *Moving* is the all-reduce "
         "over the chips' links. On TPUs it follows the computing, on GPUs it hides behind it. "
         "Loading hides behind both. k-means: "
         f"{config.clusters.k:,} clusters, {config.clusters.max_iterations} iterations, as if all "

@@ -519,6 +519,7 @@ def test_tars_that_cannot_be_read_in_place(tmp_path):
             open_images(source, size=SIZE, path=tmp_path / "t.tar.gz")
 
 
+@pytest.mark.slow
 def test_the_largest_pictures_take_bounded_memory(tmp_path):
     root = tmp_path / "in"
     root.mkdir()

@@ -32,6 +32,7 @@ def place(tmp_path, monkeypatch):
     return features
 
 
+@pytest.mark.slow
 def test_the_lines_of_python_run_and_agree(place):
     blocks = [block for language, block in BLOCKS if language == "python"]
     assert len(blocks) == 3
@@ -44,6 +45,7 @@ def test_the_lines_of_python_run_and_agree(place):
     np.testing.assert_array_equal(np.load("saved/assignment.npy"), np.load("DIR2/assignment.npy"))
 
 
+@pytest.mark.slow
 def test_other_rows_get_labels(place):
     np.save("NEW.npy", place[:9])
     (command,) = (line for line in COMMANDS if "--clusters" in line)
@@ -53,6 +55,7 @@ def test_other_rows_get_labels(place):
     np.testing.assert_array_equal(found["clusters"][:, 0], np.load("DIR2/assignment.npy")[:9])
 
 
+@pytest.mark.slow
 def test_the_sweep_of_the_page_writes_a_table(place):
     for layer, columns in (("DIR_A", slice(3)), ("DIR_B", slice(2, 5))):
         files.write_array(Path(layer, "0.npy"), place[:, columns])
@@ -62,6 +65,7 @@ def test_the_sweep_of_the_page_writes_a_table(place):
     assert Path("SWEEP/sweep.md").read_text().count("conv2") == 1
 
 
+@pytest.mark.slow
 def test_of_a_subsample_some_fields_are_of_all_rows(place):
     assert main(["--features=F.npy", "--out=S", "--k=4", "--subsample=300", "--l2"]) == 0
     found = files.read_json(Path("S/clusters.json"))

@@ -49,7 +49,7 @@ def pruned(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_streams_give_the_same_bits(dtype, devices, small_blocks, tmp_path):
     features = make_features(dtype=dtype)
     options = {"mesh": make_mesh(devices), "chunk_rows": 32, "centre": True, "l2": True}
@@ -141,6 +141,7 @@ def test_the_bound_of_exact_holds():
         assert bound.mean() < 20 * off.mean()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_bits(small_blocks, pruned):
     features = make_features()
     options = {"restarts": 2, "tolerance": 0, "chunk_rows": 32, "max_iterations": 9}
@@ -359,7 +360,14 @@ def test_the_inertia_of_scikit_learn_from_the_same_seeds():
     np.testing.assert_allclose(ours.inertia, theirs.inertia_, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (2, 4), (1, 8)])
+@pytest.mark.parametrize(
+    ("processes", "devices"),
+    [
+        (2, 2),
+        pytest.param(2, 4, marks=pytest.mark.slow),
+        pytest.param(1, 8, marks=pytest.mark.slow),
+    ],
+)
 def test_any_processes_give_what_one_device_gives(processes, devices, tmp_path):
     features = make_features()
     np.save(tmp_path / "features.npy", features)

@@ -43,7 +43,9 @@ def test_other_stems_are_refused(name):
         models.make_backbone(name, size=12, stem=3, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)]
+)
 def test_initial_values_are_torchvisions(name):
     net = nnx.jit(lambda: models.make_backbone(name, size=96, width=0.5, rngs=nnx.Rngs(0)))()
     kernels = 0

@@ -12,7 +12,12 @@ from kt_jax.machine import partition
 # And the products (convolutions too) that a step computes again with remat: not those of a
 # transformer's second MLP layers, whose results are parts of what is kept.
 ARCHITECTURES = [
-    pytest.param({"name": "vit_ti", "depth": 2, "heads": 2, "head_dim": 4}, 12, id="vit"),
+    pytest.param(
+        {"name": "vit_ti", "depth": 2, "heads": 2, "head_dim": 4},
+        12,
+        id="vit",
+        marks=pytest.mark.slow,
+    ),
     pytest.param({"name": "resnet18", "width": 0.125, "blocks": (1,)}, 4, id="resnet"),
 ]
 

@@ -41,6 +41,7 @@ def find_changes(workdir):
     return {x: x.stat().st_mtime_ns for x in workdir.glob("*") if x.name != "pretext"}
 
 
+@pytest.mark.slow
 def test_a_run_is_watched_killed_and_read(tmp_path, capsys):
     workdir = tmp_path / "run"
     called = [sys.executable, "-m", "kt_jax.main", *TINY, f"--workdir={workdir}"]

@@ -260,6 +260,7 @@ def test_the_command_leaves_to_features_what_they_decide(made, tmp_path, capsys)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_page_says_how(made, tmp_path, monkeypatch):
     """docs/features.md: its config, its commands and its Python, of fewer clusters."""
     page = (Path(__file__).parents[2] / "docs/features.md").read_text()

@@ -319,13 +319,16 @@ def make_crops(key, batch):
     ("make_model", "make_examples", "size"),
     [
         (make_solver, make_puzzles, 48),
-        (make_alexnet, make_crops, 80),
-        (make_student("resnet18", width=0.0625), make_crops, 80),
-        # Half a minute of compiling.
-        pytest.param(
-            make_student("mobilenet_v3_small", width=0.25), make_crops, 80, marks=pytest.mark.slow
+        # They compile for up to half a minute.
+        *(
+            pytest.param(make_model, make_crops, 80, marks=pytest.mark.slow)
+            for make_model in (
+                make_alexnet,
+                make_student("resnet18", width=0.0625),
+                make_student("mobilenet_v3_small", width=0.25),
+                make_student("vit_ti", head_dim=8, depth=2, drop_path=0.2),
+            )
         ),
-        (make_student("vit_ti", head_dim=8, depth=2, drop_path=0.2), make_crops, 80),
     ],
     ids=["vgg", "alexnet", "resnet", "mobilenet", "vit"],
 )
