@@ -6,9 +6,9 @@
 
 Expected on ImageNet, linear probes conv1..conv5 (paper, Table 4, CC+vgg-Jigsaw++): 19.2, 32.0,
 37.3, 37.1, 34.6; a random AlexNet: 11.6, 17.1, 16.9, 16.3, 14.1. Not run by us yet. An estimate
-from 20 steps on an H200 (docs/benchmarks.md): 4.6 hours for the puzzles and 50 minutes for the
-student on one such GPU, if images are decoded as fast (docs/scale.md has eight). The probe wants
-250 GB of scratch space for a network at a time.
+from the steps that were timed on an H200 (docs/benchmarks.md): 4.6 hours for the puzzles and 50
+minutes for the student on one such GPU, if images are read as fast (docs/scale.md has eight). The
+probe wants 250 GB of scratch space for a network at a time.
 
 Comments say which numbers are the paper's, which are its authors' released code, and which are
 ours because neither is known.

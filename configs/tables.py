@@ -8,13 +8,13 @@
 
 Sizes: tiny (photographs that ship with scikit-image: everything runs, nothing is learned), cpu (64
 px, about six hours on two cores), gpu (the paper's geometry; by their FLOPs its schedules take one
-H100 25 minutes, and each network 1 to 3 minutes more to compile), paper (the paper's schedules
-too). cpu:10 makes Table 10 alone, cpu:3+4+9 three tables, cpu:tasks those of pretext tasks,
-cpu:labels the one about the labels of CC + AlexNet: only what they need runs, with the same figures
-as in a run of all tables. After the size come the main set of images, a second set with other
-classes, and a set with several classes an image. Without the second set there are no Tables 2 and
-5. Without the third, networks are fine-tuned on the classes of the main set. The report holds all
-tables, as do its tables.md and tables.json; for the figures see docs/tables.md.
+H100 25 minutes, and compiling takes half a minute to three for each network), paper (the paper's
+schedules too). cpu:10 makes Table 10 alone, cpu:3+4+9 three tables, cpu:tasks those of pretext
+tasks, cpu:labels the one about the labels of CC + AlexNet: only what they need runs, with the same
+figures as in a run of all tables. After the size come the main set of images, a second set with
+other classes, and a set with several classes an image. Without the second set there are no Tables 2
+and 5. Without the third, networks are fine-tuned on the classes of the main set. The report holds
+all tables, as do its tables.md and tables.json; for the figures see docs/tables.md.
 """
 
 from types import SimpleNamespace

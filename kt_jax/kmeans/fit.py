@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32
 
-from kt_jax.kmeans import checks, frames, reduction, row_checks, rows, seeding, weighting
+from kt_jax.kmeans import checks, distinct, frames, reduction, row_checks, rows, seeding, weighting
 from kt_jax.kmeans.descent import ASKED_TO_STOP, descend, finish
 from kt_jax.kmeans.device import Frame
 from kt_jax.kmeans.iteration import Descent, Found, Progress, Task
@@ -288,6 +288,6 @@ def _seeds(
             on_seeding(SeedingProgress(at.restart, drawn, k, state))
 
     seeds = seeding.draw(matrix, task.masses, k, init, at, report)
-    if len(seeding.find_different(seeds)) < k:
+    if len(distinct.find(seeds)) < k:
         row_checks.check_distinct(matrix, k)
     return seeds

@@ -126,7 +126,7 @@ def _cross(
 ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
     """Returns the sizes of all overlaps of a group of a and a group of b, of a's groups, of b's.
 
-    Overlaps without items are left out: of k x k, at most n have any.
+    Empty overlaps are skipped: of k x k overlaps, at most n have items.
     """
     if len(a) != len(b) or len(a) == 0:
         raise ValueError(

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
-from kt_jax.kmeans import arrays, device, rows, seeding
+from kt_jax.kmeans import arrays, device, distinct, rows
 
 _ROUNDED_SHARE = 1e-5  # of the rows' spread: warn if rounding to float32 exceeds it
 
@@ -74,7 +74,7 @@ def _spread_limit(d: int) -> float:
 def check_spread(matrix: rows.Rows, squares: Float32[np.ndarray, " n"]) -> None:
     """Raises ValueError if rows differ by so little that their squared distances underflow."""
     limit = _spread_limit(matrix.d)
-    if squares.max() < limit**2 and seeding.count_distinct(matrix, 2) > 1:
+    if squares.max() < limit**2 and distinct.count(matrix, 2) > 1:
         raise ValueError(_too_close("the rows of features", limit))
 
 
@@ -120,9 +120,9 @@ def warn_of_rounding(sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray
 
 def check_distinct(matrix: rows.Rows, k: int) -> None:
     """Raises ValueError if there are fewer than k distinct rows."""
-    distinct = seeding.count_distinct(matrix, k)
-    if distinct < k:
+    found = distinct.count(matrix, k)
+    if found < k:
         raise ValueError(
             f"k = {k} is larger than the number of distinct rows: of the n = {matrix.n} rows "
-            f"of features only {distinct} differ (in float32); choose k <= {distinct}"
+            f"of features only {found} differ (in float32); choose k <= {found}"
         )

@@ -8,9 +8,8 @@ weights each by the number of rows nearest to it, and reduces them to k by weigh
 """
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Float32, Int, Int64
 
-from kt_jax.kmeans import comparing, device, rows
+from kt_jax.kmeans import comparing, device, distinct, rows
 
 METHODS = ("k-means||", "k-means++", "random")
 
@@ -124,35 +123,6 @@ def draw(
     return matrix.take(at.chosen)
 
 
-def count_distinct(matrix: rows.Rows, enough: int) -> int:
-    """Returns the number of distinct rows that move centroids, as prepared; at most `enough`."""
-    seen: set[bytes] = set()
-
-    def look(_: int, block: device.Prepared) -> None:
-        if len(seen) < enough:
-            seen.update(_digests(matrix.fetch(block.values)[matrix.fetch(block.moves)]))
-
-    matrix.for_each(look)
-    return min(len(seen), enough)
-
-
-def find_different(values: Float32[np.ndarray, "m d"]) -> Int64[np.ndarray, " different"]:
-    """Returns the number of the first of each set of equal rows, in increasing order.
-
-    NumPy's `unique` would make a type with d fields for the rows in every call.
-    """
-    first: dict[bytes, int] = {}
-    for number, digest in enumerate(_digests(values)):
-        first.setdefault(digest, number)
-    return np.fromiter(first.values(), np.int64, len(first))
-
-
-def _digests(values: Float32[np.ndarray, "m d"]) -> Iterator[bytes]:
-    """Yields a hash of each row. Equal rows have equal hashes."""
-    for row in values + 0.0:  # -0.0 is 0.0
-        yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()
-
-
 class _Nearest:
     """For every row, the number of the nearest point, and its squared distance."""
 
@@ -214,7 +184,7 @@ def _draw_greedily(
             score = _measure_gain(matrix, nearest.squared, of_blocks, values).reshape(tried)
         picked = np.take_along_axis(drawn, score.argmax(1)[:, None], axis=1)[:, 0]
         values = _centred(matrix, picked)
-        different = find_different(values)
+        different = distinct.find(values)
         nearest.approach(values[different])
         at.chosen = np.concatenate([at.chosen, picked[different]])
         report()

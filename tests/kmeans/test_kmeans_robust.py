@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from kt_jax import kmeans
 from kt_jax.kmeans import __main__ as command
-from kt_jax.kmeans import cluster_sums, clustering, result, rows, seeding
+from kt_jax.kmeans import cluster_sums, clustering, distinct, result, rows, seeding
 from kt_jax.runs import artifacts, files
 
 N, D, K = 600, 8, 5
@@ -349,7 +349,7 @@ def test_the_first_of_equal_rows_are_found():
     rows[rows == 0] *= -1  # -0.0
     rows[::3] = np.abs(rows[::3])
     _, expected = np.unique(rows, axis=0, return_index=True)
-    found = seeding.find_different(rows)
+    found = distinct.find(rows)
     assert 1 < len(found) < 28
     np.testing.assert_array_equal(found, np.sort(expected))
 

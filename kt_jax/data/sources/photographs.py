@@ -80,21 +80,26 @@ class Views:
 
     def __call__(self, i: int) -> UInt8[np.ndarray, "s s 3"]:
         """Draws view `i`."""
-        photograph, view = divmod(i, self.views_per_photograph)
-        rng = np.random.default_rng([self.seed, photograph, view, SUBSETS.index(self.subset)])
+        photograph, number = divmod(i, self.views_per_photograph)
+        rng = np.random.default_rng([self.seed, photograph, number, SUBSETS.index(self.subset)])
         region = _region(list(FILES)[photograph], self.subset)
-        view_pixels = region
-        for _ in range(DRAWS):
-            height, width = (
-                round(side * rng.uniform(self.share[0], self.share[1])) for side in region.shape[:2]
-            )
-            top = rng.integers(region.shape[0] - height + 1)
-            left = rng.integers(region.shape[1] - width + 1)
-            view_pixels = region[top : top + height, left : left + width]
-            if view_pixels[::2, ::2].mean(axis=-1).std() >= MIN_CONTRAST:
+        view = _cut_view(rng, region, self.share)
+        for _ in range(DRAWS - 1):
+            if view[::2, ::2].mean(axis=-1).std() >= MIN_CONTRAST:
                 break
-        picture = Image.fromarray(np.ascontiguousarray(view_pixels))
+            view = _cut_view(rng, region, self.share)
+        picture = Image.fromarray(np.ascontiguousarray(view))
         return np.array(picture.resize((self.size, self.size), Image.Resampling.BICUBIC))
+
+
+def _cut_view(
+    rng: np.random.Generator, region: UInt8[np.ndarray, "h w 3"], share: Sequence[float]
+) -> UInt8[np.ndarray, "a b 3"]:
+    """Cuts a random part of the region; `share` bounds its sides as shares of the region's."""
+    height, width = (round(side * rng.uniform(share[0], share[1])) for side in region.shape[:2])
+    top = rng.integers(region.shape[0] - height + 1)
+    left = rng.integers(region.shape[1] - width + 1)
+    return region[top : top + height, left : left + width]
 
 
 def photograph_path(name: str) -> pathlib.Path:
