@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int
 
 from kt_jax.evaluation import linear, protocol, ridge, scores, subjects
 from kt_jax.evaluation.subjects import Subject
+from kt_jax.machine import blas
 from kt_jax.models import views
 from kt_jax.runs.stage import Stage
 
@@ -181,7 +182,8 @@ def fit(
     x = (rows - mean) * scale
     shares = np.bincount(labels, minlength=classes) / len(labels)
     target: Float[np.ndarray, "n classes"] = np.eye(classes)[labels] - shares
-    values, vectors = np.linalg.eigh(x @ x.T)
+    with blas.decomposing(len(rows)):
+        values, vectors = np.linalg.eigh(x @ x.T)
     values = np.maximum(values, 0)
     projected = vectors.T @ target
     unit = values.sum() / rows.shape[1]

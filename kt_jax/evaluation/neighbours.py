@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from kt_jax.evaluation import linear, protocol, ridge, scores
 from kt_jax.evaluation.subjects import Subject
-from kt_jax.machine import partition
+from kt_jax.machine import blas, partition
 from kt_jax.models import views
 from kt_jax.runs import files
 from kt_jax.runs.stage import Stage
@@ -194,7 +194,8 @@ def _whitening(moments: ridge.Moments, dims: int) -> tuple[np.ndarray, np.ndarra
     covariance = moments.products / rows - np.outer(mean, mean)
     width = len(mean)
     largest = [max(0, width - dims), width - 1]
-    found = scipy.linalg.eigh(covariance, subset_by_index=largest)
+    with blas.decomposing(width):
+        found = scipy.linalg.eigh(covariance, subset_by_index=largest)
     variances, directions = (np.asarray(each) for each in found)
     # Directions in which rows hardly differ would only be noise.
     kept = np.flatnonzero(variances > 1e-6 * variances[-1])[::-1]

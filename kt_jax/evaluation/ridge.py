@@ -12,6 +12,8 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float64, Int
 
+from kt_jax.machine import blas
+
 # As shares of the mean eigenvalue of the rows' covariance.
 PENALTIES = tuple(float(x) for x in 10.0 ** np.arange(-3, 2, 0.5))
 
@@ -80,14 +82,15 @@ def fit(
     shift = 0.0
     for penalty in penalties:
         added = max(penalty * unit, np.finfo(np.float32).tiny)
-        diagonal[:] = variances + added + shift
-        try:
-            factor = scipy.linalg.cho_factor(covariance, lower=True)
-        except np.linalg.LinAlgError:
-            # The sums were float32: rounding may make an eigenvalue of 0 negative.
-            diagonal[:] = variances
-            shift = 2 * abs(float(np.linalg.eigvalsh(covariance)[0]))
+        with blas.decomposing(len(mean)):
             diagonal[:] = variances + added + shift
-            factor = scipy.linalg.cho_factor(covariance, lower=True)
-        weights = scale[:, None] * scipy.linalg.cho_solve(factor, target)
+            try:
+                factor = scipy.linalg.cho_factor(covariance, lower=True)
+            except np.linalg.LinAlgError:
+                # The sums were float32: rounding may make an eigenvalue of 0 negative.
+                diagonal[:] = variances
+                shift = 2 * abs(float(np.linalg.eigvalsh(covariance)[0]))
+                diagonal[:] = variances + added + shift
+                factor = scipy.linalg.cho_factor(covariance, lower=True)
+            weights = scale[:, None] * scipy.linalg.cho_solve(factor, target)
         yield Classifier(weights, shares - mean @ weights)

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float32, Float64, Shaped
 
 from kt_jax.kmeans import cluster_sums, device, row_checks, rows
+from kt_jax.machine import blas
 
 _log = logging.getLogger(__name__)
 
@@ -66,9 +67,9 @@ def find_directions(
         matrix.look_from(device.Frame(mean, np.zeros_like(mean)))
         row_checks.check_rows(matrix)  # names the row
         raise ValueError("the rows of features are too large for their products in float32")
-    found: Any = scipy.linalg.eigh(
-        covariance, subset_by_index=(matrix.d - dims, matrix.d - 1), overwrite_a=True
-    )
+    last = (matrix.d - dims, matrix.d - 1)
+    with blas.decomposing(matrix.d):
+        found: Any = scipy.linalg.eigh(covariance, subset_by_index=last, overwrite_a=True)
     variances, vectors = found[0][::-1], found[1][:, ::-1]
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], axis=0)
     return variances, vectors * np.where(largest < 0, -1, 1)

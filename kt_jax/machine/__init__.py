@@ -1,1 +1,1 @@
-"""The computer: devices, processes, signals."""
+"""The computer: devices, processes, signals, threads."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from kt_jax.machine import blas
 from kt_jax.runs import versions
 
 _ROWS = 8192  # read at a time
@@ -51,7 +52,8 @@ def find_axes(
     # Both products have the same nonzero eigenvalues: use the smaller one.
     is_wide = scaled.shape[0] <= scaled.shape[1]
     product = scaled @ scaled.T if is_wide else scaled.T @ scaled
-    values, vectors = np.linalg.eigh(product)
+    with blas.decomposing(len(product)):
+        values, vectors = np.linalg.eigh(product)
     values = np.maximum(values[::-1][:count], 0)
     vectors = vectors[:, ::-1][:, :count]
     directions = scaled.T @ vectors if is_wide else vectors
