@@ -27,6 +27,7 @@ class Instruction:
     rest: str
     operation: str  # the JAX operation that it comes from, such as jit(step)/dot_general
     cycles: int  # libtpu's estimate; 0 where it has none
+    operands: tuple[str, ...]  # their names
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -49,6 +50,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
                 Instruction(
                     name, shape, kind, rest, operation[1] if operation else "",
                     int(cycles[1]) if cycles else 0,
+                    tuple(re.findall(r"%([\w.\-]+)", rest.split(")")[0])),
                 )
             )  # fmt: skip
     return found, entry
@@ -118,18 +120,27 @@ def size_of(shape: str) -> int:
 _GROUPS = (
     ("products", r"dot_general|conv_general_dilated|matmul"),
     ("reductions", r"reduce\w*|argm\w+|cumsum|sort|top_k"),
-    ("gathers and scatters", r"gather|scatter\w*|dynamic_\w*slice|take\w*"),
+    ("gathers and scatters", r"gather|(select_and_)?scatter\w*|dynamic_\w*slice|take\w*"),
     ("conversions and copies", r"convert_element_type|copy|transpose|reshape|concatenate|pad"),
 )
 
 
-def sum_cycles(text: str, *, least: bool = False) -> dict[str, int]:
-    """The cycles by group of JAX operations, in all in "total"; `least`: see `scheduled`."""
+def sum_cycles(text: str, bytes_a_cycle: float, *, least: bool = False) -> dict[str, int]:
+    """The cycles by group of JAX operations, in all in "total"; `least`: see `scheduled`.
+
+    The gradient of max pooling (select-and-scatter) has no estimate, and is bound by memory: it
+    counts as the time of its bytes.
+    """
+    shapes = {x.name: x.shape for some in parse(text)[0].values() for x in some}
     found: collections.Counter[str] = collections.Counter({"total": 0})
     for each, times in scheduled(text, least=least):
-        if each.cycles:
-            found[_group(each)] += each.cycles * times
-            found["total"] += each.cycles * times
+        cycles = each.cycles
+        if each.kind == "select-and-scatter":
+            moved = [each.shape, *(shapes.get(x, "") for x in each.operands)]
+            cycles = round(sum(map(size_of, moved)) / bytes_a_cycle)
+        if cycles:
+            found[_group(each)] += cycles * times
+            found["total"] += cycles * times
     return dict(found.most_common())
 
 

@@ -48,8 +48,9 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     if chip.platform == "tpu":
         costs = compiled.cost_analysis() or {}
         found["hbm"] = costs.get("bytes accessed", 0)
-        found["cycles"] = ahead_hlo.sum_cycles(text)
-        found["least_cycles"] = ahead_hlo.sum_cycles(text, least=True)["total"]
+        rate = chip.bandwidth / chip.clock
+        found["cycles"] = ahead_hlo.sum_cycles(text, rate)
+        found["least_cycles"] = ahead_hlo.sum_cycles(text, rate, least=True)["total"]
         found["top"] = ahead_hlo.top_operations(text)
     else:
         dumped = Path(job["dump"]).glob("*.ptx")

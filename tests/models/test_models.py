@@ -132,6 +132,14 @@ def test_max_pool_is_reduce_window(size, window, stride, ceil):
     assert (np.asarray(layers.max_pool(x, window, stride, ceil=ceil)) == np.asarray(expected)).all()
 
 
+def test_tpus_have_an_operation_for_the_gradient_of_max_pooling():
+    x = jnp.zeros((2, 7, 7, 3))
+    traced = jax.jit(jax.grad(lambda x: layers.max_pool(x, 3, 2).sum())).trace(x)
+    for platform, expected in {"tpu": True, "cpu": False, "cuda": False, "rocm": False}.items():
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("select_and_scatter" in text) is expected
+
+
 def test_local_response_norm_by_hand():
     x = np.random.default_rng(0).normal(size=(1, 1, 1, 7)).astype(np.float32)
     flat = x.ravel()
