@@ -128,8 +128,8 @@ _GROUPS = (
 def sum_cycles(text: str, bytes_a_cycle: float, *, least: bool = False) -> dict[str, int]:
     """The cycles by group of JAX operations, in all in "total"; `least`: see `scheduled`.
 
-    The gradient of max pooling (select-and-scatter) has no estimate, and is bound by memory: it
-    counts as the time of its bytes.
+    The gradient of max pooling (select-and-scatter) has no estimate. It counts as the time of its
+    bytes, of which libtpu's other passes over a map move `bytes_a_cycle`.
     """
     shapes = {x.name: x.shape for some in parse(text)[0].values() for x in some}
     found: collections.Counter[str] = collections.Counter({"total": 0})
@@ -166,16 +166,27 @@ def top_operations(text: str, count: int = 12) -> list[tuple[str, int]]:
 
 
 def list_collectives(text: str) -> list[dict[str, object]]:
-    """The collectives by kind, dtypes and whether they are asynchronous, with their bytes."""
-    found: dict[tuple[str, str, bool], list[int]] = {}
-    for computation in parse(text)[0].values():
+    """The collectives by kind, dtypes and whether they are asynchronous, with their bytes.
+
+    Instructions of one channel are parts of one collective. A TPU fuses the parts of an
+    asynchronous one with what it computes meanwhile.
+    """
+    channels: dict[str, tuple[str, str, bool, int]] = {}
+    for name, computation in parse(text)[0].items():
         for each in computation:
             match = re.fullmatch(rf"({COLLECTIVES})(-start)?", each.kind)
             if not match:
                 continue
             dtypes = "+".join(sorted({x for x, _ in _SHAPE.findall(each.shape) if x in BYTES}))
             waits = '"is_sync":true' in each.rest or not match[2]
-            found.setdefault((match[1], dtypes, not waits), []).append(size_of(each.shape))
+            number = re.search(r"channel_id=(\d+)", each.rest)
+            channel = number[1] if number else each.name
+            free = not waits or name.startswith("async_collective")
+            free |= channels[channel][2] if channel in channels else False
+            channels[channel] = match[1], dtypes, free, size_of(each.shape)
+    found: dict[tuple[str, str, bool], list[int]] = {}
+    for kind, dtypes, free, size in channels.values():
+        found.setdefault((kind, dtypes, free), []).append(size)
     return [
         {"kind": kind, "dtype": dtype, "asynchronous": free, "count": len(sizes),
          "bytes": sum(sizes)}
