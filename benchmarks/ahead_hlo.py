@@ -128,20 +128,28 @@ _GROUPS = (
 def sum_cycles(text: str, bytes_a_cycle: float, *, least: bool = False) -> dict[str, int]:
     """The cycles by group of JAX operations, in all in "total"; `least`: see `scheduled`.
 
-    The gradient of max pooling (select-and-scatter) has no estimate. It counts as the time of its
-    bytes, of which libtpu's other passes over a map move `bytes_a_cycle`.
+    The gradient of max pooling (select-and-scatter) has no estimate: it counts as its bytes over
+    `bytes_a_cycle`.
     """
-    shapes = {x.name: x.shape for some in parse(text)[0].values() for x in some}
     found: collections.Counter[str] = collections.Counter({"total": 0})
+    for each, cycles in _estimate(text, bytes_a_cycle, least=least):
+        found[_group(each)] += cycles
+        found["total"] += cycles
+    return dict(found.most_common())
+
+
+def _estimate(
+    text: str, bytes_a_cycle: float, *, least: bool = False
+) -> Iterator[tuple[Instruction, int]]:
+    """The instructions that take cycles, with the cycles of all times that each runs."""
+    shapes = {x.name: x.shape for some in parse(text)[0].values() for x in some}
     for each, times in scheduled(text, least=least):
         cycles = each.cycles
-        if each.kind == "select-and-scatter":
+        if each.kind == "select-and-scatter" and not cycles:
             moved = [each.shape, *(shapes.get(x, "") for x in each.operands)]
             cycles = round(sum(map(size_of, moved)) / bytes_a_cycle)
         if cycles:
-            found[_group(each)] += cycles * times
-            found["total"] += cycles * times
-    return dict(found.most_common())
+            yield each, cycles * times
 
 
 def _group(each: Instruction) -> str:
@@ -157,35 +165,34 @@ def _group(each: Instruction) -> str:
     return "elementwise and other"
 
 
-def top_operations(text: str, count: int = 12) -> list[tuple[str, int]]:
-    """The JAX operations with most of libtpu's cycles."""
+def top_operations(text: str, bytes_a_cycle: float, count: int = 12) -> list[tuple[str, int]]:
+    """The JAX operations with most of the cycles of `sum_cycles`."""
     found: collections.Counter[str] = collections.Counter()
-    for each, times in scheduled(text):
-        found[f"{each.operation or each.kind} {each.shape[:60]}"] += each.cycles * times
-    return [(name, cycles) for name, cycles in found.most_common(count) if cycles]
+    for each, cycles in _estimate(text, bytes_a_cycle):
+        found[f"{each.operation or each.kind} {each.shape[:60]}"] += cycles
+    return found.most_common(count)
 
 
 def list_collectives(text: str) -> list[dict[str, object]]:
     """The collectives by kind, dtypes and whether they are asynchronous, with their bytes.
 
-    Instructions of one channel are parts of one collective. A TPU fuses the parts of an
-    asynchronous one with what it computes meanwhile.
+    A TPU splits an asynchronous one into parts, which have the same chain, and fuses each with what
+    it computes meanwhile.
     """
-    channels: dict[str, tuple[str, str, bool, int]] = {}
-    for name, computation in parse(text)[0].items():
+    wholes: dict[str, tuple[str, str, bool, int]] = {}
+    for computation in parse(text)[0].values():
         for each in computation:
             match = re.fullmatch(rf"({COLLECTIVES})(-start)?", each.kind)
             if not match:
                 continue
             dtypes = "+".join(sorted({x for x, _ in _SHAPE.findall(each.shape) if x in BYTES}))
             waits = '"is_sync":true' in each.rest or not match[2]
-            number = re.search(r"channel_id=(\d+)", each.rest)
-            channel = number[1] if number else each.name
-            free = not waits or name.startswith("async_collective")
-            free |= channels[channel][2] if channel in channels else False
-            channels[channel] = match[1], dtypes, free, size_of(each.shape)
+            chain = re.search(r"chain_id=\S+", each.rest)
+            free = not waits or chain is not None
+            found_by = chain[0] if chain else each.name
+            wholes[found_by] = match[1], dtypes, free, size_of(each.shape)
     found: dict[tuple[str, str, bool], list[int]] = {}
-    for kind, dtypes, free, size in channels.values():
+    for kind, dtypes, free, size in wholes.values():
         found.setdefault((kind, dtypes, free), []).append(size)
     return [
         {"kind": kind, "dtype": dtype, "asynchronous": free, "count": len(sizes),

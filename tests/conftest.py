@@ -25,7 +25,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XLA_FLAGS_OF_USERS"] = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
     # A worker for each core leaves none for a second thread (kt_jax/machine/blas.py).
-    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+    for _NAME in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(_NAME, "1")
     # A fifth of the time of small programs goes into noting where each operation was written.
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 

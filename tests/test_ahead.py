@@ -28,7 +28,7 @@ HloModule jit_step
 }
 
 %async_collective_fusion.1 (p: bf16[2]) -> bf16[2] {
-  ROOT %all-reduce.3 = bf16[2]{0} all-reduce(%p.2), channel_id=4
+  ROOT %all-reduce.3 = bf16[2]{0} all-reduce(%p.2), channel_id=1, frontend_attributes={chain_id="0"}
 }
 
 %few.1 (p: f32[8,4]) -> f32[8,4] {
@@ -46,7 +46,8 @@ ENTRY %main.1 (a: f32[8,4], b: bf16[2]) -> f32[8,4] {
   %conditional.1 = f32[8,4]{1,0} conditional(%i, %a, %a), branch_computations={%few.1, %all.1}
   %all-reduce.1 = (f32[8,4]{1,0}, bf16[2]{0}) all-reduce(%a, %b), replica_groups={}
   %select-and-scatter.1 = f32[8,4]{1,0} select-and-scatter(%a, %b, %zero), metadata={op_name="jit(step)/select_and_scatter"}
-  %all-reduce.2 = bf16[2]{0} all-reduce(%b), channel_id=4
+  %all-reduce.2 = bf16[2]{0} all-reduce(%b), channel_id=1
+  %all-reduce.4 = bf16[2]{0} all-reduce(%b), channel_id=1, frontend_attributes={chain_id="0"}
   %all-reduce-start.1 = f32[2]{0} all-reduce-start(%a), backend_config={"is_sync":false}
   ROOT %copy.1 = f32[8,4]{0,1} copy(%a), backend_config={"estimated_cycles":"7"}
 }
@@ -66,7 +67,7 @@ def test_cycles_count_loops_and_one_branch():
 def test_collectives_and_copies_are_found():
     found = ahead_hlo.list_collectives(PROGRAM)
     assert [(x["dtype"], x["asynchronous"], x["bytes"]) for x in found] == [
-        ("bf16", True, 4), ("bf16+f32", False, 132), ("f32", True, 8),
+        ("bf16", False, 4), ("bf16", True, 4), ("bf16+f32", False, 132), ("f32", True, 8),
     ]  # fmt: skip
     assert ahead_hlo.largest_argument(PROGRAM) == 128
     assert len(ahead_hlo.list_copies(PROGRAM, 64)) == 1

@@ -182,8 +182,9 @@ def fit(
     x = (rows - mean) * scale
     shares = np.bincount(labels, minlength=classes) / len(labels)
     target: Float[np.ndarray, "n classes"] = np.eye(classes)[labels] - shares
+    products = x @ x.T
     with blas.decomposing(len(rows)):
-        values, vectors = np.linalg.eigh(x @ x.T)
+        values, vectors = np.linalg.eigh(products)
     values = np.maximum(values, 0)
     projected = vectors.T @ target
     unit = values.sum() / rows.shape[1]

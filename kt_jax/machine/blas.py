@@ -1,26 +1,24 @@
 """Threads of linear algebra on the host, which NumPy and SciPy leave to BLAS."""
 
 import contextlib
-import functools
+import threading
+from collections.abc import Iterator
 
 import threadpoolctl
 
-# OpenBLAS's threads wait for each other many times in a decomposition, and spin while they do. Up
-# to this size a second thread gains a fifth at most. If the cores have other work too, it takes 14
-# to 170 times as long as one thread alone.
+# OpenBLAS's threads wait for each other many times in a decomposition, and spin while they do. On
+# two quiet cores the second gains nothing up to 800 numbers a side, and a fifth at this size. If
+# the cores have other work, both together take ten times as long as one alone, and longer.
 _SMALL = 2_400
+# A limit is of the whole process, and ends with the thread that set it first.
+_LOCK = threading.Lock()
 
 
-def decomposing(size: int) -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def decomposing(size: int) -> Iterator[None]:
     """A context in which a matrix [size, size] is decomposed: by one thread, if it is small."""
     if size > _SMALL:
-        return contextlib.nullcontext()
-    return _libraries().limit(limits=1, user_api="blas")
-
-
-@functools.cache
-def _libraries() -> threadpoolctl.ThreadpoolController:
-    # The controller knows the libraries that are loaded; SciPy has one of its own.
-    import scipy.linalg  # noqa: F401
-
-    return threadpoolctl.ThreadpoolController()
+        yield
+        return
+    with _LOCK, threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield

@@ -18,27 +18,29 @@ _log = logging.getLogger(__name__)
 
 _YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
 _TPU_FLAGS = {
-    "--xla_jf_crs_combiner_threshold_in_bytes": "4000000",
-    "--xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
-    "--xla_enable_async_all_reduce": "true",
+    "xla_jf_crs_combiner_threshold_in_bytes": "4000000",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
+    "xla_enable_async_all_reduce": "true",
 }
-# Of jax 0.10 and 0.12. libtpu ends the process if it does not know a flag.
-_FIRST_LIBTPU, _LAST_LIBTPU = (0, 0, 42), (0, 0, 50)
+# Those of jax 0.10.2, 0.11.2 and 0.12.0, which compile with these flags. One that does not know a
+# flag would end the process.
+_LIBTPUS = ("0.0.42", "0.0.48", "0.0.50")
 
 
 def configure_xla() -> None:
     """Sets flags of XLA, unless the user's XLA_FLAGS or LIBTPU_INIT_ARGS set them.
 
     On CPUs it turns off YNN fusion, which more than halves the training speed of small
-    convolutional networks on jaxlib 0.10..0.12. On TPUs each gradient of 4 MB or more is summed
-    over the chips while the backward pass goes on. Without the flags all are summed together, after
-    it. XLA reads flags once, when the backend starts: call this before the first array is made.
+    convolutional networks on jaxlib 0.10..0.12. On TPUs large gradients are summed over the chips
+    while the backward pass goes on. Without the flags all are summed together, after it. XLA reads
+    flags once, when the backend starts: call this before the first array is made.
     """
     flags, begun = os.environ.get("XLA_FLAGS", ""), _has_begun()
-    if not begun and _FIRST_LIBTPU <= _find_libtpu() <= _LAST_LIBTPU:
-        given = os.environ.get("LIBTPU_INIT_ARGS", "")
-        added = (f"{name}={x}" for name, x in _TPU_FLAGS.items() if name not in given)
-        os.environ["LIBTPU_INIT_ARGS"] = " ".join([given, *added]).strip()
+    if not begun and _find_libtpu().startswith(_LIBTPUS):
+        given = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+        names = {each.lstrip("-").removeprefix("no").partition("=")[0] for each in given}
+        added = [f"--{name}={x}" for name, x in _TPU_FLAGS.items() if name not in names]
+        os.environ["LIBTPU_INIT_ARGS"] = " ".join([*given, *added])
     if _YNN_FUSION in flags:
         return
     if begun:
@@ -54,12 +56,12 @@ def configure_xla() -> None:
         _log.info("XLA_FLAGS, with one of kt_jax for CPUs: %s", os.environ["XLA_FLAGS"])
 
 
-def _find_libtpu() -> tuple[int, ...]:
-    """The version of libtpu, such as (0, 0, 42); () if it is not installed."""
+def _find_libtpu() -> str:
+    """The version of libtpu; "" if it is not installed."""
     try:
-        return tuple(int(x) for x in metadata.version("libtpu").split(".")[:3])
+        return metadata.version("libtpu")
     except metadata.PackageNotFoundError:
-        return ()
+        return ""
 
 
 def _has_begun() -> bool:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
+import threadpoolctl
 from sklearn.linear_model import Ridge
 
 from kt_jax.evaluation import few_shot, ridge
@@ -30,6 +32,21 @@ def test_scores_are_those_of_scikit_learn(channels):
         theirs = Ridge(alpha=penalty * unit * len(rows)).fit(x, np.eye(3)[labels])
         ours = rows @ found.weights + found.bias
         np.testing.assert_allclose(ours, theirs.predict(x), atol=1e-8)
+
+
+def test_the_system_is_solved_by_one_thread(monkeypatch):
+    rows, labels = make_rows(40, 4, 2)
+    solve, seen = scipy.linalg.cho_factor, []
+
+    def watch(*given, **options):
+        found = threadpoolctl.threadpool_info()
+        seen.extend(each["num_threads"] for each in found if each["user_api"] == "blas")
+        return solve(*given, **options)
+
+    monkeypatch.setattr(scipy.linalg, "cho_factor", watch)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        list(ridge.fit(ridge.moments_of(rows, labels, 2), 4))
+    assert set(seen) == {1}
 
 
 def test_a_channel_that_never_varies_does_no_harm():

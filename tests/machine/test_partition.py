@@ -28,21 +28,34 @@ def test_batches_are_sent_ahead_and_in_order():
 def test_flags_that_come_too_late_are_warned_of(monkeypatch, caplog):
     jax.devices()
     monkeypatch.setenv("XLA_FLAGS", "--yours")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+    monkeypatch.setattr(partition.metadata, "version", lambda _: "0.0.42")
     partition.configure_xla()
     assert "JAX had started before kt_jax could set XLA_FLAGS" in caplog.text
     assert os.environ["XLA_FLAGS"] == "--yours"
+    assert os.environ["LIBTPU_INIT_ARGS"] == ""
+
+
+OURS = (
+    "--xla_jf_crs_combiner_threshold_in_bytes=4000000",
+    "--xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",
+    "--xla_enable_async_all_reduce=true",
+)
 
 
 @pytest.mark.parametrize(
-    ("version", "given", "expected"),
+    ("version", "given", "added"),
     [
-        ("0.0.42.1", "", True),
-        ("0.0.50", "--xla_yours=1", True),
-        ("0.0.51", "--xla_yours=1", False),
-        (None, "", False),
+        ("0.0.42.1", "", OURS),
+        ("0.0.50", "--xla_yours=1", OURS),
+        ("0.0.50", "--xla_enable_async_all_reduce=false", OURS[:2]),
+        ("0.0.50", "--noxla_enable_async_all_reduce", OURS[:2]),
+        ("0.0.41", "--xla_yours=1", ()),
+        ("0.1.dev20260801+nightly", "", ()),
+        (None, "", ()),
     ],
 )
-def test_tpus_sum_large_gradients_while_they_compute(version, given, expected, monkeypatch):
+def test_tpus_sum_large_gradients_while_they_compute(version, given, added, monkeypatch):
     """With a libtpu that knows the flags; one that does not would end the process."""
 
     def find(name):
@@ -55,16 +68,4 @@ def test_tpus_sum_large_gradients_while_they_compute(version, given, expected, m
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("LIBTPU_INIT_ARGS", given)
     partition.configure_xla()
-    told = os.environ["LIBTPU_INIT_ARGS"].split()
-    assert told[: len(given.split())] == given.split()
-    assert ("--xla_enable_async_all_reduce=true" in told) is expected
-
-
-def test_flags_of_the_user_stay(monkeypatch):
-    monkeypatch.setattr(partition.metadata, "version", lambda _: "0.0.42")
-    monkeypatch.setattr(partition, "_has_begun", lambda: False)
-    monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_enable_async_all_reduce=false")
-    partition.configure_xla()
-    assert os.environ["LIBTPU_INIT_ARGS"].count("--xla_enable_async_all_reduce") == 1
-    assert "--xla_jf_crs_combiner_threshold_in_bytes=4000000" in os.environ["LIBTPU_INIT_ARGS"]
+    assert os.environ["LIBTPU_INIT_ARGS"].split() == [*given.split(), *added]

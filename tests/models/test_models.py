@@ -140,6 +140,24 @@ def test_tpus_have_an_operation_for_the_gradient_of_max_pooling():
         assert ("select_and_scatter" in text) is expected
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("ceil", [True, False])
+def test_the_operation_of_tpus_pools_alike(ceil, dtype, monkeypatch):
+    """Of distinct numbers: of equal ones each way may choose another for the gradient."""
+    numbers = np.random.default_rng(0).permutation(6 * 6 * 3).reshape(1, 6, 6, 3)
+    x = jnp.asarray(numbers - 40, dtype)
+
+    def pool_and_differentiate():
+        pooled, back = jax.vjp(lambda x: layers.max_pool(x, 3, 2, ceil=ceil), x)
+        return pooled, back(pooled)[0]
+
+    expected = pool_and_differentiate()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda x, *, tpu, default: tpu(x))
+    for found, known in zip(pool_and_differentiate(), expected, strict=True):
+        assert found.dtype == dtype
+        assert (np.asarray(found) == np.asarray(known)).all()
+
+
 def test_local_response_norm_by_hand():
     x = np.random.default_rng(0).normal(size=(1, 1, 1, 7)).astype(np.float32)
     flat = x.ravel()
