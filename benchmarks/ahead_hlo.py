@@ -187,7 +187,7 @@ def list_collectives(text: str) -> list[dict[str, object]]:
                 continue
             dtypes = "+".join(sorted({x for x, _ in _SHAPE.findall(each.shape) if x in BYTES}))
             waits = '"is_sync":true' in each.rest or not match[2]
-            chain = re.search(r"chain_id=\S+", each.rest)
+            chain = re.search(r'chain_id="\d+"', each.rest)
             free = not waits or chain is not None
             found_by = chain[0] if chain else each.name
             wholes[found_by] = match[1], dtypes, free, size_of(each.shape)

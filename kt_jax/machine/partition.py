@@ -22,7 +22,7 @@ _TPU_FLAGS = {
     "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
     "xla_enable_async_all_reduce": "true",
 }
-# Those of jax 0.10.2, 0.11.2 and 0.12.0, which compile with these flags. One that does not know a
+# Those of jax 0.10.2, 0.11.2 and 0.12.0.1, which compile with these flags. One that does not know a
 # flag would end the process.
 _LIBTPUS = ("0.0.42", "0.0.48", "0.0.50")
 
@@ -36,7 +36,7 @@ def configure_xla() -> None:
     flags once, when the backend starts: call this before the first array is made.
     """
     flags, begun = os.environ.get("XLA_FLAGS", ""), _has_begun()
-    if not begun and _find_libtpu().startswith(_LIBTPUS):
+    if not begun and _find_libtpu() in _LIBTPUS:
         given = os.environ.get("LIBTPU_INIT_ARGS", "").split()
         names = {each.lstrip("-").removeprefix("no").partition("=")[0] for each in given}
         added = [f"--{name}={x}" for name, x in _TPU_FLAGS.items() if name not in names]
@@ -57,9 +57,9 @@ def configure_xla() -> None:
 
 
 def _find_libtpu() -> str:
-    """The version of libtpu; "" if it is not installed."""
+    """The version of libtpu, such as "0.0.42"; "" if it is not installed."""
     try:
-        return metadata.version("libtpu")
+        return ".".join(metadata.version("libtpu").split(".")[:3])
     except metadata.PackageNotFoundError:
         return ""
 

@@ -51,6 +51,7 @@ OURS = (
         ("0.0.50", "--xla_enable_async_all_reduce=false", OURS[:2]),
         ("0.0.50", "--noxla_enable_async_all_reduce", OURS[:2]),
         ("0.0.41", "--xla_yours=1", ()),
+        ("0.0.500", "", ()),
         ("0.1.dev20260801+nightly", "", ()),
         (None, "", ()),
     ],

@@ -24,7 +24,7 @@ Mine = SHOWN["Mine"]
 STUDENTS = {
     "alexnet": {"batch_norm": True, "channels": (8,) * 5},
     "mine": {},
-    # One of those that differ in numbers of layers alone; `make reference` compares them all.
+    # One depth of each class. `make reference` compares every depth with PyTorch.
     "vgg16": {"width": 0.0625, "batch_norm": True},
     "resnet18": {"width": 0.0625},
     "resnet50": {"width": 0.0625, "blocks": (1, 2, 1, 1)},
