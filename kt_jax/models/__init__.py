@@ -17,8 +17,8 @@ from kt_jax.models.heads import LinearProbes as LinearProbes
 from kt_jax.models.heads import activation_shapes as activation_shapes
 from kt_jax.models.joint import JointNet as JointNet
 from kt_jax.models.joint import Question as Question
-from kt_jax.models.layers import pool as pool
 from kt_jax.models.mobilenet import MobileNetV3Small as MobileNetV3Small
+from kt_jax.models.pooling import pool as pool
 from kt_jax.models.resnet import ResNet as ResNet
 from kt_jax.models.vgg import Vgg as Vgg
 from kt_jax.models.vit import ViT as ViT

@@ -10,8 +10,8 @@ from kt_jax.models.layers import (
     he_normal,
     identity,
     local_response_norm,
-    max_pool,
 )
+from kt_jax.models.pooling import max_pool
 
 # From a side of this many px on: the kernel and the stride of conv1.
 _STEMS = ((128, 11, 4), (64, 7, 2), (24, 5, 2), (0, 3, 1))

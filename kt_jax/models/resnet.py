@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from kt_jax.models.layers import ConvNorm, choose_stem, identity, keep, max_pool
+from kt_jax.models.layers import ConvNorm, choose_stem, identity, keep
+from kt_jax.models.pooling import max_pool
 
 
 class ResNet(nnx.Module):

@@ -3,7 +3,8 @@
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from kt_jax.models.layers import BatchNorm, Conv, he_normal, identity, max_pool
+from kt_jax.models.layers import BatchNorm, Conv, he_normal, identity
+from kt_jax.models.pooling import max_pool
 
 
 class Vgg(nnx.Module):

@@ -8,7 +8,7 @@ from flax import nnx
 
 from kt_jax import models
 from kt_jax.evaluation import backbones
-from kt_jax.models import layers
+from kt_jax.models import layers, pooling
 
 
 def count(make_model):
@@ -123,18 +123,20 @@ def test_grouped_convolution_is_lax_with_groups():
 @pytest.mark.parametrize("ceil", [True, False])
 def test_max_pool_is_reduce_window(size, window, stride, ceil):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, size, size, 3)), jnp.float32)
-    rows = layers.pooled_size(size, window, stride) if ceil else (size - window) // stride + 1
+    rows = pooling.pooled_size(size, window, stride) if ceil else (size - window) // stride + 1
     extra = max(0, (rows - 1) * stride + window - size)
     expected = jax.lax.reduce_window(
         x, -jnp.inf, jax.lax.max, (1, window, window, 1), (1, stride, stride, 1),
         [(0, 0), (0, extra), (0, extra), (0, 0)],
     )  # fmt: skip
-    assert (np.asarray(layers.max_pool(x, window, stride, ceil=ceil)) == np.asarray(expected)).all()
+    assert (
+        np.asarray(pooling.max_pool(x, window, stride, ceil=ceil)) == np.asarray(expected)
+    ).all()
 
 
 def test_tpus_have_an_operation_for_the_gradient_of_max_pooling():
     x = jnp.zeros((2, 7, 7, 3))
-    traced = jax.jit(jax.grad(lambda x: layers.max_pool(x, 3, 2).sum())).trace(x)
+    traced = jax.jit(jax.grad(lambda x: pooling.max_pool(x, 3, 2).sum())).trace(x)
     for platform, expected in {"tpu": True, "cpu": False, "cuda": False, "rocm": False}.items():
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert ("select_and_scatter" in text) is expected
@@ -148,7 +150,7 @@ def test_the_operation_of_tpus_pools_alike(ceil, dtype, monkeypatch):
     x = jnp.asarray(numbers - 40, dtype)
 
     def pool_and_differentiate():
-        pooled, back = jax.vjp(lambda x: layers.max_pool(x, 3, 2, ceil=ceil), x)
+        pooled, back = jax.vjp(lambda x: pooling.max_pool(x, 3, 2, ceil=ceil), x)
         return pooled, back(pooled)[0]
 
     expected = pool_and_differentiate()

@@ -72,7 +72,7 @@ def pool(graph: Graph, eqn: Any, x: Tensor) -> Tensor:
 
 
 def max_pool(graph: Graph, x: Tensor, shape: Shape, window: int, stride: int) -> Tensor:
-    """Adds `models.layers.max_pool`, from maps [n, h, w, c] to `shape`, with partial windows."""
+    """Adds `models.pooling.max_pool`, from maps [n, h, w, c] to `shape`, with partial windows."""
     extra = [
         max(0, (count - 1) * stride + window - side)
         for count, side in zip(shape[1:3], x.shape[1:3], strict=True)

@@ -13,7 +13,7 @@ import support
 from flax import nnx
 
 from kt_jax import models
-from kt_jax.models import layers
+from kt_jax.models import layers, pooling
 from kt_jax.results import exports
 from kt_jax.results.exports import check, onnx_file
 from kt_jax.results.exports import network as networks
@@ -54,9 +54,9 @@ class Repeated(nnx.Module):
         self.conv = nnx.Conv(3, 6, (3, 3), rngs=rngs)
 
     def __call__(self, x, key=None):
-        first = layers.max_pool(self.conv(x), 2, 2)
-        pooled = layers.max_pool(first, 2, 2)
-        below, above = layers.max_pool(pooled, 3, 1), layers.max_pool(-pooled, 3, 1)
+        first = pooling.max_pool(self.conv(x), 2, 2)
+        pooled = pooling.max_pool(first, 2, 2)
+        below, above = pooling.max_pool(pooled, 3, 1), pooling.max_pool(-pooled, 3, 1)
         normed = layers.local_response_norm(layers.local_response_norm(below + above))
         return {"first": first, "pooled": pooled, "normed": normed}
 
