@@ -35,12 +35,9 @@ def configure_xla() -> None:
     while the backward pass goes on. Without the flags all are summed together, after it. XLA reads
     flags once, when the backend starts: call this before the first array is made.
     """
-    flags, begun = os.environ.get("XLA_FLAGS", ""), _has_begun()
-    if not begun and _find_libtpu() in _LIBTPUS:
-        given = os.environ.get("LIBTPU_INIT_ARGS", "").split()
-        names = {each.lstrip("-").removeprefix("no").partition("=")[0] for each in given}
-        added = [f"--{name}={x}" for name, x in _TPU_FLAGS.items() if name not in names]
-        os.environ["LIBTPU_INIT_ARGS"] = " ".join([*given, *added])
+    begun = _has_begun()
+    _set_tpu_flags(begun)
+    flags = os.environ.get("XLA_FLAGS", "")
     if _YNN_FUSION in flags:
         return
     if begun:
@@ -54,6 +51,24 @@ def configure_xla() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} {_YNN_FUSION}".strip()
     if flags:
         _log.info("XLA_FLAGS, with one of kt_jax for CPUs: %s", os.environ["XLA_FLAGS"])
+
+
+def _set_tpu_flags(begun: bool) -> None:
+    if _find_libtpu() not in _LIBTPUS:
+        return
+    given = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+    names = {each.lstrip("-").removeprefix("no").partition("=")[0] for each in given}
+    added = [f"--{name}={x}" for name, x in _TPU_FLAGS.items() if name not in names]
+    wanted = " ".join([*given, *added])
+    if not begun:
+        os.environ["LIBTPU_INIT_ARGS"] = wanted
+    elif added and jax.default_backend() == "tpu":
+        _log.warning(
+            "JAX had started before kt_jax could set LIBTPU_INIT_ARGS: no gradients are summed "
+            "during the backward pass. Start again, and call kt_jax first or set "
+            "LIBTPU_INIT_ARGS='%s'",
+            wanted,
+        )
 
 
 def _find_libtpu() -> str:

@@ -70,3 +70,14 @@ def test_tpus_sum_large_gradients_while_they_compute(version, given, added, monk
     monkeypatch.setenv("LIBTPU_INIT_ARGS", given)
     partition.configure_xla()
     assert os.environ["LIBTPU_INIT_ARGS"].split() == [*given.split(), *added]
+
+
+def test_flags_of_tpus_that_come_too_late_are_told(monkeypatch, caplog):
+    yours = "--xla_enable_async_all_reduce=false"
+    monkeypatch.setattr(partition.metadata, "version", {"libtpu": "0.0.42"}.__getitem__)
+    monkeypatch.setattr(partition.jax, "default_backend", lambda: "tpu")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", yours)
+    partition.configure_xla()
+    assert os.environ["LIBTPU_INIT_ARGS"] == yours
+    wanted = " ".join([yours, *OURS[:2]])
+    assert f"call kt_jax first or set LIBTPU_INIT_ARGS='{wanted}'" in caplog.text
