@@ -32,8 +32,9 @@ class Options:
     """As `l2`, with centroids scaled to length 1 as well (spherical k-means)."""
     dims: int = 0
     """The number of principal components to which rows are reduced, before they are divided by
-    their lengths; 0: no reduction. DeepCluster uses 256 (Caron et al. 2018, section 3.4). k-means
-    is also faster with few dimensions. `whiten` says what it changes."""
+    their lengths, or fewer if there are fewer; 0: no reduction. DeepCluster uses 256 (Caron et al.
+    2018, section 3.4). k-means is also faster with few dimensions. `whiten` says what it
+    changes."""
     whiten: bool = False
     """Whether the principal components are scaled to variance 1 (DeepCluster, section 3.4).
     Measured at 48 px with 256 components (docs/features.md): kNN in that space 49.3 -> 54.3 %, the
@@ -78,6 +79,8 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
     state = stage.directory / "checkpoints" / "state.safetensors"
     shards = sorted(features.directory.glob("features-*-of-*.npy"))
 
+    dims = _count_components(chosen, features.about)
+
     def fit(number: int) -> kmeans.KMeans:
         return clustering.fit(
             stage.name,
@@ -91,8 +94,8 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
             centre=chosen.centre,
             l2=chosen.l2,
             spherical=chosen.spherical,
-            dims=chosen.dims,
-            whiten=chosen.whiten,
+            dims=dims,
+            whiten=chosen.whiten and dims > 0,
             mesh=stage.mesh,
             precision=chosen.precision,
             restarts=chosen.restarts,
@@ -110,9 +113,9 @@ def run(stage: Stage) -> tuple[artifacts.Clusters, dict[str, Any]]:
         result = result.balance(shards, mesh=stage.mesh)
     share = clustering.largest_share(stage.name, result.sizes, chosen.warn_share)
     names = ("l2", "spherical", "init", "precision", "restarts")
-    names += ("dims", "whiten") if chosen.dims else ()
     names += ("balanced",) if chosen.balanced else ()
     description = {name: getattr(chosen, name) for name in names}
+    description |= {"dims": dims, "whiten": chosen.whiten} if dims else {}
     description |= {"layer": features.about.layer, "seed": stage.seed}
     write(stage.directory, result, description)
     index = features / "index.parquet"
@@ -154,13 +157,18 @@ def majority(assignment: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarra
     }
 
 
+def _count_components(chosen: Options, features: artifacts.Features) -> int:
+    """The number of components: n rows vary in at most n - 1 directions."""
+    return min(chosen.dims, features.rows - 1, features.dims)
+
+
 def _describe(chosen: Options, features: artifacts.Features) -> artifacts.Clusters:
     return artifacts.Clusters(
         k=chosen.k,
         rows=features.rows,
         l2=chosen.l2 or chosen.spherical,
         features=features,
-        dims=chosen.dims,
+        dims=_count_components(chosen, features),
         balanced=chosen.balanced,
     )
 
@@ -185,14 +193,8 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
         kmeans.check_options(**{name: getattr(chosen, name) for name in names})
     except ValueError as error:
         raise ValueError(f"{inputs.origin}.{error}") from None
-    most = min(rows - 1, features.dims)
-    if chosen.dims > most:
-        raise ValueError(
-            f"{inputs.origin}.dims = {chosen.dims}, but {inputs['features'].name!r} has {rows} "
-            f"rows of {features.dims} dimensions, which vary in at most {most} directions: choose "
-            f"1 to {most}, or 0 to keep all dimensions."
-        )
-    reduced = f" of {chosen.dims} principal components" if chosen.dims else ""
+    count = _count_components(chosen, features)
+    reduced = f" of {count} principal components" if count else ""
     reduced += ", whitened" * chosen.whiten + ", balanced" * chosen.balanced
     precision = "" if chosen.precision == "auto" else f", precision {chosen.precision}"
     restarts = "" if chosen.restarts == 1 else f", the best of {chosen.restarts} restarts"
@@ -202,6 +204,6 @@ def plan(chosen: Options, inputs: Inputs) -> Plan:
     )
     # A state has five copies of the centroids (two of them while the next is written), a cluster
     # and two bounds for every row, and the components.
-    dims = chosen.dims or features.dims
-    state = 5 * 4 * chosen.k * dims + 3 * 4 * rows + 4 * chosen.dims * features.dims
+    dims = count or features.dims
+    state = 5 * 4 * chosen.k * dims + 3 * 4 * rows + 4 * count * features.dims
     return Plan(_describe(chosen, features), (line,), disk=lambda: 2 * state + 4 * rows)
