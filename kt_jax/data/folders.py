@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kt_jax.data.splits import choose_splits, divide, is_extra, is_filler, read_name
+from kt_jax.data.splits import choose_splits, divide, is_annotation, is_extra, is_filler, read_name
 
 # The path of a folder as names, the outermost first; () is the root.
 Folder = tuple[str, ...]
@@ -28,6 +28,24 @@ class Place:
 
 def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
     """Returns the place of each folder, and a message if one may be a split or a class, else "".
+
+    If all classes would be folders of images and of masks, there are none, and a message.
+    """
+    places, doubt = _read_folders(folders)
+    classes = {place.name for place in places.values() if place.name}
+    masks = sorted(filter(is_annotation, classes))
+    fillers = sorted(filter(is_filler, classes))
+    if not masks or not fillers or len(masks) + len(fillers) < len(classes):
+        return places, doubt
+    return {folder: Place(place.subset) for folder, place in places.items()}, (
+        f"the folders {fillers[0]!r} and {masks[0]!r} look like images and what belongs to them: "
+        "the set has no labels, and all are read as images. Name only folders of images as PATH "
+        "(a list or a glob names several)"
+    )
+
+
+def _read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
+    """As `read_folders`, with any names of classes.
 
     Outer folders that contain all images are skipped. Below them, the first layout that fits is
     used:

@@ -2,13 +2,14 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from kt_jax.data.folders import read_folders
-from kt_jax.data.splits import divide, read_name
+from kt_jax.data.splits import KNOWN, divide, read_name
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,14 @@ def in_subset(
     if subsets is None:
         subsets = [_draw(key, holdout) for key in keys]
     unused = [key for key, place in zip(keys, subsets, strict=True) if place not in SUBSETS]
-    if unused and subset == "train":
+    unknown = Counter(place for place in subsets if place and place not in SUBSETS)
+    if unknown and subset == "train":
+        _log.warning(
+            "%d of %d images are of splits that are not known (%s), and are for neither training "
+            "nor tests: name each split as one of %s",
+            *(unknown.total(), len(keys), _name_some(unknown), KNOWN),
+        )
+    elif unused and subset == "train":
         _log.info(
             "%d of %d images are for neither training nor tests, such as %s",
             *(len(unused), len(keys), unused[0]),
@@ -122,12 +130,40 @@ def why_unsplit(keys: list[str], name: str) -> str:
     )
 
 
+def why_not_by_lists(lists: Sequence[str]) -> str:
+    """Returns a message if files that were ignored may list the splits; else ""."""
+    if not lists:
+        return ""
+    shown = " and ".join(sorted(lists)[:2]) + " ..." * (len(lists) > 2)
+    return (
+        f"{shown} may list the images for training and for tests, but lists beside images are not "
+        "read: a hash of each name chooses the images for tests. Name a table with the columns "
+        "'path', 'label' and 'split' as PATH"
+    )
+
+
 def sorted_names(classes: list[str | None]) -> tuple[str, ...]:
     """Returns the class names, sorted: as numbers if all are numbers."""
     names = {name for name in classes if name is not None}
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
+
+
+def find_alike(names: Sequence[str]) -> tuple[str, str] | None:
+    """Returns two class names that differ only in case, outer spaces or leading zeros, or None.
+
+    >>> find_alike(("cat", "001", "Cat", "1"))
+    ('cat', 'Cat')
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        plain = name.strip().casefold()
+        plain = plain.lstrip("0") if plain.isdecimal() else plain
+        if plain in known:
+            return known[plain], name
+        known[plain] = name
+    return None
 
 
 def _examples(names: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -137,6 +173,11 @@ def _examples(names: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         if found := read_name(name):
             said["train" if found.split == "train" else "test"] = name, key
     return said
+
+
+def _name_some(counts: Counter[str]) -> str:
+    names = [f"{name!r}: {count:,}" for name, count in counts.most_common(5)]
+    return ", ".join(names) + ", ..." * (len(counts) > 5)
 
 
 def _draw(key: str, holdout: float) -> str:

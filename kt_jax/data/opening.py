@@ -34,6 +34,7 @@ from kt_jax.data.splits import KNOWN
 pc: Any = pyarrow.compute
 
 _log = logging.getLogger(__name__)
+_ONE = "write its name the same way everywhere"
 
 
 def open_images(
@@ -148,7 +149,8 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
     said = said or table["label"].null_count < len(table)
     doubts = ["" if said else folders.doubt]
     if subset != "all" and subsets is None:
-        doubts.append(opened.unsplit or doubts[0] or layout.why_unsplit(keys, opened.name))
+        unsplit = opened.unsplit or doubts[0] or layout.why_unsplit(keys, opened.name)
+        doubts.append(unsplit or layout.why_not_by_lists(opened.lists))
     for doubt in filter(None, doubts):
         _warn_once(opened.identity, opened.name, doubt)
     if not chosen.any():
@@ -216,6 +218,9 @@ def _labels(
     if classes.null_count == len(classes):
         return None, ()
     names = opened.class_names or layout.sorted_names(pc.unique(classes).to_pylist())
+    if alike := layout.find_alike(names):
+        both = " and ".join(map(repr, alike))
+        _warn_once(opened.identity, opened.name, f"{both} are two classes: if they are one, {_ONE}")
     numbers = pc.index_in(classes.take(rows), value_set=pa.array(names, pa.string()))
     labels = pc.fill_null(numbers, -1).to_numpy().astype(np.int32)
     if len(unknown := np.flatnonzero(labels < 0)):

@@ -27,6 +27,11 @@ _FILLERS = (
     "set sets image images img imgs picture pictures photo photos data dataset datasets split "
     "splits subset folder files jpg jpeg png part parts shard shards"
 ).split()
+# Names of folders that hold what belongs to images: masks and other labels of their pixels.
+_ANNOTATIONS = frozenset(
+    "mask masks annotation annotations label labels segmentation segmentations gt groundtruth "
+    "trimap trimaps".split()
+)
 _SHORT_FILLERS = frozenset(("of", "v", "x"))
 # Up to three words in one, such as "trainset".
 _JOINED = re.compile("({0})({0})?({0})?".format("|".join((*_SPLITS, *_EXTRA, *_FILLERS))))
@@ -88,6 +93,11 @@ def is_filler(name: str) -> bool:
     return bool(words) and not rest and set(words) <= set(_FILLERS)
 
 
+def is_annotation(name: str) -> bool:
+    """Whether a name says that a folder holds masks or the like, such as "annotations"."""
+    return name.lower() in _ANNOTATIONS
+
+
 def divide(subsets: Iterable[str | None]) -> bool:
     """Whether these subsets have both "train" and "test"."""
     return {"train", "test"} <= set(subsets)
@@ -97,19 +107,29 @@ def choose_splits(names: Iterable[str]) -> dict[str, str | None]:
     """Maps names of splits to their subset: "train", "test", or None for neither.
 
     A name is known if it has only a word for a split and fillers ("Train", "val2012", "test_set").
-    If these names do not have both training and tests, names with other words are known too, in two
-    cases: all names have one split each and the same other words ("seg_train", "seg_test"), or a
-    name for training has no other words ("train", "test_stage1", "test_stage2").
+    If these names do not have both training and tests, names with other words are known too, in
+    three cases: all names have one split each and the same other words ("seg_train", "seg_test"); a
+    name for training has no other words ("train", "test_stage1", "test_stage2"); or names for
+    training and for tests have the same other words, and no other two have ("pets_train" and
+    "pets_test" beside "samples").
     """
     names = list(names)
     said = {name: found for name in names if (found := read_name(name))}
     chosen = _choose({name: found for name, found in said.items() if not found.rest})
-    if divide(chosen.values()) or not all(name in said or is_extra(name) for name in names):
+    if divide(chosen.values()):
         return chosen
+    if not all(name in said or is_extra(name) for name in names):
+        rests = {found.rest: _choose(_with_rest(said, found.rest)) for found in said.values()}
+        pairs = [each for each in rests.values() if divide(each.values())]
+        return chosen | pairs[0] if len(pairs) == 1 else chosen
     every = _choose(said)
     shared = len({found.rest for found in said.values()}) == 1
     plain = all(found.rest == "" for found in said.values() if found.split == "train")
     return every if divide(every.values()) and (shared or plain) else chosen
+
+
+def _with_rest(said: dict[str, Said], rest: str) -> dict[str, Said]:
+    return {name: found for name, found in said.items() if found.rest == rest}
 
 
 def _choose(said: dict[str, Said]) -> dict[str, str | None]:

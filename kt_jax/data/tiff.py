@@ -141,7 +141,7 @@ def load_deep(data: bytes, tags: Tags) -> Image.Image:
     """Decodes grey of 10 to 16 bits (mode "I;16") or RGB of 10 to 14 bits, and turns it upright.
 
     Raises:
-      ValueError: OpenCV cannot read it.
+      ValueError: neither OpenCV nor, if it is grey of 16 bits, Pillow can read it.
     """
     buffer = io.BytesIO(data)
     orientation = _first_page(buffer).tags.get("Orientation")
@@ -149,6 +149,8 @@ def load_deep(data: bytes, tags: Tags) -> Image.Image:
         orientation.overwrite(1)  # otherwise OpenCV would turn it
     # OpenCV shifts samples to 16 bits. The bits that are not stored are zero.
     pixels = cv2.imdecode(np.frombuffer(buffer.getbuffer(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None and tags.bits == 16:
+        pixels = _load_by_pillow(buffer)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (tags.height, tags.width):
         raise ValueError("a TIFF that is truncated or broken: OpenCV cannot read its pixels")
     if tags.photometric == _WHITE_IS_ZERO:
@@ -156,6 +158,14 @@ def load_deep(data: bytes, tags: Tags) -> Image.Image:
     if pixels.ndim == 3:
         pixels = (pixels[..., ::-1] // 256).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(turn(pixels, tags.orientation)))
+
+
+def _load_by_pillow(file: io.BytesIO) -> np.ndarray | None:
+    """Returns grey of 16 bits. OpenCV's libtiff lacks the compressions ZSTD and LZMA."""
+    try:
+        return np.asarray(Image.open(file, formats=("TIFF",))).astype(np.uint16)
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def _first_page(file: io.BytesIO) -> tifffile.TiffPage:

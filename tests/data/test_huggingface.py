@@ -633,7 +633,14 @@ def messages(caplog):
             "the columns 'style', 'artist': none are taken",
         ),
         ({"label": [0, 0, 1], "labels": [1, 0, 1]}, {}, [0, 0, 1], None),
-        ({"label": [0.5, 1.5, 0.5], "labels": [1, 0, 1]}, {}, None, None),
+        (
+            {"label": [0.5, 1.5, 0.5], "labels": [1, 0, 1]},
+            {},
+            None,
+            "the column 'label' (double) has no classes, integers, strings or truth values, and is "
+            "not read: write whole numbers or names into it: name the column of the labels with",
+        ),
+        ({"label": [True, False, True]}, {}, [1, 0, 1], None),
         ({"caption": ["x", "y", "z"]}, {}, None, None),
     ],
 )

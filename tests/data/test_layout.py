@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from kt_jax.data.layout import classes_of, in_subset, read_layout
+from kt_jax.data.layout import classes_of, find_alike, in_subset, read_layout
 from kt_jax.data.splits import choose_splits
 
 KAGGLE = ["cat/1.png", "dog/2.png"]
@@ -64,6 +64,30 @@ def test_every_split_has_classes(caplog):
         assert subset_of(keys, "train") == below(train=KAGGLE)
     assert "4 of 8 images are for neither training nor tests, such as" in caplog.text
     assert classes_of(keys) == ["cat", "dog"] * 3 + [None] * 2
+
+
+def test_masks_beside_images_are_no_class():
+    keys = [f"{folder}/{n}.png" for folder in ("images", "annotations/trimaps") for n in range(3)]
+    assert classes_of(keys) is None
+    assert "'images' and 'annotations' look like images and what belongs" in read_layout(keys).doubt
+    keys = below(train=["images/1.png", "masks/1.png"], test=["images/2.png", "masks/2.png"])
+    assert classes_of(keys) is None
+    assert read_layout(keys).doubt
+    assert subset_of(keys, "test") == below(test=["images/2.png", "masks/2.png"])
+    for keys in (["images/1.png", "cat/1.png", "label/1.png"], ["label/1.png", "cat/1.png"]):
+        assert classes_of(keys) is not None
+
+
+def test_splits_that_are_not_known_are_told_of(caplog):
+    keys, subsets = list("abcde"), ["train", "test", "tset", "tset", None]
+    assert in_subset(keys, subsets, "train", 0.2).tolist() == [True, *[False] * 4]
+    assert "2 of 5 images are of splits that are not known ('tset': 2)" in caplog.text
+
+
+def test_classes_that_differ_only_in_their_spelling():
+    for names in (("NORMAL", "normal"), ("cat", "dog", "cat "), ("001", "1")):
+        assert find_alike(names) == (names[0], names[-1])
+    assert find_alike(("cat", "cats", "1", "10", "0", "v1", "v01")) is None
 
 
 def test_one_split_alone_is_a_class():

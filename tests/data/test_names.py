@@ -97,7 +97,15 @@ def test_what_leads_out_of_an_archive_is_unsafe_in_any_spelling():
     for name in ("/a.png", "\\a.png", "../a.png", "a/../b.png", "a\\..\\b.png", "C:/a.png", "c:\\a",
                  "./C:/a.png", "//server/a.png", "\\\\server\\a.png"):  # fmt: skip
         assert not is_safe(name), name
-    for name in ("a.png", "./a.png", ".//a.png", "a..b/c..png", "a b/c.png"):
+    for name in (
+        "a.png",
+        "./a.png",
+        ".//a.png",
+        "a..b/c..png",
+        "a b/c.png",
+        "4:3/a.png",
+        "9:05.png",
+    ):
         assert is_safe(name), name
 
 
@@ -326,6 +334,10 @@ def test_hidden_is_judged_below_what_was_named(tmp_path):
         source = make_source("auto", path=packed)
         assert source.entries["key"].to_pylist() == ["a.png"]
         assert source.ignored == {"hidden": 2}
+        names = [".cache/x/a.png", ".cache/x/.b.png", ".cache/y/c.png"]
+        source = make_source("auto", path=pack(tmp_path / f"one.{kind}", names))
+        assert source.entries["key"].to_pylist() == ["x/a.png", "y/c.png"]
+        assert source.ignored == {"hidden": 1}
 
 
 def test_names_in_the_data_sets_of_others_are_normalised_too(tmp_path):

@@ -135,6 +135,7 @@ PNGS = {
         [chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile(make_exif(6))))],
         6,
     ),
+    "APP1": ([chunk(b"tEXt", b"Raw profile type APP1\0" + raw_profile(make_exif(6)))], 6),
     "no hexadecimal": ([chunk(b"tEXt", b"Raw profile type exif\0\nexif\n8\nnone")], 1),
     "not packed": ([chunk(b"zTXt", b"Raw profile type exif\0\0not packed")], 1),
     "XMP": ([international(make_xmp(6), False)], 6),

@@ -78,7 +78,9 @@ def test_other_names():
         (["train", "test", "test_stg2"], ["train", "test"]),
         # Names with other words may be classes.
         (["dogs_train", "cats_train", "dogs_test", "cats_test"], []),
-        (["seg_train", "seg_test", "cats"], []),
+        (["dogs_train", "cats_train", "dogs_test", "cats_test", "x"], []),
+        (["seg_train", "seg_test", "cats"], ["train", "test"]),
+        (["box_train", "box_test", "gt_box", "toy_train"], ["train", "test"]),
         (["bullet_train", "steam_train", "car"], []),
         (["train", "car"], ["train"]),
     ],
@@ -271,6 +273,7 @@ def write_table(folder, heading, values):
         ("Usage", ["PublicTest", "Training", "PrivateTest"], ["1.png"]),
         ("data set", ["test", "test", "train2017"], ["2.png"]),
         ("is_train", ["1", "0", "1"], ["0.png", "2.png"]),
+        ("is_train", ["1.0", "0.0", "1.0"], ["0.png", "2.png"]),
         ("train", ["False", "True", "False"], ["1.png"]),
         ("test", ["yes", "no", "yes"], ["1.png"]),
         ("purpose", ["train", "test", "extra"], ["0.png"]),
@@ -331,3 +334,25 @@ def test_scan_says_why_there_are_no_subsets(tmp_path, capsys, monkeypatch):
         command.main(["scan", "list.csv", "--option=split_column=subset", "--out=x.parquet"]) == 0
     )
     assert "subsets     1 for training, 1 for tests, 0 for neither" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "names", [("train.txt", "test.txt"), ("meta/train.csv",), ("metadata.csv",)]
+)
+def test_lists_beside_images_are_told_of(tmp_path, caplog, names):
+    save(tmp_path, [f"{i}.png" for i in range(3)])
+    for name in (*names, "notes.txt", "train_log.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("path,split\n0.png,test\n")
+    open_images("auto", path=tmp_path, size=8)
+    assert not warnings(caplog)
+    open_images("auto", path=tmp_path, size=8, subset="train", holdout=0.0)
+    (text,) = warnings(caplog)
+    shown = " and ".join(sorted(names))
+    assert f"{shown} may list the images for training and for tests, but lists beside" in text
+
+
+def test_an_empty_path_is_refused():
+    for source, path in (("auto", ""), ("folder", ""), ("folder", ["a", ""]), ("zip", "")):
+        with pytest.raises(ValueError, match=r"^path is empty: give .*'.' for the current folder$"):
+            open_images(source, path=path, size=8)

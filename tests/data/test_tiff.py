@@ -50,6 +50,15 @@ def test_grey_of_every_depth(bits):
         )
 
 
+@pytest.mark.parametrize("compression", ["zstd", "lzma"])
+def test_compressions_that_opencv_does_not_have(compression):
+    stored = samples(16)
+    file = io.BytesIO()
+    Image.fromarray(stored[..., 0].astype(np.uint16)).save(file, "TIFF", compression=compression)
+    expected = np.repeat(high_byte(stored, 16), 3, axis=2)
+    np.testing.assert_array_equal(read(file.getvalue()), expected)
+
+
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_colours_of_every_depth(bits):
     stored = samples(bits, 3)

@@ -162,6 +162,19 @@ def test_classes(tmp_path, companions, classes):
         assert names == [classes, "other", "other"]
 
 
+def test_names_with_dots_have_the_class_of_the_same_name(tmp_path):
+    files = {}
+    for number in range(4):
+        files |= {f"img.v{number}.png": png(number), f"img.v{number}.cls": parity(number)}
+    # Of several classes in a sample none is that of an image with another name.
+    files |= {"x.a.png": png(4), "x.a.cls": "0", "x.b.cls": "1", "x.png": png(5), "x.cls": "0"}
+    images = open_set(write_tar(tmp_path / "x.tar", files), "auto")
+    classes = [images.class_names[label] for label in images.labels]
+    assert dict(zip(reds(images), classes, strict=True)) == dict(enumerate("010100"))
+    files["img.v9.png"] = png(6)
+    assert open_set(write_tar(tmp_path / "y.tar", files)).labels is None
+
+
 def test_tars_without_classes(tmp_path):
     # Numbers of shards are no classes.
     for shard in range(2):

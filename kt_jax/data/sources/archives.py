@@ -33,9 +33,11 @@ class Archive(Source):
             None, and the value to return.
         """
         found: dict[str, _Member] = {}
+        members = list(members)
+        hidden = _hidden_root([tidy_packed(name) for name, *_ in members])
         for name, size, why_unreadable, member in members:
             key = tidy_packed(name)
-            if not self.admits(key, key):
+            if not self.admits(key.removeprefix(hidden), key):
                 continue
             if reason := why_refused(name, key in found, size) or why_unreadable:
                 # Show an unsafe name as it is written.
@@ -52,6 +54,17 @@ class Archive(Source):
         # Keys do not include this folder, as it is their root.
         self.unsplit = why_unsplit([prefix], self.name) if prefix else ""
         return {key.removeprefix(prefix): found[key] for key in sorted(found)}
+
+
+def _hidden_root(keys: list[str]) -> str:
+    """Returns the top-level folder of all entries with a slash, if it is hidden; else "".
+
+    It hides nothing, as a folder that the user names: whoever packed it did name it.
+    """
+    tops = {key.partition("/")[0] for key in keys if "/" in key or not key.startswith(".")}
+    top = f"{min(tops, default='')}/"
+    is_root = len(tops) == 1 and top.startswith(".") and all(key.startswith(top) for key in keys)
+    return top if is_root else ""
 
 
 def why_refused(name: str, known: bool, size: int) -> str | None:

@@ -79,7 +79,15 @@ def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> st
         )
     named = [name for name in (_as_written(schemas, each) for each in _OTHER_LABELS) if name in fit]
     found = list(dict.fromkeys([*named, *(name for name, is_class in labelled if is_class)]))
-    if not found or any(asked in schema.names for schema in schemas.values()):
+    unread = {str(s.field(asked).type) for s in schemas.values() if asked in s.names}
+    if unread:
+        _log.warning(
+            "%s: the column %r (%s) has no classes, integers, strings or truth values, and is not "
+            "read: write whole numbers or names into it%s",
+            *(path.name, asked, ", ".join(sorted(unread))),
+            _name_another("labels", "label_column", fit),
+        )
+    if not found or unread:
         return asked
     if len(found) == 1:
         _log.info("%s: the labels are those of the column %r", path.name, found[0])
@@ -104,11 +112,16 @@ def class_names(schema: pa.Schema, file: pathlib.Path, column: str) -> tuple[str
 
 
 def is_labelled(schema: pa.Schema, column: str) -> bool:
-    """Whether a column of this name exists, with integers or strings."""
+    """Whether a column of this name exists, with integers, strings or truth values."""
     if column not in schema.names:
         return False
     type = schema.field(column).type
-    return pa.types.is_integer(type) or pa.types.is_string(type) or pa.types.is_large_string(type)
+    return any(
+        fits(type)
+        for fits in (
+            pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean,
+        )
+    )  # fmt: skip
 
 
 def is_image_type(type: pa.DataType) -> bool:

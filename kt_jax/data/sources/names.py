@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from kt_jax.data.splits import read_name
+
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
     ".pgm", ".pbm", ".pnm",
@@ -39,6 +41,7 @@ _IGNORED_EXTENSIONS = frozenset(
         ".cls", ".xmp", ".aae", ".url", ".lnk", ".md5", ".sha1", ".sha256",
     )
 )  # fmt: skip
+_LISTS = frozenset((".txt", ".csv", ".tsv", ".jsonl"))
 # A scan writes such a file into the current folder.
 _SCANNED = ".manifest.parquet"
 
@@ -74,6 +77,8 @@ _REASONS = {
 }
 _NO_PICTURES = frozenset((*_SOUNDS.split(), *_FILMS.split()))
 _RENAME = "if it is an image, rename it to end in .jpg, .png, ..."
+# A folder "4:3" is none.
+_DRIVE = re.compile(r"[A-Za-z]:")
 # Longer endings, and those without a letter, belong to names with dots.
 _IS_EXTENSION = re.compile(r"\.(?=.*[a-z])[a-z0-9_~+-]{1,12}", re.DOTALL)
 
@@ -105,6 +110,15 @@ def _folder_ignored_as(folder: str) -> str | None:
         if part in _IGNORED_FOLDERS:
             return part
     return None
+
+
+def is_list(name: str) -> bool:
+    """Whether an ignored file may list images and their splits: "train.txt", "metadata.csv"."""
+    stem, dot, extension = name.rpartition("/")[2].lower().rpartition(".")
+    if dot + extension not in _LISTS:
+        return False
+    said = read_name(stem)
+    return stem == "metadata" or (said is not None and not said.rest)
 
 
 def why_not(name: str) -> str | None:
@@ -182,7 +196,7 @@ def fold_heading(heading: str) -> str:
 def is_safe(name: str) -> bool:
     """Whether a name in an archive stays inside the folder where it would be unpacked."""
     parts = name.replace("\\", "/").split("/")
-    return parts[0] != "" and tidy_packed(name)[1:2] != ":" and ".." not in parts
+    return parts[0] != "" and not _DRIVE.match(tidy_packed(name)) and ".." not in parts
 
 
 def is_utf8(name: str) -> bool:

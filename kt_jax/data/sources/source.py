@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from kt_jax.data.decode import why_too_large
-from kt_jax.data.sources.names import find_file, ignored_as, readable, tidy, why_not
+from kt_jax.data.sources.names import find_file, ignored_as, is_list, readable, tidy, why_not
 
 PathLike = str | os.PathLike
 Paths = PathLike | Sequence[PathLike]
@@ -50,6 +50,7 @@ class Source:
         or a hash of the key give the subset.
       refused: files that are refused before they are decoded, with reasons.
       ignored: number of ignored files by kind. Every file is an entry, refused or ignored.
+      lists: the ignored files that may say the splits of images, by their names.
       unsplit: message about names that look like splits but do not divide the entries; "" if there
         are none. Names in keys are found without it.
       class_names: class names in the source's own order; empty if it has none, to sort them.
@@ -67,6 +68,7 @@ class Source:
     entries: pa.Table
     refused: list[Excluded]
     ignored: Counter[str]
+    lists: list[str]
     unsplit: str = ""
     class_names: tuple[str, ...] = ()
     presence: np.ndarray | None = None
@@ -76,7 +78,7 @@ class Source:
     root: pathlib.Path
 
     def __init__(self) -> None:
-        self.refused, self.ignored = [], Counter()
+        self.refused, self.ignored, self.lists = [], Counter(), []
 
     def admits(self, name: str, key: str) -> bool:
         """Whether a file is an image by its name. If not, it is counted as ignored or refused.
@@ -87,6 +89,8 @@ class Source:
         """
         if word := ignored_as(name):
             self.ignored[word] += 1
+            if is_list(name):
+                self.lists.append(key)
         elif reason := why_not(name):
             self.refuse(key, reason)
         else:
@@ -190,6 +194,8 @@ def existing(path: PathLike) -> pathlib.Path:
     Raises:
       FileNotFoundError: it does not exist.
     """
+    if path == "":
+        raise ValueError("path is empty: give one, or '.' for the current folder")
     path = pathlib.Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(
@@ -208,6 +214,8 @@ def given_paths(path: Paths, what: str) -> list[str]:
     several = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not several:
         raise ValueError(f"path is an empty list: give {what}")
+    if "" in several:
+        raise ValueError(f"path is empty: give {what}, or '.' for the current folder")
     return [os.path.expanduser(os.fspath(each)) for each in several]
 
 

@@ -16,7 +16,7 @@ pc: Any = pyarrow.compute
 _HEADINGS = frozenset(
     "split splits splitset subset subsets set dataset partition fold folds phase usage".split()
 )
-_YES, _NO = ("1", "true", "yes", "y", "t"), ("0", "false", "no", "n", "f")
+_YES, _NO = ("1", "1.0", "true", "yes", "y", "t"), ("0", "0.0", "false", "no", "n", "f")
 # Other words in the heading of a column of truth values: "is_train".
 _RESTS = ("", "is", "in", "for", "for is", "is for")
 # More distinct values are not splits, and would take long.
@@ -70,9 +70,14 @@ def _few_values(column: pa.ChunkedArray) -> set[str]:
     """Returns the distinct values of a column as texts; empty if many, or not texts."""
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
-    if pa.types.is_nested(column.type) or pa.types.is_floating(column.type):
+    if pa.types.is_nested(column.type):
         return set()
     values = pc.unique(column)
     if len(values) > _MAX_VALUES:
         return set()
+    if pa.types.is_floating(column.type):
+        # pandas makes truth values so where one is missing. Other such numbers are measurements.
+        values = values.filter(pc.invert(pc.is_null(values, nan_is_null=True)))
+        if not pc.all(pc.is_in(values, pa.array([0, 1], values.type))).as_py():
+            return set()
     return {str(value).strip() for value in values.to_pylist() if value is not None} - {""}

@@ -43,8 +43,9 @@ class WebDataset(Source):
 
     A sample is a group of files in the same folder of a shard, with the same name up to the first
     dot. Its class is the text of its .cls, or the value of "label", "cls" or "class" in its .json:
-    a text or a whole number, used as the class name as written. If no sample has a class, the
-    folders in the shards give the classes, as in a tar.
+    a text or a whole number, used as the class name as written. If files of one sample give several
+    classes, each is that of the image with the same name up to the last dot. If no sample has a
+    class, the folders in the shards give the classes, as in a tar.
 
     Keys are the names in the tar. With several shards, the name of the shard comes first (its path
     below the common folder, without .tar), so that keys are unique. The names of shards give the
@@ -66,7 +67,7 @@ class WebDataset(Source):
             images, labels = self._list(shard, prefix)
             stamps = make_stamps(shard, images.values())
             for (name, member), stamp in zip(images.items(), stamps, strict=True):
-                label = labels.get(_sample_of(name))
+                label = _find_class(name, labels)
                 offset = member.offset_data
                 rows.append((prefix + name, member.size, stamp, label, name, number, offset))
         rows.sort()
@@ -111,7 +112,7 @@ def is_shard(path: pathlib.Path) -> bool:
         labels = _read_classes(path, members)
     except (tarfile.TarError, OSError, ValueError):
         return False
-    return any(is_image(name) and _sample_of(name) in labels for name in members)
+    return any(is_image(name) and _find_class(name, labels) for name in members)
 
 
 def names_shards(path: object) -> bool:
@@ -207,8 +208,13 @@ def _sample_of(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
+def _find_class(image: str, classes: dict[str, str]) -> str | None:
+    """Returns the class of an image, or None."""
+    return classes.get(image.rpartition(".")[0]) or classes.get(_sample_of(image))
+
+
 def _read_classes(shard: pathlib.Path, members: dict[str, tarfile.TarInfo]) -> dict[str, str]:
-    """Maps samples to their classes, if they have one."""
+    """Maps names without the extension to the class in that file, and samples to their only one."""
     labels = {}
     for extension in reversed(_CLASS_EXTENSIONS):
         for name, member in members.items():
@@ -218,8 +224,11 @@ def _read_classes(shard: pathlib.Path, members: dict[str, tarfile.TarInfo]) -> d
                     data = read_at(shard, member.offset_data, member.size).decode("utf-8-sig")
                     label = _class_in(json.loads(data)) if extension == ".json" else data.strip()
                     if label and len(label) <= _MAX_CLASS_LENGTH:
-                        labels[_sample_of(name)] = label
-    return labels
+                        labels[name[: -len(extension)]] = label
+    of_samples: dict[str, set[str]] = {}
+    for name, label in labels.items():
+        of_samples.setdefault(_sample_of(name), set()).add(label)
+    return {name: min(found) for name, found in of_samples.items() if len(found) == 1} | labels
 
 
 def _class_in(found: object) -> str | None:
