@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import threadpoolctl
 
-# OpenBLAS's threads wait for each other many times in a decomposition, and spin while they do. On
-# two quiet cores the second gains nothing up to 800 numbers a side, and a fifth at this size. If
-# the cores have other work, both together take ten times as long as one alone, and longer.
+# OpenBLAS's threads wait for each other many times in a decomposition, and spin while they do. Up
+# to this size a second thread gains little on quiet cores. If the cores have other work, several
+# threads take many times as long as one.
 _SMALL = 2_400
 # A limit is of the whole process, and ends with the thread that set it first.
 _LOCK = threading.Lock()
