@@ -52,6 +52,11 @@ def check_matrix(array: Any, name: str) -> None:
         raise ValueError(f"{name} must be [rows, d] with rows, d >= 1; got shape {array.shape}")
     if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
         raise ValueError(f"{name} must hold floats or integers; got {array.dtype}")
+    refuse_masked(array, name)
+
+
+def refuse_masked(array: Any, name: str) -> None:
+    """Raises ValueError for an array with masked values, which NumPy would read as values."""
     if np.ma.is_masked(array):
         count = np.ma.count_masked(array)
         raise ValueError(f"{name} have {count} masked values: drop their rows, or fill them in")

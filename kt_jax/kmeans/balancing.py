@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
-from kt_jax.kmeans import comparing, device, labelling
+from kt_jax.kmeans import comparing, device, labelling, row_checks
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def balance(
     )
     matrix, k = opened.matrix, len(opened.centroids)
     weights = np.zeros(len(opened.to.square), np.float64)
-    scale = usable.mean() if len(usable) else 0
+    scale = _typical(usable)
     if k == 1 or scale == 0:  # one cluster, or every row is equal to its centroid
         return np.zeros(k, np.float32)
     passes, error = 0, np.inf
@@ -90,8 +90,18 @@ def balance(
             break
         weights[:k] -= softness * np.log(np.maximum(sizes, 1e-6))
         weights[:k] -= weights[:k].mean()
+    again = matrix.join(matrix.for_each(lambda _, block: block.square))
+    row_checks.check_unchanged(matrix, opened.squares, np.where(opened.directed, again, 0))
     _log.info("k-means: balanced in %d passes, soft sizes within %.0f %%", passes, 100 * error)
     return weights[:k].astype(np.float32)
+
+
+def _typical(squares: Float64[np.ndarray, " n"]) -> float:
+    """Returns the mean squared distance without the largest hundredth, or of all if that is 0."""
+    if not len(squares):
+        return 0.0
+    most = np.sort(squares)[: max(len(squares) * 99 // 100, 1)].mean()
+    return float(most or squares.mean())
 
 
 @device.program((P("data"), P(), P(), P()), P("data"))

@@ -17,7 +17,7 @@ from kt_jax.kmeans import arrays, device, seeding
 
 PRECISIONS = ("auto", "float32", "exact", "bfloat16", "tensorfloat32")
 
-_STATE_VERSION = 2  # version of saved states; raised if older states would mislead
+_STATE_VERSION = 3  # version of saved states; raised if older states would mislead
 
 
 def check_functions(**functions: Any) -> None:
@@ -151,6 +151,7 @@ def checked_seeds(init: Any, k: int, *, spherical: bool) -> Float32[np.ndarray, 
 def checked_mean(mean: Any, d: int) -> Float32[np.ndarray, " d"]:
     """Returns the mean row as float32. ValueError if it is not d finite numbers."""
     given = arrays.as_array(mean, "mean")
+    arrays.refuse_masked(given, "mean")
     if given.shape != (d,):
         raise ValueError(
             f"mean has shape {given.shape}, features have d = {d}: mean must be [d] = ({d},)"
@@ -172,9 +173,14 @@ def checked_components(components: Any, d: int) -> Float32[np.ndarray, "d c"]:
 def checked_weights(weights: Any, k: int) -> Float32[np.ndarray, " k"]:
     """Returns weights as float32. ValueError if they are not k finite numbers."""
     given = arrays.as_array(weights, "weights")
+    arrays.refuse_masked(given, "weights")
     if given.shape != (k,):
         raise ValueError(f"weights have shape {given.shape}: give one for each of k = {k} clusters")
-    return checked_centroids(np.asarray(given)[None], "weights")[0]
+    found = np.asarray(given).astype(np.float32)
+    if not np.isfinite(found).all():
+        at = int(np.argmin(np.isfinite(found)))
+        raise ValueError(f"weights of cluster {at} are {found[at]}: give finite numbers")
+    return found
 
 
 def checked_labels(labels: Any, name: str) -> Int[np.ndarray, " n"]:

@@ -15,7 +15,7 @@ _SUBSET = 1 / 8
 _PRUNED_WORK = 1e10  # The second is compiled only from this number of products on.
 # From this ratio of the rows' spread to the inertia on, the inertia is measured row by row.
 _SPREAD = 16
-ASKED_TO_STOP = "on_iteration returned True"
+ASKED_TO_STOP, OUT_OF_ITERATIONS = "on_iteration returned True", "max_iterations"
 _REPAIR_CHOICE = 4  # number of far rows to choose from, per empty cluster
 
 
@@ -49,7 +49,7 @@ def descend(
         elif iteration and settled and before - inertia <= task.tolerance * before:
             found.stopped = "inertia fell by less than tolerance"
         elif iteration >= task.max_iterations:
-            found.stopped = "max_iterations"
+            found.stopped = OUT_OF_ITERATIONS
         else:
             at.candidate, at.repairs = _repair(task, updated, empty, at.members)
             at.changed = (at.candidate != tried).any(1)

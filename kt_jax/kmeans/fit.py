@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float32
 
 from kt_jax.kmeans import checks, distinct, frames, reduction, row_checks, rows, seeding, weighting
-from kt_jax.kmeans.descent import ASKED_TO_STOP, descend, finish
+from kt_jax.kmeans.descent import ASKED_TO_STOP, OUT_OF_ITERATIONS, descend, finish
 from kt_jax.kmeans.device import Frame
 from kt_jax.kmeans.iteration import Descent, Found, Progress, Task
 from kt_jax.kmeans.result import KMeans
@@ -93,8 +93,8 @@ def fit(
         With `l2` and dims = 256 it is the recipe of DeepCluster (Caron et al. 2018, section 3.4).
       sample_weight: [n] weights from 0 to 1e9, in any form that NumPy reads. A row of weight w is w
         equal rows to the means, the seeding and the inertia. A row of weight 0 gets the nearest
-        cluster, and moves nothing. `sizes` stay numbers of rows. None: all have weight 1. Not with
-        `dims`.
+        cluster, and moves nothing. Weights below 1e-30 count as 0. `sizes` stay numbers of rows.
+        None: all have weight 1. Not with `dims`.
       mesh: a mesh with the single axis "data"; None uses all devices.
       chunk_rows: number of rows whose distances to all centroids are in a device's memory at the
         same time; None chooses for the device.
@@ -204,13 +204,14 @@ def fit(
             if resume is None
             else resume["components"]
         )
-    matrix.look_from(Frame(mean, frames.find_middle(matrix, sample, mean, components), components))
+    chosen = frames.choose_sample(matrix, weights)
+    matrix.look_from(Frame(mean, frames.find_middle(matrix, chosen, mean, components), components))
     squares, counts = row_checks.check_rows(matrix)
     row_checks.check_directions(counts, k)
     if weights is not None:
         weighting.check_count(weights, counts, k)
     row_checks.check_spread(matrix, squares)
-    row_checks.warn_of_rounding(sample, mean)
+    row_checks.warn_of_rounding(chosen, mean)
     task = Task(matrix, squares, counts, max_iterations, tolerance, kept, weights)
 
     best, first, draw, going = None, 0, None, None
@@ -235,8 +236,15 @@ def fit(
             break
     assert best is not None  # restarts >= 1, and a resumed run counts as one
     assignment, inertia = finish(task, best)
-    if not np.bincount(assignment[task.masses > 0], minlength=k).all():
+    if empty := int((np.bincount(assignment[task.masses > 0], minlength=k) == 0).sum()):
         row_checks.check_distinct(matrix, k)
+        if best.stopped not in (ASKED_TO_STOP, OUT_OF_ITERATIONS):
+            _log.warning(
+                "k-means: %s of %s clusters are empty: rows lie so close to each other that "
+                "float32 cannot divide them: choose a smaller k, or drop rows that nearly repeat "
+                "others",
+                *(f"{empty:,}", f"{k:,}"),
+            )
     return KMeans(
         centroids=best.centroids,
         mean=matrix.frame.mean,
@@ -265,7 +273,9 @@ def _seeds(
     matrix = task.matrix
     if not isinstance(init, str):
         if matrix.setting.spherical:
-            return init / np.linalg.norm(init, axis=1, keepdims=True)
+            # In float64: squares of small numbers would vanish.
+            wide = init.astype(np.float64)
+            return (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
         return init
     _log.info("k-means: drawing seeds (%s)", init)
     begun = said = time.monotonic()

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 
-from kt_jax.kmeans import device, rows, weighting
+from kt_jax.kmeans import device, distinct, row_checks, rows, weighting
 from kt_jax.kmeans.device import Frame
 
 _ORIGIN_ROWS = 256  # number of rows whose mean is the origin, without outliers
@@ -11,18 +11,35 @@ _WILD = 10  # outliers: this many times farther from the median than half of the
 
 
 def find_mean(matrix: rows.Rows) -> Float32[np.ndarray, " d"]:
-    """Returns the mean row, or zeros if it is not finite: `check_rows` then reports the row."""
+    """Returns the mean row.
+
+    Raises:
+      ValueError: a row is not finite, or rows are too large for their mean in float32.
+    """
     if matrix.weights is None:
         parts = matrix.for_each_raw(lambda _, block: device.lane_sums(matrix.setting, block))
         mean = sum(matrix.fetch(part).sum(0, dtype=np.float64) for part in parts) / matrix.n
     else:
         mean = weighting.find_mean(matrix)
-    return np.where(np.isfinite(mean).all(), mean, 0).astype(np.float32)
+    if not np.isfinite(mean).all():
+        none = np.zeros(matrix.d, np.float32)
+        matrix.look_from(Frame(none, none))
+        row_checks.check_rows(matrix)  # names the row
+        raise ValueError("the rows of features are too large for their mean in float32")
+    return np.asarray(mean, np.float32)
 
 
 def space(n: int) -> Int64[np.ndarray, " m"]:
     """Returns the numbers of evenly spaced rows."""
     return np.unique(np.linspace(0, n - 1, min(n, _ORIGIN_ROWS)).astype(np.int64))
+
+
+def choose_sample(
+    matrix: rows.Rows, weights: Float32[np.ndarray, " n"] | None
+) -> Shaped[np.ndarray, "m d"]:
+    """Returns evenly spaced rows of those with a weight above zero."""
+    numbers = np.arange(matrix.n) if weights is None else np.flatnonzero(weights > 0)
+    return matrix.take_raw(numbers[space(len(numbers))])
 
 
 def find_middle(
@@ -31,13 +48,19 @@ def find_middle(
     mean: Float32[np.ndarray, " d"],
     components: Float32[np.ndarray, "d c"] | None,
 ) -> Float32[np.ndarray, " c"]:
-    """Returns the mean of sample rows, without outliers, which are far from their median."""
+    """Returns the mean of distinct sample rows, without outliers, which are far from their median.
+
+    Among whole numbers it is one of them: then squared distances of rows and products with them
+    have no rounding, and rows between two centroids get the lower cluster in any precision.
+    """
     none = mean if components is None else np.zeros(components.shape[1], np.float32)
     frame = Frame(mean, np.zeros_like(none), components)
     sample = device.prepare_few(matrix.setting, sample, frame)
     sample = sample[np.abs(sample).max(1) <= device.value_limit(sample.shape[1])]  # drops NaN
     if not len(sample):
         return none
+    sample = sample[distinct.find(sample)]  # most rows may be a mark of missing values
     distance = np.linalg.norm(sample - np.median(sample, axis=0)[None], axis=1)
     sample = sample[distance <= _WILD * np.median(distance)]
-    return sample.mean(0, dtype=np.float64).astype(np.float32)
+    middle = sample.mean(0, dtype=np.float64).astype(np.float32)
+    return np.rint(middle) if np.array_equal(sample, np.rint(sample)) else middle

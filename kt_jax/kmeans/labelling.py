@@ -106,7 +106,9 @@ def assign(
     clusters = np.stack([cluster, second], axis=1)[:, :count]
     distances = np.stack([distance, distance + margin], axis=1)[:, :count]
     if count > 2:
-        others, lengths = neighbours.rank(matrix, setting, to, cluster, second, count=count - 2)
+        found = neighbours.rank(matrix, setting, to, cluster, second, count=count - 2)
+        others, lengths, again = found
+        row_checks.check_unchanged(matrix, squares, np.where(directed, again, 0))
         clusters = np.concatenate([clusters, others], axis=1)
         # Computed differently: keep rounding from reversing the order.
         distances = np.maximum.accumulate(np.concatenate([distances, lengths], axis=1), axis=1)

@@ -20,8 +20,10 @@ def rank(
     second: Int32[np.ndarray, " n"],
     *,
     count: int,
-) -> tuple[Int32[np.ndarray, "n m"], Float32[np.ndarray, "n m"]]:
+) -> tuple[Int32[np.ndarray, "n m"], Float32[np.ndarray, "n m"], Float32[np.ndarray, " n"]]:
     """Returns the `count` nearest centroids of each row except two, and their distances.
+
+    Third, it returns the rows' squared distances from the origin, as they were read now.
 
     They are sorted by distance, and ties by number. A distance is the root of |x|^2 - 2 x.c + |c|^2
     in float32, relative to the middle of the rows. The error of its square is about 1e-7 of |x|^2
@@ -38,10 +40,11 @@ def rank(
     taken = [matrix.split(each) for each in (first, second)]
 
     def look(number: int, block: device.Prepared):
-        return _rank(setting, block, to, *(parts[number] for parts in taken), count=count)
+        found = _rank(setting, block, to, *(parts[number] for parts in taken), count=count)
+        return *found, block.square
 
-    clusters, distances = zip(*matrix.for_each(look), strict=True)
-    return matrix.join(clusters), matrix.join(distances)
+    clusters, distances, squares = zip(*matrix.for_each(look), strict=True)
+    return matrix.join(clusters), matrix.join(distances), matrix.join(squares)
 
 
 @program((P("data"), P(), P("data"), P("data")), P("data"))

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float32, Float64, Shaped
 
-from kt_jax.kmeans import cluster_sums, device, row_checks, rows
+from kt_jax.kmeans import cluster_sums, device, frames, row_checks, rows
 from kt_jax.machine import blas
 
 _log = logging.getLogger(__name__)
@@ -44,6 +44,12 @@ def find_components(
     more = " (minutes)" if matrix.d >= _SLOW else ""
     _log.info("k-means: the first %d of %s components%s", dims, f"{matrix.d:,}", more)
     variances, vectors = find_directions(matrix, mean, dims)
+    sample = matrix.take_raw(frames.space(matrix.n))
+    if variances[0] < row_checks.LEAST_SPREAD**2 and (sample != sample[:1]).any():
+        raise ValueError(
+            f"dims = {dims}, but rows of features vary by less than {row_checks.LEAST_SPREAD:.1e}, "
+            "where products underflow float32: multiply them by a large number"
+        )
     if whiten:
         _check_variances(variances)
         vectors = vectors / np.sqrt(variances)[None]

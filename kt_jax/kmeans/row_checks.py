@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float32, Shaped
 
 from kt_jax.kmeans import arrays, device, distinct, rows
 
+LEAST_SPREAD = 1e-15  # of a number from its middle: its square does not underflow float32
 _ROUNDED_SHARE = 1e-5  # of the rows' spread: warn if rounding to float32 exceeds it
 
 _log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def check_directions(counts: Bool[np.ndarray, " n"], k: int) -> None:
 
 def _spread_limit(d: int) -> float:
     """Returns the least distance from the middle whose square does not underflow float32."""
-    return 1e-15 * float(np.sqrt(d))
+    return LEAST_SPREAD * float(np.sqrt(d))
 
 
 def check_spread(matrix: rows.Rows, squares: Float32[np.ndarray, " n"]) -> None:

@@ -58,7 +58,7 @@ def _list_shards(origin: str, directory: Path) -> list[Path]:
             )
         return shards
     names = (path for path in directory.iterdir() if not path.name.startswith("."))
-    shards = [path for path in names if path.suffix.lower() == ".npy"]
+    shards = [path for path in names if path.suffix.lower() == ".npy" and path.is_file()]
     if not shards:
         raise FileNotFoundError(f"{origin}: {directory} holds no .npy file")
     return sorted(shards, key=_by_number)

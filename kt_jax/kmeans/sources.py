@@ -49,6 +49,8 @@ def open_source(features: Any) -> "OnDevice | OnHost":
         if isinstance(array, jax.Array) and not _is_of_one_cpu(array):
             return OnDevice(_without_explicit_axes(array))
         return OnHost((np.asarray(array),), ("features",))
+    if "" in features:
+        raise ValueError("features are an empty path: give one, or '.' for the current folder")
     paths = find_shards("features", features)
     parts = tuple(map(Shard.open, paths))
     for part in parts:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float32, Float64
 from kt_jax.kmeans import arrays, device, rows
 
 _LARGEST = 1e9  # so that float32 sums of weighted squares stay finite
+_LEAST = 1e-30  # smaller weights count as zero: their products would vanish in float32
 
 
 def checked(sample_weight: Any, n: int) -> Float32[np.ndarray, " n"]:
@@ -18,23 +19,28 @@ def checked(sample_weight: Any, n: int) -> Float32[np.ndarray, " n"]:
     Raises:
       ValueError: there are not n numbers, one is not in 0..1e9, or all are zero.
     """
-    given = np.asarray(arrays.as_array(sample_weight, "sample_weight"))
+    given = arrays.as_array(sample_weight, "sample_weight")
+    arrays.refuse_masked(given, "sample_weight")
+    given = np.asarray(given)
     if given.shape != (n,):
         raise ValueError(
             f"sample_weight has shape {given.shape}: give one for each of n = {n} rows"
         )
-    if given.dtype.kind not in "fiub":
+    if given.dtype.kind not in "fiub" and given.dtype != jnp.bfloat16:
         raise ValueError(f"sample_weight has the dtype {given.dtype}: give numbers")
-    good = (given >= 0) & (given <= _LARGEST)  # False for NaN
+    wide = given.astype(np.float64)
+    good = (wide >= 0) & (wide <= _LARGEST)  # False for NaN
     if not good.all():
         row = int(np.argmin(good))
         raise ValueError(
             f"sample_weight of row {row} is {given[row]}: weights must be 0 or more, and at most "
             f"{_LARGEST:.0e}"
         )
-    weights = given.astype(np.float32)
+    weights = np.where(wide < _LEAST, 0, wide).astype(np.float32)
     if not weights.any():
-        raise ValueError("sample_weight is zero for all rows: give some a weight above zero")
+        raise ValueError(
+            f"sample_weight is zero for all rows, or below {_LEAST:.0e}: give some a larger weight"
+        )
     return weights
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32, Float64
 
-from kt_jax.kmeans import checks, device, frames, reduction
+from kt_jax.kmeans import checks, device, frames, reduction, row_checks
 from kt_jax.kmeans.rows import Rows
 
 
@@ -35,7 +35,7 @@ def fit(features: Any, dims: int, *, mesh: Mesh | None = None) -> Whitening:
     [4.0]
     """
     checks.check_options(mesh=mesh)
-    matrix = Rows(features, 1, mesh=mesh, chunk_rows=None)
+    matrix = Rows(features, 1, mesh=mesh, chunk_rows=None, any_size=True)
     if not 1 <= dims <= matrix.d:
         raise ValueError(f"dims = {dims}, features have d = {matrix.d}: give 1 to {matrix.d}")
     mean = frames.find_mean(matrix)
@@ -52,12 +52,15 @@ def apply(
     """Returns the whitened rows of `features` [n, d]. `l2` divides nonzero rows by their lengths.
 
     Raises:
-      ValueError: the features have another d than in `fit`, or are not a matrix of numbers.
+      ValueError: the features have another d than in `fit`, or are not a matrix of finite numbers.
     """
     checks.check_options(mesh=mesh, l2=l2)
-    matrix = Rows(features, 1, mesh=mesh, chunk_rows=None, l2=l2)
+    matrix = Rows(features, 1, mesh=mesh, chunk_rows=None, any_size=True, l2=l2)
     if matrix.d != len(whitening.mean):
         raise ValueError(f"features have d = {matrix.d}, those whitened {len(whitening.mean)}")
     none = np.zeros(whitening.components.shape[1], np.float32)
     matrix.look_from(device.Frame(whitening.mean, none, whitening.components))
-    return matrix.join(matrix.for_each(lambda _, block: block.values))
+    found = matrix.join(matrix.for_each(lambda _, block: block.values))
+    if not np.isfinite(found).all():
+        row_checks.check_rows(matrix)  # names the row
+    return found

@@ -66,6 +66,23 @@ def test_streams_and_meshes_give_the_same(found, weights, monkeypatch, tmp_path)
     np.testing.assert_allclose(again, weights, atol=1e-4)
 
 
+def test_one_far_row_does_not_matter(found, weights):
+    features = np.concatenate([ROWS, np.full((1, D), 1e6)])
+    options = {"mean": found.mean, "l2": True}
+    again = kmeans.balance(features, found.centroids, **options)
+    np.testing.assert_allclose(again, weights, atol=0.02)
+    plain = kmeans.fit(ROWS, K)
+    again = kmeans.balance(features, plain.centroids)
+    sizes = np.bincount(kmeans.assign(ROWS, plain.centroids, weights=again).cluster, minlength=K)
+    assert sizes.max() < 1.5 * N / K
+
+
+def test_rows_of_any_size_are_balanced():
+    plain = kmeans.fit(ROWS, K)
+    large = kmeans.fit(ROWS * 1e9, K).balance(ROWS * 1e9)
+    np.testing.assert_array_equal(large.assignment, plain.balance(ROWS).assignment)
+
+
 def test_where_nothing_is_to_choose_weights_are_zero():
     assert kmeans.balance(ROWS, ROWS[:1]).tolist() == [0]
     assert kmeans.balance(ROWS[:3], ROWS[:3]).tolist() == [0, 0, 0]
@@ -76,7 +93,7 @@ def test_where_nothing_is_to_choose_weights_are_zero():
     ("changes", "message"),
     [
         ({"weights": np.zeros(3)}, r"weights have shape \(3,\): give one for each of k = 11 clus"),
-        ({"weights": np.full(K, np.nan)}, "weights row 0 holds nan at column 0"),
+        ({"weights": np.full(K, np.nan)}, "weights of cluster 0 are nan: give finite numbers"),
         ({"weights": np.zeros(K), "nearest": 3}, "nearest = 3 with weights: give 1 or 2"),
     ],
 )

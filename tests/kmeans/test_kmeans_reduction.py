@@ -160,6 +160,8 @@ FLAT = make_rows(rank=3, noise=0.0)
             r"rows vary in 3 directions only.* dims <= 3",
         ),
         ({"dims": 2, "whiten": True, "features": np.ones((9, 3))}, "the rows do not vary"),
+        ({"dims": 2, "l2": True, "features": ROWS * 1e-17}, "dims = 2, but rows of features vary"),
+        ({"dims": 2, "features": ROWS * 1e-20}, "vary by less than 1.0e-15, where products"),
         ({"dims": 3, "init": ROWS[:K]}, "init have d = 24, features have d = 3"),
     ],
 )

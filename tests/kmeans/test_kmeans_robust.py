@@ -13,7 +13,16 @@ from sklearn.metrics import adjusted_rand_score
 
 from kt_jax import kmeans
 from kt_jax.kmeans import __main__ as command
-from kt_jax.kmeans import cluster_sums, clustering, distinct, result, rows, seeding
+from kt_jax.kmeans import (
+    balancing,
+    cluster_sums,
+    clustering,
+    distinct,
+    neighbours,
+    result,
+    rows,
+    seeding,
+)
 from kt_jax.runs import artifacts, files
 
 N, D, K = 600, 8, 5
@@ -167,6 +176,48 @@ def test_a_wild_row_in_the_mean_is_warned_of(caplog):
     assert "so far from zero, or from their mean (" in caplog.text
 
 
+@pytest.mark.parametrize("precision", ["float32", "exact"])
+@pytest.mark.parametrize(("high", "d"), [(2, 16), (17, 8), (256, 1)])
+def test_whole_rows_between_two_centroids_get_the_lower_cluster(high, d, precision):
+    rng = np.random.default_rng(0)
+    features = rng.integers(0, high, (N, d))
+    seeds = np.unique(features[:10], axis=0).astype(np.float32)
+    distances = np.square(features[:, None] - seeds[None]).sum(2)
+    assert ((distances == distances.min(1)[:, None]).sum(1) > 1).any()
+    found = kmeans.fit(features, len(seeds), init=seeds, max_iterations=0, precision=precision)
+    np.testing.assert_array_equal(found.assignment, distances.argmin(1))
+
+
+def test_a_mark_in_most_rows_spoils_no_cluster():
+    features, place = make_places()
+    marked = np.random.default_rng(1).random(N) < 0.6
+    features[marked] = -99999
+    found = kmeans.fit(features, K + 1, restarts=3)
+    assert adjusted_rand_score(place[~marked], found.assignment[~marked]) > 0.9
+
+
+def test_clusters_that_float32_cannot_fill_are_told_of(caplog):
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(200, 64)), 10, 0) + 1e-4 * rng.normal(size=(2000, 64))
+    found = kmeans.fit(features, 300)
+    empty = int((found.sizes == 0).sum())
+    assert empty
+    assert f"{empty} of 300 clusters are empty: rows lie so close" in caplog.text
+    caplog.clear()
+    kmeans.fit(features, 2, init=np.zeros((2, 64)), max_iterations=0)
+    assert "empty" not in caplog.text
+
+
+def test_extreme_lengths_are_refused_or_right():
+    features, _ = make_places()
+    seeds = features[:K]
+    options = {"spherical": True, "max_iterations": 2}
+    small = kmeans.fit(features, K, init=seeds * np.float32(1e-25), **options)
+    assert small.inertia == pytest.approx(kmeans.fit(features, K, init=seeds, **options).inertia)
+    with pytest.raises(ValueError, match="too large for their mean in float32"):
+        kmeans.fit(np.full((N, D), 3e38, np.float32), K, centre=True, l2=True)
+
+
 # Features that change, or lie in many files.
 
 
@@ -203,6 +254,29 @@ def test_a_matrix_that_changes_is_refused(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match=r"b\.npy has changed since it was opened"):
         kmeans.fit(shards, K, on_iteration=shorten, max_iterations=3, tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [
+        (neighbours, "rank", lambda *given: kmeans.assign(*given, nearest=3)),
+        (balancing, "_typical", kmeans.balance),
+    ],
+)
+def test_rows_that_change_before_a_later_pass(module, name, call, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "_BLOCK_BYTES", {"cpu": 1024})
+    features, _ = make_places()
+    np.save(tmp_path / "a.npy", features)
+    mapped = np.load(tmp_path / "a.npy", "r+")
+    run = getattr(module, name)
+
+    def change_and_run(*arguments, **options):
+        mapped[9] += 1
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(module, name, change_and_run)
+    with pytest.raises(ValueError, match=r"features row 9 has changed since it was first read"):
+        call(mapped, features[:K])
 
 
 @pytest.mark.parametrize("how", ["changed", "gone"])

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -122,6 +123,8 @@ def test_an_interrupted_fit_resumes_with_its_weights():
         (np.r_[np.nan, np.ones(N - 1)], "sample_weight of row 0 is nan: weights must be 0 or"),
         (np.full(N, 1e10), "and at most 1e"),
         (np.zeros(N), "sample_weight is zero for all rows"),
+        (np.full(N, 1e-40), "sample_weight is zero for all rows, or below 1e-30"),
+        (np.ma.masked_equal(np.arange(N), 3), "sample_weight have 1 masked values"),
         (
             np.r_[np.ones(5), np.zeros(N - 5)],
             "only 5 rows have a weight above zero .*: choose k <= 5",
@@ -131,6 +134,26 @@ def test_an_interrupted_fit_resumes_with_its_weights():
 def test_other_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
         kmeans.fit(ROWS, K, sample_weight=weights)
+
+
+def test_weights_of_few_bits_and_vanishing_ones():
+    weights = np.arange(N) % 2 + 1.0
+    wanted = kmeans.fit(ROWS, K, sample_weight=weights)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        same(kmeans.fit(ROWS, K, sample_weight=jnp.asarray(weights, dtype)), wanted)
+    some = np.where(np.arange(N) % 3, 1.0, 0.0)
+    tiny = np.where(some == 0, 1e-40, some)
+    same(kmeans.fit(ROWS, K, sample_weight=tiny), kmeans.fit(ROWS, K, sample_weight=some))
+
+
+def test_rows_without_weight_may_lie_anywhere():
+    features, weights = ROWS.copy(), np.ones(N)
+    features[: N // 2 + 40], weights[: N // 2 + 40] = 1e6, 0
+    found = kmeans.fit(features, K, sample_weight=weights)
+    real = features[weights > 0].astype(np.float64)
+    distances = np.square(real[:, None] - found.centroids[None]).sum(2)
+    np.testing.assert_array_equal(found.assignment[weights > 0], distances.argmin(1))
+    assert found.inertia == pytest.approx(distances.min(1).sum(), rel=1e-5)
 
 
 def test_components_take_no_weights():

@@ -55,6 +55,9 @@ def test_what_cannot_be_whitened_is_refused(features):
         whitening.fit(features, 13)
     with pytest.raises(ValueError, match="features have d = 3, those whitened 12"):
         whitening.apply(whitening.fit(features, 2), np.ones((4, 3)))
+    found = whitening.fit(features, 2)
     features[7, 2] = np.nan
+    with pytest.raises(ValueError, match="row 7 holds nan at column 2"):
+        whitening.apply(found, features)
     with pytest.raises(ValueError, match="row 7 holds nan at column 2"):
         whitening.fit(features, 2)
