@@ -59,7 +59,7 @@ def refuse_masked(array: Any, name: str) -> None:
     """Raises ValueError for an array with masked values, which NumPy would read as values."""
     if np.ma.is_masked(array):
         count = np.ma.count_masked(array)
-        raise ValueError(f"{name} have {count} masked values: drop their rows, or fill them in")
+        raise ValueError(f"{name}: {count} masked values: leave these out, or fill them in")
 
 
 def describe_wrong_value(where: str, value: Any, column: int, limit: float) -> str:

@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _SOFTNESS = 0.5, 0.02
 _FALL = 0.9  # factor of e in every pass
 _MOST_PASSES = 60
+_ROUNDING = 1e-12  # of squared lengths: the error of a float32 row
 _TOLERANCE = 0.05  # relative error of the cluster sizes
 
 
@@ -71,7 +72,7 @@ def balance(
     )
     matrix, k = opened.matrix, len(opened.centroids)
     weights = np.zeros(len(opened.to.square), np.float64)
-    scale = _typical(usable)
+    scale = _typical(usable, float(np.mean(opened.squares, dtype=np.float64)))
     if k == 1 or scale == 0:  # one cluster, or every row is equal to its centroid
         return np.zeros(k, np.float32)
     passes, error = 0, np.inf
@@ -90,18 +91,23 @@ def balance(
             break
         weights[:k] -= softness * np.log(np.maximum(sizes, 1e-6))
         weights[:k] -= weights[:k].mean()
-    again = matrix.join(matrix.for_each(lambda _, block: block.square))
-    row_checks.check_unchanged(matrix, opened.squares, np.where(opened.directed, again, 0))
+    if not matrix.resident:
+        again = matrix.join(matrix.for_each(lambda _, block: block.square))
+        row_checks.check_unchanged(matrix, opened.squares, np.where(opened.directed, again, 0))
     _log.info("k-means: balanced in %d passes, soft sizes within %.0f %%", passes, 100 * error)
     return weights[:k].astype(np.float32)
 
 
-def _typical(squares: Float64[np.ndarray, " n"]) -> float:
-    """Returns the mean squared distance without the largest hundredth, or of all if that is 0."""
+def _typical(squares: Float64[np.ndarray, " n"], length: float) -> float:
+    """Returns the mean squared distance without the largest hundredth: they may be outliers.
+
+    If this is nothing but rounding of rows with the mean squared `length`, it is the mean of all.
+    """
     if not len(squares):
         return 0.0
-    most = np.sort(squares)[: max(len(squares) * 99 // 100, 1)].mean()
-    return float(most or squares.mean())
+    count = len(squares) - len(squares) // 100
+    most = np.partition(squares, count - 1)[:count].mean()
+    return float(most if most > _ROUNDING * length else squares.mean())
 
 
 @device.program((P("data"), P(), P(), P()), P("data"))

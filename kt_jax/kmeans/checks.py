@@ -83,8 +83,9 @@ def check_options(
     if seed < 0:
         raise ValueError(f"seed = {seed} is negative: give 0 or more")
     number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
-    if not (number and tolerance >= 0):
+    if not (number and 0 <= tolerance < np.inf):
         what = "is negative" if number and tolerance < 0 else "is no number"
+        what = "is infinite" if number and tolerance == np.inf else what
         raise ValueError(f"tolerance = {tolerance!r} {what}: give 0 or a fraction such as 1e-4")
     if max_iterations < 0:
         raise ValueError(f"max_iterations = {max_iterations} is negative: give 0 or more")
@@ -173,10 +174,11 @@ def checked_components(components: Any, d: int) -> Float32[np.ndarray, "d c"]:
 def checked_weights(weights: Any, k: int) -> Float32[np.ndarray, " k"]:
     """Returns weights as float32. ValueError if they are not k finite numbers."""
     given = arrays.as_array(weights, "weights")
-    arrays.refuse_masked(given, "weights")
     if given.shape != (k,):
         raise ValueError(f"weights have shape {given.shape}: give one for each of k = {k} clusters")
-    found = np.asarray(given).astype(np.float32)
+    arrays.check_matrix(given[None], "weights")
+    with np.errstate(over="ignore"):  # infinity raises below
+        found = np.asarray(given).astype(np.float32)
     if not np.isfinite(found).all():
         at = int(np.argmin(np.isfinite(found)))
         raise ValueError(f"weights of cluster {at} are {found[at]}: give finite numbers")

@@ -80,13 +80,15 @@ class KMeans(
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "KMeans":
-        """Clusters the rows of X [n, d], which may have weights [n]; y is ignored.
+        """Clusters the rows of X [n, d], which may have weights [n], or one for all; y is ignored.
 
         Raises:
           ValueError: X is no matrix of finite numbers, or has fewer distinct rows than n_clusters;
             a parameter or the weights are not valid.
         """
         k = checks.whole_number("n_clusters", self.n_clusters)
+        if k < 1:
+            raise ValueError(f"n_clusters = {k}: give 1 or more")
         given = not isinstance(self.init, str)
         restarts = self.n_init
         if isinstance(restarts, str) and restarts == "auto":
@@ -115,7 +117,9 @@ class KMeans(
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
-        options |= {"seed": int(seed), "sample_weight": sample_weight}
+        if seed < 0:
+            raise ValueError(f"random_state = {seed} is negative: give 0 or more")
+        options |= {"seed": int(seed), "sample_weight": _one_each(sample_weight, len(X))}
         found = kmeans.fit(X, k, **options)
         self.cluster_centers_ = found.centroids.astype(X.dtype)
         self.labels_ = found.assignment
@@ -132,11 +136,11 @@ class KMeans(
         return euclidean_distances(self._check(X), self.cluster_centers_)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Returns minus the inertia of the rows of X [n, d], times weights [n]; y is ignored."""
+        """Returns minus the inertia of the rows of X [n, d], times weights as in `fit`."""
         distance = kmeans.assign(self._check(X), self.cluster_centers_).distance
         squared = np.square(distance, dtype=np.float64)
         if sample_weight is not None:
-            squared *= weighting.checked(sample_weight, len(squared))
+            squared *= weighting.checked(_one_each(sample_weight, len(squared)), len(squared))
         return -float(squared.sum())
 
     def _check(self, X: Any) -> Float[np.ndarray, "n d"]:
@@ -151,3 +155,8 @@ class KMeans(
         tags = super().__sklearn_tags__()  # pyrefly: ignore[missing-attribute]
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _one_each(weights: Any, n: int) -> Any:
+    """Returns weights of n rows, for which one number may be given."""
+    return np.full(n, weights) if np.isscalar(weights) else weights

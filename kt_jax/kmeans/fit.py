@@ -90,7 +90,8 @@ def fit(
         This reads the rows once more, for their covariance [d, d]: two float32 matrices on each
         device. The reduced rows stay in memory if they fit (2 GiB per process on a CPU).
       whiten: scales all components to variance 1, so that small ones count as much as large ones.
-        With `l2` and dims = 256 it is the recipe of DeepCluster (Caron et al. 2018, section 3.4).
+        Components that hardly vary become zero, with a warning. With `l2` and dims = 256 it is the
+        recipe of DeepCluster (Caron et al. 2018, section 3.4).
       sample_weight: [n] weights from 0 to 1e9, in any form that NumPy reads. A row of weight w is w
         equal rows to the means, the seeding and the inertia. A row of weight 0 gets the nearest
         cluster, and moves nothing. Weights below 1e-30 count as 0. `sizes` stay numbers of rows.
@@ -119,7 +120,7 @@ def fit(
         close to each other for their squares in float32, or changed during the call; k is not in
         1..n or above the number of distinct rows with a direction; an option is unknown, negative
         or of a wrong type; the mesh has other axes; `resume` is from another call; dims is not
-        below n or is above d, or `whiten` asks for more directions than the rows vary in;
+        below n or is above d, or `whiten` is set and the rows do not vary;
         sample_weight is not [n], negative, above 1e9, zero for all but fewer than k rows, or given
         with dims.
       FileNotFoundError: a shard is absent.
@@ -188,9 +189,9 @@ def fit(
         spherical=bool(spherical),
         precision=matrix.setting.precision,
         restarts=restarts,
-        # Old states lack these options: leave out the defaults, so that they still match.
-        **({"dims": dims, "whiten": bool(whiten)} if dims else {}),
-        **({} if weights is None else {"sample_weight": weights}),
+        dims=dims,
+        whiten=bool(whiten),
+        sample_weight=weights,
     )
     if resume is not None:
         checks.check_resume(resume, call)
@@ -204,14 +205,16 @@ def fit(
             if resume is None
             else resume["components"]
         )
-    chosen = frames.choose_sample(matrix, weights)
-    matrix.look_from(Frame(mean, frames.find_middle(matrix, chosen, mean, components), components))
+    if weights is not None:  # rows without weight may lie anywhere
+        some = np.flatnonzero(weights)
+        sample = matrix.take_raw(some[frames.space(len(some))])
+    matrix.look_from(Frame(mean, frames.find_middle(matrix, sample, mean, components), components))
     squares, counts = row_checks.check_rows(matrix)
     row_checks.check_directions(counts, k)
     if weights is not None:
         weighting.check_count(weights, counts, k)
     row_checks.check_spread(matrix, squares)
-    row_checks.warn_of_rounding(chosen, mean)
+    row_checks.warn_of_rounding(sample, mean)
     task = Task(matrix, squares, counts, max_iterations, tolerance, kept, weights)
 
     best, first, draw, going = None, 0, None, None
@@ -240,9 +243,9 @@ def fit(
         row_checks.check_distinct(matrix, k)
         if best.stopped not in (ASKED_TO_STOP, OUT_OF_ITERATIONS):
             _log.warning(
-                "k-means: %s of %s clusters are empty: rows lie so close to each other that "
-                "float32 cannot divide them: choose a smaller k, or drop rows that nearly repeat "
-                "others",
+                "k-means: %s of %s clusters have no row that weighs: rows lie so close to each "
+                "other that float32 cannot divide them: choose a smaller k, or drop rows that "
+                "nearly repeat others",
                 *(f"{empty:,}", f"{k:,}"),
             )
     return KMeans(

@@ -34,14 +34,6 @@ def space(n: int) -> Int64[np.ndarray, " m"]:
     return np.unique(np.linspace(0, n - 1, min(n, _ORIGIN_ROWS)).astype(np.int64))
 
 
-def choose_sample(
-    matrix: rows.Rows, weights: Float32[np.ndarray, " n"] | None
-) -> Shaped[np.ndarray, "m d"]:
-    """Returns evenly spaced rows of those with a weight above zero."""
-    numbers = np.arange(matrix.n) if weights is None else np.flatnonzero(weights > 0)
-    return matrix.take_raw(numbers[space(len(numbers))])
-
-
 def find_middle(
     matrix: rows.Rows,
     sample: Shaped[np.ndarray, "m d"],
@@ -50,8 +42,8 @@ def find_middle(
 ) -> Float32[np.ndarray, " c"]:
     """Returns the mean of distinct sample rows, without outliers, which are far from their median.
 
-    Among whole numbers it is one of them: then squared distances of rows and products with them
-    have no rounding, and rows between two centroids get the lower cluster in any precision.
+    Of rows of whole numbers it has whole numbers, too. Then products of rows and centroids of small
+    whole numbers are exact, and a row between two such centroids gets the lower cluster.
     """
     none = mean if components is None else np.zeros(components.shape[1], np.float32)
     frame = Frame(mean, np.zeros_like(none), components)

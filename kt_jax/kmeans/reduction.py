@@ -32,8 +32,8 @@ def find_components(
     """Returns the matrix [d, dims] that the centred rows are multiplied with.
 
     Raises:
-      ValueError: as `find_directions`; dims is above the number of directions that rows have, or a
-        direction to whiten hardly varies.
+      ValueError: as `find_directions`; dims is above the number of directions that rows may have,
+        or none varies and is to be whitened.
     """
     most = min(matrix.n - 1, matrix.d)
     if dims > most:
@@ -44,15 +44,9 @@ def find_components(
     more = " (minutes)" if matrix.d >= _SLOW else ""
     _log.info("k-means: the first %d of %s components%s", dims, f"{matrix.d:,}", more)
     variances, vectors = find_directions(matrix, mean, dims)
-    sample = matrix.take_raw(frames.space(matrix.n))
-    if variances[0] < row_checks.LEAST_SPREAD**2 and (sample != sample[:1]).any():
-        raise ValueError(
-            f"dims = {dims}, but rows of features vary by less than {row_checks.LEAST_SPREAD:.1e}, "
-            "where products underflow float32: multiply them by a large number"
-        )
     if whiten:
-        _check_variances(variances)
-        vectors = vectors / np.sqrt(variances)[None]
+        real = _which_vary(variances)
+        vectors = np.where(real, vectors / np.sqrt(np.where(real, variances, 1))[None], 0)
     return vectors.astype(np.float32)
 
 
@@ -66,7 +60,7 @@ def find_directions(
     the largest absolute value is positive. Variances are divided by n - 1.
 
     Raises:
-      ValueError: a row is not finite, or too large.
+      ValueError: a row is not finite, or too large, or rows differ by too little.
     """
     covariance = _covariance(matrix, mean)
     if not np.isfinite(covariance).all():
@@ -77,6 +71,12 @@ def find_directions(
     with blas.decomposing(matrix.d):
         found: Any = scipy.linalg.eigh(covariance, subset_by_index=last, overwrite_a=True)
     variances, vectors = found[0][::-1], found[1][:, ::-1]
+    sample = matrix.take_raw(frames.space(matrix.n))
+    if variances[0] < row_checks.LEAST_SPREAD**2 and (sample != sample[:1]).any():
+        raise ValueError(
+            f"the rows of features vary by less than {row_checks.LEAST_SPREAD:.1e}, where products "
+            "underflow float32: multiply them by a large number"
+        )
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], axis=0)
     return variances, vectors * np.where(largest < 0, -1, 1)
 
@@ -86,15 +86,17 @@ def vary(variances: Float64[np.ndarray, " c"]) -> Bool[np.ndarray, " c"]:
     return variances > _LEAST_VARIANCE * max(variances[0], 0)
 
 
-def _check_variances(variances: Float64[np.ndarray, " c"]) -> None:
-    some = int(vary(variances).sum())
-    if not some:
+def _which_vary(variances: Float64[np.ndarray, " c"]) -> Bool[np.ndarray, " c"]:
+    real = vary(variances)
+    if not real.any():
         raise ValueError("whiten = True, but the rows do not vary: all are equal, or nearly")
-    if some < len(variances):
-        raise ValueError(
-            f"dims = {len(variances)} with whiten = True, but the rows vary in {some} directions "
-            f"only, by more than {_LEAST_VARIANCE:g} of the largest variance: choose dims <= {some}"
+    if not real.all():
+        _log.warning(
+            "k-means: rows vary in %d directions by more than %g of the largest variance: the "
+            "other %d of dims = %d components are zero",
+            *(real.sum(), _LEAST_VARIANCE, (~real).sum(), len(real)),
         )
+    return real
 
 
 def _covariance(matrix: rows.Rows, mean: Float32[np.ndarray, " d"]) -> Float64[np.ndarray, "d d"]:

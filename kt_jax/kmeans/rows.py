@@ -32,6 +32,7 @@ _REDUCED_BYTES = 2 * 2**30
 # copy the block in every program.
 _CHUNK_MULTIPLE = {"cpu": 1, "gpu": 1, "tpu": 128}
 _FEWEST_ROWS = 64  # of a block, with any_size
+_SMALL_WORK = 1e7  # n d k of a small matrix: an iteration takes less than a millisecond
 
 
 class Rows:
@@ -57,7 +58,9 @@ class Rows:
           chunk_rows: as in `fit`.
           precision: as in `fit`.
           any_size: use a few block shapes for all sizes of matrices, to share compiled programs.
-            Up to three quarters of the last chunk, or whole chunks, are then padding.
+            Up to three quarters of the last chunk, or whole chunks, are then padding. On a CPU and
+            without `chunk_rows`, small matrices have such shapes, too: to compile takes longer than
+            to cluster them.
           **options: options of `Setting`.
 
         Raises:
@@ -70,8 +73,9 @@ class Rows:
             raise ValueError(f"features have n = {self.n} rows: give fewer than 2^31 rows")
         self.mesh = mesh = _make_mesh() if mesh is None else mesh
         platform = mesh.devices.flat[0].platform
+        small = platform == "cpu" and chunk_rows is None and self.n * self.d * k <= _SMALL_WORK
         self.block_rows, chunk = choose_blocks(
-            (self.n, self.d), k, mesh, chunk_rows=chunk_rows, any_size=any_size
+            (self.n, self.d), k, mesh, chunk_rows=chunk_rows, any_size=any_size or small
         )
         self.block_count = -(-self.n // self.block_rows)
         self.setting = Setting(mesh, chunk, precision=_chosen(precision, platform), **options)

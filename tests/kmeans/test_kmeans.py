@@ -284,6 +284,7 @@ def with_value(value):
         (np.eye(3).repeat(5, 0), 4, {}, "k = 4 is larger than .* only 3 differ.*choose k <= 3"),
         (np.ones((3, 2)), 1, {"tolerance": -0.1}, "tolerance = -0.1 is negative"),
         (np.ones((3, 2)), 1, {"tolerance": float("nan")}, "tolerance = nan is no number"),
+        (np.ones((3, 2)), 1, {"tolerance": float("inf")}, "tolerance = inf is infinite"),
         (np.ones((3, 2)), 1, {"max_iterations": -1}, "max_iterations = -1 is negative"),
         (np.ones((3, 2)), 1, {"chunk_rows": 0}, "chunk_rows = 0"),
         (np.ones((3, 2)), 1, {"seed": -1}, "seed = -1 is negative"),
@@ -295,7 +296,7 @@ def with_value(value):
         (np.ones((3, 2)), 1, {"max_iterations": 1e3}, "max_iterations = 1000.0 is no whole number"),
         (np.ones((3, 2)), 1, {"restarts": None}, "restarts = None is no whole number"),
         (np.ones((3, 2)), 1, {"chunk_rows": "9"}, "chunk_rows = '9' is no whole number"),
-        (np.ma.masked_less(np.eye(3), 1), 1, {}, "features have 6 masked values: drop their rows"),
+        (np.ma.masked_less(np.eye(3), 1), 1, {}, "features: 6 masked values: leave these out"),
         (np.ones((3, 2)), 1, {"restarts": 0}, "restarts = 0"),
         (np.ones((3, 2)), 1, {"restarts": 2, "init": np.ones((1, 2))}, "all would be the same run"),
         (np.ones((3, 2)), 1, {"precision": "float16"}, "precision = 'float16': choose one of auto"),
@@ -310,7 +311,7 @@ def test_fit_refuses(features, k, options, message, untyped):
 def test_assign_refuses():
     with pytest.raises(ValueError, match="centroids have d = 3, features have d = 2"):
         kmeans.assign(np.ones((4, 2)), np.ones((2, 3)))
-    with pytest.raises(ValueError, match="centroids have 1 masked values"):
+    with pytest.raises(ValueError, match="centroids: 1 masked values"):
         kmeans.assign(np.ones((4, 2)), np.ma.masked_equal([[1, 2], [3, 4]], 4))
     with pytest.raises(ValueError, match="centroids row 1 holds nan"):
         kmeans.assign(np.ones((4, 2)), np.array([[0, 0], [0, np.nan]]))

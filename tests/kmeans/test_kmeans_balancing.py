@@ -93,6 +93,8 @@ def test_where_nothing_is_to_choose_weights_are_zero():
     ("changes", "message"),
     [
         ({"weights": np.zeros(3)}, r"weights have shape \(3,\): give one for each of k = 11 clus"),
+        ({"weights": [None] * K}, "weights must hold floats or integers; got object"),
+        ({"weights": np.full(K, 1e300)}, "weights of cluster 0 are inf: give finite numbers"),
         ({"weights": np.full(K, np.nan)}, "weights of cluster 0 are nan: give finite numbers"),
         ({"weights": np.zeros(K), "nearest": 3}, "nearest = 3 with weights: give 1 or 2"),
     ],

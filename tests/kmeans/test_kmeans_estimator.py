@@ -64,6 +64,9 @@ def test_it_is_fit():
     expected = -(weights * distances.min(1) ** 2).sum()
     assert estimator.score(ROWS, sample_weight=weights) == pytest.approx(expected, rel=1e-5)
     assert weighted.inertia_ == pytest.approx(-weighted.score(ROWS, sample_weight=weights))
+    twice = clone(estimator).fit(ROWS, sample_weight=2.0)
+    assert twice.inertia_ == pytest.approx(-twice.score(ROWS, sample_weight=2))
+    assert twice.inertia_ == pytest.approx(2 * found.inertia, rel=1e-5)
 
 
 def test_it_fits_in_a_pipeline_and_takes_centroids():
@@ -84,6 +87,8 @@ def test_it_fits_in_a_pipeline_and_takes_centroids():
         ({"init": "best"}, "init = 'best': choose one of k-means"),
         ({"n_clusters": 301}, "n_samples=300 should be >= n_clusters=301"),
         ({"n_clusters": 2.5}, "n_clusters = 2.5 is no whole number"),
+        ({"n_clusters": 0}, "n_clusters = 0: give 1 or more"),
+        ({"random_state": -1}, "random_state = -1 is negative: give 0 or more"),
     ],
 )
 def test_parameters_are_refused_by_their_names(options, message):

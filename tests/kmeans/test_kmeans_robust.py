@@ -202,10 +202,10 @@ def test_clusters_that_float32_cannot_fill_are_told_of(caplog):
     found = kmeans.fit(features, 300)
     empty = int((found.sizes == 0).sum())
     assert empty
-    assert f"{empty} of 300 clusters are empty: rows lie so close" in caplog.text
+    assert f"{empty} of 300 clusters have no row that weighs: rows lie so close" in caplog.text
     caplog.clear()
     kmeans.fit(features, 2, init=np.zeros((2, 64)), max_iterations=0)
-    assert "empty" not in caplog.text
+    assert "weighs" not in caplog.text
 
 
 def test_extreme_lengths_are_refused_or_right():
@@ -363,6 +363,16 @@ def test_batches_of_any_size_share_a_few_programs(caplog):
     compiled = [text for text in caplog.messages if text.startswith("Compiling jit(")]
     assert sum(text.startswith("Compiling jit(label)") for text in compiled) in range(1, 5)
     assert not any(text.startswith("Compiling jit(_cut)") for text in compiled)
+
+
+def test_small_fits_of_any_size_share_their_programs(caplog):
+    features, _ = make_places(1000)
+    kmeans.fit(features[:900], K, max_iterations=3)
+    with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
+        found = kmeans.fit(features[:777], K, max_iterations=3)
+    assert not [text for text in caplog.messages if text.startswith("Compiling jit(step)")]
+    exactly = kmeans.fit(features[:777], K, max_iterations=3, chunk_rows=777)
+    np.testing.assert_array_equal(found.assignment, exactly.assignment)
 
 
 # Seeding that takes long.
@@ -523,7 +533,7 @@ class _Grad:
         ({"mean": [1e30] * D}, "mean row 0 holds 1e[+]30 at column 0"),
         ({"mean": "zeros"}, "mean must be an array of numbers, .*; got a str"),
         ({"mean": ["0"] * D}, "mean must hold floats or integers; got <U1"),
-        ({"centroids": [np.ma.masked_equal([1.0] * D, 1)]}, f"centroids have {D} masked values"),
+        ({"centroids": [np.ma.masked_equal([1.0] * D, 1)]}, f"centroids: {D} masked values"),
         ({"mean": 0.5}, "mean must be an array of numbers, .*; got a float"),
         ({"mean": np.ones((1, D))}, rf"mean has shape \(1, {D}\)"),
         ({"centroids": [[np.inf] * D]}, "centroids row 0 holds inf at column 0"),

@@ -124,7 +124,7 @@ def test_an_interrupted_fit_resumes_with_its_weights():
         (np.full(N, 1e10), "and at most 1e"),
         (np.zeros(N), "sample_weight is zero for all rows"),
         (np.full(N, 1e-40), "sample_weight is zero for all rows, or below 1e-30"),
-        (np.ma.masked_equal(np.arange(N), 3), "sample_weight have 1 masked values"),
+        (np.ma.masked_equal(np.arange(N), 3), "sample_weight: 1 masked values: leave these out"),
         (
             np.r_[np.ones(5), np.zeros(N - 5)],
             "only 5 rows have a weight above zero .*: choose k <= 5",

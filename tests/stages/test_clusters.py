@@ -25,12 +25,12 @@ ROWS = (3 + np.random.default_rng(0).random((500, 7))).astype(np.float16)
 BACKBONE = artifacts.Backbone({}, 48, "none", {"conv3": (1, 1, 7)}, ("conv3",), 0)
 
 
-def write_features(workdir):
+def write_features(workdir, rows=ROWS):
     directory = workdir / "features"
-    for number, part in enumerate(np.split(ROWS, [300])):
+    for number, part in enumerate(np.split(rows, [len(rows) * 3 // 5])):
         files.write_array(directory / f"features-{number:05d}-of-00002.npy", part)
     files.write_json(directory / "backbone" / "backbone.json", "carried")
-    about = artifacts.Features(500, 7, layer="conv3", grid=4, size=48, backbone=BACKBONE)
+    about = artifacts.Features(len(rows), 7, layer="conv3", grid=4, size=48, backbone=BACKBONE)
     return support.finish(directory, about)
 
 
@@ -198,10 +198,15 @@ def test_reduced_clusters_say_how(tmp_path):
     np.testing.assert_allclose(np.cov(seen.T), np.eye(3), atol=1e-3)
 
 
-def test_there_are_no_more_components_than_dimensions(tmp_path):
+def test_there_are_no_more_components_than_directions(tmp_path):
     found = finish(write_features(tmp_path), dims=8)
     assert files.read_tensors(found / "centroids.safetensors")["components"].shape == (7, 7)
     assert (found.about.dims, files.read_json(found / "clusters.json")["dims"]) == (7, 7)
+    # Two of six rows are equal: one of five components is zero.
+    few = write_features(tmp_path / "few", ROWS[[0, 1, 2, 3, 4, 4]])
+    found = finish(few, dims=7, whiten=True, k=2)
+    components = files.read_tensors(found / "centroids.safetensors")["components"]
+    assert components.any(0).tolist() == [True] * 4 + [False]
 
 
 def test_clusters_of_all_dimensions_say_nothing_of_others(tmp_path):
