@@ -214,7 +214,8 @@ def _describe(opened: Source, table: pa.Table) -> None:
     subsets = folders.subsets if subsets is None else subsets
     if subsets is None:
         print("subsets     none: a hash of each name chooses some for tests")
-        unsplit = opened.unsplit or folders.doubt or why_unsplit(keys, opened.name)
+        asked = {"doubt": folders.doubt, "lists": opened.lists}
+        unsplit = opened.unsplit or why_unsplit(keys, opened.name, **asked)
         _show([unsplit] if unsplit else [])
     else:
         what = np.array(subsets)[pc.equal(table["reason"], "").to_numpy()]

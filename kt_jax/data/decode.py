@@ -17,7 +17,7 @@ from kt_jax.data.formats import FORMATS, Stored, make_opaque, open_picture
 from kt_jax.data.orientation import find_orientation, read_exif, swaps_sides, turn
 
 # Raise this if decoded pixels change: images are then examined and cached again.
-VERSION = 2
+VERSION = 3
 # Identifies the decoder that refused an image: another version may read it.
 DECODER = f"{VERSION}, Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}"
 MAX_PIXELS = 200_000_000

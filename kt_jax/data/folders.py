@@ -26,26 +26,29 @@ class Place:
     due: bool = False
 
 
-def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
-    """Returns the place of each folder, and a message if one may be a split or a class, else "".
+def read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str, str]:
+    """Returns the place of each folder, and two messages.
 
-    If all classes would be folders of images and of masks, there are none, and a message.
+    The first is about a folder that may be a split or a class. The second is about classes that
+    would all be folders of images and of masks: then there are none. "" if there are no such
+    folders.
     """
     places, doubt = _read_folders(folders)
     classes = {place.name for place in places.values() if place.name}
     masks = sorted(filter(is_annotation, classes))
-    fillers = sorted(filter(is_filler, classes))
-    if not masks or not fillers or len(masks) + len(fillers) < len(classes):
-        return places, doubt
-    return {folder: Place(place.subset) for folder, place in places.items()}, (
+    fillers = sorted(filter(is_filler, classes)) if masks else []
+    if not fillers or len(masks) + len(fillers) < len(classes):
+        return places, doubt, ""
+    said = (
         f"the folders {fillers[0]!r} and {masks[0]!r} look like images and what belongs to them: "
         "the set has no labels, and all are read as images. Name only folders of images as PATH "
         "(a list or a glob names several)"
     )
+    return {folder: Place(place.subset) for folder, place in places.items()}, doubt, said
 
 
 def _read_folders(folders: Iterable[Folder]) -> tuple[dict[Folder, Place], str]:
-    """As `read_folders`, with any names of classes.
+    """Returns the places, with any names of classes, and the first message.
 
     Outer folders that contain all images are skipped. Below them, the first layout that fits is
     used:

@@ -26,12 +26,14 @@ class Layout:
       classes: `[n]` the class of every image, or None; None if the folders are not classes.
       flat: keys of the images without a class, if other images have one.
       doubt: which folder may be a split or a class, and what to do; "" if there is none.
+      masks: which folders hold images and masks instead of classes, and what to do; or "".
     """
 
     subsets: list[str | None] | None
     classes: list[str | None] | None
     flat: list[str]
     doubt: str
+    masks: str
 
 
 def in_subset(
@@ -54,14 +56,7 @@ def in_subset(
     if subsets is None:
         subsets = [_draw(key, holdout) for key in keys]
     unused = [key for key, place in zip(keys, subsets, strict=True) if place not in SUBSETS]
-    unknown = Counter(place for place in subsets if place and place not in SUBSETS)
-    if unknown and subset == "train":
-        _log.warning(
-            "%d of %d images are of splits that are not known (%s), and are for neither training "
-            "nor tests: name each split as one of %s",
-            *(unknown.total(), len(keys), _name_some(unknown), KNOWN),
-        )
-    elif unused and subset == "train":
+    if unused and subset == "train":
         _log.info(
             "%d of %d images are for neither training nor tests, such as %s",
             *(len(unused), len(keys), unused[0]),
@@ -89,7 +84,7 @@ def read_layout(keys: list[str]) -> Layout:
     """Reads the folders of the keys."""
     parents = [key.rpartition("/")[0] for key in keys]
     folders = {parent: tuple(parent.split("/")) if parent else () for parent in set(parents)}
-    found, doubt = read_folders(folders.values())
+    found, doubt, masks = read_folders(folders.values())
     places = [found[folders[parent]] for parent in parents]
     classes = [place.name for place in places]
     names = {name for name in classes if name is not None}
@@ -99,15 +94,25 @@ def read_layout(keys: list[str]) -> Layout:
         classes=None if due or len(names) < 2 else classes,
         flat=due if names else [],
         doubt=doubt,
+        masks=masks,
     )
 
 
-def why_unsplit(keys: list[str], name: str) -> str:
-    """Returns a message if names look like splits but do not divide the set; else "".
+def why_unsplit(keys: list[str], name: str, *, doubt: str = "", lists: Sequence[str] = ()) -> str:
+    """Returns a message if splits are named somewhere but do not divide the set; else "".
 
-    It says which names, and what to do. It looks at the keys and the name of the set. A doubt of
-    `read_layout` has priority over this message.
+    It says where, and what to do.
+
+    Args:
+      keys: the keys of the set.
+      name: the name of the set.
+      doubt: the doubt of `read_layout`, which has priority.
+      lists: ignored files that may list the splits, which come last.
     """
+    return doubt or _why_unsplit_by_names(keys, name) or _why_unsplit_by_lists(lists)
+
+
+def _why_unsplit_by_names(keys: list[str], name: str) -> str:
     parts = {name.partition(".")[0]: name}
     parts |= {part: key for key in reversed(keys) for part in key.split("/")[:-1]}
     said = _examples({p: k for p, k in parts.items() if (s := read_name(p)) and not s.rest})
@@ -130,8 +135,20 @@ def why_unsplit(keys: list[str], name: str) -> str:
     )
 
 
-def why_not_by_lists(lists: Sequence[str]) -> str:
-    """Returns a message if files that were ignored may list the splits; else ""."""
+def why_unknown(subsets: Sequence[str | None]) -> str:
+    """Returns a message if the source gives splits that are not known; else ""."""
+    unknown = Counter(place for place in subsets if place and place not in SUBSETS)
+    if not unknown:
+        return ""
+    names = ", ".join(f"{name!r}: {count:,}" for name, count in unknown.most_common(5))
+    return (
+        f"{unknown.total():,} of {len(subsets):,} images are of splits that are not known "
+        f"({names}{', ...' * (len(unknown) > 5)}), and are for neither training nor tests: name "
+        f"each split as one of {KNOWN}"
+    )
+
+
+def _why_unsplit_by_lists(lists: Sequence[str]) -> str:
     if not lists:
         return ""
     shown = " and ".join(sorted(lists)[:2]) + " ..." * (len(lists) > 2)
@@ -173,11 +190,6 @@ def _examples(names: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         if found := read_name(name):
             said["train" if found.split == "train" else "test"] = name, key
     return said
-
-
-def _name_some(counts: Counter[str]) -> str:
-    names = [f"{name!r}: {count:,}" for name, count in counts.most_common(5)]
-    return ", ".join(names) + ", ..." * (len(counts) > 5)
 
 
 def _draw(key: str, holdout: float) -> str:

@@ -25,7 +25,8 @@ class Reading:
 
     Attributes:
       workers: number of worker processes that decode training batches; 0 uses threads of this
-        process. Workers take seconds to start, so `eval_batches` always uses threads.
+        process. Workers take seconds to start, so `eval_batches` always uses threads. They import
+        the script that starts them: it must do its work below `if __name__ == "__main__":`.
       threads: number of batches that each process decodes at the same time; 0 decodes in the
         caller.
       prefetch: number of batches that each process keeps ready, at least `threads`.

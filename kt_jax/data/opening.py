@@ -147,10 +147,13 @@ def _make_images(opened: Source, table: pa.Table, size: int, subset: str, holdou
     # Folder names give the classes if neither the source nor its scan does.
     said = opened.presence is not None or "label" in opened.entries.column_names
     said = said or table["label"].null_count < len(table)
-    doubts = ["" if said else folders.doubt]
+    doubt, masks = ("", "") if said else (folders.doubt, folders.masks)
+    doubts = [doubt, masks]
     if subset != "all" and subsets is None:
-        unsplit = opened.unsplit or doubts[0] or layout.why_unsplit(keys, opened.name)
-        doubts.append(unsplit or layout.why_not_by_lists(opened.lists))
+        unsplit = layout.why_unsplit(keys, opened.name, doubt=doubt, lists=opened.lists)
+        doubts.append(opened.unsplit or unsplit)
+    elif subset == "train" and given is not None:
+        doubts.append(layout.why_unknown(given))
     for doubt in filter(None, doubts):
         _warn_once(opened.identity, opened.name, doubt)
     if not chosen.any():

@@ -9,7 +9,6 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_UNPACKED = 2**20
 _ANCILLARY = 0x20  # this bit of a chunk's first letter: a reader may skip the chunk
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_PROFILE = "Raw profile"
 
 
 class Chunks(NamedTuple):
@@ -49,7 +48,7 @@ def read_chunks(data: bytes) -> Chunks:
                 found |= _metadata(kind, data[at + 4 : end])
         at = end
     data = b"".join([*kept, data[start:]]) if kept else data
-    exif = found.get("eXIf", found.get(_PROFILE))
+    exif = found.get("eXIf", found.get("exif", found.get("APP1")))
     depth = int.from_bytes(data[24:25])
     return Chunks(data, depth, exif, found.get("XML:com.adobe.xmp"))
 
@@ -72,10 +71,13 @@ def _metadata(kind: bytes, chunk: bytes) -> dict[str, bytes]:
     try:
         if name == b"XML:com.adobe.xmp":
             return {"XML:com.adobe.xmp": _unpack(text) if packed else text}
-        if name in (b"Raw profile type exif", b"Raw profile type APP1"):
+        of = name.removeprefix(b"Raw profile type ").decode("latin1")
+        if of in ("exif", "APP1"):
             # The text is a line feed, the name, the length, and hexadecimal digits.
             lines = (_unpack(text) if packed else text).split(b"\n")[3:]
-            return {_PROFILE: bytes.fromhex(b"".join(lines).decode("ascii"))}
+            profile = bytes.fromhex(b"".join(lines).decode("ascii"))
+            # APP1 may hold XMP instead.
+            return {of: profile} if of == "exif" or profile.startswith(b"Exif\0\0") else {}
     except (zlib.error, ValueError):
         pass
     return {}

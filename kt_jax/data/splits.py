@@ -118,18 +118,16 @@ def choose_splits(names: Iterable[str]) -> dict[str, str | None]:
     chosen = _choose({name: found for name, found in said.items() if not found.rest})
     if divide(chosen.values()):
         return chosen
-    if not all(name in said or is_extra(name) for name in names):
-        rests = {found.rest: _choose(_with_rest(said, found.rest)) for found in said.values()}
-        pairs = [each for each in rests.values() if divide(each.values())]
-        return chosen | pairs[0] if len(pairs) == 1 else chosen
-    every = _choose(said)
-    shared = len({found.rest for found in said.values()}) == 1
-    plain = all(found.rest == "" for found in said.values() if found.split == "train")
-    return every if divide(every.values()) and (shared or plain) else chosen
-
-
-def _with_rest(said: dict[str, Said], rest: str) -> dict[str, Said]:
-    return {name: found for name, found in said.items() if found.rest == rest}
+    by_rest: dict[str, dict[str, Said]] = {}
+    for name, found in said.items():
+        by_rest.setdefault(found.rest, {})[name] = found
+    if all(name in said or is_extra(name) for name in names):
+        every = _choose(said)
+        plain = all(found.rest == "" for found in said.values() if found.split == "train")
+        if divide(every.values()) and (len(by_rest) == 1 or plain):
+            return every
+    pairs = [each for each in map(_choose, by_rest.values()) if divide(each.values())]
+    return pairs[0] if len(pairs) == 1 else chosen
 
 
 def _choose(said: dict[str, Said]) -> dict[str, str | None]:

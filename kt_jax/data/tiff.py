@@ -161,9 +161,13 @@ def load_deep(data: bytes, tags: Tags) -> Image.Image:
 
 
 def _load_by_pillow(file: io.BytesIO) -> np.ndarray | None:
-    """Returns grey of 16 bits. OpenCV's libtiff lacks the compressions ZSTD and LZMA."""
+    """Returns grey of 16 bits as stored. OpenCV's libtiff lacks the compressions ZSTD and LZMA."""
     try:
-        return np.asarray(Image.open(file, formats=("TIFF",))).astype(np.uint16)
+        image = Image.open(file, formats=("TIFF",))
+        # Otherwise Pillow would turn it.
+        image.info.pop("xmp", None)
+        image.getexif()[ExifTags.Base.Orientation] = 1
+        return np.asarray(image).astype(np.uint16)
     except (OSError, ValueError, SyntaxError):
         return None
 

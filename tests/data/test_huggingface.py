@@ -638,7 +638,7 @@ def messages(caplog):
             {},
             None,
             "the column 'label' (double) has no classes, integers, strings or truth values, and is "
-            "not read: write whole numbers or names into it: name the column of the labels with",
+            "not read: write whole numbers or names into it, or name the column of the labels with",
         ),
         ({"label": [True, False, True]}, {}, [1, 0, 1], None),
         ({"caption": ["x", "y", "z"]}, {}, None, None),

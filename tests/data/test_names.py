@@ -334,10 +334,11 @@ def test_hidden_is_judged_below_what_was_named(tmp_path):
         source = make_source("auto", path=packed)
         assert source.entries["key"].to_pylist() == ["a.png"]
         assert source.ignored == {"hidden": 2}
-        names = [".cache/x/a.png", ".cache/x/.b.png", ".cache/y/c.png"]
+        names = [".cache/x/a.png", ".cache/x/.b.png", ".cache/y/c.png", "._.cache"]
+        names += ["__MACOSX/.cache/x/._a.png"]
         source = make_source("auto", path=pack(tmp_path / f"one.{kind}", names))
         assert source.entries["key"].to_pylist() == ["x/a.png", "y/c.png"]
-        assert source.ignored == {"hidden": 1}
+        assert source.ignored == {"hidden": 2, "__MACOSX": 1}
 
 
 def test_names_in_the_data_sets_of_others_are_normalised_too(tmp_path):

@@ -135,7 +135,24 @@ PNGS = {
         [chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile(make_exif(6))))],
         6,
     ),
-    "APP1": ([chunk(b"tEXt", b"Raw profile type APP1\0" + raw_profile(make_exif(6)))], 6),
+    "APP1": (
+        [chunk(b"tEXt", b"Raw profile type APP1\0" + raw_profile(b"Exif\0\0" + make_exif(6)))],
+        6,
+    ),
+    "XMP in APP1 next to exif": (
+        [
+            chunk(b"tEXt", b"Raw profile type exif\0" + raw_profile(make_exif(6))),
+            chunk(b"tEXt", b"Raw profile type APP1\0" + raw_profile(b"http://ns.adobe.com/xap\0")),
+        ],
+        6,
+    ),
+    "XMP in APP1": (
+        [
+            chunk(b"tEXt", b"Raw profile type APP1\0" + raw_profile(b"http://ns.adobe.com/xap\0")),
+            international(make_xmp(6), False),
+        ],
+        6,
+    ),
     "no hexadecimal": ([chunk(b"tEXt", b"Raw profile type exif\0\nexif\n8\nnone")], 1),
     "not packed": ([chunk(b"zTXt", b"Raw profile type exif\0\0not packed")], 1),
     "XMP": ([international(make_xmp(6), False)], 6),

@@ -137,7 +137,7 @@ def test_what_another_decoder_refused_is_examined_again(photos, tmp_path, monkey
     seen = examined(monkeypatch)
     scan.scan(source, path)
     assert seen == []
-    monkeypatch.setattr(scan, "DECODER", "2")
+    monkeypatch.setattr(scan, "DECODER", str(scan.VERSION))
     for _ in range(2):
         assert scan.scan(source, path).equals(known)
         assert seen == [2]  # bytes of the one that was refused

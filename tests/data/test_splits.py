@@ -4,6 +4,8 @@ import logging
 import shlex
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -81,6 +83,8 @@ def test_other_names():
         (["dogs_train", "cats_train", "dogs_test", "cats_test", "x"], []),
         (["seg_train", "seg_test", "cats"], ["train", "test"]),
         (["box_train", "box_test", "gt_box", "toy_train"], ["train", "test"]),
+        (["pets_train", "pets_test", "cars_train"], ["train", "test"]),
+        (["val", "pets_train", "pets_test", "x"], ["train", "test"]),
         (["bullet_train", "steam_train", "car"], []),
         (["train", "car"], ["train"]),
     ],
@@ -337,11 +341,12 @@ def test_scan_says_why_there_are_no_subsets(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "names", [("train.txt", "test.txt"), ("meta/train.csv",), ("metadata.csv",)]
+    "names",
+    [("train.txt", "test.txt"), ("meta/train.csv",), ("metadata.csv",), ("train_test_split.txt",)],
 )
 def test_lists_beside_images_are_told_of(tmp_path, caplog, names):
     save(tmp_path, [f"{i}.png" for i in range(3)])
-    for name in (*names, "notes.txt", "train_log.txt"):
+    for name in (*names, "notes.txt", "train_log.txt", "train_0001.txt", "__MACOSX/._train.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("path,split\n0.png,test\n")
     open_images("auto", path=tmp_path, size=8)
@@ -356,3 +361,27 @@ def test_an_empty_path_is_refused():
     for source, path in (("auto", ""), ("folder", ""), ("folder", ["a", ""]), ("zip", "")):
         with pytest.raises(ValueError, match=r"^path is empty: give .*'.' for the current folder$"):
             open_images(source, path=path, size=8)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [([1, 0, None], True), ([0.5, 1, 0], False), ([None] * 3, False)]
+)
+def test_floats_of_a_table_may_be_truth_values(tmp_path, caplog, values, said):
+    save(tmp_path, [f"{i}.png" for i in range(3)])
+    paths = pa.array([f"{i}.png" for i in range(3)])
+    for number, kind in enumerate((pa.float32(), pa.float64())):
+        table = pa.table({"path": paths, "is_train": pa.array(values, kind)})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+        open_images(
+            "auto", path=tmp_path / f"{number}.parquet", size=8, subset="train", holdout=0.0
+        )
+        assert ["'is_train' says splits" in x for x in warnings(caplog)] == [True] * said
+        caplog.clear()
+
+
+def test_rows_of_splits_that_are_not_known_are_told_of(tmp_path, caplog):
+    table = write_table(tmp_path, "split", ["train", "test", "tset", "tset", "extra"])
+    for _ in range(2):
+        assert len(open_images("auto", path=table, size=8, subset="train")) == 1
+    (text,) = warnings(caplog)
+    assert text.startswith("list.csv: 2 of 5 images are of splits that are not known ('tset': 2),")

@@ -54,9 +54,13 @@ def test_grey_of_every_depth(bits):
 def test_compressions_that_opencv_does_not_have(compression):
     stored = samples(16)
     file = io.BytesIO()
-    Image.fromarray(stored[..., 0].astype(np.uint16)).save(file, "TIFF", compression=compression)
+    image = Image.fromarray(stored[..., 0].astype(np.uint16))
+    image.save(file, "TIFF", compression=compression)
     expected = np.repeat(high_byte(stored, 16), 3, axis=2)
     np.testing.assert_array_equal(read(file.getvalue()), expected)
+    xmp = {XMP: b"<rdf:Description tiff:Orientation='6'/>"}
+    image.save(file, "TIFF", compression=compression, tiffinfo=xmp)
+    np.testing.assert_array_equal(read(file.getvalue()), np.rot90(expected, -1))
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])

@@ -171,6 +171,11 @@ def test_names_with_dots_have_the_class_of_the_same_name(tmp_path):
     images = open_set(write_tar(tmp_path / "x.tar", files), "auto")
     classes = [images.class_names[label] for label in images.labels]
     assert dict(zip(reds(images), classes, strict=True)) == dict(enumerate("010100"))
+    # A .cls has priority over any .json of the sample.
+    more = {"1.img.png": png(7), "1.label.cls": "3", "1.meta.json": '{"label": "cat"}'}
+    assert open_set(
+        write_tar(tmp_path / "z.tar", more | {"2.png": png(8), "2.cls": "4"})
+    ).class_names == ("3", "4")
     files["img.v9.png"] = png(6)
     assert open_set(write_tar(tmp_path / "y.tar", files)).labels is None
 

@@ -57,14 +57,17 @@ class Archive(Source):
 
 
 def _hidden_root(keys: list[str]) -> str:
-    """Returns the top-level folder of all entries with a slash, if it is hidden; else "".
+    """Returns the top-level folder of all entries, with a slash, if it is hidden; else "".
 
-    It hides nothing, as a folder that the user names: whoever packed it did name it.
+    It hides nothing, as a folder that the user names. Other hidden entries may lie beside it: tools
+    of macOS add some.
     """
-    tops = {key.partition("/")[0] for key in keys if "/" in key or not key.startswith(".")}
-    top = f"{min(tops, default='')}/"
-    is_root = len(tops) == 1 and top.startswith(".") and all(key.startswith(top) for key in keys)
-    return top if is_root else ""
+    tops = {key.partition("/")[0] for key in keys}
+    folders = {key.partition("/")[0] for key in keys if "/" in key} - {"__MACOSX"}
+    top = min(folders, default="")
+    others = tops - folders - {"__MACOSX"}
+    hidden = all(each.startswith(".") for each in (top, *others)) and len(folders) == 1
+    return f"{top}/" if hidden else ""
 
 
 def why_refused(name: str, known: bool, size: int) -> str | None:

@@ -59,7 +59,7 @@ def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> st
     A warning is logged if several columns are possible.
 
     Raises:
-      ValueError: the column in `asked` does not have classes, integers or strings.
+      ValueError: the column in `asked` does not have classes, integers, strings or truth values.
     """
     is_default, asked = asked == _LABEL, _as_written(schemas, asked)
     labelled = [
@@ -74,7 +74,8 @@ def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> st
     if not is_default:
         held = "; ".join(sorted(set(map(_describe, schemas.values()))))
         raise ValueError(
-            f"{path} has no column {asked!r} of classes, integers or strings, only {held}"
+            f"{path} has no column {asked!r} of classes, integers, strings or truth values, only "
+            f"{held}"
             f"{_name_another('labels', 'label_column', fit)}"
         )
     named = [name for name in (_as_written(schemas, each) for each in _OTHER_LABELS) if name in fit]
@@ -85,7 +86,7 @@ def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> st
             "%s: the column %r (%s) has no classes, integers, strings or truth values, and is not "
             "read: write whole numbers or names into it%s",
             *(path.name, asked, ", ".join(sorted(unread))),
-            _name_another("labels", "label_column", fit),
+            _name_another("labels", "label_column", fit).replace(": ", ", or ", 1),
         )
     if not found or unread:
         return asked

@@ -42,6 +42,7 @@ _IGNORED_EXTENSIONS = frozenset(
     )
 )  # fmt: skip
 _LISTS = frozenset((".txt", ".csv", ".tsv", ".jsonl"))
+_LIST_NAMES = frozenset(("metadata", "split", "splits", "train_test_split"))
 # A scan writes such a file into the current folder.
 _SCANNED = ".manifest.parquet"
 
@@ -77,7 +78,7 @@ _REASONS = {
 }
 _NO_PICTURES = frozenset((*_SOUNDS.split(), *_FILMS.split()))
 _RENAME = "if it is an image, rename it to end in .jpg, .png, ..."
-# A folder "4:3" is none.
+# Of a path on Windows. The folder "4:3" is not a drive.
 _DRIVE = re.compile(r"[A-Za-z]:")
 # Longer endings, and those without a letter, belong to names with dots.
 _IS_EXTENSION = re.compile(r"\.(?=.*[a-z])[a-z0-9_~+-]{1,12}", re.DOTALL)
@@ -113,12 +114,15 @@ def _folder_ignored_as(folder: str) -> str | None:
 
 
 def is_list(name: str) -> bool:
-    """Whether an ignored file may list images and their splits: "train.txt", "metadata.csv"."""
+    """Whether an ignored file may list images and their splits: "train.txt", "metadata.csv".
+
+    Names with numbers do not: "train_0001.txt" may be the caption of an image.
+    """
     stem, dot, extension = name.rpartition("/")[2].lower().rpartition(".")
-    if dot + extension not in _LISTS:
+    if dot + extension not in _LISTS or any(map(str.isdigit, stem)):
         return False
     said = read_name(stem)
-    return stem == "metadata" or (said is not None and not said.rest)
+    return stem in _LIST_NAMES or (said is not None and not said.rest)
 
 
 def why_not(name: str) -> str | None:

@@ -89,7 +89,7 @@ class Source:
         """
         if word := ignored_as(name):
             self.ignored[word] += 1
-            if is_list(name):
+            if word.startswith(".") and is_list(name):
                 self.lists.append(key)
         elif reason := why_not(name):
             self.refuse(key, reason)
@@ -192,6 +192,7 @@ def existing(path: PathLike) -> pathlib.Path:
     """Returns the path, with ~ expanded.
 
     Raises:
+      ValueError: it is "".
       FileNotFoundError: it does not exist.
     """
     if path == "":

@@ -72,12 +72,15 @@ def _few_values(column: pa.ChunkedArray) -> set[str]:
         column = pc.cast(column, column.type.value_type)
     if pa.types.is_nested(column.type):
         return set()
-    values = pc.unique(column)
-    if len(values) > _MAX_VALUES:
-        return set()
     if pa.types.is_floating(column.type):
         # pandas makes truth values so where one is missing. Other such numbers are measurements.
-        values = values.filter(pc.invert(pc.is_null(values, nan_is_null=True)))
-        if not pc.all(pc.is_in(values, pa.array([0, 1], values.type))).as_py():
+        if pa.types.is_float16(column.type):
             return set()
+        column = column.filter(pc.is_finite(column))
+        ends = pc.min_max(column).as_py()
+        if (ends["min"], ends["max"]) not in ((0, 0), (0, 1), (1, 1)):
+            return set()
+    values = pc.unique(column)
+    if len(values) > (_MAX_VALUES if not pa.types.is_floating(column.type) else 2):
+        return set()
     return {str(value).strip() for value in values.to_pylist() if value is not None} - {""}

@@ -215,8 +215,10 @@ def _find_class(image: str, classes: dict[str, str]) -> str | None:
 
 def _read_classes(shard: pathlib.Path, members: dict[str, tarfile.TarInfo]) -> dict[str, str]:
     """Maps names without the extension to the class in that file, and samples to their only one."""
-    labels = {}
+    labels: dict[str, str] = {}
+    of_samples: dict[str, str] = {}
     for extension in reversed(_CLASS_EXTENSIONS):
+        found: dict[str, str] = {}
         for name, member in members.items():
             is_class = member.isreg() and name.lower().endswith(extension)
             if is_class and member.size <= _MAX_CLASS_BYTES:
@@ -224,11 +226,18 @@ def _read_classes(shard: pathlib.Path, members: dict[str, tarfile.TarInfo]) -> d
                     data = read_at(shard, member.offset_data, member.size).decode("utf-8-sig")
                     label = _class_in(json.loads(data)) if extension == ".json" else data.strip()
                     if label and len(label) <= _MAX_CLASS_LENGTH:
-                        labels[name[: -len(extension)]] = label
-    of_samples: dict[str, set[str]] = {}
-    for name, label in labels.items():
-        of_samples.setdefault(_sample_of(name), set()).add(label)
-    return {name: min(found) for name, found in of_samples.items() if len(found) == 1} | labels
+                        found[name[: -len(extension)]] = label
+        labels |= found
+        of_samples |= _find_only(found)
+    return of_samples | labels
+
+
+def _find_only(classes: dict[str, str]) -> dict[str, str]:
+    """Maps samples whose files agree to their class."""
+    found: dict[str, set[str]] = {}
+    for name, label in classes.items():
+        found.setdefault(_sample_of(name), set()).add(label)
+    return {sample: min(labels) for sample, labels in found.items() if len(labels) == 1}
 
 
 def _class_in(found: object) -> str | None:
