@@ -1,5 +1,6 @@
 """The package: its citation, the versions that CI tries, and help that answers at once."""
 
+import os
 import re
 import subprocess
 import sys
@@ -24,10 +25,13 @@ def test_the_citation_is_of_this_version_and_of_the_paper():
 
 
 def test_ci_tries_every_python_that_is_named():
-    (job,) = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"].values()
     said = " ".join(PROJECT["classifiers"])
-    assert job["strategy"]["matrix"]["python"] == re.findall(r"Python :: (3\.\d+)", said)
-    assert job["steps"][-1]["run"] == ".ci/run"
+    for name, command in (("test", ".ci/run"), ("thorough", ".ci/thorough")):
+        workflow = yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())
+        (job,) = workflow["jobs"].values()
+        assert job["strategy"]["matrix"]["python"] == re.findall(r"Python :: (3\.\d+)", said)
+        assert job["steps"][-1]["run"] == command
+        assert os.access(ROOT / command, os.X_OK)
 
 
 def test_help_does_not_wait_for_jax():

@@ -73,6 +73,7 @@ def test_tpus_sum_large_gradients_while_they_compute(version, given, added, monk
 
 
 def test_flags_of_tpus_that_come_too_late_are_told(monkeypatch, caplog):
+    jax.devices()
     yours = "--xla_enable_async_all_reduce=false"
     monkeypatch.setattr(partition.metadata, "version", {"libtpu": "0.0.42"}.__getitem__)
     monkeypatch.setattr(partition.jax, "default_backend", lambda: "tpu")
