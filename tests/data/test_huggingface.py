@@ -96,6 +96,14 @@ def assert_images(images, numbers):
         np.testing.assert_array_equal(images[i], decode_image(png(number), 8))
 
 
+@pytest.fixture(autouse=True)
+def _folder_of_copies(tmp_path_factory, monkeypatch):
+    """Apart from the copies of tests that run at the same time."""
+    folder = str(tmp_path_factory.mktemp("copies"))
+    monkeypatch.setenv("TMPDIR", folder)
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+
+
 def copies():
     return set(pathlib.Path(tempfile.gettempdir()).glob("kt_jax-*"))
 
@@ -638,7 +646,7 @@ def messages(caplog):
             {},
             None,
             "the column 'label' (double) has no classes, integers, strings or truth values, and is "
-            "not read: write whole numbers or names into it, or name the column of the labels with",
+            "not read: write whole numbers or names into it, or name a column that has them with",
         ),
         ({"label": [True, False, True]}, {}, [1, 0, 1], None),
         ({"caption": ["x", "y", "z"]}, {}, None, None),
