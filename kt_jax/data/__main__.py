@@ -214,8 +214,8 @@ def _describe(opened: Source, table: pa.Table) -> None:
     subsets = folders.subsets if subsets is None else subsets
     if subsets is None:
         print("subsets     none: a hash of each name chooses some for tests")
-        asked = {"doubt": folders.doubt, "lists": opened.lists}
-        unsplit = opened.unsplit or why_unsplit(keys, opened.name, **asked)
+        found = why_unsplit(keys, opened.name, doubt=folders.doubt, lists=opened.lists)
+        unsplit = opened.unsplit or found
         _show([unsplit] if unsplit else [])
     else:
         what = np.array(subsets)[pc.equal(table["reason"], "").to_numpy()]

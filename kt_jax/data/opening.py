@@ -34,7 +34,6 @@ from kt_jax.data.splits import KNOWN
 pc: Any = pyarrow.compute
 
 _log = logging.getLogger(__name__)
-_ONE = "write its name the same way everywhere"
 
 
 def open_images(
@@ -223,7 +222,8 @@ def _labels(
     names = opened.class_names or layout.sorted_names(pc.unique(classes).to_pylist())
     if alike := layout.find_alike(names):
         both = " and ".join(map(repr, alike))
-        _warn_once(opened.identity, opened.name, f"{both} are two classes: if they are one, {_ONE}")
+        doubt = f"{both} are two classes: if they are one, write its name the same way everywhere"
+        _warn_once(opened.identity, opened.name, doubt)
     numbers = pc.index_in(classes.take(rows), value_set=pa.array(names, pa.string()))
     labels = pc.fill_null(numbers, -1).to_numpy().astype(np.int32)
     if len(unknown := np.flatnonzero(labels < 0)):

@@ -9,6 +9,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_UNPACKED = 2**20
 _ANCILLARY = 0x20  # this bit of a chunk's first letter: a reader may skip the chunk
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PROFILES = {b"Raw profile type exif": "exif", b"Raw profile type APP1": "APP1"}
 
 
 class Chunks(NamedTuple):
@@ -71,8 +72,7 @@ def _metadata(kind: bytes, chunk: bytes) -> dict[str, bytes]:
     try:
         if name == b"XML:com.adobe.xmp":
             return {"XML:com.adobe.xmp": _unpack(text) if packed else text}
-        of = name.removeprefix(b"Raw profile type ").decode("latin1")
-        if of in ("exif", "APP1"):
+        if of := _PROFILES.get(name):
             # The text is a line feed, the name, the length, and hexadecimal digits.
             lines = (_unpack(text) if packed else text).split(b"\n")[3:]
             profile = bytes.fromhex(b"".join(lines).decode("ascii"))

@@ -107,25 +107,24 @@ def choose_splits(names: Iterable[str]) -> dict[str, str | None]:
     """Maps names of splits to their subset: "train", "test", or None for neither.
 
     A name is known if it has only a word for a split and fillers ("Train", "val2012", "test_set").
-    If these names do not have both training and tests, names with other words are known too, in
-    three cases: all names have one split each and the same other words ("seg_train", "seg_test"); a
-    name for training has no other words ("train", "test_stage1", "test_stage2"); or names for
-    training and for tests have the same other words, and no other two have ("pets_train" and
-    "pets_test" beside "samples").
+    If these names do not have both training and tests, names with other words are known too, in two
+    cases: all are names of splits, and those for training have no other words ("train",
+    "test_stage1", "test_stage2"); or names for training and for tests have the same other words,
+    and no others have ("seg_train" and "seg_test", perhaps beside "samples").
     """
     names = list(names)
     said = {name: found for name in names if (found := read_name(name))}
     chosen = _choose({name: found for name, found in said.items() if not found.rest})
     if divide(chosen.values()):
         return chosen
+    every = _choose(said)
+    plain = all(found.rest == "" for found in said.values() if found.split == "train")
+    known = all(name in said or is_extra(name) for name in names)
+    if plain and known and divide(every.values()):
+        return every
     by_rest: dict[str, dict[str, Said]] = {}
     for name, found in said.items():
         by_rest.setdefault(found.rest, {})[name] = found
-    if all(name in said or is_extra(name) for name in names):
-        every = _choose(said)
-        plain = all(found.rest == "" for found in said.values() if found.split == "train")
-        if divide(every.values()) and (len(by_rest) == 1 or plain):
-            return every
     pairs = [each for each in map(_choose, by_rest.values()) if divide(each.values())]
     return pairs[0] if len(pairs) == 1 else chosen
 

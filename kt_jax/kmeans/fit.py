@@ -242,12 +242,7 @@ def fit(
     if empty := int((np.bincount(assignment[task.masses > 0], minlength=k) == 0).sum()):
         row_checks.check_distinct(matrix, k)
         if best.stopped not in (ASKED_TO_STOP, OUT_OF_ITERATIONS):
-            _log.warning(
-                "k-means: %s of %s clusters have no row that weighs: rows lie so close to each "
-                "other that float32 cannot divide them: choose a smaller k, or drop rows that "
-                "nearly repeat others",
-                *(f"{empty:,}", f"{k:,}"),
-            )
+            row_checks.warn_of_empty(empty, k)
     return KMeans(
         centroids=best.centroids,
         mean=matrix.frame.mean,

@@ -119,6 +119,15 @@ def warn_of_rounding(sample: Shaped[np.ndarray, "m d"], mean: Float32[np.ndarray
         )
 
 
+def warn_of_empty(count: int, k: int) -> None:
+    """Warns of clusters that stayed empty although there are k distinct rows."""
+    _log.warning(
+        "k-means: %s of %s clusters have no row that weighs: rows lie so close to each other that "
+        "float32 cannot divide them: choose a smaller k, or drop rows that nearly repeat others",
+        *(f"{count:,}", f"{k:,}"),
+    )
+
+
 def check_distinct(matrix: rows.Rows, k: int) -> None:
     """Raises ValueError if there are fewer than k distinct rows."""
     found = distinct.count(matrix, k)

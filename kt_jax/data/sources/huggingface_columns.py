@@ -84,9 +84,8 @@ def choose_label_column(schemas: _Schemas, asked: str, path: pathlib.Path) -> st
     if unread:
         _log.warning(
             "%s: the column %r (%s) has no classes, integers, strings or truth values, and is not "
-            "read: write whole numbers or names into it%s",
-            *(path.name, asked, ", ".join(sorted(unread))),
-            _name_another("labels", "label_column", fit).replace(": ", ", or ", 1),
+            "read: write whole numbers or names into it, or name a column that has them with %s",
+            *(path.name, asked, ", ".join(sorted(unread)), to_give("label_column", "NAME")),
         )
     if not found or unread:
         return asked

@@ -72,15 +72,18 @@ def _few_values(column: pa.ChunkedArray) -> set[str]:
         column = pc.cast(column, column.type.value_type)
     if pa.types.is_nested(column.type):
         return set()
-    if pa.types.is_floating(column.type):
-        # pandas makes truth values so where one is missing. Other such numbers are measurements.
-        if pa.types.is_float16(column.type):
-            return set()
-        column = column.filter(pc.is_finite(column))
-        ends = pc.min_max(column).as_py()
-        if (ends["min"], ends["max"]) not in ((0, 0), (0, 1), (1, 1)):
-            return set()
-    values = pc.unique(column)
-    if len(values) > (_MAX_VALUES if not pa.types.is_floating(column.type) else 2):
+    if pa.types.is_floating(column.type) and not _are_truth_values(column):
         return set()
-    return {str(value).strip() for value in values.to_pylist() if value is not None} - {""}
+    values = pc.unique(column)
+    if len(values) > _MAX_VALUES:
+        return set()
+    texts = {str(value).strip() for value in values.to_pylist() if value is not None}
+    return texts - {"", "nan"}
+
+
+def _are_truth_values(column: pa.ChunkedArray) -> bool:
+    """Whether numbers are 0, 1 or missing, as pandas writes truth values if one is missing."""
+    if pa.types.is_float16(column.type):  # pyarrow cannot compare these
+        return False
+    fits = pc.or_(pc.equal(column, 0), pc.or_(pc.equal(column, 1), pc.is_nan(column)))
+    return bool(pc.all(fits).as_py())
