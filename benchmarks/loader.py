@@ -34,7 +34,7 @@ SMALL_FILES = 20_000
 MANIFEST_ROWS = 1_000_000
 SYSTEMS = (
     "bare", "kt_jax", "kt_jax, 2 workers", "torch", "torch, draft", "tf.data",
-    "bare prepared", "prepared",
+    "bare prepared", "prepared", "uncompressed",
 )  # fmt: skip
 PACKAGES = ("kt_jax", "grain", "simplejpeg", "opencv-python-headless", "torch", "tensorflow")
 
@@ -76,18 +76,21 @@ def measure(at: Path, repeats: int) -> dict[str, Any]:
         folder, prepared = at / f"{width}x{height}", at / f"{width}x{height}-{short}"
         if not folder.exists():
             make_photographs(folder, width, height, count)
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "kt_jax.data", "prepare", str(folder)),
-                *(f"--out={prepared}", f"--size={short}", "--shards=4"),
-            ],
-            check=True,
-        )
+        # Without compression at the side that is used, so that nothing is resized either.
+        plain = at / f"{width}x{height}-{size}-uncompressed"
+        for out, options in (
+            (prepared, [f"--size={short}"]),
+            (plain, [f"--size={size}", "--uncompressed"]),
+        ):
+            command = [sys.executable, "-m", "kt_jax.data", "prepare", str(folder)]
+            command += [f"--out={out}", "--shards=4", *options]
+            subprocess.run(command, check=True)
+        places = {"folder": str(folder), "prepared": str(prepared), "uncompressed": str(plain)}
         rates: dict[str, list[float]] = {system: [] for system in SYSTEMS}
         for _ in range(repeats):
             for system in SYSTEMS:
                 job = {"system": system, "size": size, "count": count}
-                found = ask(job | {"folder": str(folder), "prepared": str(prepared)})
+                found = ask(job | places)
                 rates[system] += [found["rate"]] if "rate" in found else []
         results["rates"][name] = rates
     small = at / "small"
@@ -150,7 +153,8 @@ def make_page(found: dict[str, Any]) -> list[str]:
         "simplejpeg alone in a loop, in a thread a core, at the scale that leaves the size: the "
         "limit. torch: DataLoader with a worker a core, Pillow as in torchvision's ImageFolder; "
         "*draft*: the same at the scale that ours takes. tf.data decodes the central square at "
-        "full size.\n",
+        "full size. *Prepared*: JPEGs whose shorter side is 128 px, or 256 px; *uncompressed*: "
+        "pixels, at the side that they are used at.\n",
         "| images | " + " | ".join(SYSTEMS) + " |",
         "|---" * (len(SYSTEMS) + 1) + "|",
     ]
@@ -164,13 +168,14 @@ def make_page(found: dict[str, Any]) -> list[str]:
     lines += [
         "",
         "| images | kt_jax / bare | kt_jax / torch | kt_jax / torch, draft | kt_jax / tf.data | "
-        "prepared / folder | prepared / bare prepared |",
-        "|---|---|---|---|---|---|---|",
+        "prepared / folder | prepared / bare prepared | uncompressed / folder |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in medians.items():
         ours = row["kt_jax"]
         over = [(ours, row[s]) for s in ("bare", "torch", "torch, draft", "tf.data")]
         over += [(row["prepared"], ours), (row["prepared"], row["bare prepared"])]
+        over += [(row["uncompressed"], ours)]
         cells = ["absent" if b is None else f"{a / b:.2f}" for a, b in over]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     median = {

@@ -151,8 +151,9 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     if system == "tf.data":
         return {"rate": run_tf_data(job["folder"], size)}
     workers = 2 if "workers" in system else 0
-    source, path = ("array_record", "prepared") if system == "prepared" else ("folder", "folder")
-    return {"rate": run_kt_jax(source, job[path], size, workers)}
+    if system in ("prepared", "uncompressed"):
+        return {"rate": run_kt_jax("array_record", job[system], size, workers)}
+    return {"rate": run_kt_jax("folder", job["folder"], size, workers)}
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ mode, hashes and class, or the reason why it is excluded. The manifest opens the
 or reading files. The same command again reads only files that are new or have changed. Prints a
 summary of the set, and its duplicates. Every file is counted as readable, excluded (one line for
 each reason) or ignored (a short list of non-images, see docs/your_images.md)."""
-_PREPARE = """Re-encodes every image as a JPEG of a smaller size into DIR. source="array_record"
-opens DIR with the same keys, classes and subsets. Unreadable images are skipped, and listed in
-excluded.parquet. After a kill, the same command resumes."""
+_PREPARE = """Writes every image in a smaller size into DIR, as JPEG or uncompressed. DIR opens with
+the same keys, classes and subsets (source="array_record"). Unreadable images are skipped, and
+listed in excluded.parquet. After a kill, the same command resumes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,10 +78,19 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--out", metavar="FILE.parquet", help="the manifest (./<name of PATH>.manifest.parquet)")
     add("--against", nargs="+", action="extend", default=[], metavar="PATH",
         help="other sets, or their manifests, to find images that are in both")  # fmt: skip
-    add = commands.add_parser("prepare", parents=[both], description=_PREPARE, **shape).add_argument
+    preparing = commands.add_parser("prepare", parents=[both], description=_PREPARE, **shape)
+    add = preparing.add_argument
     add("--out", required=True, metavar="DIR", help="directory for the files")
     add("--size", type=int, default=256, help="short side in pixels; images are not enlarged (256)")
-    add("--quality", type=int, default=90, help="JPEG quality, 1 to 100 (90)")
+    coding = preparing.add_mutually_exclusive_group()
+    coding.add_argument("--quality", type=int, default=90, help="JPEG quality, 1 to 100 (90)")
+    coding.add_argument(
+        "--uncompressed",
+        action="store_const",
+        dest="quality",
+        const=None,
+        help="store pixels as PPM: many more bytes, read faster, best at the --size that is used",
+    )
     add("--shards", type=int, help="number of files (64, or fewer for few images)")
     add("--runner", help="Apache Beam runner; its workers need PATH and DIR; its options follow --")
     return parser

@@ -12,7 +12,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
-from kt_jax.data import jpeg
+from kt_jax.data import jpeg, ppm
 from kt_jax.data.formats import FORMATS, Stored, make_opaque, open_picture
 from kt_jax.data.orientation import find_orientation, read_exif, swaps_sides, turn
 
@@ -91,7 +91,7 @@ def decode_image(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """
     pixels, stored = _decode(data, size)
     # Turning the square after the crop gives the same pixels, and is cheaper.
-    return np.ascontiguousarray(turn(fit_square(pixels, size), stored.orientation))
+    return _own(turn(fit_square(pixels, size), stored.orientation))
 
 
 def fit_square(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
@@ -112,7 +112,7 @@ def decode_upright(data: bytes, short_side: int) -> UInt8[np.ndarray, "h w 3"]:
     scale = short_side / min(height, width)
     if scale < 1:
         pixels = _resize(pixels, (round(height * scale), round(width * scale)))
-    return np.ascontiguousarray(turn(pixels, stored.orientation))
+    return _own(turn(pixels, stored.orientation))
 
 
 def examine_image(data: bytes) -> Examined:
@@ -147,6 +147,10 @@ def _decode(data: bytes, short_side: int, *, grey: bool = False) -> _Decoded:
         if decoded is not None:
             return decoded
         unknown = f"a JPEG that cannot be read: {why_not}"
+    elif (pixels := ppm.decode(data, _LARGE_PIXELS)) is not None:
+        height, width = pixels.shape[:2]
+        _check_shape(height, width)
+        return pixels, Stored(height, width, "RGB", 8, 1)
     try:
         stored, load = open_picture(data, short_side)
         _check_shape(stored.height, stored.width)
@@ -212,6 +216,11 @@ def _decode_jpeg(data: bytes, header: jpeg.Header, short_side: int, grey: bool) 
 
 def _alone_if_large(height: int, width: int) -> contextlib.AbstractContextManager:
     return _large if height * width > _LARGE_PIXELS else contextlib.nullcontext()
+
+
+def _own(pixels: np.ndarray) -> np.ndarray:
+    """Returns contiguous pixels that may be written to, copied only if they are not."""
+    return np.require(pixels, requirements=("C", "W"))
 
 
 def _resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

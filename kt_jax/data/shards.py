@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 from array_record.python import array_record_module
 
+from kt_jax.data import ppm
 from kt_jax.data.decode import decode_upright, examine_image
 from kt_jax.data.scan import MANIFEST, perceptual_hash
 from kt_jax.data.sources import Source, make_source
@@ -42,7 +43,7 @@ class Job:
     opened: Source
     out: pathlib.Path
     size: int
-    quality: int
+    quality: int | None
     shards: int
 
     def rows(self, shard: int) -> range:
@@ -63,7 +64,7 @@ class Job:
         return self.table_path(shard).exists() and self.records_path(shard).exists()
 
     def encode(self, row: int) -> tuple[bytes | None, dict[str, Any]]:
-        """Returns the JPEG of an image (None if unreadable) and its row of the table."""
+        """Returns the new file of an image (None if unreadable) and its row of the table."""
         said: dict[str, Any] = {"bytes": 0, "stamp": 0}
         try:
             data, said["label"] = self.opened.read_labelled(row)
@@ -72,7 +73,10 @@ class Job:
                 hashlib.sha256(data).hexdigest() if originals is None else originals[row].as_py()
             )
             pixels = decode_upright(data, self.size)
-            record = simplejpeg.encode_jpeg(pixels, self.quality, colorsubsampling="420")
+            if self.quality is None:
+                record = ppm.encode(pixels)
+            else:
+                record = simplejpeg.encode_jpeg(pixels, self.quality, colorsubsampling="420")
             seen = examine_image(record)
         except ValueError as error:
             return None, said | {"reason": str(error)}

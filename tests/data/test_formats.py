@@ -184,6 +184,23 @@ def test_pgm_and_ppm_of_any_range(white):
         assert np.abs(decode_image(data, 8)[4, :, 2].astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("comment", [b"", b"# by another program\n"])
+@pytest.mark.parametrize("more", [b"", b"P6 8 8 255 "])
+def test_a_ppm_gives_its_pixels_in_an_array_of_its_own(comment, more):
+    pixels = np.arange(8 * 9 * 3, dtype=np.uint8).reshape(8, 9, 3)
+    data = b"P6\n" + comment + b"9 8\n255\n" + pixels.tobytes() + more
+    for side in (8, 9):
+        square = np.ascontiguousarray(pixels[:, :8])
+        found = decode_image(b"P6 8 8 255 " + square.tobytes() if side == 8 else data, 8)
+        assert (found == square).all()
+        found += 1
+    assert (decode_image(data, 8) == square).all()
+    seen = examine_image(data)
+    assert (seen.height, seen.width, seen.mode, seen.bits) == (8, 9, "RGB", 8)
+    with pytest.raises(ValueError, match="9 x 7 pixels: both sides must be at least 8"):
+        decode_image(b"P6 9 7 255 " + bytes(9 * 7 * 3), 8)
+
+
 def test_pbm_and_pfm():
     expected = [0, 255] * 4  # 1 is black
     for data in (b"P4 8 8\n" + b"\xaa" * 8, b"P1 8 8\n" + b"10101010\n" * 8):

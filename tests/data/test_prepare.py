@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from PIL import Image
 
 from kt_jax.data import Leaks, find_leaks, open_images, shards
 from kt_jax.data.__main__ import main
-from kt_jax.data.decode import decode_image
+from kt_jax.data.decode import decode_image, decode_upright, fit_square
 from kt_jax.data.prepare import prepare
 from kt_jax.data.scan import MANIFEST
 from kt_jax.data.sources import SOURCES, Source, detect, make_source
@@ -172,6 +173,32 @@ def test_originals_come_out_upright_in_rgb_and_not_enlarged(tmp_path):
     for row, name in enumerate(["a.jpg", "b.jpg", "c.png", "d.png"]):
         original = decode_image((root / name).read_bytes(), 20)
         assert close(decode_image(opened.read(row), 20), original)
+
+
+def test_uncompressed_pictures_lose_nothing(photos, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["prepare", str(photos), f"--out={out}", "--size=64", "--uncompressed"]
+    assert main(arguments) == 0
+    opened = make_source("array_record", path=out)
+    keys = opened.entries["key"].to_pylist()
+    for row, key in enumerate(keys):
+        whole = decode_upright((photos / key).read_bytes(), 64)
+        assert opened.read(row).startswith(b"P6\n%d 64\n255\n" % whole.shape[1])
+        assert opened.entries["bytes"][row].as_py() == len(opened.read(row)) == whole.size + 13
+        image = open_images("array_record", size=64, path=out)[row]
+        assert (image == fit_square(whole, 64)).all()
+    assert main([*arguments[:-1], "--quality=90"]) == 2
+
+
+def test_the_command_that_finishes_an_uncompressed_set(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="Beam"):
+        prepare("folder", out, path=str(photos), quality=None, runner="DirectRunner")
+    with pytest.raises(ValueError, match=r"finish it with\n  python .* --uncompressed$") as told:
+        make_source("auto", path=out)
+    assert main(shlex.split(str(told.value).rsplit("\n", 1)[1])[3:]) == 0
+    assert len(make_source("auto", path=out).entries) == 12
 
 
 def test_classes_keep_their_numbers(photos, tmp_path):
