@@ -111,22 +111,20 @@ def get_config(arg: str = "") -> ConfigDict:
         "features": "features",
         "optimizer": {"learning_rate": 0.5, "warmup": 50},
     }
-    # Compared with an AlexNet on held-out training images of Imagenette: docs/students.md.
-    vgg = {
-        "name": "vgg",
-        "channels": (16, 48, 96, 128),
-        "convs": (1, 1, 1, 1),
-        "batch_norm": True,
-        "final_pool": False,
-    }
     config.student = {
         "kind": "classify",
         **training,
         **by_size(regression, regression, {"labels": "pseudo_labels"}),
         "batch_size": by_size(128, 128, 256),
-        "steps": by_size(1_500, 3_000, 450_000),
+        "steps": by_size(1_500, 5_000, 450_000),
         "size": by_size(48, 96, 227),
-        "backbone": by_size(vgg, {**vgg, "final_pool": True}, {"name": "alexnet"}),
+        "backbone": {
+            "name": "alexnet",
+            "channels": by_size(
+                (32, 64, 96, 96, 64), (32, 64, 96, 96, 64), (96, 256, 384, 384, 256)
+            ),
+            "batch_norm": batch_norm,
+        },
         "head": {"hidden": by_size((256,), (512,), None), "batch_norm": batch_norm},
     }
     config.probe = {
