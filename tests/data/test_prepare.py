@@ -195,7 +195,9 @@ def test_the_command_that_finishes_an_uncompressed_set(photos, tmp_path, monkeyp
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="Beam"):
         prepare("folder", out, path=str(photos), quality=None, runner="DirectRunner")
-    with pytest.raises(ValueError, match=r"finish it with\n  python .* --uncompressed$") as told:
+    with pytest.raises(
+        ValueError, match=r"finish it with\n  python .* --uncompressed --shards=1$"
+    ) as told:
         make_source("auto", path=out)
     assert main(shlex.split(str(told.value).rsplit("\n", 1)[1])[3:]) == 0
     assert len(make_source("auto", path=out).entries) == 12
