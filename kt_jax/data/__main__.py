@@ -89,7 +89,7 @@ def _make_parser() -> argparse.ArgumentParser:
         action="store_const",
         dest="quality",
         const=None,
-        help="store pixels as PPM: many more bytes, read faster, best at the --size that is used",
+        help="store pixels (PPM): 3 bytes each, no decoding; best at the --size that is used",
     )
     add("--shards", type=int, help="number of files (64, or fewer for few images)")
     add("--runner", help="Apache Beam runner; its workers need PATH and DIR; its options follow --")

@@ -137,9 +137,9 @@ def read_prepared(directory: pathlib.Path) -> dict[str, Any] | None:
     path = options.pop("path", [])
     paths = path if isinstance(path, list) else [path]
     command = ["python", "-m", "kt_jax.data", "prepare", *paths, f"--out={directory}"]
-    command += [f"--{name}={request[name]}" for name in ("source", "size")]
     quality = request["quality"]
-    command += ["--uncompressed" if quality is None else f"--quality={quality}"]
+    coding = "--uncompressed" if quality is None else f"--quality={quality}"
+    command += [f"--source={request['source']}", f"--size={request['size']}", coding]
     command += [f"--shards={request['shards']}"]
     command += [f"--option={name}={value}" for name, value in options.items()]
     raise ValueError(f"{directory} is not finished: finish it with\n  {shlex.join(command)}")
